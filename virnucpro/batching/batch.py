@@ -1,0 +1,54 @@
+"""What an encoder is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """``S`` token sequences laid end to end, shortest first, without padding.
+
+    Attributes:
+        rows: (S,) int64 numpy, which of the unit's distinct sequences these are.
+        input_ids: (T,) int64.
+        cu_seqlens: (S + 1,) int32, running sum of the lengths, as in flash-attn.
+        lengths: the S lengths as plain ints, ascending (known without asking the device).
+    """
+
+    rows: NDArray[np.int64]
+    input_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    lengths: tuple[int, ...]
+
+    @property
+    def max_seqlen(self) -> int:
+        """Length of the longest sequence, in tokens."""
+        return self.lengths[-1]
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all lengths are equal, so that the batch is a dense (S, L) one."""
+        return self.lengths[0] == self.lengths[-1]
+
+    def runs(self) -> list[tuple[int, int]]:
+        """(length, how many) for each run of equal lengths, in order."""
+        values, counts = np.unique(np.asarray(self.lengths), return_counts=True)
+        return list(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch with its tensors on ``device`` (asynchronous from pinned memory)."""
+        return PackedBatch(
+            self.rows,
+            self.input_ids.to(device, non_blocking=True),
+            self.cu_seqlens.to(device, non_blocking=True),
+            self.lengths,
+        )
+
+    def pin_memory(self) -> PackedBatch:
+        """The same batch in page-locked memory (DataLoader calls this)."""
+        return PackedBatch(self.rows, self.input_ids.pin_memory(), self.cu_seqlens.pin_memory(), self.lengths)

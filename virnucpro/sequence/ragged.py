@@ -1,0 +1,85 @@
+"""Many byte strings, or token lists, in two arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """``n`` sequences of different lengths, laid end to end.
+
+    Item ``i`` is ``values[offsets[i]:offsets[i + 1]]``. Names, bases and proteins are uint8
+    (ASCII); tokens are int32. It exists because ten million Python objects do not fit in memory.
+
+    Attributes:
+        values: (total,) all items end to end.
+        offsets: (n + 1,) int64, from 0 to total.
+    """
+
+    values: NDArray[Any]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def from_bytes(cls, items: Iterable[bytes]) -> Ragged:
+        """Lay byte strings end to end as uint8."""
+        items = list(items)
+        return cls(
+            np.frombuffer(b"".join(items), dtype=np.uint8),
+            offsets_of(np.fromiter((len(item) for item in items), dtype=np.int64, count=len(items))),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Ragged]) -> Ragged:
+        """Join several of the same dtype, in order."""
+        parts = list(parts)
+        if not parts:
+            return cls.from_bytes([])
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            offsets_of(np.concatenate([part.lengths for part in parts])),
+        )
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) length of each item."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def slice(self, start: int, stop: int) -> Ragged:
+        """Items ``start:stop``; the values are a view."""
+        first, last = self.offsets[start], self.offsets[stop]
+        return Ragged(self.values[first:last], self.offsets[start : stop + 1] - first)
+
+    def take(self, indices: NDArray[np.int64]) -> Ragged:
+        """The items at ``indices``, in that order, as a copy."""
+        lengths = self.lengths[indices]
+        offsets = offsets_of(lengths)
+        shift = np.repeat(self.offsets[:-1][indices] - offsets[:-1], lengths)
+        return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
+
+    def to_bytes(self) -> list[bytes]:
+        """Each item as ``bytes`` (uint8 items only)."""
+        whole = self.values.tobytes()
+        ends = self.offsets.tolist()
+        return [whole[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n + 1,) running sum of ``lengths`` that starts at 0."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

@@ -1,3 +1,40 @@
-"""VirNucPro tells which sequences of a metagenome are viral."""
+"""VirNucPro tells which sequences of a metagenome are viral.
+
+    >>> import virnucpro
+    >>> results = virnucpro.predict(["contigs.fasta"], "results")
+    >>> results.path("sequences.tsv")
+
+Importing this package imports no torch; the first call does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from virnucpro import errors
+
+if TYPE_CHECKING:
+    from virnucpro.bundles import Bundle, load_bundle
+    from virnucpro.config import Config, make_config
+    from virnucpro.pipeline import Results, predict
 
 __version__ = "0.1.0"
+
+__all__ = ["Bundle", "Config", "Results", "errors", "load_bundle", "make_config", "predict"]
+
+_PLACES = {
+    "Bundle": "virnucpro.bundles",
+    "load_bundle": "virnucpro.bundles",
+    "Config": "virnucpro.config",
+    "make_config": "virnucpro.config",
+    "Results": "virnucpro.pipeline",
+    "predict": "virnucpro.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the module's own lazy attributes
+    if name in _PLACES:
+        from importlib import import_module  # noqa: PLC0415 - only when something is asked for
+
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""From a unit's strings to packed batches."""

@@ -40,6 +40,22 @@ class PackedBatch:
         values, counts = np.unique(np.asarray(self.lengths), return_counts=True)
         return list(zip(values.tolist(), counts.tolist(), strict=True))
 
+    @property
+    def num_tokens(self) -> int:
+        """Length of the whole batch, in tokens."""
+        return len(self.input_ids)
+
+    def part(self, start: int, stop: int) -> PackedBatch:
+        """The batch of sequences ``start:stop`` alone, on the same device."""
+        lengths = self.lengths[start:stop]
+        first = sum(self.lengths[:start])
+        return PackedBatch(
+            self.rows[start:stop],
+            self.input_ids[first : first + sum(lengths)],
+            self.cu_seqlens[start : stop + 1] - first,
+            lengths,
+        )
+
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on ``device`` (asynchronous from pinned memory)."""
         return PackedBatch(

@@ -1,0 +1,84 @@
+"""Encoders, and the registry that finds one by the ``kind`` its file names.
+
+Importing this package imports no torch: a header can be read without waiting for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from virnucpro.encoders.weights import EncoderConfig, read_config, read_tensors, save_encoder
+from virnucpro.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from virnucpro.encoders.base import Encoder, Tokenizer
+
+__all__ = ["REGISTRY", "EncoderConfig", "load_encoder", "load_tokenizer", "read_config", "save_encoder"]
+
+REGISTRY: dict[str, str] = {
+    "dnabert_s": "virnucpro.encoders.dnabert_s:DnabertS",
+    "esm2": "virnucpro.encoders.esm2:Esm2",
+    "residue_conv": "virnucpro.encoders.residue_conv:ResidueConvEncoder",
+    "six_frame": "virnucpro.encoders.six_frame:SixFrameEncoder",
+}
+"""``kind`` to ``module:Class``; the class is imported when it is first asked for."""
+
+
+class EncoderClass(Protocol):
+    """What a registered class offers beside the :class:`~virnucpro.encoders.base.Encoder` methods."""
+
+    @classmethod
+    def from_tensors(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer_json: str | None
+    ) -> Self:
+        """Build from tensors that lie on the device already: matrices in the compute dtype, vectors in float32."""
+        ...
+
+    @classmethod
+    def tokenizer_from(cls, config: Mapping[str, Any], tokenizer_json: str | None) -> Tokenizer:
+        """Build the weight-free tokenizer."""
+        ...
+
+
+def load_encoder(path: Path, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """Load the encoder in the file at ``path`` onto ``device``, its matrices in ``dtype``.
+
+    Raises:
+        ModelError: the file is missing or damaged, its kind is unknown, or its tensors do not fit its config.
+        UsageError: float16 is asked for on a CPU.
+    """
+    from virnucpro.encoders.device import check_dtype  # noqa: PLC0415  (imports torch)
+
+    check_dtype(device, dtype)
+    config = read_config(path)
+    found = _class_of(config)
+    try:
+        return found.from_tensors(config.settings, read_tensors(path, device, dtype), config.tokenizer_json)  # type: ignore[return-value]
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Build the tokenizer of the encoder in the file at ``path``, reading only the file's header.
+
+    Raises:
+        ModelError: the file is missing or damaged, or its kind is unknown.
+    """
+    config = read_config(path)
+    try:
+        return _class_of(config).tokenizer_from(config.settings, config.tokenizer_json)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _class_of(config: EncoderConfig) -> type[EncoderClass]:
+    if config.kind not in REGISTRY:
+        raise ModelError(f"{config.path}: unknown encoder kind {config.kind!r}; known kinds: {', '.join(REGISTRY)}.")
+    module, _, name = REGISTRY[config.kind].partition(":")
+    found: type[EncoderClass] = getattr(import_module(module), name)
+    return found

@@ -1,0 +1,1 @@
+"""Results in files: tables and the published program's two files."""

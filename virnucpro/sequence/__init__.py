@@ -1,0 +1,1 @@
+"""The biology: from sequence files to units of kept reading frames. No torch, no HDF5."""

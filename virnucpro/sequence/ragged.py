@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class Ragged:
         """Each item as ``bytes`` (uint8 items only)."""
         whole = self.values.tobytes()
         ends = self.offsets.tolist()
-        return [whole[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        return [whole[a:b] for a, b in pairwise(ends)]
 
 
 def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

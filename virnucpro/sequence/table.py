@@ -18,9 +18,7 @@ SEQUENCE_DTYPE = np.dtype([("number", "i8"), ("length", "i8"), ("source", "i8"),
 """A record that begins in the unit. ``source`` is the number of the first identical sequence of the
 run (its own number when it is the first): a duplicate has no fragments, its result is its source's."""
 
-FRAGMENT_DTYPE = np.dtype(
-    [("sequence", "i8"), ("index", "i4"), ("start", "i8"), ("stop", "i8"), ("num_rows", "i4")]
-)
+FRAGMENT_DTYPE = np.dtype([("sequence", "i8"), ("index", "i4"), ("start", "i8"), ("stop", "i8"), ("num_rows", "i4")])
 """A window of a record; ``index`` counts from 0 within the record, ``num_rows`` may be 0."""
 
 ROW_DTYPE = np.dtype([("sequence", "i8"), ("fragment", "i4"), ("frame", "i1"), ("start", "i8"), ("stop", "i8")])

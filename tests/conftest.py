@@ -1,0 +1,100 @@
+"""Small real models and the real command line, for all tests."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tiny_models import write_tiny_bundle
+
+from virnucpro.cli import main
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    err: str
+    out: str
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the published architectures, tiny, with seeded random weights and the published rules."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def virnucpro(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run the command line in this process: ``virnucpro("predict", path, "-o", out)``."""
+
+    def run(*args: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["virnucpro", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), captured.err, captured.out)
+
+    return run
+
+
+def start(*args: object, **options: object) -> subprocess.Popen[str]:
+    """Start the command line as a process of its own, in its own group, as a shell would."""
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+        [sys.executable, "-m", "virnucpro", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def random_dna(length: int, seed: int) -> str:
+    """Random bases, half of them G or C."""
+    return "".join(random.Random(seed).choices("ACGT", k=length))
+
+
+def open_dna(length: int, seed: int) -> str:
+    """Random bases whose first frame is open."""
+    codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
+    return "".join(random.Random(seed).choices(codons, k=length // 3 + 1))[:length]
+
+
+def write_fasta(path: Path, records: dict[str, str]) -> Path:
+    """A FASTA file, one line a sequence."""
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
+    return path
+
+
+def mixed_records(num: int, seed: int = 0) -> dict[str, str]:
+    """Open and random records of 90 to 2,400 bases."""
+    rng = random.Random(seed)
+    make = (open_dna, random_dna)
+    return {f"seq_{i}": make[i % 2](rng.randint(90, 2400), seed + i) for i in range(num)}
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """A table as a list of rows."""
+    import gzip
+
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    header, *lines = text.splitlines()
+    return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+
+RESULTS = ("sequences.tsv", "fragments.tsv.gz", "virus.fna.gz", "summary.json")
+
+
+def result_bytes(directory: Path, stem: str, *more: str) -> dict[str, bytes]:
+    """The result files that must be the same byte for byte whenever a run is."""
+    return {suffix: (directory / f"{stem}.{suffix}").read_bytes() for suffix in (*RESULTS, *more)}

@@ -1,0 +1,222 @@
+"""What happens when a run is stopped, killed, starved or asked to be another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from conftest import mixed_records, result_bytes, start, write_fasta
+
+from virnucpro import store
+from virnucpro.run_dir import RunDir
+
+SMALL_UNITS = ("--unit-rows", 5, "--token-budget", 900, "--threads", 2, "--no-progress")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny_bundle):
+    """An input of many units, and the results of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    fasta = write_fasta(folder / "in.fasta", mixed_records(150))
+    process = start(*command(fasta, folder / "out", tiny_bundle))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return fasta, result_bytes(folder / "out", "in", "rows.tsv.gz")
+
+
+def command(fasta, out, bundle, *more):
+    return ("predict", fasta, "-o", out, "--model", bundle, "--keep-intermediate", *SMALL_UNITS, *more)
+
+
+def wait_for_files(folder, number, process):
+    """Wait until a run has written ``number`` files into ``folder``."""
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("unit-*.h5"))) < number:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def children_of(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize("parallel", [(), ("--parallel",)])
+@pytest.mark.parametrize(
+    ("stage", "number"), [("units", 3), ("embeddings/nucleotide", 2), ("embeddings/protein", 20), ("scores", 4)]
+)
+def test_kill_9_then_the_same_command_gives_the_same_bytes(undisturbed, tmp_path, tiny_bundle, stage, number, parallel):
+    """A killed run goes on and ends as if nothing had happened; its children do not outlive it."""
+    fasta, expected = undisturbed
+    arguments = command(fasta, tmp_path / "out", tiny_bundle, *parallel)
+    process = start(*arguments)
+    wait_for_files(tmp_path / "out/run" / stage, number, process)
+    children = children_of(process)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    again = start(*arguments)
+    _, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert result_bytes(tmp_path / "out", "in", "rows.tsv.gz") == expected
+    assert not list((tmp_path / "out").rglob("*.tmp-*"))
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("parallel", [(), ("--parallel",)])
+def test_an_interrupt_ends_with_its_code_and_the_run_goes_on(undisturbed, tmp_path, tiny_bundle, sent, code, parallel):
+    """Ctrl-C is 130, SIGTERM 143; no process is left, finished units stay, the same command finishes."""
+    fasta, expected = undisturbed
+    arguments = command(fasta, tmp_path / "out", tiny_bundle, *parallel)
+    process = start(*arguments)
+    wait_for_files(tmp_path / "out/run/embeddings/protein", 2, process)
+    children = children_of(process)
+    os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "goes on" in err
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/run/units").iterdir()}
+    again = start(*arguments)
+    _, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert result_bytes(tmp_path / "out", "in", "rows.tsv.gz") == expected
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out/run/units").iterdir()}
+
+
+def test_a_killed_worker_costs_at_most_its_units(undisturbed, tmp_path, tiny_bundle):
+    """The run notices, hands the units to another process and ends with exit 0 and the same bytes."""
+    fasta, expected = undisturbed
+    process = start(*command(fasta, tmp_path / "out", tiny_bundle, "--parallel"))
+    wait_for_files(tmp_path / "out/run/embeddings/protein", 2, process)
+    workers = [child for child in children_of(process) if "spawn_main" in " ".join(child.cmdline())]
+    workers[0].kill()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert result_bytes(tmp_path / "out", "in", "rows.tsv.gz") == expected
+
+
+def test_a_full_disk_is_exit_4_and_the_run_goes_on_when_there_is_room(undisturbed, tmp_path, tiny_bundle):
+    """No space left: one line with the file, and finished work is kept."""
+    fasta, expected = undisturbed
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        arguments = command(fasta, disk / "out", tiny_bundle)
+        process = start(*arguments)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 4, err
+        assert "no space left" in err
+        assert "Traceback" not in err
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        again = start(*arguments)
+        _, err = again.communicate(timeout=300)
+        assert again.returncode == 0, err
+        assert result_bytes(disk / "out", "in", "rows.tsv.gz") == expected
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_one_directory_takes_one_run_at_a_time(undisturbed, tmp_path, tiny_bundle):
+    """A second run on a directory in use is refused with exit 4 and the process that holds it."""
+    fasta, expected = undisturbed
+    arguments = command(fasta, tmp_path / "out", tiny_bundle)
+    first = start(*arguments)
+    wait_for_files(tmp_path / "out/run/embeddings/nucleotide", 1, first)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = start(*arguments)
+        _, err = second.communicate(timeout=120)
+        assert second.returncode == 4
+        assert str(first.pid) in err
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert first.wait(timeout=300) == 0
+    assert result_bytes(tmp_path / "out", "in", "rows.tsv.gz") == expected
+
+
+@pytest.fixture
+def finished(virnucpro, tmp_path, tiny_bundle):
+    """A small finished run that kept everything."""
+    fasta = write_fasta(tmp_path / "in.fasta", mixed_records(20))
+    arguments = command(fasta, tmp_path / "out", tiny_bundle, "--keep-embeddings")
+    assert virnucpro(*arguments).code == 0
+    return fasta, tmp_path / "out", arguments
+
+
+def test_a_finished_run_is_not_computed_again(virnucpro, finished):
+    """The same command again writes the same results from what is stored."""
+    _, out, arguments = finished
+    before = result_bytes(out, "in")
+    stored = {path: path.stat().st_mtime_ns for path in (out / "run").rglob("unit-*.h5")}
+    assert virnucpro(*arguments).code == 0
+    assert result_bytes(out, "in") == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "run").rglob("unit-*.h5")} == stored
+
+
+def test_other_settings_are_refused_with_what_differs(virnucpro, finished):
+    """Going on with other science or layout settings is an error that lists setting, then, now."""
+    _, _, arguments = finished
+    ended = virnucpro(*arguments, "--expected-length", 500)
+    assert ended.code == 2
+    assert "science.fragment_length" in ended.err
+    assert "300" in ended.err
+    assert "500" in ended.err
+    assert virnucpro(*arguments, "--dtype", "bfloat16").code == 2
+    assert virnucpro(*arguments, "--expected-length", 500, "--fresh").code == 0
+
+
+def test_changed_input_under_the_same_name_is_refused(virnucpro, finished):
+    """A run is keyed on content, not on names."""
+    fasta, _, arguments = finished
+    write_fasta(fasta, mixed_records(20, seed=99))
+    ended = virnucpro(*arguments)
+    assert ended.code == 2
+    assert "content of" in ended.err
+
+
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "foreign"])
+def test_a_damaged_or_foreign_shard_is_an_error_and_never_a_number(virnucpro, finished, kind):
+    """Truncated, bit-flipped or from another run: named, refused, exit 1."""
+    _, out, arguments = finished
+    run_dir = RunDir(out)
+    for unit in range(3):
+        run_dir.scores(unit).unlink()
+        run_dir.merged(unit).unlink()
+    path = run_dir.embedding("protein", 1)
+    content = bytearray(path.read_bytes())
+    if kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "flipped":
+        embedding = store.read_arrays(path, "embedding", "embedding")["embedding"]
+        position = bytes(content).index(embedding.tobytes())
+        content[position + 5] ^= 0x10
+        path.write_bytes(content)
+    else:
+        shutil.copy(run_dir.embedding("protein", 2), path)
+    ended = virnucpro(*arguments)
+    assert ended.code == 1
+    assert str(path) in ended.err
+    assert "Traceback" not in ended.err
+    path.unlink()
+    assert virnucpro(*arguments).code == 0
+
+
+def test_help_imports_no_torch():
+    """``--help`` answers at once."""
+    code = "import sys; from virnucpro.cli import cli; cli(['predict', '--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,114 @@
+"""Tiny encoders of the real architectures with seeded random weights, as bundle folders."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import esm
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from virnucpro.encoders import save_encoder
+from virnucpro.heads import MLPHead, save_head
+
+DNABERT_S = {
+    "kind": "dnabert_s",
+    "alphabet": "nt",
+    "width": 24,
+    "vocab_size": 64,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 12,
+    "intermediate_size": 40,
+    "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+}
+
+
+def byte_pair_tokenizer(seed: int = 0, vocab_size: int = 64) -> str:
+    """A real byte-pair tokenizer of the published form, trained on random DNA, as JSON."""
+    rng = random.Random(seed)
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(("".join(rng.choices("ACGT", k=200)) for _ in range(50)), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return str(tokenizer.to_str())
+
+
+def dnabert_s_tensors(config: dict[str, object], seed: int) -> dict[str, torch.Tensor]:
+    """Random weights under the names of the checkpoint."""
+    generator = torch.Generator().manual_seed(seed)
+    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])  # type: ignore[call-overload]
+
+    def random_(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * 0.3
+
+    def norm(name: str) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": 1 + random_(width), f"{name}.bias": random_(width)}
+
+    tensors = {
+        "embeddings.word_embeddings.weight": random_(int(config["vocab_size"]), width),  # type: ignore[call-overload]
+        "embeddings.token_type_embeddings.weight": random_(2, width),
+        **norm("embeddings.LayerNorm"),
+    }
+    for layer in range(int(config["num_hidden_layers"])):  # type: ignore[call-overload]
+        name = f"encoder.layer.{layer}"
+        tensors |= {
+            f"{name}.attention.self.Wqkv.weight": random_(3 * width, width),
+            f"{name}.attention.self.Wqkv.bias": random_(3 * width),
+            f"{name}.attention.output.dense.weight": random_(width, width),
+            f"{name}.attention.output.dense.bias": random_(width),
+            **norm(f"{name}.attention.output.LayerNorm"),
+            f"{name}.mlp.gated_layers.weight": random_(2 * inner, width),
+            f"{name}.mlp.wo.weight": random_(width, inner),
+            f"{name}.mlp.wo.bias": random_(width),
+            **norm(f"{name}.mlp.layernorm"),
+        }
+    return tensors
+
+
+def random_head(input_width: int, hidden_width: int, seed: int) -> MLPHead:
+    """A head whose batch norm has real running statistics."""
+    torch.manual_seed(seed)
+    head = MLPHead(input_width, hidden_width)
+    with torch.no_grad():
+        head.bn1.running_mean.normal_(0, 0.3)
+        head.bn1.running_var.uniform_(0.5, 1.5)
+        head.output_layer.weight.mul_(4)
+    return head.eval()
+
+
+def write_tiny_bundle(folder: Path, *, frameless: str = "skip", min_length: int = 0) -> Path:
+    """A bundle of tiny published architectures; fragments of 300 bases."""
+    save_encoder(
+        folder / "nucleotide.safetensors", DNABERT_S, dnabert_s_tensors(DNABERT_S, seed=1), byte_pair_tokenizer()
+    )
+    torch.manual_seed(2)
+    model = esm.ESM2(num_layers=2, embed_dim=32, attention_heads=4)
+    config = {"kind": "esm2", "alphabet": "aa", "width": 32, "num_layers": 2, "attention_heads": 4}
+    unused = ("lm_head", "contact_head")
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(unused)}
+    save_encoder(folder / "protein.safetensors", config, tensors, None)
+    save_head(folder / "head.safetensors", random_head(24 + 32, 16, seed=3), {})
+    settings = {
+        "schema": 1,
+        "name": "tiny",
+        "fragment_length": 300,
+        "min_length": min_length,
+        "frameless": frameless,
+        "rows": "max",
+        "nucleotide": "nucleotide.safetensors",
+        "protein": "protein.safetensors",
+        "head": "head.safetensors",
+        "threshold": 0.5,
+        "calibration": {"lengths": [300], "slope": [1.0], "intercept": [0.0], "exponent": 0.5},
+        "provenance": {"weights": "random"},
+    }
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(settings))
+    return folder

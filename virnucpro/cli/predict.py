@@ -1,0 +1,128 @@
+"""``virnucpro predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virnucpro.config import DTYPES, make_config
+from virnucpro.errors import UsageError
+from virnucpro.logs import start_logging
+
+_EPILOG = """\
+Results in DIR, prefixed by the input's name: .sequences.tsv (a row for every input sequence),
+.fragments.tsv.gz, .virus.fna.gz, .summary.json; and for the run .run.json and .log.
+
+Stopped? The same command goes on where it was.
+
+\b
+Examples:
+  virnucpro predict contigs.fasta -o results
+  zcat reads.fastq.gz | virnucpro predict - -o results --threads 8
+  virnucpro predict a.fna b.fna.gz -o results --parallel --keep-intermediate
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.option("-o", "--output", "--output-dir", "output", type=Path, help="Directory for the results. [required]")
+@click.option("-m", "--model", help="lite (bundled), 300 or 500 (published), or a bundle folder.  [default: lite]")
+@click.option("--model-type", type=click.Choice(["300", "500", "custom"]), help="Published name for --model.")
+@click.option("--model-path", help="Bundle folder, with --model-type custom.")
+@click.option(
+    "--expected-length",
+    "--fragment-length",
+    "fragment_length",
+    type=click.IntRange(min=3),
+    help="Fragment length in bases.  [default: the model's]",
+)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="p_virus called virus.  [default: the model's]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")
+@click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
+@click.option("--gpus", help="Physical GPUs to use, such as 0,1; one process each.")
+@click.option("--parallel", is_flag=True, default=None, help="Several worker processes where there is no GPU.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads in all.  [default: all it may use]")
+@click.option("--merge-threads", type=click.IntRange(min=1), help="Processes that merge.  [default: --threads]")
+@click.option("--loader-workers", type=click.IntRange(min=0), help="Processes a device that read ahead.")
+@click.option("--token-budget", type=click.IntRange(min=1), help="Tokens in a batch of the encoders.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows the head scores at a time.  [default: 4096]")
+@click.option("--unit-rows", type=click.IntRange(min=1), help="Rows in a unit of work.  [default: 16384]")
+@click.option("--config", "config_file", type=Path, help="YAML file with science:, layout: and runtime: settings.")
+@click.option("--resume", is_flag=True, help="Go on where an earlier run stopped (always so; accepted for scripts).")
+@click.option("--fresh", is_flag=True, help="Start over: drop what an earlier run in DIR stored.")
+@click.option("--force", is_flag=True, help="Start over, and write into a directory that holds other files.")
+@click.option("--keep-intermediate", is_flag=True, help="Also write .rows.tsv.gz: every kept frame with its scores.")
+@click.option("--keep-embeddings", is_flag=True, help="Keep embeddings and features in DIR/run.")
+@click.option("--legacy-output", is_flag=True, help="Also write the published program's two result files.")
+@click.option("--no-progress", is_flag=True, help="No progress bars.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+def predict(
+    inputs: tuple[str, ...],
+    output: Path | None,
+    model: str | None,
+    model_type: str | None,
+    model_path: str | None,
+    config_file: Path | None,
+    resume: bool,
+    fresh: bool,
+    force: bool,
+    keep_intermediate: bool,
+    keep_embeddings: bool,
+    legacy_output: bool,
+    no_progress: bool,
+    quiet: bool,
+    verbose: bool,
+    **settings: object,
+) -> None:
+    """Tell which sequences of INPUT are viral.
+
+    INPUT is FASTA or FASTQ, plain or gz, bz2, xz, zst (told by content); - is stdin. Each input gets
+    its own results.
+    """
+    if not inputs:
+        raise UsageError("no input. Name a FASTA or FASTQ file, or - for stdin: virnucpro predict in.fasta -o DIR")
+    if output is None:
+        raise UsageError("no output directory. Name one with -o DIR.")
+    if resume and (fresh or force):
+        raise UsageError("--resume goes on and --fresh or --force starts over: choose one.")
+    kinds = {"fragment_length": "science", "threshold": "science", "dtype": "science", "unit_rows": "layout"}
+    options = {f"{kinds.get(name, 'runtime')}.{name}": value for name, value in settings.items()}
+    options["science.model"] = _model(model, model_type, model_path)
+    start_logging(-1 if quiet else int(verbose))
+
+    from virnucpro import pipeline  # noqa: PLC0415 - brings torch, which --help should not wait for
+
+    pipeline.predict(
+        inputs,
+        output,
+        make_config(config_file, options),
+        fresh=fresh,
+        force=force,
+        keep_intermediate=keep_intermediate,
+        keep_embeddings=keep_embeddings,
+        legacy_output=legacy_output,
+        show_bars=not (no_progress or quiet),
+    )
+
+
+def _model(model: str | None, model_type: str | None, model_path: str | None) -> str | None:
+    """One name from the three options that choose a model.
+
+    Raises:
+        UsageError: they contradict each other.
+    """
+    if model_type is None:
+        if model_path is not None and model is not None:
+            raise UsageError("--model and --model-path both name a model: give one.")
+        return model or model_path
+    if model is not None:
+        raise UsageError("--model and --model-type both name a model: give one.")
+    if model_type != "custom":
+        if model_path is not None:
+            raise UsageError("--model-path goes with --model-type custom.")
+        return model_type
+    if model_path is None:
+        raise UsageError("--model-type custom needs --model-path.")
+    return model_path

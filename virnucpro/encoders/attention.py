@@ -1,0 +1,131 @@
+"""Attention over packed sequences, shared by the transformer encoders.
+
+A packed batch is sorted by length, so it is a few runs of equal lengths, and each run is a dense
+(S, L) batch: plain attention without padding or mask, which every device has. Batches of mixed
+lengths without a bias go through a variable-length kernel where a CUDA device has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from virnucpro.batching.batch import PackedBatch
+
+VarlenKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PackedBatch], torch.Tensor]
+
+_MAX_KEPT_BIAS_TOKENS = 1024
+_VARLEN_MIN_RUNS = 4  # below this the dense kernel, called once a run, is as fast
+
+
+def packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    batch: PackedBatch,
+    bias: AlibiBias | None = None,
+) -> torch.Tensor:
+    """Let each token attend to all tokens of its own sequence.
+
+    Args:
+        query: (T, H, D).
+        key: (T, H, D).
+        value: (T, H, D).
+        batch: says which token belongs to which sequence.
+        bias: added to the scores, shared by all sequences of one length.
+
+    Returns:
+        (T, H, D), scores scaled by ``1 / sqrt(D)``.
+    """
+    runs = batch.runs()
+    if bias is None and query.is_cuda and len(runs) >= _VARLEN_MIN_RUNS and query.dtype != torch.float32:
+        kernel = _varlen_kernel()
+        if kernel is not None:
+            return kernel(query, key, value, batch)
+    if len(runs) == 1:
+        return _dense(query, key, value, runs[0], bias)
+    output = torch.empty_like(query)
+    start = 0
+    for length, count in runs:
+        here = slice(start, start + length * count)
+        output[here] = _dense(query[here], key[here], value[here], (length, count), bias)
+        start = here.stop
+    return output
+
+
+class AlibiBias:
+    """Symmetric ALiBi: ``-slope[h] * |i - j|``, from Press et al. 2022 as MosaicBERT makes it two-sided.
+
+    One table serves all lengths: the bias of a shorter sequence is its upper left corner. It is kept up to 1,024
+    tokens (24 MiB in bfloat16 with 12 heads); longer sequences are rare and get theirs made for the call.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        self._slopes = torch.tensor(alibi_slopes(num_heads))
+        self._table: torch.Tensor | None = None
+
+    def __call__(self, length: int, like: torch.Tensor) -> torch.Tensor:
+        """Return the bias (1, H, length, length) on the device of ``like``."""
+        # CPU kernels take a float32 bias beside bfloat16 scores; CUDA ones want one type.
+        dtype = torch.float32 if like.device.type == "cpu" else like.dtype
+        table = self._table
+        if table is None or table.shape[-1] < length or table.device != like.device or table.dtype != dtype:
+            size = max(64, 1 << (length - 1).bit_length()) if length <= _MAX_KEPT_BIAS_TOKENS else -(-length // 8) * 8
+            place = torch.arange(size, device=like.device)
+            distance = (place[:, None] - place[None, :]).abs()
+            table = (self._slopes.to(like.device)[:, None, None] * -distance).to(dtype)[None]
+            if size <= _MAX_KEPT_BIAS_TOKENS:
+                self._table = table
+        return table[:, :, :length, :length]
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """Return one slope a head.
+
+    Source: Press et al. 2022, code release. A count that is not a power of two takes the slopes of the next smaller
+    power and fills up with every other slope of the next larger one.
+    """
+    power = 1 << (num_heads.bit_length() - 1)
+    slopes = [2.0 ** (-8.0 * (head + 1) / power) for head in range(power)]
+    if power < num_heads:
+        slopes += alibi_slopes(2 * power)[::2][: num_heads - power]
+    return slopes
+
+
+def _dense(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, run: tuple[int, int], bias: AlibiBias | None
+) -> torch.Tensor:
+    length, count = run
+    heads, depth = query.shape[1:]
+    query, key, value = (x.view(count, length, heads, depth).transpose(1, 2) for x in (query, key, value))
+    mask = None if bias is None else bias(length, query)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).reshape(-1, heads, depth)
+
+
+@cache
+def _varlen_kernel() -> VarlenKernel | None:
+    """Return flash-attn's or PyTorch's own (2.10 on) variable-length attention, where installed."""
+    if find_spec("flash_attn") is not None:
+        flash = import_module("flash_attn").flash_attn_varlen_func
+
+        def run_flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+            cu, longest = batch.cu_seqlens, batch.max_seqlen
+            output: torch.Tensor = flash(q, k, v, cu, cu, longest, longest)
+            return output
+
+        return run_flash
+    if find_spec("torch.nn.attention.varlen") is not None:
+        varlen = import_module("torch.nn.attention.varlen").varlen_attn
+
+        def run_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+            cu, longest = batch.cu_seqlens, batch.max_seqlen
+            output: torch.Tensor = varlen(q, k, v, cu, cu, longest, longest)
+            return output
+
+        return run_varlen
+    return None

@@ -1,0 +1,312 @@
+"""Drives packed units through an encoder so that the device does not wait.
+
+On CUDA a batch is copied in beside the work on the one before, embeddings are copied out beside the work on the next
+unit, and a unit is handed over only when the next one is already under way. On a CPU everything happens in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from virnucpro.batching.batch import PackedBatch
+from virnucpro.batching.collator import Packing
+from virnucpro.batching.loader import PackedUnit
+from virnucpro.encoders.base import Encoder
+from virnucpro.errors import ModelError
+
+_LOG = logging.getLogger(__name__)
+_MAX_UNITS_TO_WRITE = 2
+
+Write = Callable[[int, NDArray[np.float32]], None]
+Reload = Callable[[torch.device, torch.dtype], Encoder]
+
+
+class NotFiniteError(ModelError):
+    """Embeddings hold NaN or Inf, in float32 too.
+
+    Args:
+        unit: number of the unit.
+        rows: positions of the rows within the unit.
+    """
+
+    def __init__(self, unit: int, rows: list[int]) -> None:
+        self.unit = unit
+        self.rows = rows
+        super().__init__(unit, rows)
+
+    def __str__(self) -> str:
+        named = ", ".join(map(str, self.rows[:10])) + (" ..." if len(self.rows) > 10 else "")
+        return (
+            f"unit {self.unit}: the embeddings of {len(self.rows)} rows hold NaN or Inf, in float32 too (rows {named} "
+            "of the unit). The weights are likely to be damaged; nothing was written."
+        )
+
+
+@dataclass
+class RunnerStats:
+    """What a run of the runner did."""
+
+    num_units: int = 0
+    num_rows: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class _UnderWay:
+    """A unit whose work was given to the device and may not be done."""
+
+    unit: PackedUnit
+    rows: NDArray[np.int64]  # distinct sequence of each line of `host`
+    host: torch.Tensor  # (S, width) float32
+    done: torch.cuda.Event | None
+
+    def wait(self) -> None:
+        if self.done is not None:
+            self.done.synchronize()
+
+    def embeddings(self) -> NDArray[np.float32]:
+        """Return (num_rows, width): every row of the unit, zero where its string is empty."""
+        lines = self.host.numpy()
+        num_distinct = int(max(self.unit.inverse.max(initial=-1), self.rows.max(initial=-1))) + 1
+        line_of = np.full(num_distinct, -1, dtype=np.int64)
+        line_of[self.rows] = np.arange(len(self.rows))
+        line = line_of[self.unit.inverse]
+        if len(lines) == 0:
+            return np.zeros((len(line), lines.shape[1]), dtype=np.float32)
+        array: NDArray[np.float32] = lines[line]
+        array[line < 0] = 0.0
+        return array
+
+
+class AsyncInferenceRunner:
+    """Embeds units with one encoder on one device.
+
+    A batch that does not fit the device's memory is halved by sequences, and so is every later one that is too large;
+    a single sequence that does not fit goes to the CPU. A unit with NaN or Inf is computed again in float32.
+
+    Args:
+        encoder: on ``device`` already.
+        device: where it is.
+        reload: makes the same encoder on another device or in another dtype, for the two cases above; without it they
+            are errors.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device, reload: Reload | None = None) -> None:
+        self._encoder = encoder
+        self._device = device
+        self._reload = reload
+        self._reloaded: dict[tuple[torch.device, torch.dtype], Encoder] = {}
+        self._token_budget: int | None = None
+        self._copy_in, self._copy_out = (_side_stream(device) for _ in range(2))
+
+    def run(self, units: Iterable[PackedUnit], write: Write) -> RunnerStats:
+        """Embed all units and hand each to ``write(unit, embeddings)``, in order.
+
+        ``write`` runs in a thread of its own, at most two units behind, so that the device does not wait for the disk.
+        What it raises is raised here.
+
+        Args:
+            units: packed units.
+            write: gets the number of the unit and its (num_rows, width) float32 embeddings.
+
+        Raises:
+            NotFiniteError: NaN or Inf that float32 does not cure.
+            torch.OutOfMemoryError: one sequence does not fit, and there is no ``reload``.
+        """
+        stats = RunnerStats()
+        started = time.monotonic()
+
+        def count(units: Iterable[PackedUnit]) -> Iterator[PackedUnit]:
+            for unit in units:
+                stats.num_units += 1
+                stats.num_rows += len(unit.inverse)
+                stats.num_tokens += unit.num_tokens
+                yield unit
+
+        with _WriterThread(write) as writer:
+            for number, embeddings in self.embeddings(count(units)):
+                writer.put(number, embeddings)
+        stats.seconds = time.monotonic() - started
+        return stats
+
+    def embeddings(self, units: Iterable[PackedUnit]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield each unit's number and its (num_rows, width) float32 embeddings, in order."""
+        before: _UnderWay | None = None
+        for unit in units:
+            now = self._start(unit, self._encoder)
+            if before is not None:
+                yield self._finish(before)
+            before = now
+            if self._copy_out is None:
+                yield self._finish(now)
+                before = None
+        if before is not None:
+            yield self._finish(before)
+
+    def _start(self, unit: PackedUnit, encoder: Encoder) -> _UnderWay:
+        """Give the work of a unit to the device."""
+        rows: list[NDArray[np.int64]] = []
+        pieces: list[torch.Tensor] = []
+        for batch, copied in self._ahead(unit.batches):
+            if copied is not None:
+                torch.cuda.current_stream(self._device).wait_event(copied)
+            rows.append(batch.rows)
+            pieces += self._embed(encoder, batch)
+        num_lines = sum(map(len, rows))
+        host = torch.empty((num_lines, encoder.width), dtype=torch.float32, pin_memory=self._copy_out is not None)
+        done = None
+        if self._copy_out is not None:
+            self._copy_out.wait_stream(torch.cuda.current_stream(self._device))
+        with nullcontext() if self._copy_out is None else torch.cuda.stream(self._copy_out):
+            start = 0
+            for piece in pieces:
+                host[start : start + len(piece)].copy_(piece, non_blocking=True)
+                start += len(piece)
+                if piece.is_cuda and self._copy_out is not None:
+                    piece.record_stream(self._copy_out)
+            if self._copy_out is not None:
+                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                done.record(self._copy_out)
+        return _UnderWay(unit, np.concatenate(rows) if rows else np.empty(0, dtype=np.int64), host, done)
+
+    def _ahead(self, batches: Packing) -> Iterator[tuple[PackedBatch, torch.cuda.Event | None]]:
+        """Yield each batch on the device; the copy of the next one is begun before."""
+        if self._copy_in is None:
+            yield from ((batch.to(self._device), None) for batch in batches)
+            return
+        before = None
+        for batch in batches:
+            with torch.cuda.stream(self._copy_in):
+                there = batch.to(self._device)
+                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                copied.record(self._copy_in)
+            for tensor in (there.input_ids, there.cu_seqlens):
+                tensor.record_stream(torch.cuda.current_stream(self._device))
+            if before is not None:
+                yield before
+            before = (there, copied)
+        if before is not None:
+            yield before
+
+    def _embed(self, encoder: Encoder, batch: PackedBatch) -> list[torch.Tensor]:
+        """Embed one batch, in as many parts as the memory asks for."""
+        pieces: list[torch.Tensor] = []
+        todo = [batch]
+        while todo:
+            part = todo.pop()
+            too_large = self._token_budget is not None and part.num_tokens > self._token_budget
+            if not (too_large and len(part.lengths) > 1):
+                piece = _embed_if_it_fits(encoder, part)
+                if piece is not None:
+                    pieces.append(piece)
+                    continue
+                self._free_memory()
+                if len(part.lengths) == 1:
+                    pieces.append(self._embed_on_cpu(part))
+                    continue
+                self._lower_budget(part.num_tokens // 2)
+            middle = len(part.lengths) // 2
+            todo += [part.part(middle, len(part.lengths)), part.part(0, middle)]
+        return pieces
+
+    def _lower_budget(self, token_budget: int) -> None:
+        if self._token_budget is None:
+            _LOG.warning(
+                "%s: out of memory; batches are halved from here on. A smaller --token-budget saves the attempts.",
+                self._device,
+            )
+        self._token_budget = token_budget
+
+    def _embed_on_cpu(self, batch: PackedBatch) -> torch.Tensor:
+        _LOG.warning("%s: a sequence of %d tokens does not fit; it goes to the CPU.", self._device, batch.num_tokens)
+        return self._other(torch.device("cpu"), torch.float32).embed(batch.to(torch.device("cpu")))
+
+    def _finish(self, work: _UnderWay) -> tuple[int, NDArray[np.float32]]:
+        """Wait for a unit; compute it again in float32 where a value is not finite."""
+        work.wait()
+        embeddings = work.embeddings()
+        if not np.isfinite(embeddings).all() and self._reload is not None:
+            _LOG.warning("unit %d: NaN or Inf in the embeddings; computing it again in float32.", work.unit.unit)
+            work = self._start(work.unit, self._other(self._device, torch.float32))
+            work.wait()
+            embeddings = work.embeddings()
+        bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if len(bad):
+            raise NotFiniteError(work.unit.unit, bad.tolist())
+        return work.unit.unit, embeddings
+
+    def _other(self, device: torch.device, dtype: torch.dtype) -> Encoder:
+        """Return the same encoder elsewhere or in another dtype; it is kept."""
+        if self._reload is None:
+            raise torch.OutOfMemoryError(f"{self._device}: one sequence alone does not fit the memory.")
+        if (device, dtype) not in self._reloaded:
+            self._reloaded[device, dtype] = self._reload(device, dtype)
+        return self._reloaded[device, dtype]
+
+    def _free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self._device.type == "mps":
+            torch.mps.empty_cache()
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+
+def _embed_if_it_fits(encoder: Encoder, batch: PackedBatch) -> torch.Tensor | None:
+    # A function of its own: while the exception lives, its frames keep the tensors that filled the memory.
+    try:
+        return encoder.embed(batch)
+    except torch.OutOfMemoryError:
+        return None
+
+
+class _WriterThread:
+    """Calls ``write`` in order, in one thread, behind a short queue."""
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self._queue: queue.Queue[tuple[int, NDArray[np.float32]] | None] = queue.Queue(_MAX_UNITS_TO_WRITE)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="writer")
+
+    def put(self, unit: int, embeddings: NDArray[np.float32]) -> None:
+        """Queue a unit; waits while the queue is full."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put((unit, embeddings))
+
+    def _work(self) -> None:
+        # After an error the queue is still emptied, so that nobody waits for room in it.
+        while (item := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._write(*item)
+                except BaseException as error:  # noqa: BLE001  (a thread's top frame: raised again in the caller's)
+                    self._error = error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error

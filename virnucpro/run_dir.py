@@ -1,0 +1,209 @@
+"""Every path of a run by name, atomic files, the manifest and the single-writer lock.
+
+A run lives in the folder ``run/`` of the output directory::
+
+    run/manifest.json                     what was asked: science and layout settings
+    run/index.json                        what extraction found; exists when extraction is done
+    run/units/unit-00042.h5               a unit: sequences, fragments, rows and their strings
+    run/embeddings/nucleotide/unit-00042.h5
+    run/embeddings/protein/unit-00042.h5
+    run/merged/unit-00042.h5              features
+    run/scores/unit-00042.h5              scores; when it exists the three above may be gone
+    run/sequences.npy, run/rows.npy       sums a sequence and scores a row, made anew by every consensus
+
+A file that exists is done: it is written beside its place, fsynced and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virnucpro.errors import DiskFullError, ResourceError, RunMismatchError, StoreError, UsageError
+
+_TEMPORARY_MARK = ".tmp-"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place when the block ends well.
+
+    Raises:
+        DiskFullError: no space is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{_TEMPORARY_MARK}{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(path) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type
+    """Read a JSON file of the run.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(path, "is damaged (not JSON)") from error
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run.
+
+    Attributes:
+        root: the output directory; results go here, the run itself into ``root/run``.
+    """
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """Folder of everything that is not a result."""
+        return self.root / "run"
+
+    @property
+    def manifest(self) -> Path:
+        """What was asked of this run."""
+        return self.work / "manifest.json"
+
+    @property
+    def index(self) -> Path:
+        """What extraction found; its existence says that extraction is done."""
+        return self.work / "index.json"
+
+    @property
+    def _lock(self) -> Path:
+        return self.work / "lock"
+
+    @property
+    def sequence_sums(self) -> Path:
+        """Memory-mapped sums a sequence, between consensus and write."""
+        return self.work / "sequences.npy"
+
+    @property
+    def row_scores(self) -> Path:
+        """Memory-mapped scores of all rows, while consensus or write runs."""
+        return self.work / "rows.npy"
+
+    def unit(self, unit: int) -> Path:
+        """Unit file."""
+        return self.work / "units" / f"unit-{unit:05d}.h5"
+
+    def embedding(self, role: str, unit: int) -> Path:
+        """Shard of one encoder, ``role`` nucleotide or protein."""
+        return self.work / "embeddings" / role / f"unit-{unit:05d}.h5"
+
+    def merged(self, unit: int) -> Path:
+        """Features of a unit."""
+        return self.work / "merged" / f"unit-{unit:05d}.h5"
+
+    def scores(self, unit: int) -> Path:
+        """Scores of a unit."""
+        return self.work / "scores" / f"unit-{unit:05d}.h5"
+
+    def result(self, stem: str, suffix: str) -> Path:
+        """A result file, prefixed by the input's stem."""
+        return self.root / f"{stem}.{suffix}"
+
+    def prepare(self, *, force: bool) -> None:
+        """Make the directory, or refuse one that holds something else.
+
+        Raises:
+            UsageError: the path is a file, or a folder with other content and not ``force``.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root} is a file. Name another directory with --output.")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            foreign = not self.work.is_dir() and any(self.root.iterdir())
+            if foreign and not force:
+                raise UsageError(
+                    f"{self.root} is not empty and holds no run of this program. "
+                    "Name another directory with --output, or use --force to write into this one."
+                )
+            self.work.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{self.root}: cannot be written to ({error.strerror}).") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for this process alone; the lock goes with the process.
+
+        Raises:
+            ResourceError: another process holds it.
+        """
+        # The file stays: unlinking a locked file lets two later runs lock two different ones.
+        with self._lock.open("a+", encoding="ascii") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                raise ResourceError(
+                    f"{self.root} is in use by another run (process {holder}). "
+                    "Wait for it to end, or name another directory with --output."
+                ) from error
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+            yield
+
+    def start_over(self) -> None:
+        """Drop the stored run; results stay until they are replaced. Call it with the lock held."""
+        for path in self.work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self._lock:
+                path.unlink()
+
+    def sweep(self) -> None:
+        """Delete temporary files that a killed run left behind. Call it with the lock held."""
+        for path in [*self.root.glob(f".*{_TEMPORARY_MARK}*"), *self.work.rglob(f".*{_TEMPORARY_MARK}*")]:
+            path.unlink(missing_ok=True)
+
+    def agree(self, settings: dict[str, Any]) -> None:
+        """Write the manifest, or hold ``settings`` against the one that is there.
+
+        Args:
+            settings: dotted name to value, all that changes numbers or the cut into units.
+
+        Raises:
+            RunMismatchError: a setting differs.
+        """
+        if not self.manifest.exists():
+            write_json(self.manifest, settings)
+            return
+        then = read_json(self.manifest)
+        differences = [
+            (name, then.get(name), settings.get(name))
+            for name in sorted(then.keys() | settings.keys())
+            if then.get(name) != settings.get(name)
+        ]
+        if differences:
+            raise RunMismatchError(self.root, differences)

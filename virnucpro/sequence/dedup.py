@@ -1,0 +1,192 @@
+"""Finding identical strings: records of a whole run, and rows of one unit.
+
+The hash is MurmurHash3 x64 128 (Austin Appleby, public domain): not cryptographic, but at ten million
+records two different ones share it with a chance of 1e-25.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.sequence.compiled import compiled
+from virnucpro.sequence.ragged import Ragged
+
+_C1 = np.uint64(0x87C37B91114253D5)
+_C2 = np.uint64(0x4CF5AD432745937F)
+_MIX1 = np.uint64(0xFF51AFD7ED558CCD)
+_MIX2 = np.uint64(0xC4CEB9FE1A85EC53)
+
+
+@compiled
+def _rotate(word: np.uint64, bits: int) -> np.uint64:
+    return (word << np.uint64(bits)) | (word >> np.uint64(64 - bits))
+
+
+@compiled
+def _mix(word: np.uint64) -> np.uint64:
+    word ^= word >> np.uint64(33)
+    word *= _MIX1
+    word ^= word >> np.uint64(33)
+    word *= _MIX2
+    return word ^ (word >> np.uint64(33))
+
+
+@compiled
+def _word(values: NDArray[np.uint8], at: int) -> np.uint64:
+    """Eight bytes, little endian, written so that the compiler makes one load of it."""
+    return (
+        np.uint64(values[at])
+        | (np.uint64(values[at + 1]) << np.uint64(8))
+        | (np.uint64(values[at + 2]) << np.uint64(16))
+        | (np.uint64(values[at + 3]) << np.uint64(24))
+        | (np.uint64(values[at + 4]) << np.uint64(32))
+        | (np.uint64(values[at + 5]) << np.uint64(40))
+        | (np.uint64(values[at + 6]) << np.uint64(48))
+        | (np.uint64(values[at + 7]) << np.uint64(56))
+    )
+
+
+@compiled
+def hash_strings(values: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(n, 2) MurmurHash3 x64 128 (seed 0) of each item of a ragged array of bytes."""
+    hashes = np.empty((len(offsets) - 1, 2), dtype=np.uint64)
+    for i in range(len(hashes)):
+        item = values[offsets[i] : offsets[i + 1]]
+        length = len(item)
+        whole = length // 16 * 16
+        h1 = np.uint64(0)
+        h2 = np.uint64(0)
+        for at in range(0, whole, 16):
+            h1 ^= _rotate(_word(item, at) * _C1, 31) * _C2
+            h1 = (_rotate(h1, 27) + h2) * np.uint64(5) + np.uint64(0x52DCE729)
+            h2 ^= _rotate(_word(item, at + 8) * _C2, 33) * _C1
+            h2 = (_rotate(h2, 31) + h1) * np.uint64(5) + np.uint64(0x38495AB5)
+        k1 = np.uint64(0)
+        k2 = np.uint64(0)
+        for j in range(length - whole):
+            if j < 8:
+                k1 |= np.uint64(item[whole + j]) << np.uint64(8 * j)
+            else:
+                k2 |= np.uint64(item[whole + j]) << np.uint64(8 * j - 64)
+        h2 ^= _rotate(k2 * _C2, 33) * _C1
+        h1 ^= _rotate(k1 * _C1, 31) * _C2
+        h1 ^= np.uint64(length)
+        h2 ^= np.uint64(length)
+        h1 += h2
+        h2 += h1
+        h1 = _mix(h1)
+        h2 = _mix(h2)
+        h1 += h2
+        h2 += h1
+        hashes[i, 0] = h1
+        hashes[i, 1] = h2
+    return hashes
+
+
+@compiled
+def _find_or_add(
+    slots: NDArray[np.uint64],
+    room: int,
+    hashes: NDArray[np.uint64],
+    wanted: NDArray[np.bool_],
+    first_number: int,
+    sources: NDArray[np.int64],
+) -> int:
+    """Fill ``sources``; returns how many entries were added, at most ``room``."""
+    last = np.uint64(len(slots) - 1)
+    added = 0
+    for i in range(len(hashes)):
+        sources[i] = first_number + i
+        if not wanted[i]:
+            continue
+        slot = hashes[i, 0] & last
+        while slots[slot, 2] != 0 and (slots[slot, 0] != hashes[i, 0] or slots[slot, 1] != hashes[i, 1]):
+            slot = (slot + np.uint64(1)) & last
+        if slots[slot, 2] != 0:
+            sources[i] = np.int64(slots[slot, 2]) - 1
+        elif added < room:
+            slots[slot, 0] = hashes[i, 0]
+            slots[slot, 1] = hashes[i, 1]
+            slots[slot, 2] = np.uint64(first_number + i + 1)
+            added += 1
+    return added
+
+
+class SequenceIndex:
+    """The first number seen with each content, in a table of fixed size.
+
+    Once three quarters of the slots are taken nothing more is added: later duplicates of what is not
+    in the table are then computed again, which costs time and never a result. A slot takes 24 bytes,
+    and only those in use cost memory.
+
+    Args:
+        num_slots: a power of two.
+    """
+
+    def __init__(self, num_slots: int = 1 << 22) -> None:
+        if num_slots < 4 or num_slots & (num_slots - 1):
+            raise ValueError(f"num_slots must be a power of two of at least 4, not {num_slots}")
+        self._slots = np.zeros((num_slots, 3), dtype=np.uint64)
+        self._room = num_slots // 4 * 3
+
+    def find_sources(
+        self, hashes: NDArray[np.uint64], first_number: int, wanted: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int64]:
+        """(n,) number of the first item with the same hash, or the item's own where it is the first.
+
+        Args:
+            hashes: (n, 2) from :func:`hash_strings`.
+            first_number: number of the first of them; they count up from it.
+            wanted: (n,) False for items that are neither looked up nor added.
+        """
+        if wanted is None:
+            wanted = np.ones(len(hashes), dtype=np.bool_)
+        sources = np.empty(len(hashes), dtype=np.int64)
+        self._room -= _find_or_add(self._slots, self._room, hashes, wanted, first_number, sources)
+        return sources
+
+
+@compiled
+def _group(
+    values: NDArray[np.uint8], offsets: NDArray[np.int64], hashes: NDArray[np.uint64], num_slots: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    last = np.uint64(num_slots - 1)
+    slots = np.zeros(num_slots, dtype=np.int64)  # group + 1
+    first = np.empty(len(hashes), dtype=np.int64)
+    inverse = np.empty(len(hashes), dtype=np.int64)
+    num_groups = 0
+    for i in range(len(hashes)):
+        slot = hashes[i, 0] & last
+        length = offsets[i + 1] - offsets[i]
+        while True:
+            group = slots[slot] - 1
+            if group < 0:
+                group = num_groups
+                slots[slot] = group + 1
+                first[group] = i
+                num_groups += 1
+                break
+            j = first[group]
+            if hashes[j, 0] == hashes[i, 0] and offsets[j + 1] - offsets[j] == length:
+                is_same = True
+                for k in range(length):
+                    if values[offsets[i] + k] != values[offsets[j] + k]:
+                        is_same = False
+                        break
+                if is_same:
+                    break
+            slot = (slot + np.uint64(1)) & last
+        inverse[i] = group
+    return first[:num_groups].copy(), inverse
+
+
+def distinct(strings: Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group identical byte strings, exactly (equal hashes are verified byte by byte).
+
+    Returns:
+        ``first``: where each distinct string is first seen, rising; ``inverse``: (n,) the group of
+        each string, so that ``strings[first[inverse[i]]] == strings[i]``.
+    """
+    hashes = hash_strings(strings.values, strings.offsets)
+    return _group(strings.values, strings.offsets, hashes, 1 << max(2, (2 * len(strings)).bit_length()))

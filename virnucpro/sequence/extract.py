@@ -1,0 +1,348 @@
+"""From inputs to units: records, fragments, six frames, kept rows.
+
+A unit closes before the fragment that would take it over ``unit_rows`` rows, or when it holds
+``4 * unit_rows`` fragments or ``4 * unit_rows`` records that begin in it. What a unit holds depends
+on the records alone, not on how they were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.errors import InputError, UsageError
+from virnucpro.sequence.compiled import compiled
+from virnucpro.sequence.dedup import SequenceIndex, hash_strings
+from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
+from virnucpro.sequence.fragments import count_windows, window
+from virnucpro.sequence.frames import RowBuffers, keep_frames, normalise, row_buffers
+from virnucpro.sequence.ragged import Ragged, offsets_of
+from virnucpro.sequence.streams import STDIN, STDIN_NAME, open_source, shown
+from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
+
+_MAX_FRAMES = 6
+_FRAGMENTS_A_ROW = 4
+_NUM_EXAMPLES = 5
+
+# The slots of the cursor into a block: the record, its next fragment, bases covered so far.
+_RECORD, _INDEX, _COVERED = range(3)
+# The slots of a unit's counts.
+_SEQUENCES, _FRAGMENTS, _ROWS, _PIECES = range(4)
+
+
+@dataclass(frozen=True)
+class InputSummary:
+    """What one input held.
+
+    Attributes:
+        source: file name, or ``<stdin>``.
+        format: ``fasta``, ``fastq`` or ``empty``.
+        compression: ``none``, ``gzip``, ``bzip2``, ``xz`` or ``zstd``.
+        num_sequences: records read.
+        num_bases: their bases.
+        first_sequence: number of its first record in the run.
+        sha256: hex digest of the raw bytes.
+        num_duplicate_sequences: records identical to an earlier one of the run.
+    """
+
+    source: str
+    format: str
+    compression: str
+    num_sequences: int
+    num_bases: int
+    first_sequence: int
+    sha256: str
+    num_duplicate_sequences: int
+
+
+class _OpenUnit(NamedTuple):
+    """Room for one unit, filled by :func:`_fill`."""
+
+    counts: NDArray[np.int64]
+    fragment_sequences: NDArray[np.int64]
+    fragment_indices: NDArray[np.int64]
+    fragment_starts: NDArray[np.int64]
+    fragment_stops: NDArray[np.int64]
+    fragment_rows: NDArray[np.int64]
+    piece_sequences: NDArray[np.int64]
+    piece_lengths: NDArray[np.int64]
+
+
+class _Block(NamedTuple):
+    """Records of one block, ready to be cut."""
+
+    numbers: NDArray[np.int64]
+    letters: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    has_fragments: NDArray[np.bool_]
+
+
+@compiled
+def _fill(
+    block: _Block,
+    cursor: NDArray[np.int64],
+    unit: _OpenUnit,
+    buffers: RowBuffers,
+    fragment_length: int,
+    unit_rows: int,
+    score_frameless: bool,
+) -> bool:
+    """Add fragments from ``cursor`` on until the unit is full (True) or the block used up (False)."""
+    # unpacked once: numba counts references at each attribute
+    numbers, letters, offsets, has_fragments = block
+    (
+        counts,
+        fragment_sequences,
+        fragment_indices,
+        fragment_starts,
+        fragment_stops,
+        fragment_rows,
+        piece_sequences,
+        piece_lengths,
+    ) = unit
+    limit = _FRAGMENTS_A_ROW * unit_rows
+    while cursor[_RECORD] < len(numbers):
+        if counts[_SEQUENCES] >= limit or counts[_FRAGMENTS] >= limit:
+            return True
+        record = cursor[_RECORD]
+        number = numbers[record]
+        first_base = offsets[record]
+        length = offsets[record + 1] - first_base
+        index = cursor[_INDEX]
+        stop = length
+        num_windows = 0
+        if has_fragments[record]:
+            num_windows = count_windows(length, fragment_length)
+            start, stop = window(length, fragment_length, index)
+            num_rows = keep_frames(
+                letters[first_base : first_base + length], start, stop, buffers, counts[_ROWS], score_frameless
+            )
+            if counts[_ROWS] > 0 and counts[_ROWS] + num_rows > unit_rows:
+                return True
+            fragment = counts[_FRAGMENTS]
+            fragment_sequences[fragment] = number
+            fragment_indices[fragment] = index
+            fragment_starts[fragment] = start
+            fragment_stops[fragment] = stop
+            fragment_rows[fragment] = num_rows
+            counts[_FRAGMENTS] += 1
+            counts[_ROWS] += num_rows
+        if index == 0:
+            counts[_SEQUENCES] += 1
+        piece = counts[_PIECES] - 1
+        if piece < 0 or piece_sequences[piece] != number:
+            piece += 1
+            piece_sequences[piece] = number
+            piece_lengths[piece] = 0
+            counts[_PIECES] += 1
+        piece_lengths[piece] += first_base + stop - cursor[_COVERED]
+        cursor[_COVERED] = first_base + stop
+        if index + 1 < num_windows:
+            cursor[_INDEX] = index + 1
+        else:
+            cursor[_INDEX] = 0
+            cursor[_RECORD] = record + 1
+    return False
+
+
+class _UnitBuilder:
+    """Takes blocks, gives units."""
+
+    def __init__(self, fragment_length: int, unit_rows: int, score_frameless: bool) -> None:
+        self._fragment_length = fragment_length
+        self._unit_rows = unit_rows
+        self._score_frameless = score_frameless
+        self._first_row = 0
+        limit = _FRAGMENTS_A_ROW * unit_rows
+        self._buffers = row_buffers(unit_rows + _MAX_FRAMES, fragment_length)
+        self._unit = _OpenUnit(np.zeros(4, dtype=np.int64), *(np.empty(limit + 1, dtype=np.int64) for _ in range(7)))
+        self._sequences: list[NDArray[np.void]] = []
+        self._names: list[Ragged] = []
+        self._bases: list[NDArray[np.uint8]] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was added since the last unit."""
+        return not self._unit.counts.any()
+
+    def units(self, block: RecordBlock, sequences: NDArray[np.void], letters: NDArray[np.uint8]) -> Iterator[UnitTable]:
+        """Add a block; yields the units that it closes."""
+        has_fragments = (sequences["status"] == Status.OK) & (sequences["source"] == sequences["number"])
+        ready = _Block(np.ascontiguousarray(sequences["number"]), letters, block.bases.offsets, has_fragments)
+        cursor = np.zeros(3, dtype=np.int64)
+        num_begun = 0
+        is_full = True
+        while is_full:
+            num_before, covered = int(self._unit.counts[_SEQUENCES]), int(cursor[_COVERED])
+            is_full = _fill(
+                ready,
+                cursor,
+                self._unit,
+                self._buffers,
+                self._fragment_length,
+                self._unit_rows,
+                self._score_frameless,
+            )
+            stop = num_begun + int(self._unit.counts[_SEQUENCES]) - num_before
+            self._sequences.append(sequences[num_begun:stop])
+            self._names.append(block.names.slice(num_begun, stop))
+            self._bases.append(block.bases.values[covered : cursor[_COVERED]])
+            num_begun = stop
+            if is_full:
+                yield self.close()
+
+    def close(self) -> UnitTable:
+        """The open unit; a new one is begun."""
+        _, num_fragments, num_rows, num_pieces = (int(count) for count in self._unit.counts)
+        fragments = np.empty(num_fragments, dtype=FRAGMENT_DTYPE)
+        fragments["sequence"] = self._unit.fragment_sequences[:num_fragments]
+        fragments["index"] = self._unit.fragment_indices[:num_fragments]
+        fragments["start"] = self._unit.fragment_starts[:num_fragments]
+        fragments["stop"] = self._unit.fragment_stops[:num_fragments]
+        fragments["num_rows"] = self._unit.fragment_rows[:num_fragments]
+        rows = np.empty(num_rows, dtype=ROW_DTYPE)
+        rows["sequence"] = np.repeat(fragments["sequence"], fragments["num_rows"])
+        rows["fragment"] = np.repeat(fragments["index"], fragments["num_rows"])
+        rows["frame"] = self._buffers.frames[:num_rows]
+        rows["start"] = self._buffers.starts[:num_rows]
+        rows["stop"] = self._buffers.stops[:num_rows]
+        table = UnitTable(
+            sequences=np.concatenate(self._sequences),
+            names=Ragged.concatenate(self._names),
+            fragments=fragments,
+            rows=rows,
+            first_row=self._first_row,
+            nucleotides=_copied(self._buffers.nucleotides, self._buffers.nucleotide_offsets, num_rows),
+            proteins=_copied(self._buffers.proteins, self._buffers.protein_offsets, num_rows),
+            pieces=Ragged(np.concatenate(self._bases), offsets_of(self._unit.piece_lengths[:num_pieces])),
+            piece_sequences=self._unit.piece_sequences[:num_pieces].copy(),
+        )
+        self._first_row += num_rows
+        self._unit.counts[:] = 0
+        self._sequences, self._names, self._bases = [], [], []
+        return table
+
+
+class Extraction:
+    """The extraction of some inputs into units.
+
+    Args:
+        sources: paths, or ``-`` for standard input.
+        fragment_length: bases of a fragment, at least 3.
+        min_length: shorter records get no fragments (``Status.TOO_SHORT``).
+        unit_rows: rows of a unit; one fragment's rows always stay together.
+        score_frameless: a fragment without a kept frame gives one row of frame 0.
+        block_bytes: how much is read at a time; changes nothing in the units.
+
+    Attributes:
+        inputs: one summary for each input that was read to its end.
+        num_duplicate_names: records whose id an earlier record has.
+        duplicate_names: the first few of these ids.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        fragment_length: int,
+        min_length: int,
+        unit_rows: int,
+        score_frameless: bool = False,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        if fragment_length < 3:
+            raise UsageError(f"the fragment length must be at least 3, not {fragment_length}")
+        if unit_rows < 1:
+            raise UsageError(f"a unit must have at least 1 row, not {unit_rows}")
+        if list(sources).count(STDIN) > 1:
+            raise InputError(STDIN_NAME, "standard input can be read only once. Give '-' once.")
+        self.sources = tuple(sources)
+        self.inputs: list[InputSummary] = []
+        self.num_duplicate_names = 0
+        self.duplicate_names: list[bytes] = []
+        self._min_length = min_length
+        self._block_bytes = block_bytes
+        self._builder = _UnitBuilder(fragment_length, unit_rows, score_frameless)
+        self._contents = SequenceIndex()
+        self._ids = SequenceIndex()
+        self._num_sequences = 0
+
+    def units(self) -> Iterator[UnitTable]:
+        """Read all inputs, once; yields the units in order. No records, no units.
+
+        Raises:
+            InputError: an input cannot be read as nucleotide sequences. Files that are missing or may
+                not be read are found before the first unit.
+        """
+        for source in self.sources:
+            if source != STDIN and not _is_pipe(source):
+                open_source(source).close()
+        for source in self.sources:
+            yield from self._read(source)
+        if not self._builder.is_empty:
+            yield self._builder.close()
+
+    def _read(self, source: str) -> Iterator[UnitTable]:
+        file = SequenceFile(source, self._block_bytes)
+        first_sequence, num_bases, num_duplicates = self._num_sequences, 0, 0
+        for block in file.blocks():
+            letters = normalise(block.bases.values)
+            sequences = self._describe(block, letters)
+            num_bases += len(letters)
+            num_duplicates += int((sequences["source"] != sequences["number"]).sum())
+            yield from self._builder.units(block, sequences, letters)
+        self.inputs.append(
+            InputSummary(
+                source=shown(source),
+                format=file.format,
+                compression=file.compression,
+                num_sequences=self._num_sequences - first_sequence,
+                num_bases=num_bases,
+                first_sequence=first_sequence,
+                sha256=file.sha256,
+                num_duplicate_sequences=num_duplicates,
+            )
+        )
+
+    def _describe(self, block: RecordBlock, letters: NDArray[np.uint8]) -> NDArray[np.void]:
+        """The block's SEQUENCE_DTYPE table."""
+        lengths = block.bases.lengths
+        first_number = self._num_sequences
+        self._num_sequences += len(block)
+        sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
+        sequences["number"] = np.arange(first_number, self._num_sequences)
+        sequences["length"] = lengths
+        sequences["status"] = np.where(
+            lengths == 0, Status.EMPTY, np.where(lengths < self._min_length, Status.TOO_SHORT, Status.OK)
+        )
+        sequences["source"] = self._contents.find_sources(
+            hash_strings(letters, block.bases.offsets), first_number, sequences["status"] == Status.OK
+        )
+        same_name = self._ids.find_sources(hash_strings(block.names.values, block.names.offsets), first_number)
+        is_repeated = same_name != sequences["number"]
+        self.num_duplicate_names += int(is_repeated.sum())
+        if len(self.duplicate_names) < _NUM_EXAMPLES:
+            self._remember_names(block.names, np.flatnonzero(is_repeated))
+        return sequences
+
+    def _remember_names(self, names: Ragged, repeated: NDArray[np.int64]) -> None:
+        for i in repeated[: 100 * _NUM_EXAMPLES]:
+            name = names[i].tobytes()
+            if name not in self.duplicate_names:
+                self.duplicate_names.append(name)
+            if len(self.duplicate_names) == _NUM_EXAMPLES:
+                return
+
+
+def _is_pipe(source: str) -> bool:
+    """Opening a named pipe and closing it again would end its writer."""
+    path = Path(source)
+    return path.is_fifo()
+
+
+def _copied(values: NDArray[np.uint8], offsets: NDArray[np.int64], num_items: int) -> Ragged:
+    return Ragged(values[: offsets[num_items]].copy(), offsets[: num_items + 1].copy())

@@ -1,0 +1,46 @@
+"""Cutting records into overlapping fragments of one length, by the published rule.
+
+A record of ``n`` bases becomes ``k = ceil(n / L)`` windows. The surplus ``k*L - n`` is spread as
+overlap over the gaps between them, but divided by ``k`` where there are ``k - 1`` gaps, so that the
+last window is often short. The released heads were trained on these windows.
+
+Source: Li et al., Briefings in Bioinformatics 26(3), bbaf224, 2025, and its reference scripts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.sequence.compiled import compiled
+
+
+@compiled
+def count_windows(length: int, fragment_length: int) -> int:
+    """How many windows a record of ``length`` bases has; none when it is empty."""
+    return (length + fragment_length - 1) // fragment_length
+
+
+@compiled
+def window(length: int, fragment_length: int, index: int) -> tuple[int, int]:
+    """Start and stop (0-based half-open, on the record) of window ``index``.
+
+    The published rule sums a gap list: ``upper`` repeated ``num_upper`` times, then ``lower``; this is
+    the sum of its first ``index`` entries in closed form.
+    """
+    num_windows = (length + fragment_length - 1) // fragment_length
+    surplus = num_windows * fragment_length - length
+    lower = surplus // num_windows
+    num_upper = surplus - lower * (num_windows - 1)
+    overlap = index * lower + min(index, num_upper)
+    start = index * fragment_length - overlap
+    return start, min(start + fragment_length, length)
+
+
+@compiled
+def windows(length: int, fragment_length: int) -> NDArray[np.int64]:
+    """(k, 2) start and stop of every window of a record of ``length`` bases."""
+    bounds = np.empty((count_windows(length, fragment_length), 2), dtype=np.int64)
+    for index in range(len(bounds)):
+        bounds[index, 0], bounds[index, 1] = window(length, fragment_length, index)
+    return bounds

@@ -1,0 +1,114 @@
+"""What every stage is given: the run, and the index of its units."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from virnucpro.bundles import Bundle
+from virnucpro.progress import Reporter
+from virnucpro.run_dir import RunDir, read_json, write_json
+
+ROLES = ("nucleotide", "protein")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: where it lives, what model, how it is cut, and who is told how far it is.
+
+    Attributes:
+        dir: its paths.
+        inputs: files as the user named them; ``-`` is stdin.
+        bundle: the model.
+        fragment_length: nt.
+        unit_rows: most rows in a unit.
+        dtype: float32, bfloat16 or float16.
+        threshold: p_virus from which a sequence is called virus.
+        reporter: progress.
+    """
+
+    dir: RunDir
+    inputs: tuple[str, ...]
+    bundle: Bundle
+    fragment_length: int
+    unit_rows: int
+    dtype: str
+    threshold: float
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class IndexedInput:
+    """One input file as extraction found it.
+
+    Attributes:
+        source: as the user named it.
+        stem: prefix of its result files.
+        format: fasta, fastq or empty.
+        compression: none, gzip, bzip2, xz or zstd.
+        sha256: of the bytes as they are in the file.
+        first_sequence: number of its first sequence in the run.
+        num_sequences: how many.
+        num_bases: of all its sequences.
+    """
+
+    source: str
+    stem: str
+    format: str
+    compression: str
+    sha256: str
+    first_sequence: int
+    num_sequences: int
+    num_bases: int
+
+
+@dataclass(frozen=True)
+class IndexedUnit:
+    """One unit as extraction wrote it.
+
+    Attributes:
+        first_row: number of its first row.
+        num_rows: how many rows.
+        num_sources: how many of them are not duplicates of an earlier row: only these are computed.
+        first_sequence: number of the first sequence with a fragment or a beginning in it.
+        stop_sequence: one after the last.
+    """
+
+    first_row: int
+    num_rows: int
+    num_sources: int
+    first_sequence: int
+    stop_sequence: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """What extraction found: the inputs and the units, in order."""
+
+    inputs: tuple[IndexedInput, ...]
+    units: tuple[IndexedUnit, ...]
+    num_fragments: int
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of all inputs."""
+        return sum(item.num_sequences for item in self.inputs)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all units."""
+        return sum(unit.num_rows for unit in self.units)
+
+    def write(self, run_dir: RunDir) -> None:
+        """Write ``run/index.json``; from then on extraction is done."""
+        write_json(run_dir.index, asdict(self))
+
+    @classmethod
+    def read(cls, run_dir: RunDir) -> Index:
+        """Read ``run/index.json``."""
+        content: dict[str, Any] = read_json(run_dir.index)
+        return cls(
+            inputs=tuple(IndexedInput(**item) for item in content["inputs"]),
+            units=tuple(IndexedUnit(**unit) for unit in content["units"]),
+            num_fragments=content["num_fragments"],
+        )

@@ -1,0 +1,78 @@
+"""Train the bundled model, or evaluate a bundle: ``python -m virnucpro.training --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from virnucpro.errors import VirNucProError
+from virnucpro.training.dev import DevSize
+from virnucpro.training.fit import Recipe
+from virnucpro.training.lite import evaluate_bundle, train_lite
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of the two commands; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        if arguments[:1] == ["evaluate"]:
+            return _evaluate(arguments[1:])
+        return _train(arguments)
+    except VirNucProError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+
+
+def _train(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m virnucpro.training",
+        description="Train the bundled model from scratch and write a bundle folder. The same command goes on where it "
+        "was stopped. 'python -m virnucpro.training evaluate --help' tells about the other command.",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/, dev/ and manifest.tsv.gz")
+    parser.add_argument("--output", type=Path, required=True, help="bundle folder to write")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--fragments", type=int, default=Recipe().fragments, help="fragments to train on (%(default)s)")
+    budget.add_argument("--minutes", type=float, help="train about so long instead; depends on the machine")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="threads; part of what makes a training repeatable")
+    _add_dev_share(parser)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    recipe = replace(Recipe(), fragments=options.fragments, seed=options.seed)
+    size = DevSize().scaled(options.dev_share)
+    figures = train_lite(options.data, options.output, recipe, size, options.minutes)
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m virnucpro.training evaluate", description="Measure a bundle on the dev part and write the figures as JSON."
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--threads", type=int, default=2)
+    _add_dev_share(parser)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    figures = evaluate_bundle(options.data, options.bundle, DevSize().scaled(options.dev_share))
+    options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _add_dev_share(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dev-share", type=float, default=1.0, help="share of the dev protocol's sequences to draw (for quick looks)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,150 @@
+"""First vectors of n-grams, from counts over the training genomes.
+
+How often a group of genomes (a class of hosts, a family of viruses) uses an n-gram, relative to all groups, is
+a table of log-ratios (n-grams, groups). Its leading directions are where training starts from: one pass of
+counting saves the many passes in which gradients would find the same (correspondence analysis;
+Benzécri 1973).
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.encoders.six_frame import (
+    AMBIGUOUS_BASE,
+    CODON_RESIDUES,
+    KMER,
+    NUM_CLASSES,
+    RESIDUE_CLASSES,
+    STOP,
+    canonical_kmers,
+)
+from virnucpro.training.genomes import VIRUS, Genomes
+
+MIN_RUN = 50
+"""Codons of a stop-free stretch that counts as coding."""
+
+SMOOTHING = (2e5, 1e5, 2e4, 5e4)
+"""Counts of the average group that are added to each group's own."""
+
+
+def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[NDArray[np.float32], ...]:
+    """Vectors of amino-acid 4-grams, 6-grams of classes, codon pairs and canonical 8-mers, of the given widths.
+
+    Counts only records of the splits in ``genomes``; amino acids and codons are counted in stop-free stretches of
+    ``MIN_RUN`` codons or more, in all six frames. Number 0 gets the zero vector.
+    """
+    names = [
+        f"{kind}/{group}" if kind == VIRUS else kind
+        for kind, group in zip(genomes.classes.tolist(), genomes.groups.tolist(), strict=True)
+    ]
+    groups, members = np.unique(names, return_inverse=True)
+    counts = [np.zeros((len(groups), size), dtype=np.float32) for size in (21**4 + 1, NUM_CLASSES**6 + 1, 64**2 + 1)]
+    kmer_numbers, num_kmers = canonical_kmers(KMER)
+    kmers = np.zeros((len(groups), num_kmers), dtype=np.float32)
+    _count(genomes.codes, genomes.offsets, members, CODON_RESIDUES, RESIDUE_CLASSES, kmer_numbers.numpy(), *counts, kmers)
+    return tuple(
+        _leading_directions(table, width, smoothing)
+        for table, width, smoothing in zip((*counts, kmers), widths, SMOOTHING, strict=True)
+    )
+
+
+def _leading_directions(counts: NDArray[np.float32], width: int, smoothing: float) -> NDArray[np.float32]:
+    """(n-grams, width) float32 from (groups, n-grams) counts; columns beyond the number of groups are zero."""
+    counts[:, 0] = 0
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    background = share.mean(axis=0, dtype=np.float64)
+    ratio = (counts + smoothing * background) / (counts.sum(axis=1, keepdims=True) + smoothing)
+    logs = np.log(np.maximum(ratio, 1e-30) / np.maximum(background, 1e-30))
+    logs[:, background == 0] = 0
+    logs -= (logs * background).sum(axis=1, keepdims=True)
+    strengths, directions = np.linalg.eigh((logs * background) @ logs.T)
+    order = np.argsort(-strengths)[:width]
+    vectors = logs.T @ (directions[:, order] / np.maximum(strengths[order], 1e-12) ** 0.25)
+    vectors[background == 0] = 0
+    vectors /= np.sqrt((vectors**2 * background[:, None]).sum(axis=0).mean())
+    padded = np.zeros((counts.shape[1], width), dtype=np.float32)
+    padded[:, : vectors.shape[1]] = vectors
+    return padded
+
+
+@numba.njit(cache=True)
+def _count(  # pragma: no cover - compiled
+    codes: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    codon_residues: NDArray[np.int64],
+    residue_classes: NDArray[np.int64],
+    kmer_numbers: NDArray[np.int64],
+    ngrams: NDArray[np.float32],
+    classes: NDArray[np.float32],
+    pairs: NDArray[np.float32],
+    kmers: NDArray[np.float32],
+) -> None:
+    """Add the n-grams of every record to its group's row."""
+    for record in range(len(offsets) - 1):
+        group = groups[record]
+        forward = codes[offsets[record] : offsets[record + 1]]
+        _count_kmers(forward, kmer_numbers, kmers[group])
+        reverse = forward[::-1].copy()
+        for i in range(len(reverse)):
+            if reverse[i] != AMBIGUOUS_BASE:
+                reverse[i] = 3 - reverse[i]
+        for strand in (forward, reverse):
+            for frame in range(3):
+                _count_frame(
+                    strand[frame:], codon_residues, residue_classes, ngrams[group], classes[group], pairs[group]
+                )
+
+
+@numba.njit(cache=True)
+def _count_kmers(  # pragma: no cover - compiled
+    bases: NDArray[np.uint8], kmer_numbers: NDArray[np.int64], kmers: NDArray[np.float32]
+) -> None:
+    valid, index = 0, 0
+    for base in bases:
+        index = (index * 4 + base) % 4**KMER
+        valid = 0 if base == AMBIGUOUS_BASE else valid + 1
+        if valid >= KMER:
+            kmers[kmer_numbers[index + 1]] += 1
+        if valid == 0:
+            index = 0
+
+
+@numba.njit(cache=True)
+def _count_frame(  # pragma: no cover - compiled
+    bases: NDArray[np.uint8],
+    codon_residues: NDArray[np.int64],
+    residue_classes: NDArray[np.int64],
+    ngrams: NDArray[np.float32],
+    classes: NDArray[np.float32],
+    pairs: NDArray[np.float32],
+) -> None:
+    num_codons = len(bases) // 3
+    codons = np.empty(num_codons, dtype=np.int64)
+    first = 0
+    for i in range(num_codons + 1):
+        is_open = False
+        if i < num_codons:
+            one, two, three = bases[3 * i], bases[3 * i + 1], bases[3 * i + 2]
+            if max(one, two, three) < AMBIGUOUS_BASE:
+                codons[i] = 16 * one + 4 * two + three
+                is_open = codon_residues[codons[i]] != STOP
+        if is_open:
+            continue
+        if i - first >= MIN_RUN:
+            for k in range(first, i - 1):
+                pairs[codons[k] * 64 + codons[k + 1] + 1] += 1
+            for k in range(first, i - 3):
+                index = 0
+                for j in range(4):
+                    index = index * 21 + codon_residues[codons[k + j]]
+                ngrams[index + 1] += 1
+            for k in range(first, i - 5):
+                index = 0
+                for j in range(6):
+                    index = index * NUM_CLASSES + residue_classes[codon_residues[codons[k + j]]]
+                classes[index + 1] += 1
+        first = i + 1

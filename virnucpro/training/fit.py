@@ -1,0 +1,328 @@
+"""Fit the two small encoders and the head together."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from virnucpro.encoders.ngram_bag import NgramBag
+from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
+from virnucpro.encoders.six_frame import STOP, SixFrameNetwork, SixFrameShape, frame_codons
+from virnucpro.errors import ModelError
+from virnucpro.heads import MLPHead
+from virnucpro.training.composition import first_vectors
+from virnucpro.training.genomes import Genomes
+from virnucpro.training.sampling import Pool, host_pool, merge_pools, mutate, sample_fragments, virus_pool
+
+_LOG = logging.getLogger(__name__)
+
+FIRST_SCALE = 3.0
+"""Root mean square of the first n-gram vectors: the mean of a bag is about a tenth of it."""
+
+HOST_SHARES = {
+    "bacteria": 0.14,
+    "archaea": 0.12,
+    "fungi": 0.13,
+    "protozoa": 0.12,
+    "plant": 0.10,
+    "invertebrate": 0.13,
+    "vertebrate": 0.10,
+    "plasmid": 0.10,
+    "organelle": 0.06,
+}
+"""Share of each class among the host fragments of a batch: near equal, more of what dev shows to be hard."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, beside the data.
+
+    Attributes:
+        fragments: fragments seen in all.
+        batch: fragments a step.
+        lengths: fragment lengths in bases, and
+        length_shares: how often a batch has each; what is left over draws 100..500 alike.
+        learning_rate: highest rate of AdamW; it rises over ``warm_up`` of the steps, then falls as a cosine.
+        weight_decay: of AdamW.
+        highest_mutation: each fragment is mutated at a rate between 0 and this.
+        keep_ngrams: share of n-grams kept in the bags.
+        label_smoothing: of the cross-entropies.
+        auxiliary: weight of each encoder's own loss beside the head's.
+        averaging: decay a step of the running mean of the weights that is kept.
+        seed: of everything random.
+        nucleotide: shape of the nucleotide encoder.
+        protein: shape of the protein encoder.
+        head_width: hidden width of the head.
+    """
+
+    fragments: int = 4_000_000
+    batch: int = 512
+    lengths: tuple[int, ...] = (500, 300, 150)
+    length_shares: tuple[float, ...] = (0.6, 0.2, 0.1)
+    learning_rate: float = 2e-3
+    warm_up: float = 0.05
+    weight_decay: float = 0.02
+    highest_mutation: float = 0.08
+    keep_ngrams: float = 0.7
+    label_smoothing: float = 0.03
+    auxiliary: float = 0.5
+    averaging: float = 0.999
+    seed: int = 1
+    nucleotide: SixFrameShape = field(default_factory=SixFrameShape)
+    protein: ResidueConvShape = field(default_factory=ResidueConvShape)
+    head_width: int = 128
+
+
+class LiteNetwork(nn.Module):
+    """Both encoders, the head, and an auxiliary output for each encoder alone."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.nucleotide = SixFrameNetwork(recipe.nucleotide)
+        self.protein = ResidueConvNetwork(recipe.protein)
+        self.head = MLPHead(recipe.nucleotide.width + recipe.protein.width, recipe.head_width)
+        self.nucleotide_output = nn.Linear(recipe.nucleotide.width, 2)
+        self.protein_output = nn.Linear(recipe.protein.width, 2)
+
+    def features(
+        self, codes: torch.Tensor, keep_ngrams: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Feature (B, width), nucleotide embeddings, protein embeddings of open frames, and whose those are."""
+        residues = self.nucleotide.codon_residues[frame_codons(codes)][:, :, : (codes.shape[1] - 2) // 3]
+        fragments, frames = choose_open_frames(residues)
+        proteins = residues[fragments, frames].clamp(max=STOP)
+        with torch.autocast("cpu", torch.bfloat16):
+            nucleotide = self.nucleotide(codes, keep_ngrams).float()
+            open_protein = self.protein(proteins).float()
+        protein = torch.zeros(len(codes), open_protein.shape[1]).index_copy(0, fragments, open_protein)
+        return torch.cat([nucleotide, protein], dim=1), nucleotide, open_protein, fragments
+
+    def loss(self, codes: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+        """Cross-entropy of the head plus the auxiliary ones, of (B, L) base codes."""
+        feature, nucleotide, open_protein, fragments = self.features(codes, recipe.keep_ngrams)
+        smoothing = recipe.label_smoothing
+        total = F.cross_entropy(self.head(feature), labels, label_smoothing=smoothing)
+        total = total + recipe.auxiliary * F.cross_entropy(
+            self.nucleotide_output(nucleotide), labels, label_smoothing=smoothing
+        )
+        if len(fragments):
+            own = F.cross_entropy(self.protein_output(open_protein), labels[fragments], label_smoothing=smoothing)
+            total = total + recipe.auxiliary * own * (len(fragments) / len(codes))
+        return total
+
+
+def choose_open_frames(residues: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One stop-free frame, at random, of each fragment that has any.
+
+    Args:
+        residues: (B, 6, N) residue codes.
+
+    Returns:
+        Numbers of those fragments, and of the frame in each.
+    """
+    open_frames = (residues != STOP).all(dim=2)
+    lots = torch.where(open_frames, torch.rand(open_frames.shape), -1.0)
+    fragments = open_frames.any(dim=1).nonzero()[:, 0]
+    return fragments, lots.argmax(dim=1)[fragments]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Fresh training batches; batch ``i`` depends on the seed and on ``i`` only."""
+
+    genomes: Genomes
+    viruses: Pool
+    hosts: Pool
+    recipe: Recipe
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) int64 base codes and (B,) int64 labels; half of the batch is viral."""
+        generator = np.random.default_rng([self.recipe.seed, step])
+        length = self._length(generator)
+        half = self.recipe.batch // 2
+        viral, _ = sample_fragments(self.genomes, self.viruses, length, half, generator)
+        host, _ = sample_fragments(self.genomes, self.hosts, length, half, generator)
+        codes = np.concatenate([viral, host])
+        mutate(codes, generator, self.recipe.highest_mutation)
+        labels = torch.repeat_interleave(torch.tensor([1, 0]), half)
+        return torch.from_numpy(codes.astype(np.int64)), labels
+
+    def _length(self, generator: np.random.Generator) -> int:
+        draw = generator.random()
+        for length, end in zip(self.recipe.lengths, np.cumsum(self.recipe.length_shares), strict=True):
+            if draw < end:
+                return length
+        return int(generator.integers(100, 501))
+
+
+def training_pools(genomes: Genomes) -> tuple[Pool, Pool]:
+    """The virus pool and the host pool of the ``train`` part."""
+    present = [name for name in HOST_SHARES if name in set(genomes.classes.tolist())]
+    hosts = merge_pools([host_pool(genomes, name) for name in present], [HOST_SHARES[name] for name in present])
+    return virus_pool(genomes, "train"), hosts
+
+
+def learning_rate_at(progress: float, recipe: Recipe) -> float:
+    """Learning rate at ``progress`` 0..1 of the training."""
+    if progress < recipe.warm_up:
+        return recipe.learning_rate * (progress + 1e-3) / (recipe.warm_up + 1e-3)
+    rest = (progress - recipe.warm_up) / (1 - recipe.warm_up)
+    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0))))
+
+
+SECONDS_A_CHECKPOINT = 300.0
+STEPS_AN_AVERAGE = 4
+STEPS_A_LOG_LINE = 200
+
+
+class Fit:
+    """One training: the network, its running mean and the optimiser, resumable from one safetensors file.
+
+    The same seed, data and thread count give the same weights, also over a resume: batch and dropout of a step
+    depend on the seed and the step alone.
+
+    Args:
+        recipe: what to do.
+        genomes: the ``train`` part.
+        checkpoint: file to go on from, and to keep; none without it.
+        minutes: train for so long instead of ``recipe.fragments`` fragments (then the machine decides the weights).
+    """
+
+    def __init__(self, recipe: Recipe, genomes: Genomes, checkpoint: Path | None = None, minutes: float | None = None) -> None:
+        torch.manual_seed(recipe.seed)
+        torch.set_flush_denormal(True)  # moments of rare n-grams become denormal, which is 100 x slower
+        self.recipe = recipe
+        self.batches = Batches(genomes, *training_pools(genomes), recipe)
+        self.network = LiteNetwork(recipe)
+        self.average = LiteNetwork(recipe).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
+        )
+        tables = {id(module.weight) for module in self.network.modules() if isinstance(module, NgramBag)}
+        self._layers = [parameter for parameter in self.network.parameters() if id(parameter) not in tables]
+        self.step = 0
+        self._checkpoint = checkpoint
+        self._minutes = minutes
+        self._seconds = 0.0
+        if checkpoint is not None and checkpoint.exists():
+            self._load(checkpoint)
+        else:
+            set_first_vectors(self.network.nucleotide, genomes)
+            self.average.load_state_dict(self.network.state_dict())
+
+    @property
+    def progress(self) -> float:
+        """Done share of the training."""
+        if self._minutes is not None:
+            return self._seconds / (60 * self._minutes)
+        return self.step * self.recipe.batch / self.recipe.fragments
+
+    def run(self) -> LiteNetwork:
+        """Train to the end; the running mean of the weights, its head fitted to the means of its features."""
+        saved = logged = time.monotonic()
+        total_loss = 0.0
+        while self.progress < 1:
+            begun = time.monotonic()
+            total_loss += self._take_step()
+            self._seconds += time.monotonic() - begun
+            if self.step % STEPS_A_LOG_LINE == 0:
+                now = time.monotonic()
+                rate = STEPS_A_LOG_LINE * self.recipe.batch / (now - logged)
+                _LOG.info(
+                    "step %d (%.0f %%), %.0f fragments/s, loss %.4f",
+                    self.step,
+                    100 * self.progress,
+                    rate,
+                    total_loss / STEPS_A_LOG_LINE,
+                )
+                logged, total_loss = now, 0.0
+            if self._checkpoint is not None and time.monotonic() - saved > SECONDS_A_CHECKPOINT:
+                self._save(self._checkpoint)
+                saved = time.monotonic()
+        if self._checkpoint is not None:
+            self._save(self._checkpoint)
+        self._settle_head()
+        return self.average.eval()
+
+    def _take_step(self) -> float:
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.progress, self.recipe)
+        self.network.train()
+        loss = self.network.loss(*self.batches[self.step], self.recipe)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._layers, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        if self.step % STEPS_AN_AVERAGE == 0:
+            # early on the mean of all steps, so that the first weights are soon forgotten
+            decay = min(self.recipe.averaging**STEPS_AN_AVERAGE, 1 - STEPS_AN_AVERAGE / (self.step + STEPS_AN_AVERAGE))
+            with torch.no_grad():
+                pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
+                for mean, current in pairs:
+                    mean.lerp_(current, 1 - decay)
+        return float(loss.detach())
+
+    def _settle_head(self, num_batches: int = 100) -> None:
+        """Give the head's BatchNorm the statistics of the averaged encoders on fresh fragments."""
+        norm = self.average.head.bn1
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean
+        self.average.train()
+        with torch.no_grad():
+            for step in range(self.step, self.step + min(num_batches, self.step)):
+                torch.manual_seed(self.recipe.seed * 1_000_003 + step)
+                codes, _ = self.batches[step]
+                self.average.head(self.average.features(codes, 1.0)[0])
+        self.average.eval()
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor.clone() for name, tensor in self.average.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            state = self.optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer.{name}.{key}": value.contiguous() for key, value in state.items()}
+        part = path.with_name(path.name + ".part")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=self._identity())
+        part.replace(path)
+
+    def _load(self, path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if metadata.get("recipe") != self._identity()["recipe"]:
+            raise ModelError(f"{path}: a checkpoint of another recipe. Use another --output, or delete it.")
+        self.step, self._seconds = int(metadata["step"]), float(metadata["seconds"])
+        for prefix, network in (("network.", self.network), ("average.", self.average)):
+            network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        for name, parameter in self.network.named_parameters():
+            prefix = f"optimizer.{name}."
+            found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            if found:
+                self.optimizer.state[parameter] = found
+        _LOG.info("%s: going on at step %d", path, self.step)
+
+    def _identity(self) -> dict[str, str]:
+        return {"recipe": json.dumps(asdict(self.recipe), sort_keys=True), "step": str(self.step), "seconds": str(self._seconds)}
+
+
+def set_first_vectors(network: SixFrameNetwork, genomes: Genomes) -> None:
+    """Start the bags from the composition of the training genomes."""
+    bags = (network.ngrams, network.classes, network.pairs, network.kmers)
+    ngrams, classes, pairs, kmers = (bag.weight.shape[1] for bag in bags)
+    with torch.no_grad():
+        for bag, vectors in zip(bags, first_vectors(genomes, (ngrams, classes, pairs, kmers)), strict=True):
+            bag.weight.copy_(torch.from_numpy(vectors) * FIRST_SCALE)

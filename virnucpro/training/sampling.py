@@ -1,0 +1,98 @@
+"""Random fragments of genomes: by class, by family, from both strands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.encoders.six_frame import AMBIGUOUS_BASE
+from virnucpro.training.genomes import VIRUS, Genomes, select
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Groups of records to draw from.
+
+    Attributes:
+        records: record numbers, group by group.
+        group_starts: (groups + 1,) where each group begins in ``records``.
+        weights: (groups,) probability of each group; sums to 1.
+    """
+
+    records: NDArray[np.int64]
+    group_starts: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+def virus_pool(genomes: Genomes, split: str) -> Pool:
+    """Families of one split, weighted by the square root of their bases (a few families hold most bases)."""
+    records = select(genomes, lambda kind, _group, part: kind == VIRUS and part == split)
+    names, members = np.unique(genomes.groups[records], return_inverse=True)
+    order = np.argsort(members, kind="stable")
+    bases = np.bincount(members, weights=genomes.lengths[records], minlength=len(names))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(members, minlength=len(names)))])
+    return Pool(records[order], starts, np.sqrt(bases) / np.sqrt(bases).sum())
+
+
+def host_pool(genomes: Genomes, class_name: str) -> Pool:
+    """One class of hosts as a single group: every base is as likely as any other."""
+    records = select(genomes, lambda kind, _group, _split: kind == class_name)
+    return Pool(records, np.array([0, len(records)]), np.ones(1))
+
+
+def merge_pools(pools: list[Pool], shares: list[float]) -> Pool:
+    """One pool of all groups; ``shares`` are the probabilities of the pools and are scaled to sum to 1."""
+    total = sum(shares)
+    first = np.cumsum([0, *(len(pool.records) for pool in pools)])
+    starts = [pool.group_starts[:-1] + start for pool, start in zip(pools, first, strict=False)]
+    return Pool(
+        np.concatenate([pool.records for pool in pools]),
+        np.concatenate([*starts, first[-1:]]),
+        np.concatenate([pool.weights * (share / total) for pool, share in zip(pools, shares, strict=True)]),
+    )
+
+
+def sample_fragments(
+    genomes: Genomes, pool: Pool, length: int, count: int, generator: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Draw fragments of one length, each strand as likely.
+
+    A group is drawn by its weight, then a place in it, every place alike. Groups without a record
+    of ``length`` bases are left out.
+
+    Returns:
+        (count, length) uint8 base codes, and the (count,) record numbers.
+    """
+    places = np.maximum(genomes.lengths[pool.records] - length + 1, 0)
+    ends = np.cumsum(places)
+    group_ends = np.concatenate([[0], ends])[pool.group_starts]
+    weights = np.where(np.diff(group_ends) > 0, pool.weights, 0.0)
+    groups = generator.choice(len(weights), size=count, p=weights / weights.sum())
+    low, high = group_ends[groups], group_ends[groups + 1]
+    place = low + (generator.random(count) * (high - low)).astype(np.int64)
+    which = np.searchsorted(ends, place, side="right")
+    starts = genomes.offsets[pool.records[which]] + place - (ends - places)[which]
+    fragments = genomes.codes[starts[:, None] + np.arange(length)]
+    reverse = generator.random(count) < 0.5
+    fragments[reverse] = reverse_complement(fragments[reverse])
+    return fragments, pool.records[which]
+
+
+def reverse_complement(fragments: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Reverse complement of (B, L) base codes; the ambiguous code stays."""
+    flipped = fragments[:, ::-1]
+    return np.where(flipped == AMBIGUOUS_BASE, flipped, 3 - flipped).astype(np.uint8)
+
+
+def mutate(fragments: NDArray[np.uint8], generator: np.random.Generator, highest_rate: float) -> None:
+    """Replace bases at random, in place: each fragment at its own rate between 0 and ``highest_rate``.
+
+    One replacement in 50 is an ambiguous base.
+    """
+    rates = generator.random(len(fragments)) * highest_rate
+    fragment, position = np.nonzero(generator.random(fragments.shape, dtype=np.float32) < rates[:, None])
+    letters = generator.integers(0, 4, size=len(fragment)).astype(np.uint8)
+    letters[generator.random(len(fragment)) < 0.02] = AMBIGUOUS_BASE
+    fragments[fragment, position] = letters

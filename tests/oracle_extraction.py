@@ -47,24 +47,25 @@ def keep_frames(fragment):
     return kept
 
 
-def extract(records, fragment_length, min_length=1, score_frameless=False):
+def extract(records, fragment_length, score_frameless=False):
     """Fragments and rows of ``(name, bases)`` records.
 
     Returns:
         fragments: (sequence, index, start, stop, number of rows) each; rows: (sequence, index, frame,
-        start, stop, nucleotide, protein) each.
+        start, stop, source, nucleotide, protein) each.
     """
-    seen = set()
+    first_rows = {}
     fragments, rows = [], []
     for number, (_, bases) in enumerate(records):
         content = bases.upper().replace("U", "T")
-        if len(bases) < max(1, min_length) or content in seen:
+        if not bases:
             continue
-        seen.add(content)
         for index, (start, stop) in enumerate(cut_windows(len(bases), fragment_length)):
             kept = keep_frames(bases[start:stop])
             if not kept and score_frameless:
                 kept = [(0, content[start:stop], "", 0, stop - start)]
             fragments.append((number, index, start, stop, len(kept)))
-            rows += [(number, index, frame, start + a, start + b, nt, aa) for frame, nt, aa, a, b in kept]
+            for frame, nt, aa, a, b in kept:
+                source = first_rows.setdefault(nt, len(rows))
+                rows.append((number, index, frame, start + a, start + b, source, nt, aa))
     return fragments, rows

@@ -55,6 +55,15 @@ def test_index_ignores_what_is_not_wanted():
     assert SequenceIndex(4).find_sources(hashes, 10, np.array([False, True, True])).tolist() == [10, 11, 11]
 
 
+def test_index_grows():
+    """A growing table forgets nothing."""
+    items = Ragged.from_bytes(b"%d" % (i % 70_000) for i in range(100_000))
+    hashes = hash_strings(items.values, items.offsets)
+    index = SequenceIndex()
+    sources = [index.find_sources(hashes[start : start + 9_999], start) for start in range(0, 100_000, 9_999)]
+    assert np.array_equal(np.concatenate(sources), np.arange(100_000) % 70_000)
+
+
 def test_full_index_only_forgets():
     """A full table adds nothing more: what it holds is still found, what it lacks is its own source."""
     items = [b"%d" % i for i in range(100)]

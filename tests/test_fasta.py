@@ -67,7 +67,7 @@ def wrapped(sequence, width, line_end):
 
 @settings(deadline=None)
 @given(
-    records.filter(lambda items: bool(items)),
+    records.filter(len),
     st.integers(1, 50),
     st.sampled_from([b"\n", b"\r\n", b"\n\n", b" \n"]),
     st.sampled_from([b"", b" a description", b"\tand > another"]),

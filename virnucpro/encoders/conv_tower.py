@@ -17,7 +17,7 @@ class TowerShape:
     Attributes:
         symbols: size of the alphabet; symbol ``symbols`` itself means "nothing here" and embeds to zero.
         channels: channels of the symbol embedding, then of each convolution.
-        kernels: length of each convolution in symbols (odd); each but the first moves by two, so that the
+        kernels: length of each convolution in symbols (odd); each moves by two, so that the
             positions halve.
     """
 
@@ -38,10 +38,8 @@ class ConvTower(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(shape.symbols + 1, shape.channels[0], padding_idx=shape.symbols)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(wide_in, wide_out, (1, kernel), stride=(1, 2 if depth else 1), padding=(0, kernel // 2))
-            for depth, ((wide_in, wide_out), kernel) in enumerate(
-                zip(pairwise(shape.channels), shape.kernels, strict=True)
-            )
+            nn.Conv2d(wide_in, wide_out, (1, kernel), stride=(1, 2), padding=(0, kernel // 2))
+            for (wide_in, wide_out), kernel in zip(pairwise(shape.channels), shape.kernels, strict=True)
         )
         self.to(memory_format=torch.channels_last)
 

@@ -47,13 +47,8 @@ class NgramBag(nn.Module):
         with torch.no_grad():
             self.weight[0] = 0
 
-    def forward(self, ngrams: torch.Tensor, keep: float = 1.0) -> torch.Tensor:
-        """Average the vectors of each row of (B, N) numbers: (B, width), zero for an empty bag.
-
-        ``keep`` is the share of n-grams that stay (training).
-        """
-        if keep < 1.0:
-            ngrams = torch.where(torch.rand(ngrams.shape) < keep, ngrams, 0)
+    def forward(self, ngrams: torch.Tensor) -> torch.Tensor:
+        """Average the vectors of each row of (B, N) numbers: (B, width), zero for an empty bag."""
         total: torch.Tensor = _SumOfVectors.apply(ngrams, self.weight)  # type: ignore[no-untyped-call]
         return total / (ngrams > 0).sum(dim=1, keepdim=True).clamp(min=1)
 
@@ -98,17 +93,15 @@ class _SumOfVectors(torch.autograd.Function):
         return None, total
 
 
-@numba.njit(parallel=True, cache=True, fastmath=True)
+@numba.njit(nogil=True, cache=True, fastmath=True)
 def _scatter_rows(
-    ngrams: NDArray[np.int64], gradient: NDArray[np.float32], total: NDArray[np.float32]
+    ngrams: NDArray[np.integer[Any]], gradient: NDArray[np.float32], total: NDArray[np.float32]
 ) -> None:  # pragma: no cover - compiled
-    """Add row ``b`` of ``gradient`` to the vector of every n-gram of bag ``b``; threads share the columns."""
-    width = gradient.shape[1]
-    num_blocks = (width + 15) // 16
-    for block in numba.prange(num_blocks):
-        first, last = 16 * block, min(16 * block + 16, width)
-        for bag in range(len(ngrams)):
-            for ngram in ngrams[bag]:
-                if ngram:
-                    for column in range(first, last):
-                        total[ngram, column] += gradient[bag, column]
+    """Add row ``b`` of ``gradient`` to the vector of every n-gram of bag ``b``."""
+    for bag in range(len(ngrams)):
+        row = gradient[bag]
+        for ngram in ngrams[bag]:
+            if ngram:
+                vector = total[ngram]
+                for column in range(len(row)):
+                    vector[column] += row[column]

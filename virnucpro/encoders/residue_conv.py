@@ -33,8 +33,8 @@ class ResidueConvShape:
 
     width: int = 128
     ngram_width: int = 32
-    tower_channels: tuple[int, ...] = (32, 64, 96, 128)
-    tower_kernels: tuple[int, ...] = (9, 5, 5)
+    tower_channels: tuple[int, ...] = (32, 96, 128)
+    tower_kernels: tuple[int, ...] = (9, 5)
 
 
 class ResidueConvNetwork(nn.Module):

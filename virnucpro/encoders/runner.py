@@ -7,14 +7,9 @@ unit, and a unit is handed over only when the next one is already under way. On 
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -27,9 +22,7 @@ from virnucpro.encoders.base import Encoder
 from virnucpro.errors import ModelError
 
 _LOG = logging.getLogger(__name__)
-_MAX_UNITS_TO_WRITE = 2
 
-Write = Callable[[int, NDArray[np.float32]], None]
 Reload = Callable[[torch.device, torch.dtype], Encoder]
 
 
@@ -52,16 +45,6 @@ class NotFiniteError(ModelError):
             f"unit {self.unit}: the embeddings of {len(self.rows)} rows hold NaN or Inf, in float32 too (rows {named} "
             "of the unit). The weights are likely to be damaged; nothing was written."
         )
-
-
-@dataclass
-class RunnerStats:
-    """What a run of the runner did."""
-
-    num_units: int = 0
-    num_rows: int = 0
-    num_tokens: int = 0
-    seconds: float = 0.0
 
 
 @dataclass
@@ -112,38 +95,16 @@ class AsyncInferenceRunner:
         self._token_budget: int | None = None
         self._copy_in, self._copy_out = (_side_stream(device) for _ in range(2))
 
-    def run(self, units: Iterable[PackedUnit], write: Write) -> RunnerStats:
-        """Embed all units and hand each to ``write(unit, embeddings)``, in order.
+    def embeddings(self, units: Iterable[PackedUnit]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Embed all units, in order.
 
-        ``write`` runs in a thread of its own, at most two units behind, so that the device does not wait for the disk.
-        What it raises is raised here.
-
-        Args:
-            units: packed units.
-            write: gets the number of the unit and its (num_rows, width) float32 embeddings.
+        Yields:
+            The number of a unit and its (num_rows, width) float32 embeddings.
 
         Raises:
             NotFiniteError: NaN or Inf that float32 does not cure.
             torch.OutOfMemoryError: one sequence does not fit, and there is no ``reload``.
         """
-        stats = RunnerStats()
-        started = time.monotonic()
-
-        def count(units: Iterable[PackedUnit]) -> Iterator[PackedUnit]:
-            for unit in units:
-                stats.num_units += 1
-                stats.num_rows += len(unit.inverse)
-                stats.num_tokens += unit.num_tokens
-                yield unit
-
-        with _WriterThread(write) as writer:
-            for number, embeddings in self.embeddings(count(units)):
-                writer.put(number, embeddings)
-        stats.seconds = time.monotonic() - started
-        return stats
-
-    def embeddings(self, units: Iterable[PackedUnit]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield each unit's number and its (num_rows, width) float32 embeddings, in order."""
         before: _UnderWay | None = None
         for unit in units:
             now = self._start(unit, self._encoder)
@@ -273,40 +234,3 @@ def _embed_if_it_fits(encoder: Encoder, batch: PackedBatch) -> torch.Tensor | No
         return encoder.embed(batch)
     except torch.OutOfMemoryError:
         return None
-
-
-class _WriterThread:
-    """Calls ``write`` in order, in one thread, behind a short queue."""
-
-    def __init__(self, write: Write) -> None:
-        self._write = write
-        self._queue: queue.Queue[tuple[int, NDArray[np.float32]] | None] = queue.Queue(_MAX_UNITS_TO_WRITE)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="writer")
-
-    def put(self, unit: int, embeddings: NDArray[np.float32]) -> None:
-        """Queue a unit; waits while the queue is full."""
-        if self._error is not None:
-            raise self._error
-        self._queue.put((unit, embeddings))
-
-    def _work(self) -> None:
-        # After an error the queue is still emptied, so that nobody waits for room in it.
-        while (item := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._write(*item)
-                except BaseException as error:  # noqa: BLE001  (a thread's top frame: raised again in the caller's)
-                    self._error = error
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if kind is None and self._error is not None:
-            raise self._error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,6 +85,24 @@ def longest_open_runs(residues: torch.Tensor) -> torch.Tensor:
     return (positions - last_closed).amax(dim=1)
 
 
+class Bags(NamedTuple):
+    """N-grams of B fragments as numbers; 0 is none. The rows of frames are fragment by fragment, six each.
+
+    Attributes:
+        ngrams: (6 B, N - 3) amino-acid 4-grams, for N codons a frame.
+        classes: (6 B, N - 5) 6-grams of amino-acid classes.
+        pairs: (6 B, N - 1) codon pairs.
+        kmers: (B, L - 7) canonical 8-mers.
+        openness: (6 B, 2) float32, codons in the longest stop-free stretch and stop codons, both over N.
+    """
+
+    ngrams: torch.Tensor
+    classes: torch.Tensor
+    pairs: torch.Tensor
+    kmers: torch.Tensor
+    openness: torch.Tensor
+
+
 @dataclass(frozen=True)
 class SixFrameShape:
     """Widths of the network.
@@ -135,35 +153,30 @@ class SixFrameNetwork(nn.Module):
             nn.ReLU(),
         )
 
-    def forward(self, codes: torch.Tensor, keep_ngrams: float = 1.0) -> torch.Tensor:
-        """Embed base codes of one length.
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Embed (B, L) int64 base codes, L >= ``MIN_LENGTH_NT``: (B, width) float32."""
+        return self.embed_bags(self.bags(codes))
 
-        Args:
-            codes: (B, L) int64, L >= ``MIN_LENGTH_NT``.
-            keep_ngrams: share of the n-grams that stay in the bags (training).
-
-        Returns:
-            (B, width) float32.
-        """
+    def bags(self, codes: torch.Tensor) -> Bags:
+        """The n-grams of (B, L) int64 base codes."""
         codons = frame_codons(codes).flatten(0, 1)
         residues = self.codon_residues[codons]
-        classes = self.residue_classes[residues]
-        runs = longest_open_runs(residues)
         stops = (residues == STOP).sum(dim=1)
-        frames = torch.cat(
-            [
-                self.ngrams(ngram_index(residues, 4, 21), keep_ngrams),
-                self.classes(ngram_index(classes, 6, NUM_CLASSES), keep_ngrams),
-                self.pairs(ngram_index(codons, 2, NUM_CODONS), keep_ngrams),
-                torch.stack([runs, stops], dim=1) / codons.shape[1],
-            ],
-            dim=1,
+        return Bags(
+            ngrams=ngram_index(residues, 4, 21),
+            classes=ngram_index(self.residue_classes[residues], 6, NUM_CLASSES),
+            pairs=ngram_index(codons, 2, NUM_CODONS),
+            kmers=self.canonical_kmers[ngram_index(codes, KMER, 4)],
+            openness=torch.stack([longest_open_runs(residues), stops], dim=1) / codons.shape[1],
         )
-        frames = F.relu(self.frame(frames)).view(-1, 6, self.shape.frame_width)
+
+    def embed_bags(self, bags: Bags) -> torch.Tensor:
+        """Embed the n-grams of B fragments: (B, width) float32."""
+        parts = [self.ngrams(bags.ngrams), self.classes(bags.classes), self.pairs(bags.pairs), bags.openness]
+        frames = F.relu(self.frame(torch.cat(parts, dim=1))).view(-1, 6, self.shape.frame_width)
         attention = self.attention(frames).softmax(dim=1)
-        kmers = self.kmers(self.canonical_kmers[ngram_index(codes, KMER, 4)], keep_ngrams)
         output: torch.Tensor = self.output(
-            torch.cat([kmers, (attention * frames).sum(dim=1), frames.amax(dim=1)], dim=1)
+            torch.cat([self.kmers(bags.kmers), (attention * frames).sum(dim=1), frames.amax(dim=1)], dim=1)
         )
         return output
 

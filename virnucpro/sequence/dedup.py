@@ -113,22 +113,33 @@ def _find_or_add(
     return added
 
 
-class SequenceIndex:
-    """The first number seen with each content, in a table of fixed size.
+@compiled
+def _copy_entries(slots: NDArray[np.uint64], larger: NDArray[np.uint64]) -> None:
+    last = np.uint64(len(larger) - 1)
+    for i in range(len(slots)):
+        if slots[i, 2] != 0:
+            slot = slots[i, 0] & last
+            while larger[slot, 2] != 0:
+                slot = (slot + np.uint64(1)) & last
+            larger[slot] = slots[i]
 
-    Once three quarters of the slots are taken nothing more is added: later duplicates of what is not
-    in the table are then computed again, which costs time and never a result. A slot takes 24 bytes,
-    and only those in use cost memory.
+
+class SequenceIndex:
+    """The first number seen with each content, in a table that grows up to a fixed size.
+
+    Once three quarters of the most slots are taken nothing more is added: later duplicates of what is
+    not in the table are then computed again, which costs time and never a result. A slot takes 24 bytes.
 
     Args:
-        num_slots: a power of two.
+        max_slots: a power of two.
     """
 
-    def __init__(self, num_slots: int = 1 << 22) -> None:
-        if num_slots < 4 or num_slots & (num_slots - 1):
-            raise ValueError(f"num_slots must be a power of two of at least 4, not {num_slots}")
-        self._slots = np.zeros((num_slots, 3), dtype=np.uint64)
-        self._room = num_slots // 4 * 3
+    def __init__(self, max_slots: int = 1 << 22) -> None:
+        if max_slots < 4 or max_slots & (max_slots - 1):
+            raise ValueError(f"max_slots must be a power of two of at least 4, not {max_slots}")
+        self._max_slots = max_slots
+        self._num_entries = 0
+        self._slots = np.zeros((min(max_slots, 1 << 12), 3), dtype=np.uint64)
 
     def find_sources(
         self, hashes: NDArray[np.uint64], first_number: int, wanted: NDArray[np.bool_] | None = None
@@ -142,9 +153,20 @@ class SequenceIndex:
         """
         if wanted is None:
             wanted = np.ones(len(hashes), dtype=np.bool_)
+        self._reserve(len(hashes))
         sources = np.empty(len(hashes), dtype=np.int64)
-        self._room -= _find_or_add(self._slots, self._room, hashes, wanted, first_number, sources)
+        room = len(self._slots) // 4 * 3 - self._num_entries
+        self._num_entries += _find_or_add(self._slots, room, hashes, wanted, first_number, sources)
         return sources
+
+    def _reserve(self, num_items: int) -> None:
+        num_slots = len(self._slots)
+        while num_slots < self._max_slots and num_slots // 4 * 3 < self._num_entries + num_items:
+            num_slots *= 2
+        if num_slots > len(self._slots):
+            larger = np.zeros((num_slots, 3), dtype=np.uint64)
+            _copy_entries(self._slots, larger)
+            self._slots = larger
 
 
 @compiled

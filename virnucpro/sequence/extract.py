@@ -20,7 +20,7 @@ from virnucpro.sequence.compiled import compiled
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings
 from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
 from virnucpro.sequence.fragments import count_windows, window
-from virnucpro.sequence.frames import RowBuffers, keep_frames, normalise, row_buffers
+from virnucpro.sequence.frames import RowBuffers, count_unambiguous, keep_frames, normalise, row_buffers
 from virnucpro.sequence.ragged import Ragged, offsets_of
 from virnucpro.sequence.streams import STDIN, STDIN_NAME, open_source, shown
 from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
@@ -47,7 +47,6 @@ class InputSummary:
         num_bases: their bases.
         first_sequence: number of its first record in the run.
         sha256: hex digest of the raw bytes.
-        num_duplicate_sequences: records identical to an earlier one of the run.
     """
 
     source: str
@@ -57,7 +56,6 @@ class InputSummary:
     num_bases: int
     first_sequence: int
     sha256: str
-    num_duplicate_sequences: int
 
 
 class _OpenUnit(NamedTuple):
@@ -158,8 +156,10 @@ class _UnitBuilder:
         self._unit_rows = unit_rows
         self._score_frameless = score_frameless
         self._first_row = 0
+        self._contents = SequenceIndex()
         limit = _FRAGMENTS_A_ROW * unit_rows
-        self._buffers = row_buffers(unit_rows + _MAX_FRAMES, fragment_length)
+        # one fragment may fill a small unit beyond its rows, and the next is tried before it is turned away
+        self._buffers = row_buffers(max(unit_rows, _MAX_FRAMES) + _MAX_FRAMES, fragment_length)
         self._unit = _OpenUnit(np.zeros(4, dtype=np.int64), *(np.empty(limit + 1, dtype=np.int64) for _ in range(7)))
         self._sequences: list[NDArray[np.void]] = []
         self._names: list[Ragged] = []
@@ -172,7 +172,7 @@ class _UnitBuilder:
 
     def units(self, block: RecordBlock, sequences: NDArray[np.void], letters: NDArray[np.uint8]) -> Iterator[UnitTable]:
         """Add a block; yields the units that it closes."""
-        has_fragments = (sequences["status"] == Status.OK) & (sequences["source"] == sequences["number"])
+        has_fragments = sequences["length"] > 0
         ready = _Block(np.ascontiguousarray(sequences["number"]), letters, block.bases.offsets, has_fragments)
         cursor = np.zeros(3, dtype=np.int64)
         num_begun = 0
@@ -211,13 +211,16 @@ class _UnitBuilder:
         rows["frame"] = self._buffers.frames[:num_rows]
         rows["start"] = self._buffers.starts[:num_rows]
         rows["stop"] = self._buffers.stops[:num_rows]
+        nucleotides = _copied(self._buffers.nucleotides, self._buffers.nucleotide_offsets, num_rows)
+        hashes = hash_strings(nucleotides.values, nucleotides.offsets)
+        rows["source"] = self._contents.find_sources(hashes, self._first_row)
         table = UnitTable(
             sequences=np.concatenate(self._sequences),
             names=Ragged.concatenate(self._names),
             fragments=fragments,
             rows=rows,
             first_row=self._first_row,
-            nucleotides=_copied(self._buffers.nucleotides, self._buffers.nucleotide_offsets, num_rows),
+            nucleotides=nucleotides,
             proteins=_copied(self._buffers.proteins, self._buffers.protein_offsets, num_rows),
             pieces=Ragged(np.concatenate(self._bases), offsets_of(self._unit.piece_lengths[:num_pieces])),
             piece_sequences=self._unit.piece_sequences[:num_pieces].copy(),
@@ -234,7 +237,8 @@ class Extraction:
     Args:
         sources: paths, or ``-`` for standard input.
         fragment_length: bases of a fragment, at least 3.
-        min_length: shorter records get no fragments (``Status.TOO_SHORT``).
+        min_length: records with fewer bases, or fewer unambiguous ones, are marked so
+            (``Status.TOO_SHORT``, ``Status.AMBIGUOUS``); they are cut all the same.
         unit_rows: rows of a unit; one fragment's rows always stay together.
         score_frameless: a fragment without a kept frame gives one row of frame 0.
         block_bytes: how much is read at a time; changes nothing in the units.
@@ -267,7 +271,6 @@ class Extraction:
         self._min_length = min_length
         self._block_bytes = block_bytes
         self._builder = _UnitBuilder(fragment_length, unit_rows, score_frameless)
-        self._contents = SequenceIndex()
         self._ids = SequenceIndex()
         self._num_sequences = 0
 
@@ -288,12 +291,11 @@ class Extraction:
 
     def _read(self, source: str) -> Iterator[UnitTable]:
         file = SequenceFile(source, self._block_bytes)
-        first_sequence, num_bases, num_duplicates = self._num_sequences, 0, 0
+        first_sequence, num_bases = self._num_sequences, 0
         for block in file.blocks():
             letters = normalise(block.bases.values)
             sequences = self._describe(block, letters)
             num_bases += len(letters)
-            num_duplicates += int((sequences["source"] != sequences["number"]).sum())
             yield from self._builder.units(block, sequences, letters)
         self.inputs.append(
             InputSummary(
@@ -304,7 +306,6 @@ class Extraction:
                 num_bases=num_bases,
                 first_sequence=first_sequence,
                 sha256=file.sha256,
-                num_duplicate_sequences=num_duplicates,
             )
         )
 
@@ -316,11 +317,11 @@ class Extraction:
         sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
         sequences["number"] = np.arange(first_number, self._num_sequences)
         sequences["length"] = lengths
-        sequences["status"] = np.where(
-            lengths == 0, Status.EMPTY, np.where(lengths < self._min_length, Status.TOO_SHORT, Status.OK)
-        )
-        sequences["source"] = self._contents.find_sources(
-            hash_strings(letters, block.bases.offsets), first_number, sequences["status"] == Status.OK
+        clear = count_unambiguous(letters, block.bases.offsets)
+        sequences["status"] = np.select(
+            [lengths == 0, lengths < self._min_length, clear < self._min_length],
+            [Status.EMPTY, Status.TOO_SHORT, Status.AMBIGUOUS],
+            Status.OK,
         )
         same_name = self._ids.find_sources(hash_strings(block.names.values, block.names.offsets), first_number)
         is_repeated = same_name != sequences["number"]

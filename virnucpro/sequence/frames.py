@@ -102,6 +102,19 @@ def row_buffers(num_rows: int, fragment_length: int) -> RowBuffers:
 
 
 @compiled
+def count_unambiguous(letters: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of each item's normalised letters are A, C, G or T."""
+    counts = np.zeros(len(offsets) - 1, dtype=np.int64)
+    for item in range(len(counts)):
+        count = 0
+        for i in range(offsets[item], offsets[item + 1]):
+            letter = letters[i]
+            count += letter == 65 or letter == 67 or letter == 71 or letter == 84  # noqa: PLR1714 - numba
+        counts[item] = count
+    return counts
+
+
+@compiled
 def normalise(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Letters in upper case, with U read as T; ``bases`` holds letters only."""
     letters = np.empty(len(bases), dtype=np.uint8)

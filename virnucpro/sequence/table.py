@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 
 from virnucpro.sequence.ragged import Ragged
 
-SEQUENCE_DTYPE = np.dtype([("number", "i8"), ("length", "i8"), ("source", "i8"), ("status", "i1")])
-"""A record that begins in the unit. ``source`` is the number of the first identical sequence of the
-run (its own number when it is the first): a duplicate has no fragments, its result is its source's."""
+SEQUENCE_DTYPE = np.dtype([("number", "i8"), ("length", "i8"), ("status", "i1")])
+"""A record that begins in the unit."""
 
 FRAGMENT_DTYPE = np.dtype([("sequence", "i8"), ("index", "i4"), ("start", "i8"), ("stop", "i8"), ("num_rows", "i4")])
 """A window of a record; ``index`` counts from 0 within the record, ``num_rows`` may be 0."""
 
-ROW_DTYPE = np.dtype([("sequence", "i8"), ("fragment", "i4"), ("frame", "i1"), ("start", "i8"), ("stop", "i8")])
+ROW_DTYPE = np.dtype(
+    [("sequence", "i8"), ("fragment", "i4"), ("frame", "i1"), ("start", "i8"), ("stop", "i8"), ("source", "i8")]
+)
 """A kept frame. ``fragment`` is the fragment's ``index`` within its record; ``frame`` is one of
-+1 +2 +3 -1 -2 -3, or 0 for a whole fragment without an open frame (bundles that score those)."""
++1 +2 +3 -1 -2 -3, or 0 for a whole fragment without an open frame (bundles that score those).
+``source`` is the number of the first row of the run with the same nucleotides, its own number when it
+is the first: only such rows are computed, the others have the score of their source."""
 
 FRAME_NAMES = {1: "F1", 2: "F2", 3: "F3", -1: "R1", -2: "R2", -3: "R3", 0: "N0"}
 """Frame to the suffix of the published row name; ``N0`` is ours (no open frame)."""
@@ -35,6 +38,7 @@ class Status(IntEnum):
     OK = 0
     EMPTY = 1
     TOO_SHORT = 2
+    AMBIGUOUS = 3
 
 
 @dataclass(frozen=True)

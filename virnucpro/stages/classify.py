@@ -39,7 +39,7 @@ class ClassifyWork:
             scores = np.empty((len(feature), 2), dtype=np.float32)
             for start in range(0, len(feature), self.batch_size):
                 batch = slice(start, start + self.batch_size)
-                scores[batch] = head.scores(feature[batch].astype(np.float32, copy=False))
+                scores[batch] = head.scores(torch.from_numpy(feature[batch])).numpy()
             made_from = merge.made_from(self.bundle, self.dtype, unit_digest)
             store.write_arrays(self.run_dir.scores(unit), "scores", {"scores": scores}, made_from)
             if not self.keep_embeddings:

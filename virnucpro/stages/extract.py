@@ -9,7 +9,7 @@ import numpy as np
 from virnucpro import store
 from virnucpro.errors import CountError, RunMismatchError, UsageError
 from virnucpro.sequence.extract import Extraction
-from virnucpro.sequence.fasta import digest_of
+from virnucpro.sequence.streams import digest_of
 from virnucpro.sequence.table import UnitTable
 from virnucpro.stages.base import Index, IndexedInput, IndexedUnit, Run
 
@@ -52,7 +52,11 @@ def run(run: Run) -> Index:
         _log.info("extract: done before, %s rows in %d units", f"{index.num_rows:,}", len(index.units))
         return index
     extraction = Extraction(
-        run.inputs, run.fragment_length, run.bundle.min_length, run.unit_rows, run.bundle.scores_frameless
+        run.inputs,
+        fragment_length=run.fragment_length,
+        min_length=run.bundle.min_length,
+        unit_rows=run.unit_rows,
+        score_frameless=run.bundle.scores_frameless,
     )
     units: list[IndexedUnit] = []
     num_fragments = num_begun = 0
@@ -84,7 +88,7 @@ def run(run: Run) -> Index:
         if item.num_sequences == 0:
             _log.warning("%s holds no sequences", item.source)
     if extraction.num_duplicate_names:
-        names = ", ".join(name.decode(errors="replace") for name in extraction.duplicate_names)
+        names = ", ".join(name.decode(errors="backslashreplace") for name in extraction.duplicate_names)
         _log.warning(
             "%d sequences have an id that came before (%s ...); each keeps its own row, in input order",
             extraction.num_duplicate_names,

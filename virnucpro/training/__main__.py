@@ -41,7 +41,7 @@ def _train(arguments: list[str]) -> int:
     budget.add_argument("--fragments", type=int, default=Recipe().fragments, help="fragments to train on (%(default)s)")
     budget.add_argument("--minutes", type=float, help="train about so long instead; depends on the machine")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2, help="threads; part of what makes a training repeatable")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a step (%(default)s; one more makes batches)")
     _add_dev_share(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -36,11 +36,7 @@ def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[
     Counts only records of the splits in ``genomes``; amino acids and codons are counted in stop-free stretches of
     ``MIN_RUN`` codons or more, in all six frames. Number 0 gets the zero vector.
     """
-    names = [
-        f"{kind}/{group}" if kind == VIRUS else kind
-        for kind, group in zip(genomes.classes.tolist(), genomes.groups.tolist(), strict=True)
-    ]
-    groups, members = np.unique(names, return_inverse=True)
+    groups, members = record_groups(genomes)
     counts = [np.zeros((len(groups), size), dtype=np.float32) for size in (21**4 + 1, NUM_CLASSES**6 + 1, 64**2 + 1)]
     kmer_numbers, num_kmers = canonical_kmers(KMER)
     kmers = np.zeros((len(groups), num_kmers), dtype=np.float32)
@@ -49,6 +45,16 @@ def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[
         _leading_directions(table, width, smoothing)
         for table, width, smoothing in zip((*counts, kmers), widths, SMOOTHING, strict=True)
     )
+
+
+def record_groups(genomes: Genomes) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+    """Names of the groups (a class of hosts, a family of viruses), and the group of each record."""
+    names = [
+        f"{kind}/{group}" if kind == VIRUS else kind
+        for kind, group in zip(genomes.classes.tolist(), genomes.groups.tolist(), strict=True)
+    ]
+    groups, members = np.unique(names, return_inverse=True)
+    return groups, members
 
 
 def _leading_directions(counts: NDArray[np.float32], width: int, smoothing: float) -> NDArray[np.float32]:

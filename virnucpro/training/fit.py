@@ -7,11 +7,14 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -19,11 +22,12 @@ from torch.nn import functional as F
 
 from virnucpro.encoders.ngram_bag import NgramBag
 from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
-from virnucpro.encoders.six_frame import STOP, SixFrameNetwork, SixFrameShape, frame_codons
+from virnucpro.encoders.six_frame import STOP, Bags, SixFrameNetwork, SixFrameShape
 from virnucpro.errors import ModelError
 from virnucpro.heads import MLPHead
-from virnucpro.training.composition import first_vectors
+from virnucpro.training.composition import first_vectors, record_groups
 from virnucpro.training.genomes import Genomes
+from virnucpro.training.indices import index_bags
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, mutate, sample_fragments, virus_pool
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +63,7 @@ class Recipe:
         highest_mutation: each fragment is mutated at a rate between 0 and this.
         keep_ngrams: share of n-grams kept in the bags.
         label_smoothing: of the cross-entropies.
-        auxiliary: weight of each encoder's own loss beside the head's.
+        auxiliary: weight of each encoder's own loss (which group?) beside the head's.
         averaging: decay a step of the running mean of the weights that is kept.
         seed: of everything random.
         nucleotide: shape of the nucleotide encoder.
@@ -73,11 +77,11 @@ class Recipe:
     length_shares: tuple[float, ...] = (0.6, 0.2, 0.1)
     learning_rate: float = 2e-3
     warm_up: float = 0.05
-    weight_decay: float = 0.02
+    weight_decay: float = 0.05
     highest_mutation: float = 0.08
     keep_ngrams: float = 0.7
     label_smoothing: float = 0.03
-    auxiliary: float = 0.5
+    auxiliary: float = 0.2
     averaging: float = 0.999
     seed: int = 1
     nucleotide: SixFrameShape = field(default_factory=SixFrameShape)
@@ -85,41 +89,59 @@ class Recipe:
     head_width: int = 128
 
 
-class LiteNetwork(nn.Module):
-    """Both encoders, the head, and an auxiliary output for each encoder alone."""
+@dataclass(frozen=True)
+class Batch:
+    """Training fragments of one length.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Attributes:
+        bags: their n-grams, some dropped.
+        residues: (B, 6, N) uint8 residue codes of their frames, N such that every frame has as many.
+        labels: (B,) int64, 1 is virus.
+        groups: (B,) int64, class of hosts or family of viruses, as numbered by ``record_groups``.
+    """
+
+    bags: Bags
+    residues: torch.Tensor
+    labels: torch.Tensor
+    groups: torch.Tensor
+
+
+class LiteNetwork(nn.Module):
+    """Both encoders, the head, and an auxiliary output for each encoder alone, which names the group."""
+
+    def __init__(self, recipe: Recipe, num_groups: int) -> None:
         super().__init__()
         self.nucleotide = SixFrameNetwork(recipe.nucleotide)
         self.protein = ResidueConvNetwork(recipe.protein)
         self.head = MLPHead(recipe.nucleotide.width + recipe.protein.width, recipe.head_width)
-        self.nucleotide_output = nn.Linear(recipe.nucleotide.width, 2)
-        self.protein_output = nn.Linear(recipe.protein.width, 2)
+        self.nucleotide_output = nn.Linear(recipe.nucleotide.width, num_groups)
+        self.protein_output = nn.Linear(recipe.protein.width, num_groups)
 
     def features(
-        self, codes: torch.Tensor, keep_ngrams: float
+        self, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Feature (B, width), nucleotide embeddings, protein embeddings of open frames, and whose those are."""
-        residues = self.nucleotide.codon_residues[frame_codons(codes)][:, :, : (codes.shape[1] - 2) // 3]
-        fragments, frames = choose_open_frames(residues)
-        proteins = residues[fragments, frames].clamp(max=STOP)
+        fragments, frames = choose_open_frames(batch.residues)
+        proteins = batch.residues[fragments, frames].clamp(max=STOP).long()
+        nucleotide = self.nucleotide.embed_bags(batch.bags)
         with torch.autocast("cpu", torch.bfloat16):
-            nucleotide = self.nucleotide(codes, keep_ngrams).float()
             open_protein = self.protein(proteins).float()
-        protein = torch.zeros(len(codes), open_protein.shape[1]).index_copy(0, fragments, open_protein)
+        protein = torch.zeros(len(nucleotide), open_protein.shape[1]).index_copy(0, fragments, open_protein)
         return torch.cat([nucleotide, protein], dim=1), nucleotide, open_protein, fragments
 
-    def loss(self, codes: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-        """Cross-entropy of the head plus the auxiliary ones, of (B, L) base codes."""
-        feature, nucleotide, open_protein, fragments = self.features(codes, recipe.keep_ngrams)
+    def loss(self, batch: Batch, recipe: Recipe) -> torch.Tensor:
+        """Cross-entropy of the head plus the auxiliary ones."""
+        feature, nucleotide, open_protein, fragments = self.features(batch)
         smoothing = recipe.label_smoothing
-        total = F.cross_entropy(self.head(feature), labels, label_smoothing=smoothing)
+        total = F.cross_entropy(self.head(feature), batch.labels, label_smoothing=smoothing)
         total = total + recipe.auxiliary * F.cross_entropy(
-            self.nucleotide_output(nucleotide), labels, label_smoothing=smoothing
+            self.nucleotide_output(nucleotide), batch.groups, label_smoothing=smoothing
         )
         if len(fragments):
-            own = F.cross_entropy(self.protein_output(open_protein), labels[fragments], label_smoothing=smoothing)
-            total = total + recipe.auxiliary * own * (len(fragments) / len(codes))
+            own = F.cross_entropy(
+                self.protein_output(open_protein), batch.groups[fragments], label_smoothing=smoothing
+            )
+            total = total + recipe.auxiliary * own * (len(fragments) / len(batch.labels))
         return total
 
 
@@ -145,19 +167,22 @@ class Batches:
     genomes: Genomes
     viruses: Pool
     hosts: Pool
+    groups: NDArray[np.int64]
     recipe: Recipe
 
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L) int64 base codes and (B,) int64 labels; half of the batch is viral."""
+    def __getitem__(self, step: int) -> Batch:
+        """Batch of a step; its first half is viral."""
         generator = np.random.default_rng([self.recipe.seed, step])
         length = self._length(generator)
         half = self.recipe.batch // 2
-        viral, _ = sample_fragments(self.genomes, self.viruses, length, half, generator)
-        host, _ = sample_fragments(self.genomes, self.hosts, length, half, generator)
+        viral, viral_records = sample_fragments(self.genomes, self.viruses, length, half, generator)
+        host, host_records = sample_fragments(self.genomes, self.hosts, length, half, generator)
         codes = np.concatenate([viral, host])
         mutate(codes, generator, self.recipe.highest_mutation)
         labels = torch.repeat_interleave(torch.tensor([1, 0]), half)
-        return torch.from_numpy(codes.astype(np.int64)), labels
+        bags, residues = index_bags(codes, self.recipe.keep_ngrams, self.recipe.seed * 1_000_003 + step)
+        groups = torch.from_numpy(self.groups[np.concatenate([viral_records, host_records])])
+        return Batch(bags, residues[:, :, : (length - 2) // 3], labels, groups)
 
     def _length(self, generator: np.random.Generator) -> int:
         draw = generator.random()
@@ -184,7 +209,7 @@ def learning_rate_at(progress: float, recipe: Recipe) -> float:
 
 SECONDS_A_CHECKPOINT = 300.0
 STEPS_AN_AVERAGE = 4
-STEPS_A_LOG_LINE = 200
+STEPS_A_LOG_LINE = 100
 
 
 class Fit:
@@ -204,9 +229,10 @@ class Fit:
         torch.manual_seed(recipe.seed)
         torch.set_flush_denormal(True)  # moments of rare n-grams become denormal, which is 100 x slower
         self.recipe = recipe
-        self.batches = Batches(genomes, *training_pools(genomes), recipe)
-        self.network = LiteNetwork(recipe)
-        self.average = LiteNetwork(recipe).requires_grad_(False)
+        names, groups = record_groups(genomes)
+        self.batches = Batches(genomes, *training_pools(genomes), groups, recipe)
+        self.network = LiteNetwork(recipe, len(names))
+        self.average = LiteNetwork(recipe, len(names)).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
         )
@@ -233,9 +259,10 @@ class Fit:
         """Train to the end; the running mean of the weights, its head fitted to the means of its features."""
         saved = logged = time.monotonic()
         total_loss = 0.0
+        upcoming = _prefetch(self.batches, self.step)
         while self.progress < 1:
             begun = time.monotonic()
-            total_loss += self._take_step()
+            total_loss += self._take_step(next(upcoming))
             self._seconds += time.monotonic() - begun
             if self.step % STEPS_A_LOG_LINE == 0:
                 now = time.monotonic()
@@ -256,12 +283,12 @@ class Fit:
         self._settle_head()
         return self.average.eval()
 
-    def _take_step(self) -> float:
+    def _take_step(self, batch: Batch) -> float:
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.progress, self.recipe)
         self.network.train()
-        loss = self.network.loss(*self.batches[self.step], self.recipe)
+        loss = self.network.loss(batch, self.recipe)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._layers, 1.0)
@@ -282,11 +309,11 @@ class Fit:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean
         self.average.train()
+        batches = replace(self.batches, recipe=replace(self.recipe, keep_ngrams=1.0))
         with torch.no_grad():
             for step in range(self.step, self.step + min(num_batches, self.step)):
                 torch.manual_seed(self.recipe.seed * 1_000_003 + step)
-                codes, _ = self.batches[step]
-                self.average.head(self.average.features(codes, 1.0)[0])
+                self.average.head(self.average.features(batches[step])[0])
         self.average.eval()
 
     def _save(self, path: Path) -> None:
@@ -317,6 +344,15 @@ class Fit:
 
     def _identity(self) -> dict[str, str]:
         return {"recipe": json.dumps(asdict(self.recipe), sort_keys=True), "step": str(self.step), "seconds": str(self._seconds)}
+
+
+def _prefetch(batches: Batches, step: int) -> Iterator[Batch]:
+    """Batches from ``step`` on; a thread of its own keeps two ready."""
+    with ThreadPoolExecutor(1) as thread:
+        ready = [thread.submit(batches.__getitem__, step + k) for k in range(2)]
+        for following in count(step + 2):
+            yield ready.pop(0).result()
+            ready.append(thread.submit(batches.__getitem__, following))
 
 
 def set_first_vectors(network: SixFrameNetwork, genomes: Genomes) -> None:

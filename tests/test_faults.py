@@ -66,7 +66,7 @@ def test_kill_9_then_the_same_command_gives_the_same_bytes(undisturbed, tmp_path
     _, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
     assert result_bytes(tmp_path / "out", "in", "rows.tsv.gz") == expected
-    assert not list((tmp_path / "out").rglob("*.tmp-*"))
+    assert not list((tmp_path / "out").rglob("*-tmp-*"))
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -51,7 +51,10 @@ def test_the_bundled_model_scores_150_300_and_500_bases_with_and_without_an_open
 
 @pytest.mark.parametrize("model", ["lite", "tiny"])
 def test_results_do_not_depend_on_how_the_work_is_cut_or_shared(virnucpro, tmp_path, tiny_bundle, model):
-    """One unit in one process, many units in one, many units in two: the same bytes."""
+    """One unit in one process, many units in one, many units in two: the same calls, scores to the last bit or so.
+
+    A batch of another shape may round a float32 score differently, which the fourth decimal can show.
+    """
     fasta = write_fasta(tmp_path / "in.fasta", mixed_records(24))
     base = ("predict", fasta, "--model", tiny_bundle if model == "tiny" else "lite", "--keep-intermediate")
     shared = ("--unit-rows", 7, "--parallel", "--threads", 2, "--merge-threads", 2)
@@ -59,9 +62,22 @@ def test_results_do_not_depend_on_how_the_work_is_cut_or_shared(virnucpro, tmp_p
     many = virnucpro(*base, "-o", tmp_path / "many", *SMALL_UNITS)
     two = virnucpro(*base, "-o", tmp_path / "two", *shared)
     assert (whole.code, many.code, two.code) == (0, 0, 0), two.err
-    expected = result_bytes(tmp_path / "whole", "in", "rows.tsv.gz")
-    assert result_bytes(tmp_path / "many", "in", "rows.tsv.gz") == expected
-    assert result_bytes(tmp_path / "two", "in", "rows.tsv.gz") == expected
+    for table in ("sequences.tsv", "fragments.tsv.gz", "rows.tsv.gz"):
+        expected = read_tsv(tmp_path / "whole" / f"in.{table}")
+        for cut in ("many", "two"):
+            assert_same(read_tsv(tmp_path / cut / f"in.{table}"), expected)
+    assert result_bytes(tmp_path / "many", "in")["virus.fna.gz"] == result_bytes(tmp_path / "two", "in")["virus.fna.gz"]
+
+
+def assert_same(rows, expected):
+    """Tables are equal but for the last decimal of a score."""
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        for column, value in row.items():
+            if column in ("p_virus", "score_other", "score_virus") and "NA" not in (value, other[column]):
+                assert abs(float(value) - float(other[column])) < 1.01e-4
+            else:
+                assert value == other[column]
 
 
 def test_every_compression_and_stdin_give_the_same_tables(virnucpro, tmp_path):

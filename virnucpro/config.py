@@ -65,7 +65,7 @@ class RuntimeConfig:
         parallel: several worker processes on a machine without a GPU.
         threads: CPU threads in all; 0 takes the CPUs this process may use.
         loader_workers: processes a worker that read and tokenise ahead; negative chooses.
-        merge_threads: processes that merge; 0 takes ``threads``.
+        merge_threads: processes that merge; 0 takes ``threads`` with ``parallel``, else one.
         token_budget: most tokens in a packed batch; 0 chooses.
         batch_size: rows the head scores at a time.
     """

@@ -169,7 +169,7 @@ def _run_units(run: Run, index: Index, config: Config, devices: list[str], *, ke
     """Embed, merge and classify, a wave of units at a time."""
     threads = config.runtime.threads or available_cpus()
     embedder = _embed_executor(devices, threads, parallel=config.runtime.parallel)
-    merger = PoolExecutor(config.runtime.merge_threads or threads)
+    merger = PoolExecutor(config.runtime.merge_threads or (threads if config.runtime.parallel else 1))
     classifier = SerialExecutor("cpu", threads)
     settings = embed.settings_for(devices[0], config.runtime.token_budget, config.runtime.loader_workers, threads)
     for first in range(0, len(index.units), _WAVE_UNITS):
@@ -248,10 +248,9 @@ def _record(
             **{name: value for name, value in asdict(total).items() if isinstance(value, dict)},
         },
         "outputs": {
-            path.name: f"sha256:{_digest(path)}"
+            str(path.relative_to(run.dir.root)): f"sha256:{_digest(path)}"
             for item in index.inputs
-            for path in sorted(run.dir.root.glob(f"{item.stem}.*"))
-            if path.suffix != ".log" and not path.name.endswith(".run.json")
+            for path in run.dir.results(item.stem)
         },
         "seconds": {"total": round(seconds, 3), **{k: round(v, 3) for k, v in run.reporter.seconds.items()}},
     }

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ from typing import Any
 
 from virnucpro.errors import DiskFullError, ResourceError, RunMismatchError, StoreError, UsageError
 
-_TEMPORARY_MARK = ".tmp-"
+_TEMPORARY_MARK = ".virnucpro-tmp-"
 
 
 @contextmanager
@@ -131,6 +132,17 @@ class RunDir:
         """A result file, prefixed by the input's stem."""
         return self.root / f"{stem}.{suffix}"
 
+    def legacy_result(self, stem: str, name: str) -> Path:
+        """A result file of the published program, where that program puts it."""
+        return self.root / f"{stem}_merged" / name
+
+    def results(self, stem: str) -> list[Path]:
+        """The result files of an input that are there; log and run record are none."""
+        ours = (
+            path for path in self.root.glob(f"{glob.escape(stem)}.*") if not path.name.endswith((".log", ".run.json"))
+        )
+        return sorted([*ours, *(self.root / f"{stem}_merged").glob("*")])
+
     def prepare(self, *, force: bool) -> None:
         """Make the directory, or refuse one that holds something else.
 
@@ -184,7 +196,8 @@ class RunDir:
 
     def sweep(self) -> None:
         """Delete temporary files that a killed run left behind. Call it with the lock held."""
-        for path in [*self.root.glob(f".*{_TEMPORARY_MARK}*"), *self.work.rglob(f".*{_TEMPORARY_MARK}*")]:
+        name = f".*{_TEMPORARY_MARK}*"
+        for path in (*self.root.glob(name), *self.root.glob(f"*_merged/{name}"), *self.work.rglob(name)):
             path.unlink(missing_ok=True)
 
     def agree(self, settings: dict[str, Any]) -> None:

@@ -43,7 +43,9 @@ Examples:
 @click.option("--gpus", help="Physical GPUs to use, such as 0,1; one process each.")
 @click.option("--parallel", is_flag=True, default=None, help="Several worker processes where there is no GPU.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads in all.  [default: all it may use]")
-@click.option("--merge-threads", type=click.IntRange(min=1), help="Processes that merge.  [default: --threads]")
+@click.option(
+    "--merge-threads", type=click.IntRange(min=1), help="Processes that merge.  [default: 1, with --parallel --threads]"
+)
 @click.option("--loader-workers", type=click.IntRange(min=0), help="Processes a device that read ahead.")
 @click.option("--token-budget", type=click.IntRange(min=1), help="Tokens in a batch of the encoders.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows the head scores at a time.  [default: 4096]")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import embedding_bag
 
 SMALLEST_PACKED = 2000
 """Matrices with more rows are tables of bags."""
@@ -49,7 +49,7 @@ class NgramBag(nn.Module):
 
     def forward(self, ngrams: torch.Tensor) -> torch.Tensor:
         """Average the vectors of each row of (B, N) numbers: (B, width), zero for an empty bag."""
-        total: torch.Tensor = _SumOfVectors.apply(ngrams, self.weight)  # type: ignore[no-untyped-call]
+        total: torch.Tensor = _SumOfVectors.apply(ngrams, self.weight)
         return total / (ngrams > 0).sum(dim=1, keepdim=True).clamp(min=1)
 
 
@@ -83,7 +83,7 @@ class _SumOfVectors(torch.autograd.Function):
     def forward(ctx: Any, ngrams: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
         ctx.save_for_backward(ngrams)
         ctx.num_ngrams = weight.shape[0]
-        return F.embedding_bag(ngrams, weight, mode="sum")
+        return embedding_bag(ngrams, weight, mode="sum")
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:  # type: ignore[override] # noqa: ANN401

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,8 @@ class ResidueConvShape:
 
     width: int = 128
     ngram_width: int = 32
-    tower_channels: tuple[int, ...] = (32, 96, 128)
-    tower_kernels: tuple[int, ...] = (9, 5)
+    tower_channels: tuple[int, ...] = (32, 96, 128, 128)
+    tower_kernels: tuple[int, ...] = (9, 5, 5)
 
 
 class ResidueConvNetwork(nn.Module):
@@ -79,8 +79,12 @@ class ResidueConvEncoder:
     ) -> ResidueConvEncoder:
         """Build the network from a file's ``config`` and tensors (stored as float16 or float32)."""
         del tokenizer_json
-        settings = {field.name: config[field.name] for field in fields(ResidueConvShape)}
-        shape = ResidueConvShape(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+        shape = ResidueConvShape(
+            width=config["width"],
+            ngram_width=config["ngram_width"],
+            tower_channels=tuple(config["tower_channels"]),
+            tower_kernels=tuple(config["tower_kernels"]),
+        )
         with torch.device(next(iter(tensors.values())).device):
             network = ResidueConvNetwork(shape)
         tensors = unpack_bags(tensors)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import pad, relu
 
 from virnucpro.batching.batch import PackedBatch
 from virnucpro.encoders.base import Alphabet
@@ -70,7 +70,7 @@ def frame_codons(codes: torch.Tensor) -> torch.Tensor:
     reverse = torch.where(codes == AMBIGUOUS_BASE, codes, 3 - codes).flip(1)
     strands = torch.stack([codes, reverse], dim=1)
     num_codons = codes.shape[1] // 3
-    strands = F.pad(strands, (0, 3 * num_codons + 2 - codes.shape[1]), value=AMBIGUOUS_BASE)
+    strands = pad(strands, (0, 3 * num_codons + 2 - codes.shape[1]), value=AMBIGUOUS_BASE)
     first, second, third = (strands[:, :, k : k + 3 * num_codons] for k in range(3))
     codons = 16 * first + 4 * second + third
     ambiguous = torch.maximum(torch.maximum(first, second), third) == AMBIGUOUS_BASE
@@ -119,11 +119,11 @@ class SixFrameShape:
 
     width: int = 128
     kmer_width: int = 48
-    ngram_width: int = 24
+    ngram_width: int = 28
     class_width: int = 16
     pair_width: int = 32
-    frame_width: int = 96
-    hidden_width: int = 256
+    frame_width: int = 128
+    hidden_width: int = 320
 
 
 class SixFrameNetwork(nn.Module):
@@ -173,7 +173,7 @@ class SixFrameNetwork(nn.Module):
     def embed_bags(self, bags: Bags) -> torch.Tensor:
         """Embed the n-grams of B fragments: (B, width) float32."""
         parts = [self.ngrams(bags.ngrams), self.classes(bags.classes), self.pairs(bags.pairs), bags.openness]
-        frames = F.relu(self.frame(torch.cat(parts, dim=1))).view(-1, 6, self.shape.frame_width)
+        frames = relu(self.frame(torch.cat(parts, dim=1))).view(-1, 6, self.shape.frame_width)
         attention = self.attention(frames).softmax(dim=1)
         output: torch.Tensor = self.output(
             torch.cat([self.kmers(bags.kmers), (attention * frames).sum(dim=1), frames.amax(dim=1)], dim=1)
@@ -220,7 +220,8 @@ class SixFrameEncoder:
         """Build the network from a file's ``config`` and tensors (stored as float16 or float32)."""
         del tokenizer_json
         with torch.device(next(iter(tensors.values())).device):
-            network = SixFrameNetwork(SixFrameShape(**{field.name: config[field.name] for field in fields(SixFrameShape)}))
+            shape = SixFrameShape(**{field.name: config[field.name] for field in fields(SixFrameShape)})
+            network = SixFrameNetwork(shape)
         tensors = unpack_bags(tensors)
         check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
         network.load_state_dict(tensors)
@@ -252,13 +253,12 @@ MAX_ROWS = 256
 
 def embed_runs(network: nn.Module, batch: PackedBatch, min_length: int, filler: int) -> torch.Tensor:
     """Embed a packed batch run by run of equal lengths; short ones are filled at the end with ``filler``."""
-    parts = []
+    parts: list[torch.Tensor] = []
     first = 0
     for length, count in batch.runs():
         codes = batch.input_ids[first : first + length * count].view(count, length)
         first += length * count
         if length < min_length:
-            codes = F.pad(codes, (0, min_length - length), value=filler)
-        parts.extend(network(piece) for piece in codes.split(MAX_ROWS))
+            codes = pad(codes, (0, min_length - length), value=filler)
+        parts.extend(network(codes[k : k + MAX_ROWS]) for k in range(0, count, MAX_ROWS))
     return torch.cat(parts)
-

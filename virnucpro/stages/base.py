@@ -12,6 +12,16 @@ from virnucpro.run_dir import RunDir, read_json, write_json
 ROLES = ("nucleotide", "protein")
 
 
+def shard_made_from(bundle: Bundle, role: str, dtype: str, unit_digest: str) -> dict[str, str]:
+    """What an embedding shard must carry."""
+    return {"unit_digest": unit_digest, "fingerprint": f"{bundle.digests[role]}/{dtype}"}
+
+
+def features_made_from(bundle: Bundle, dtype: str, unit_digest: str) -> dict[str, str]:
+    """What a merged file and a scores file must carry."""
+    return {"unit_digest": unit_digest, "fingerprint": f"{bundle.fingerprint}/{dtype}"}
+
+
 @dataclass(frozen=True)
 class Run:
     """One run: where it lives, what model, how it is cut, and who is told how far it is.

@@ -13,8 +13,7 @@ from virnucpro.bundles import Bundle
 from virnucpro.executors.base import Executor, UnitDone, Worker
 from virnucpro.heads import load_head
 from virnucpro.run_dir import RunDir
-from virnucpro.stages import merge
-from virnucpro.stages.base import ROLES, Index, Run
+from virnucpro.stages.base import ROLES, Index, Run, features_made_from
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class ClassifyWork:
         for unit in units:
             unit_digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
             path = self.run_dir.merged(unit)
-            store.is_made_from(path, "merged", merge.made_from(self.bundle, self.dtype, unit_digest))
+            store.is_made_from(path, "merged", features_made_from(self.bundle, self.dtype, unit_digest))
             feature = store.read_arrays(path, "merged", "feature")["feature"]
             scores = np.empty((len(feature), 2), dtype=np.float32)
             for start in range(0, len(feature), self.batch_size):
                 batch = slice(start, start + self.batch_size)
                 scores[batch] = head.scores(torch.from_numpy(feature[batch])).numpy()
-            made_from = merge.made_from(self.bundle, self.dtype, unit_digest)
+            made_from = features_made_from(self.bundle, self.dtype, unit_digest)
             store.write_arrays(self.run_dir.scores(unit), "scores", {"scores": scores}, made_from)
             if not self.keep_embeddings:
                 for done in (*(self.run_dir.embedding(role, unit) for role in ROLES), path):

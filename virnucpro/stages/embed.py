@@ -23,7 +23,7 @@ from virnucpro.errors import CountError
 from virnucpro.executors.base import Executor, UnitDone, Worker
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.stages.base import ROLES, Index, Run
+from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 
 _CPU_TOKEN_BUDGET = 8_192
 """Larger batches fall out of the cache."""
@@ -110,15 +110,10 @@ class EmbedWork:
         for role, (number, embedding) in zip(ROLES, embedded, strict=True):
             if number != unit:
                 raise CountError(f"unit {unit} and unit {number} came out together")
-            made = made_from(self.bundle, role, self.dtype, unit_digest)
+            made = shard_made_from(self.bundle, role, self.dtype, unit_digest)
             array = embedding.astype(kept_as, copy=False)
             store.write_arrays(self.run_dir.embedding(role, unit), "embedding", {"embedding": array}, made)
         return UnitDone(unit, len(embedded[0][1]))
-
-
-def made_from(bundle: Bundle, role: str, dtype: str, unit_digest: str) -> dict[str, str]:
-    """What a shard must carry."""
-    return {"unit_digest": unit_digest, "fingerprint": f"{bundle.digests[role]}/{dtype}"}
 
 
 def settings_for(device: str, token_budget: int, loader_workers: int, threads: int) -> EmbedSettings:

@@ -12,8 +12,7 @@ from virnucpro.bundles import Bundle
 from virnucpro.errors import CountError
 from virnucpro.executors.base import Executor, UnitDone, Worker
 from virnucpro.run_dir import RunDir
-from virnucpro.stages import embed
-from virnucpro.stages.base import ROLES, Index, Run
+from virnucpro.stages.base import ROLES, Index, Run, features_made_from, shard_made_from
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class MergeWork:
             parts = []
             for role in ROLES:
                 path = self.run_dir.embedding(role, unit)
-                store.is_made_from(path, "embedding", embed.made_from(self.bundle, role, self.dtype, unit_digest))
+                store.is_made_from(path, "embedding", shard_made_from(self.bundle, role, self.dtype, unit_digest))
                 parts.append(store.read_arrays(path, "embedding", "embedding")["embedding"])
             nucleotide, protein = parts
             if len(nucleotide) != len(protein):
@@ -41,14 +40,9 @@ class MergeWork:
                 self.run_dir.merged(unit),
                 "merged",
                 {"feature": np.concatenate([nucleotide, protein], axis=1)},
-                made_from(self.bundle, self.dtype, unit_digest),
+                features_made_from(self.bundle, self.dtype, unit_digest),
             )
             yield UnitDone(unit, len(nucleotide))
-
-
-def made_from(bundle: Bundle, dtype: str, unit_digest: str) -> dict[str, str]:
-    """What a merged file must carry."""
-    return {"unit_digest": unit_digest, "fingerprint": f"{bundle.fingerprint}/{dtype}"}
 
 
 def pending(run: Run, units: Sequence[int]) -> list[int]:

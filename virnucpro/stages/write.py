@@ -140,14 +140,17 @@ class _InputWriter:
             def table(suffix: str, columns: tuple[str, ...] = ()) -> IO[bytes]:
                 return stack.enter_context(tables.open_output(self._run.dir.result(self._stem, suffix), columns))
 
+            def legacy_table(name: str, columns: tuple[str, ...]) -> IO[bytes]:
+                return stack.enter_context(tables.open_output(self._run.dir.legacy_result(self._stem, name), columns))
+
             self._sequences = table("sequences.tsv", tables.SEQUENCE_COLUMNS)
             self._fragments = table("fragments.tsv.gz", tables.FRAGMENT_COLUMNS)
             self._hits = table("virus.fna.gz")
             self._rows = table("rows.tsv.gz", tables.ROW_COLUMNS) if self._wanted.rows else None
             self._legacy = self._highest_file = None
             if self._wanted.legacy:
-                self._legacy = table("prediction_results.txt", legacy.RESULT_COLUMNS)
-                self._highest_file = table("prediction_results_highestscore.csv", legacy.HIGHEST_COLUMNS)
+                self._legacy = legacy_table("prediction_results.txt", legacy.RESULT_COLUMNS)
+                self._highest_file = legacy_table("prediction_results_highestscore.csv", legacy.HIGHEST_COLUMNS)
                 self._highest = legacy.HighestScores()
             self._files = stack.pop_all()
         return self

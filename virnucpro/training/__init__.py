@@ -1,0 +1,1 @@
+"""Training of the bundled model: genomes, fragments, the recipe, calibration and figures."""

@@ -41,7 +41,9 @@ def _train(arguments: list[str]) -> int:
     budget.add_argument("--fragments", type=int, default=Recipe().fragments, help="fragments to train on (%(default)s)")
     budget.add_argument("--minutes", type=float, help="train about so long instead; depends on the machine")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="threads of a step (%(default)s; one more makes batches)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of a step (%(default)s; one more makes batches)"
+    )
     _add_dev_share(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -54,7 +56,8 @@ def _train(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        "python -m virnucpro.training evaluate", description="Measure a bundle on the dev part and write the figures as JSON."
+        "python -m virnucpro.training evaluate",
+        description="Measure a bundle on the dev part and write the figures as JSON.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
     parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")

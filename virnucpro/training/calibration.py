@@ -23,9 +23,7 @@ def fit_line(
     return float(line[0]), float(line[1])
 
 
-def log_loss(
-    log_odds: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64]
-) -> float:
+def log_loss(log_odds: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
     """Mean weighted cross-entropy in nats."""
     signed = np.where(is_virus, log_odds, -log_odds)
     return float((weights * np.logaddexp(0, -signed)).sum() / weights.sum())

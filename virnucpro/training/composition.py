@@ -40,7 +40,9 @@ def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[
     counts = [np.zeros((len(groups), size), dtype=np.float32) for size in (21**4 + 1, NUM_CLASSES**6 + 1, 64**2 + 1)]
     kmer_numbers, num_kmers = canonical_kmers(KMER)
     kmers = np.zeros((len(groups), num_kmers), dtype=np.float32)
-    _count(genomes.codes, genomes.offsets, members, CODON_RESIDUES, RESIDUE_CLASSES, kmer_numbers.numpy(), *counts, kmers)
+    _count(
+        genomes.codes, genomes.offsets, members, CODON_RESIDUES, RESIDUE_CLASSES, kmer_numbers.numpy(), *counts, kmers
+    )
     return tuple(
         _leading_directions(table, width, smoothing)
         for table, width, smoothing in zip((*counts, kmers), widths, SMOOTHING, strict=True)

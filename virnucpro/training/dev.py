@@ -77,7 +77,9 @@ class DevSequences:
 def draw_dev(genomes: Genomes, length: int, size: DevSize) -> DevSequences:
     """Draw sequences of ``length`` bases; a group that has no record of that length is left out."""
     generator = np.random.default_rng([size.seed, length])
-    wanted: list[tuple[str, Pool, int]] = [(split, virus_pool(genomes, split), size.num_virus) for split in (NOVEL, SEEN)]
+    wanted: list[tuple[str, Pool, int]] = [
+        (split, virus_pool(genomes, split), size.num_virus) for split in (NOVEL, SEEN)
+    ]
     hosts = sorted(set(genomes.classes.tolist()) - {VIRUS})
     wanted += [(name, host_pool(genomes, name), size.num_host) for name in hosts]
     parts, origins = [], []

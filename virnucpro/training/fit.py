@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from virnucpro.encoders.ngram_bag import NgramBag
 from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
@@ -62,6 +62,8 @@ class Recipe:
         weight_decay: of AdamW.
         highest_mutation: each fragment is mutated at a rate between 0 and this.
         keep_ngrams: share of n-grams kept in the bags.
+        keep_kmers: share of fragments whose 8-mers are kept at all: they know a genus by its composition, which does not
+            help with others.
         label_smoothing: of the cross-entropies.
         auxiliary: weight of each encoder's own loss (which group?) beside the head's.
         averaging: decay a step of the running mean of the weights that is kept.
@@ -71,15 +73,16 @@ class Recipe:
         head_width: hidden width of the head.
     """
 
-    fragments: int = 4_000_000
+    fragments: int = 4_500_000
     batch: int = 512
     lengths: tuple[int, ...] = (500, 300, 150)
     length_shares: tuple[float, ...] = (0.6, 0.2, 0.1)
     learning_rate: float = 2e-3
     warm_up: float = 0.05
     weight_decay: float = 0.05
-    highest_mutation: float = 0.08
-    keep_ngrams: float = 0.7
+    highest_mutation: float = 0.1
+    keep_ngrams: float = 0.65
+    keep_kmers: float = 0.8
     label_smoothing: float = 0.03
     auxiliary: float = 0.2
     averaging: float = 0.999
@@ -117,9 +120,7 @@ class LiteNetwork(nn.Module):
         self.nucleotide_output = nn.Linear(recipe.nucleotide.width, num_groups)
         self.protein_output = nn.Linear(recipe.protein.width, num_groups)
 
-    def features(
-        self, batch: Batch
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def features(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Feature (B, width), nucleotide embeddings, protein embeddings of open frames, and whose those are."""
         fragments, frames = choose_open_frames(batch.residues)
         proteins = batch.residues[fragments, frames].clamp(max=STOP).long()
@@ -133,14 +134,12 @@ class LiteNetwork(nn.Module):
         """Cross-entropy of the head plus the auxiliary ones."""
         feature, nucleotide, open_protein, fragments = self.features(batch)
         smoothing = recipe.label_smoothing
-        total = F.cross_entropy(self.head(feature), batch.labels, label_smoothing=smoothing)
-        total = total + recipe.auxiliary * F.cross_entropy(
+        total = cross_entropy(self.head(feature), batch.labels, label_smoothing=smoothing)
+        total = total + recipe.auxiliary * cross_entropy(
             self.nucleotide_output(nucleotide), batch.groups, label_smoothing=smoothing
         )
         if len(fragments):
-            own = F.cross_entropy(
-                self.protein_output(open_protein), batch.groups[fragments], label_smoothing=smoothing
-            )
+            own = cross_entropy(self.protein_output(open_protein), batch.groups[fragments], label_smoothing=smoothing)
             total = total + recipe.auxiliary * own * (len(fragments) / len(batch.labels))
         return total
 
@@ -181,6 +180,7 @@ class Batches:
         mutate(codes, generator, self.recipe.highest_mutation)
         labels = torch.repeat_interleave(torch.tensor([1, 0]), half)
         bags, residues = index_bags(codes, self.recipe.keep_ngrams, self.recipe.seed * 1_000_003 + step)
+        bags.kmers[torch.from_numpy(generator.random(len(codes)) >= self.recipe.keep_kmers)] = 0
         groups = torch.from_numpy(self.groups[np.concatenate([viral_records, host_records])])
         return Batch(bags, residues[:, :, : (length - 2) // 3], labels, groups)
 
@@ -225,9 +225,10 @@ class Fit:
         minutes: train for so long instead of ``recipe.fragments`` fragments (then the machine decides the weights).
     """
 
-    def __init__(self, recipe: Recipe, genomes: Genomes, checkpoint: Path | None = None, minutes: float | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, genomes: Genomes, checkpoint: Path | None = None, minutes: float | None = None
+    ) -> None:
         torch.manual_seed(recipe.seed)
-        torch.set_flush_denormal(True)  # moments of rare n-grams become denormal, which is 100 x slower
         self.recipe = recipe
         names, groups = record_groups(genomes)
         self.batches = Batches(genomes, *training_pools(genomes), groups, recipe)
@@ -256,13 +257,22 @@ class Fit:
         return self.step * self.recipe.batch / self.recipe.fragments
 
     def run(self) -> LiteNetwork:
-        """Train to the end; the running mean of the weights, its head fitted to the means of its features."""
+        """Train to the end; the running mean of the weights, its BatchNorm fitted to its own features."""
+        torch.set_flush_denormal(True)  # moments of rare n-grams become denormal, which is many times slower
+        try:
+            self._train()
+        finally:
+            torch.set_flush_denormal(False)
+        self._settle_head()
+        return self.average.eval()
+
+    def _train(self) -> None:
         saved = logged = time.monotonic()
         total_loss = 0.0
         upcoming = _prefetch(self.batches, self.step)
         while self.progress < 1:
             begun = time.monotonic()
-            total_loss += self._take_step(next(upcoming))
+            total_loss += self.take_step(next(upcoming))
             self._seconds += time.monotonic() - begun
             if self.step % STEPS_A_LOG_LINE == 0:
                 now = time.monotonic()
@@ -275,15 +285,13 @@ class Fit:
                     total_loss / STEPS_A_LOG_LINE,
                 )
                 logged, total_loss = now, 0.0
-            if self._checkpoint is not None and time.monotonic() - saved > SECONDS_A_CHECKPOINT:
-                self._save(self._checkpoint)
+            if time.monotonic() - saved > SECONDS_A_CHECKPOINT:
+                self.save()
                 saved = time.monotonic()
-        if self._checkpoint is not None:
-            self._save(self._checkpoint)
-        self._settle_head()
-        return self.average.eval()
+        self.save()
 
-    def _take_step(self, batch: Batch) -> float:
+    def take_step(self, batch: Batch) -> float:
+        """Train on the batch of this step; returns the loss."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.progress, self.recipe)
@@ -309,22 +317,25 @@ class Fit:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean
         self.average.train()
-        batches = replace(self.batches, recipe=replace(self.recipe, keep_ngrams=1.0))
+        batches = replace(self.batches, recipe=replace(self.recipe, keep_ngrams=1.0, keep_kmers=1.0))
         with torch.no_grad():
             for step in range(self.step, self.step + min(num_batches, self.step)):
                 torch.manual_seed(self.recipe.seed * 1_000_003 + step)
                 self.average.head(self.average.features(batches[step])[0])
         self.average.eval()
 
-    def _save(self, path: Path) -> None:
+    def save(self) -> None:
+        """Write the checkpoint, where one is kept."""
+        if self._checkpoint is None:
+            return
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"average.{name}": tensor.clone() for name, tensor in self.average.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer.{name}.{key}": value.contiguous() for key, value in state.items()}
-        part = path.with_name(path.name + ".part")
+        part = self._checkpoint.with_name(self._checkpoint.name + ".part")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=self._identity())
-        part.replace(path)
+        part.replace(self._checkpoint)
 
     def _load(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
@@ -343,7 +354,11 @@ class Fit:
         _LOG.info("%s: going on at step %d", path, self.step)
 
     def _identity(self) -> dict[str, str]:
-        return {"recipe": json.dumps(asdict(self.recipe), sort_keys=True), "step": str(self.step), "seconds": str(self._seconds)}
+        return {
+            "recipe": json.dumps(asdict(self.recipe), sort_keys=True),
+            "step": str(self.step),
+            "seconds": str(self._seconds),
+        }
 
 
 def _prefetch(batches: Batches, step: int) -> Iterator[Batch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,7 @@ def load_model(bundle: Bundle) -> Model:
     )
 
 
-def train_lite(
-    data: Path, output: Path, recipe: Recipe, size: DevSize, minutes: float | None = None
-) -> Figures:
+def train_lite(data: Path, output: Path, recipe: Recipe, size: DevSize, minutes: float | None = None) -> Figures:
     """Train everything, write the bundle folder ``output`` and return its dev figures.
 
     Args:
@@ -90,7 +89,7 @@ def train_lite(
 
 
 def write_bundle(
-    network: LiteNetwork, dev_genomes: Genomes, output: Path, size: DevSize, provenance: dict[str, object]
+    network: LiteNetwork, dev_genomes: Genomes, output: Path, size: DevSize, provenance: Mapping[str, object]
 ) -> Figures:
     """Store the encoders and the head, calibrate what was stored on dev, and write ``bundle.yaml``."""
     output.mkdir(parents=True, exist_ok=True)
@@ -115,7 +114,9 @@ def write_bundle(
     }
     _write_yaml(output / "bundle.yaml", settings)
     model = load_model(load_bundle(str(output)))
-    dev = {length: draw_dev(dev_genomes, length, _size_at(length, size)) for length in CALIBRATED_LENGTHS + CONTIG_LENGTHS}
+    dev = {
+        length: draw_dev(dev_genomes, length, _size_at(length, size)) for length in CALIBRATED_LENGTHS + CONTIG_LENGTHS
+    }
     rows = {length: cut_rows(sequences.letters, FRAGMENT_LENGTH) for length, sequences in dev.items()}
     odds = {length: model.log_odds(rows[length]) for length in dev}
     settings["rows"] = max(

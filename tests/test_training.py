@@ -1,0 +1,257 @@
+"""Training: what is drawn, what is measured, and the whole recipe at a tiny size."""
+
+import csv
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from virnucpro.bundles import load_bundle
+from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
+from virnucpro.errors import InputError, ModelError
+from virnucpro.sequence.ragged import offsets_of
+from virnucpro.training.__main__ import main
+from virnucpro.training.calibration import fit_exponent, fit_line
+from virnucpro.training.composition import first_vectors
+from virnucpro.training.dev import DevSize, cut_rows, draw_dev, join_rows
+from virnucpro.training.evaluation import auroc, average_precision, equal_class_weights, recall_at_fpr
+from virnucpro.training.fit import Fit, Recipe, choose_open_frames
+from virnucpro.training.genomes import Genomes, load_genomes
+from virnucpro.training.indices import index_bags
+from virnucpro.training.sampling import mutate, reverse_complement, sample_fragments, virus_pool
+
+HOSTS = ("bacteria", "fungi", "organelle")
+
+
+def write_data(folder: Path) -> Path:
+    """Random genomes: viruses are rich in A, hosts in C; one family and one genus are only in dev."""
+    generator = np.random.default_rng(11)
+    rows = []
+    for part in ("train", "dev"):
+        (folder / part).mkdir(parents=True)
+        for kind in ("virus", *HOSTS):
+            records = []
+            splits = ["dev_novel", "dev_seen"] if kind == "virus" else ["dev"]
+            for number in range(4):
+                split = part if part == "train" else splits[number % len(splits)]
+                name = f"{kind}_{part}_{number}"
+                group = f"{kind}{'New' if split == 'dev_novel' else number % 2}"
+                weights = [0.4, 0.2, 0.2, 0.2] if kind == "virus" else [0.2, 0.4, 0.2, 0.2]
+                bases = "".join(generator.choice(list("ACGT"), size=3500, p=weights))
+                records.append(f">{name} some words\n{bases[:1000]}\n{bases[1000:]}\n")
+                rows.append({"id": name, "class": kind, "split": split, "family_or_genus": group})
+            (folder / part / f"{kind}.fasta.gz").write_bytes(gzip.compress("".join(records).encode()))
+    with gzip.open(folder / "manifest.tsv.gz", "wt") as lines:
+        writer = csv.DictWriter(lines, list(rows[0]), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def genomes_of(codes: list[list[int]], groups: list[str]) -> Genomes:
+    count = len(codes)
+    return Genomes(
+        np.concatenate([np.array(item, dtype=np.uint8) for item in codes]),
+        offsets_of(np.array([len(item) for item in codes])),
+        np.array(["virus"] * count),
+        np.array(groups),
+        np.array(["train"] * count),
+        np.array([f"r{i}" for i in range(count)]),
+    )
+
+
+def test_fragments_are_pieces_of_their_record_on_either_strand():
+    generator = np.random.default_rng(1)
+    genomes = genomes_of([generator.integers(0, 5, size=n).tolist() for n in (40, 90, 300)], ["a", "a", "b"])
+    fragments, records = sample_fragments(genomes, virus_pool(genomes, "train"), 50, 200, generator)
+    forward = 0
+    for fragment, record in zip(fragments, records, strict=True):
+        whole = bytes(genomes.codes[genomes.offsets[record] : genomes.offsets[record + 1]])
+        is_forward = bytes(fragment) in whole
+        assert is_forward or bytes(reverse_complement(fragment[None])[0]) in whole
+        forward += is_forward
+    assert set(records.tolist()) == {1, 2}  # the first record is shorter than a fragment
+    assert 60 < forward < 140
+
+
+def test_families_weigh_by_the_square_root_of_their_bases():
+    genomes = genomes_of([[0] * 100, [0] * 100, [0] * 1800], ["small", "small", "large"])
+    pool = virus_pool(genomes, "train")
+    assert np.allclose(pool.weights, [0.75, 0.25])  # large before small
+
+
+def test_mutation_is_bounded_and_mostly_bases():
+    fragments = np.zeros((500, 400), dtype=np.uint8)
+    mutate(fragments, np.random.default_rng(2), 0.2)
+    assert 0.05 < (fragments > 0).mean() < 0.1  # mean rate 0.1, a quarter of the new bases is the old one
+    assert 0 < (fragments == 4).mean() < 0.01
+
+
+@pytest.mark.parametrize("length", [30, 31, 32, 200])
+def test_compiled_bags_are_those_of_the_encoder(length):
+    codes = np.random.default_rng(3).integers(0, 4, size=(20, length)).astype(np.uint8)
+    codes[np.random.default_rng(4).random(codes.shape) < 0.01] = 4
+    bags, _ = index_bags(codes, 1.0, 5)
+    expected = SixFrameNetwork(SixFrameShape()).bags(torch.from_numpy(codes.astype(np.int64)))
+    for found, wanted in zip(bags, expected, strict=True):
+        assert torch.allclose(found.float(), wanted.float())
+
+
+def test_dropped_ngrams_are_as_many_as_asked_for():
+    codes = np.random.default_rng(3).integers(0, 4, size=(50, 500)).astype(np.uint8)
+    for found, whole in zip(index_bags(codes, 0.7, 5)[0][:4], index_bags(codes, 1.0, 5)[0][:4], strict=True):
+        assert abs((found > 0).sum() / (whole > 0).sum() - 0.7) < 0.02
+
+
+def test_chosen_frames_are_open():
+    residues = torch.full((3, 6, 4), 20)
+    residues[0, 2] = 1
+    residues[2, 1] = residues[2, 5] = 3
+    fragments, frames = choose_open_frames(residues)
+    assert fragments.tolist() == [0, 2]
+    assert frames[0] == 2
+    assert int(frames[1]) in (1, 5)
+
+
+def test_first_vectors_tell_groups_apart():
+    generator = np.random.default_rng(6)
+    # without stop codons: no T
+    genomes = genomes_of(
+        [generator.choice([0, 1, 2], size=4000, p=p).tolist() for p in ([0.5, 0.3, 0.2], [0.2, 0.3, 0.5])], ["a", "b"]
+    )
+    kmers = first_vectors(genomes, (4, 4, 4, 4))[3]
+    bags = [index_bags(genomes.codes[i : i + 500][None], 1.0, 0)[0].kmers.numpy()[0] for i in (0, 2000, 4000, 6000)]
+    means = [kmers[bag].mean(axis=0) for bag in bags]
+    assert not kmers[0].any()
+    assert abs(means[0] - means[1]).max() < 0.3 * abs(means[0] - means[2]).max()
+    assert abs(means[2] - means[3]).max() < 0.3 * abs(means[0] - means[2]).max()
+
+
+def brute_auroc(scores, is_virus):
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[is_virus] for b in scores[~is_virus]]
+    return float(np.mean(pairs))
+
+
+def test_auroc_is_the_share_of_rightly_ordered_pairs():
+    generator = np.random.default_rng(7)
+    scores, is_virus = generator.integers(0, 9, size=80) / 9, generator.random(80) < 0.4
+    assert auroc(scores, is_virus) == pytest.approx(brute_auroc(scores, is_virus))
+    weights = np.where(is_virus, 3.0, 1.0)
+    assert auroc(scores, is_virus, weights) == pytest.approx(brute_auroc(scores, is_virus))
+
+
+def test_weights_count_as_copies():
+    scores = np.array([0.9, 0.8, 0.8, 0.3, 0.1])
+    is_virus = np.array([True, False, True, True, False])
+    copies = np.array([2, 1, 3, 1, 2])
+    again = np.repeat(np.arange(5), copies)
+    for measure in (auroc, average_precision, recall_at_fpr):
+        plain = measure(scores[again], is_virus[again])
+        assert measure(scores, is_virus, weights=copies.astype(float)) == pytest.approx(plain)
+
+
+def test_average_precision_and_recall_of_a_known_ranking():
+    scores, is_virus = np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])
+    assert average_precision(scores, is_virus) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert recall_at_fpr(scores, is_virus, 0.01) == pytest.approx(0.5)
+    assert recall_at_fpr(scores, is_virus, 0.5) == pytest.approx(1.0)
+
+
+def test_equal_class_weights_sum_to_one_a_class():
+    weights = equal_class_weights(np.array(["a", "b", "b", "a", "b"]))
+    assert np.allclose(weights, [1 / 2, 1 / 3, 1 / 3, 1 / 2, 1 / 3])
+
+
+def test_the_line_recovers_slope_and_intercept():
+    generator = np.random.default_rng(8)
+    log_odds = generator.normal(0, 3, size=50_000)
+    is_virus = generator.random(50_000) < 1 / (1 + np.exp(-(0.5 * log_odds - 1)))
+    slope, intercept = fit_line(log_odds, is_virus, np.ones(50_000))
+    assert (slope, intercept) == (pytest.approx(0.5, abs=0.02), pytest.approx(-1, abs=0.05))
+
+
+def test_the_exponent_recovers_independent_evidence():
+    generator = np.random.default_rng(9)
+    is_virus = generator.random(20_000) < 0.5
+    # fragments with log-odds N(+-2, 4): their sum is the log-odds of the sequence
+    odds = generator.normal(np.where(is_virus, 2, -2)[:, None], 2, size=(20_000, 4))
+    weights = np.ones(20_000)
+    assert fit_exponent([odds.mean(axis=1)], [4], [is_virus], [weights]) == pytest.approx(1, abs=0.05)
+
+
+def test_rows_of_contigs_are_the_pipelines(data: Path):
+    dev = draw_dev(load_genomes(data, "dev"), 1200, DevSize(5, 5))
+    rows = cut_rows(dev.letters, 500)
+    assert len(dev.origins) == 5 * len(HOSTS) + 2 * 5
+    assert dev.weights.sum() == pytest.approx(1)
+    assert dev.weights[dev.is_virus].sum() == pytest.approx(0.5)
+    assert rows.sequences.tolist() == np.repeat(np.arange(25), 3).tolist()
+    assert np.array_equal(np.unique(rows.fragments), np.arange(75))
+    values = np.arange(len(rows.fragments), dtype=np.float64)
+    mean = join_rows(rows, values, "mean")
+    assert mean.tolist() == [values[rows.fragments == fragment].mean() for fragment in range(75)]
+
+
+def test_max_rule_is_the_published_one(data: Path):
+    rows = cut_rows(draw_dev(load_genomes(data, "dev"), 150, DevSize(20, 20)).letters, 500)
+    odds = np.random.default_rng(10).normal(0, 2, size=len(rows.fragments))
+    joined = join_rows(rows, odds, "max")
+    virus = 1 / (1 + np.exp(-odds))
+    for fragment in range(len(rows.lengths)):
+        mine = rows.fragments == fragment
+        assert (joined[fragment] >= 0) == (virus[mine].max() >= (1 - virus[mine]).max())
+
+
+def test_a_record_without_a_manifest_row_is_an_input_error(data: Path, tmp_path: Path):
+    with pytest.raises(InputError, match=r"manifest\.tsv\.gz"):
+        load_genomes(tmp_path, "train")
+    (tmp_path / "manifest.tsv.gz").write_bytes((data / "manifest.tsv.gz").read_bytes())
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "virus.fasta.gz").write_bytes(gzip.compress(b">unknown\nACGT\n"))
+    with pytest.raises(InputError, match="unknown"):
+        load_genomes(tmp_path, "train")
+
+
+TINY = replace(Recipe(), fragments=192, batch=32)
+
+
+def test_a_resumed_training_gives_the_same_weights(data: Path, tmp_path: Path):
+    genomes = load_genomes(data, "train")
+    whole = Fit(TINY, genomes).run().state_dict()
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    first = Fit(TINY, genomes, checkpoint)
+    for step in range(3):
+        first.take_step(first.batches[step])
+    first.save()
+    resumed = Fit(TINY, genomes, checkpoint)
+    assert resumed.step == 3
+    for name, tensor in resumed.run().state_dict().items():
+        assert torch.equal(tensor, whole[name]), name
+    with pytest.raises(ModelError, match="another recipe"):
+        Fit(replace(TINY, seed=2), genomes, checkpoint)
+
+
+def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: Path, capsys):
+    bundle_folder = tmp_path / "bundle"
+    command = ["--data", str(data), "--output", str(bundle_folder), "--fragments", "1024", "--dev-share", "0.01"]
+    assert main(command) == 0
+    figures = json.loads(capsys.readouterr().out)
+    bundle = load_bundle(str(bundle_folder))
+    assert bundle.scores_frameless
+    assert bundle.calibration.lengths == (150, 300, 500)
+    assert not (bundle_folder / "checkpoint.safetensors").exists()
+    evaluation = tmp_path / "figures.json"
+    asked = ["evaluate", "--data", str(data), "--bundle", str(bundle_folder), "--output", str(evaluation)]
+    assert main([*asked, "--dev-share", "0.01"]) == 0
+    again = json.loads(evaluation.read_text())
+    assert again["500"]["auroc"] == figures["500"]["auroc"] > 0.9
+    assert set(again["500"]["auroc_by_class"]) == set(HOSTS)

@@ -6,6 +6,8 @@ Every file is HDF5 and holds one unit of one kind.
   ``digest``: the SHA-256 of its arrays (name, type, shape and bytes, in order of name).
 - It MUST carry what it was made from: ``unit_digest`` (the digest of the unit file; all kinds but
   ``unit``) and ``fingerprint`` (of the encoder, or of the bundle; embeddings, merged, scores).
+- Text attributes MUST be of fixed length (UTF-8): they then lie in the object header, which has a checksum.
+  Those of variable length lie in a heap that has none, where one flipped bit can make HDF5 read for ever.
 - Arrays MUST be contiguous ranges of rows, in row order. They MAY be empty. Those with content
   carry Fletcher-32 checksums, so that a flipped bit is an error and not a number.
 - A list of strings ``x`` is two arrays: ``x/values`` (uint8, end to end) and ``x/offsets`` (int64).
@@ -56,7 +58,9 @@ def write_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], made
     """
     digest = _digest(arrays)
     with h5py.File("image", "w", driver="core", backing_store=False, libver="v110") as file:
-        file.attrs.update({"format": "virnucpro", "version": VERSION, "kind": kind, "digest": digest, **made_from})
+        attributes = {"format": "virnucpro", "version": VERSION, "kind": kind, "digest": digest, **made_from}
+        for name, value in attributes.items():
+            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
         for name, array in arrays.items():
             if array.size:
                 chunks = (min(len(array), _CHUNK_ROWS if array.ndim > 1 else 1 << 16), *array.shape[1:])
@@ -93,7 +97,7 @@ def read_attributes(path: Path, kind: str) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
             _check_kind(path, file, kind)
-            return dict(file.attrs)
+            return _attributes(file)
     except (OSError, KeyError, RuntimeError) as error:
         raise _store_error(path, error) from error
 
@@ -159,13 +163,21 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     return sha256.hexdigest()
 
 
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    return {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value
+        for name, value in file.attrs.items()
+    }
+
+
 def _check_kind(path: Path, file: h5py.File, kind: str) -> None:
-    if file.attrs.get("format") != "virnucpro":
+    attributes = _attributes(file)
+    if attributes.get("format") != "virnucpro":
         raise StoreError(path, "is no file of this program")
-    if file.attrs["version"] != VERSION:
-        raise StoreError(path, f"has format version {file.attrs['version']}, this program reads {VERSION}")
-    if file.attrs["kind"] != kind:
-        raise StoreError(path, f"is of kind {file.attrs['kind']}, expected {kind}")
+    if attributes["version"] != VERSION:
+        raise StoreError(path, f"has format version {attributes['version']}, this program reads {VERSION}")
+    if attributes["kind"] != kind:
+        raise StoreError(path, f"is of kind {attributes['kind']}, expected {kind}")
 
 
 def _store_error(path: Path, error: Exception) -> StoreError:

@@ -37,13 +37,13 @@ class ConvTower(nn.Module):
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.embedding = nn.Embedding(shape.symbols + 1, shape.channels[0], padding_idx=shape.symbols)
-        self.convolutions = nn.ModuleList(
+        convolutions = [
             nn.Conv2d(wide_in, wide_out, (1, kernel), stride=(1, 2), padding=(0, kernel // 2))
             for (wide_in, wide_out), kernel in zip(pairwise(shape.channels), shape.kernels, strict=True)
-        )
-        for convolution in self.convolutions:
-            weight = convolution.weight
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        ]
+        for convolution in convolutions:
+            convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
+        self.convolutions = nn.ModuleList(convolutions)
 
     def forward(self, symbols: torch.Tensor) -> torch.Tensor:
         """Turn (B, N) int64 symbols, N >= 1, into (B, width) float32."""

@@ -1,8 +1,9 @@
 """One spawned process for each device, or several on the CPU; units are handed out one by one.
 
-The parent alone decides who does which unit. A worker asks for a unit over its own pipe and reports
-it done over the same pipe, so a worker that is killed takes down nothing but the units in its hands:
-these go back to the queue and another process takes its place.
+The parent alone decides who does which unit. A worker asks for a unit over its own pipe, and over the
+same pipe it reports what is done and what it has to log. Nothing is shared between workers, not even a
+lock that a killed one could hold for ever: it takes down nothing but the units in its hands. These go
+back to the queue and another process takes its place.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import multiprocessing
+import queue
 import signal
+import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -23,6 +26,8 @@ from virnucpro.executors.base import UnitDone, Work, Worker
 
 _log = logging.getLogger(__name__)
 _MAX_FAILURES = 2
+_BEFORE_ANY_UNIT = -1
+"""Stands for a unit in the count of failures."""
 
 
 @dataclass
@@ -50,22 +55,21 @@ class LocalExecutor:
         todo = deque(units)
         failures: Counter[int] = Counter()
         context = multiprocessing.get_context("spawn")
-        records: Any = context.Queue()
-        listener = logging.handlers.QueueListener(records, _Relay())
-        listener.start()
-        children = [_start(context, work, worker, records) for worker in self.workers[: len(units)]]
+        children = [_start(context, work, worker) for worker in self.workers[: len(units)]]
         try:
             while children:
                 for child in _ready(children):
                     try:
                         message = child.connection.recv()
-                    except (EOFError, ConnectionError):
+                    except (EOFError, OSError):  # ended, or killed in the middle of a word
                         children.remove(child)
                         _bury(child, todo, failures)
                         if todo:
-                            children.append(_start(context, work, child.worker, records))
+                            children.append(_start(context, work, child.worker))
                         continue
-                    if isinstance(message, UnitDone):
+                    if isinstance(message, logging.LogRecord):
+                        logging.getLogger(message.name).handle(message)
+                    elif isinstance(message, UnitDone):
                         child.units.remove(message.unit)
                         yield message
                     elif isinstance(message, VirNucProError):
@@ -79,13 +83,11 @@ class LocalExecutor:
                 child.process.kill()
                 child.process.join()
                 child.connection.close()
-            listener.stop()
-            records.close()
 
 
-def _start(context: Any, work: Work, worker: Worker, records: Any) -> _Child:  # noqa: ANN401
+def _start(context: Any, work: Work, worker: Worker) -> _Child:  # noqa: ANN401
     connection, theirs = context.Pipe()
-    process = context.Process(target=_worker_main, args=(work, worker, theirs, records), daemon=False)
+    process = context.Process(target=_worker_main, args=(work, worker, theirs), daemon=False)
     process.start()
     theirs.close()
     return _Child(process, connection, worker)
@@ -111,9 +113,13 @@ def _bury(child: _Child, todo: deque[int], failures: Counter[int]) -> None:
     """Reap an ended worker and put back what it held."""
     child.process.join()
     child.connection.close()
-    if not child.units:
-        return
     code = child.process.exitcode
+    if not child.units:
+        if code:
+            failures[_BEFORE_ANY_UNIT] += 1
+        if failures[_BEFORE_ANY_UNIT] > _MAX_FAILURES:
+            raise WorkerError(f"workers on {child.worker.device} die before they begin (exit code {code}).")
+        return
     _log.warning("a worker on %s died (exit code %s); units %s go back", child.worker.device, code, sorted(child.units))
     failures.update(child.units)
     hopeless = sorted(unit for unit in child.units if failures[unit] >= _MAX_FAILURES)
@@ -125,36 +131,56 @@ def _bury(child: _Child, todo: deque[int], failures: Counter[int]) -> None:
     todo.extendleft(sorted(child.units, reverse=True))
 
 
-class _Relay(logging.Handler):
-    """Gives a child's records to the parent's loggers."""
+@dataclass
+class _Line:
+    """A worker's end of its pipe; several threads may speak, one listens."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        logging.getLogger(record.name).handle(record)
+    connection: Connection
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, message: object) -> None:
+        with self.lock:
+            self.connection.send(message)
+
+    def asked_units(self) -> Iterator[int]:
+        """Ask for a unit each time the work wants one."""
+        while True:
+            self.send(None)
+            unit = self.connection.recv()
+            if unit is None:
+                return
+            yield unit
 
 
-def _worker_main(work: Work, worker: Worker, connection: Connection, records: Any) -> None:  # noqa: ANN401
+class _LineHandler(logging.handlers.QueueHandler):
+    """Sends a worker's log records to the parent."""
+
+    def __init__(self, line: _Line) -> None:
+        super().__init__(queue.SimpleQueue())  # it wants one; nothing is ever put there
+        self._line = line
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self._line.send(record)
+        except OSError:
+            return  # the parent is gone, and the next thing this worker says ends it
+
+
+def _worker_main(work: Work, worker: Worker, connection: Connection) -> None:
     """Body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    line = _Line(connection)
     root = logging.getLogger()
-    root.handlers[:] = [logging.handlers.QueueHandler(records)]
+    root.handlers[:] = [_LineHandler(line)]
     root.setLevel(logging.INFO)
     try:
-        for done in work.process(_asked_units(connection), worker):
-            connection.send(done)
+        for done in work.process(line.asked_units(), worker):
+            line.send(done)
     except (EOFError, ConnectionError):
         return  # the parent is gone
     except VirNucProError as error:
-        connection.send(error)
+        line.send(error)
     except Exception:  # noqa: BLE001 - top frame of a worker: the parent gets the whole story
-        connection.send(traceback.format_exc())
+        line.send(traceback.format_exc())
     finally:
         connection.close()
-
-
-def _asked_units(connection: Connection) -> Iterator[int]:
-    while True:
-        connection.send(None)
-        unit = connection.recv()
-        if unit is None:
-            return
-        yield unit

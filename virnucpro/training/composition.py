@@ -8,7 +8,6 @@ Benzécri 1973).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from virnucpro.encoders.six_frame import (
     STOP,
     canonical_kmers,
 )
+from virnucpro.sequence.compiled import compiled
 from virnucpro.training.genomes import VIRUS, Genomes
 
 MIN_RUN = 50
@@ -37,15 +37,26 @@ def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[
     ``MIN_RUN`` codons or more, in all six frames. Number 0 gets the zero vector.
     """
     groups, members = record_groups(genomes)
-    counts = [np.zeros((len(groups), size), dtype=np.float32) for size in (21**4 + 1, NUM_CLASSES**6 + 1, 64**2 + 1)]
     kmer_numbers, num_kmers = canonical_kmers(KMER)
-    kmers = np.zeros((len(groups), num_kmers), dtype=np.float32)
+    ngrams, classes, pairs, kmers = (
+        np.zeros((len(groups), size), dtype=np.float32)
+        for size in (21**4 + 1, NUM_CLASSES**6 + 1, 64**2 + 1, num_kmers)
+    )
     _count(
-        genomes.codes, genomes.offsets, members, CODON_RESIDUES, RESIDUE_CLASSES, kmer_numbers.numpy(), *counts, kmers
+        genomes.codes,
+        genomes.offsets,
+        members,
+        CODON_RESIDUES,
+        RESIDUE_CLASSES,
+        kmer_numbers.numpy(),
+        ngrams,
+        classes,
+        pairs,
+        kmers,
     )
     return tuple(
         _leading_directions(table, width, smoothing)
-        for table, width, smoothing in zip((*counts, kmers), widths, SMOOTHING, strict=True)
+        for table, width, smoothing in zip((ngrams, classes, pairs, kmers), widths, SMOOTHING, strict=True)
     )
 
 
@@ -78,8 +89,8 @@ def _leading_directions(counts: NDArray[np.float32], width: int, smoothing: floa
     return padded
 
 
-@numba.njit(cache=True)
-def _count(  # pragma: no cover - compiled
+@compiled
+def _count(
     codes: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     groups: NDArray[np.int64],
@@ -107,10 +118,8 @@ def _count(  # pragma: no cover - compiled
                 )
 
 
-@numba.njit(cache=True)
-def _count_kmers(  # pragma: no cover - compiled
-    bases: NDArray[np.uint8], kmer_numbers: NDArray[np.int64], kmers: NDArray[np.float32]
-) -> None:
+@compiled
+def _count_kmers(bases: NDArray[np.uint8], kmer_numbers: NDArray[np.int64], kmers: NDArray[np.float32]) -> None:
     valid, index = 0, 0
     for base in bases:
         index = (index * 4 + base) % 4**KMER
@@ -121,8 +130,8 @@ def _count_kmers(  # pragma: no cover - compiled
             index = 0
 
 
-@numba.njit(cache=True)
-def _count_frame(  # pragma: no cover - compiled
+@compiled
+def _count_frame(
     bases: NDArray[np.uint8],
     codon_residues: NDArray[np.int64],
     residue_classes: NDArray[np.int64],
@@ -130,29 +139,40 @@ def _count_frame(  # pragma: no cover - compiled
     classes: NDArray[np.float32],
     pairs: NDArray[np.float32],
 ) -> None:
+    """Count one frame: the stop-free stretches of ``MIN_RUN`` codons or more."""
     num_codons = len(bases) // 3
     codons = np.empty(num_codons, dtype=np.int64)
     first = 0
     for i in range(num_codons + 1):
-        is_open = False
         if i < num_codons:
             one, two, three = bases[3 * i], bases[3 * i + 1], bases[3 * i + 2]
             if max(one, two, three) < AMBIGUOUS_BASE:
                 codons[i] = 16 * one + 4 * two + three
-                is_open = codon_residues[codons[i]] != STOP
-        if is_open:
-            continue
+                if codon_residues[codons[i]] != STOP:
+                    continue
         if i - first >= MIN_RUN:
-            for k in range(first, i - 1):
-                pairs[codons[k] * 64 + codons[k + 1] + 1] += 1
-            for k in range(first, i - 3):
-                index = 0
-                for j in range(4):
-                    index = index * 21 + codon_residues[codons[k + j]]
-                ngrams[index + 1] += 1
-            for k in range(first, i - 5):
-                index = 0
-                for j in range(6):
-                    index = index * NUM_CLASSES + residue_classes[codon_residues[codons[k + j]]]
-                classes[index + 1] += 1
+            _count_run(codons[first:i], codon_residues, residue_classes, ngrams, classes, pairs)
         first = i + 1
+
+
+@compiled
+def _count_run(
+    codons: NDArray[np.int64],
+    codon_residues: NDArray[np.int64],
+    residue_classes: NDArray[np.int64],
+    ngrams: NDArray[np.float32],
+    classes: NDArray[np.float32],
+    pairs: NDArray[np.float32],
+) -> None:
+    for k in range(len(codons) - 1):
+        pairs[codons[k] * 64 + codons[k + 1] + 1] += 1
+    for k in range(len(codons) - 3):
+        index = 0
+        for codon in codons[k : k + 4]:
+            index = index * 21 + codon_residues[codon]
+        ngrams[index + 1] += 1
+    for k in range(len(codons) - 5):
+        index = 0
+        for codon in codons[k : k + 6]:
+            index = index * NUM_CLASSES + residue_classes[codon_residues[codon]]
+        classes[index + 1] += 1

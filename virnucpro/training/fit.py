@@ -62,8 +62,8 @@ class Recipe:
         weight_decay: of AdamW.
         highest_mutation: each fragment is mutated at a rate between 0 and this.
         keep_ngrams: share of n-grams kept in the bags.
-        keep_kmers: share of fragments whose 8-mers are kept at all: they know a genus by its composition, which does not
-            help with others.
+        keep_kmers: share of fragments whose 8-mers are kept at all; they know a genus by its composition, which
+            does not help with others.
         label_smoothing: of the cross-entropies.
         auxiliary: weight of each encoder's own loss (which group?) beside the head's.
         averaging: decay a step of the running mean of the weights that is kept.

@@ -6,7 +6,6 @@ same in one pass over the bases (``tests/test_training.py`` holds the two togeth
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from virnucpro.encoders.six_frame import (
     Bags,
     canonical_kmers,
 )
+from virnucpro.sequence.compiled import compiled
 
 _KMER_NUMBERS = canonical_kmers(KMER)[0].numpy().astype(np.int32)
 
@@ -52,17 +52,21 @@ def index_bags(codes: NDArray[np.uint8], keep: float, seed: int) -> tuple[Bags, 
     return bags, torch.from_numpy(residues)
 
 
-@numba.njit(inline="always")
-def _draw(state: np.uint64) -> np.uint64:  # pragma: no cover - compiled
+@compiled
+def _draw(state: np.uint64) -> np.uint64:
     """Next state of a xorshift generator (Marsaglia 2003)."""
     state ^= state << np.uint64(13)
     state ^= state >> np.uint64(7)
-    state ^= state << np.uint64(17)
-    return state
+    return state ^ (state << np.uint64(17))
 
 
-@numba.njit(nogil=True, cache=True)
-def _index(  # noqa: C901, PLR0912 - pragma: no cover - compiled; one pass over the bases is its point
+@compiled
+def _is_kept(state: np.uint64, threshold: np.uint64) -> bool:
+    return bool(((state >> np.uint64(16)) & np.uint64(0xFFFFFFFF)) < threshold)
+
+
+@compiled
+def _index(
     codes: NDArray[np.uint8],
     threshold: np.uint64,
     seed: np.uint64,
@@ -73,71 +77,94 @@ def _index(  # noqa: C901, PLR0912 - pragma: no cover - compiled; one pass over 
     kmers: NDArray[np.int32],
     openness: NDArray[np.float32],
 ) -> None:
-    length = codes.shape[1]
-    num_codons = length // 3
-    low = np.uint64(0xFFFFFFFF)
+    codons = np.empty(codes.shape[1] // 3, dtype=np.int64)
     for fragment in range(len(codes)):
         state = (seed * np.uint64(0x9E3779B97F4A7C15)) ^ (np.uint64(fragment + 1) * np.uint64(0xBF58476D1CE4E5B9))
         state = state | np.uint64(1)
         for _ in range(4):
             state = _draw(state)
-        bases = codes[fragment]
-        index, valid = 0, 0
-        for i in range(length):
-            index = (index * 4 + (bases[i] & 3)) & (4**KMER - 1)
-            valid = 0 if bases[i] == AMBIGUOUS_BASE else valid + 1
-            if i >= KMER - 1:
-                state = _draw(state)
-                is_kept = (valid >= KMER) and ((state >> np.uint64(16)) & low) < threshold
-                kmers[fragment, i - KMER + 1] = _KMER_NUMBERS[index + 1] if is_kept else 0
-        codons = np.empty(num_codons, dtype=np.int64)
+        state = _index_kmers(codes[fragment], threshold, state, kmers[fragment])
         for frame in range(6):
             row = fragment * 6 + frame
-            longest, run, stops = 0, 0, 0
-            for i in range(num_codons):
-                codon = 0
-                for k in range(3):
-                    at = 3 * i + frame % 3 + k
-                    base = AMBIGUOUS_BASE
-                    if at < length:
-                        base = bases[at] if frame < 3 else bases[length - 1 - at]
-                        if frame >= 3 and base != AMBIGUOUS_BASE:
-                            base = 3 - base
-                    codon = NO_CODON if base == AMBIGUOUS_BASE or codon >= NO_CODON else codon * 4 + base
-                codons[i] = codon
-                residue = CODON_RESIDUES[codon]
-                residues[fragment, frame, i] = residue
-                run = run + 1 if residue < STOP else 0
-                longest = max(longest, run)
-                stops += residue == STOP
-            openness[row, 0] = longest / num_codons
-            openness[row, 1] = stops / num_codons
-            for i in range(num_codons - 1):
-                state = _draw(state)
-                is_kept = ((state >> np.uint64(16)) & low) < threshold
-                whole = max(codons[i], codons[i + 1]) < NO_CODON
-                pairs[row, i] = codons[i] * 64 + codons[i + 1] + 1 if whole and is_kept else 0
-            for i in range(num_codons - 3):
-                state = _draw(state)
-                number = 0
-                if ((state >> np.uint64(16)) & low) < threshold:
-                    for k in range(4):
-                        residue = residues[fragment, frame, i + k]
-                        if residue == NO_RESIDUE:
-                            number = -1
-                            break
-                        number = number * 21 + residue
-                    number += 1
-                ngrams[row, i] = number
-            for i in range(num_codons - 5):
-                state = _draw(state)
-                number = 0
-                if ((state >> np.uint64(16)) & low) < threshold:
-                    for k in range(6):
-                        residue = residues[fragment, frame, i + k]
-                        if residue == NO_RESIDUE:
-                            number = -1
-                            break
-                        number = number * NUM_CLASSES + RESIDUE_CLASSES[residue]
-                    number += 1
-                classes[row, i] = number
+            _read_frame(codes[fragment], frame, codons, residues[fragment, frame], openness[row])
+            state = _index_pairs(codons, threshold, state, pairs[row])
+            state = _index_residues(residues[fragment, frame], 4, False, threshold, state, ngrams[row])
+            state = _index_residues(residues[fragment, frame], 6, True, threshold, state, classes[row])
+
+
+@compiled
+def _index_kmers(
+    bases: NDArray[np.uint8], threshold: np.uint64, state: np.uint64, kmers: NDArray[np.int32]
+) -> np.uint64:
+    index, valid = 0, 0
+    for i in range(len(bases)):
+        index = (index * 4 + (bases[i] & 3)) & (4**KMER - 1)
+        valid = 0 if bases[i] == AMBIGUOUS_BASE else valid + 1
+        if i >= KMER - 1:
+            state = _draw(state)
+            kmers[i - KMER + 1] = _KMER_NUMBERS[index + 1] if valid >= KMER and _is_kept(state, threshold) else 0
+    return state
+
+
+@compiled
+def _read_frame(
+    bases: NDArray[np.uint8],
+    frame: int,
+    codons: NDArray[np.int64],
+    residues: NDArray[np.uint8],
+    openness: NDArray[np.float32],
+) -> None:
+    """Codons and residues of frame 0..5; its longest open run and its stops, over the number of codons."""
+    length, num_codons = len(bases), len(codons)
+    longest, run, stops = 0, 0, 0
+    for i in range(num_codons):
+        codon = 0
+        for at in range(3 * i + frame % 3, 3 * i + frame % 3 + 3):
+            base = AMBIGUOUS_BASE
+            if at < length:
+                base = bases[at] if frame < 3 else bases[length - 1 - at]
+                if frame >= 3 and base != AMBIGUOUS_BASE:
+                    base = 3 - base
+            codon = NO_CODON if base == AMBIGUOUS_BASE or codon >= NO_CODON else codon * 4 + base
+        codons[i] = codon
+        residues[i] = CODON_RESIDUES[codon]
+        run = run + 1 if residues[i] < STOP else 0
+        longest = max(longest, run)
+        stops += residues[i] == STOP
+    openness[0] = longest / num_codons
+    openness[1] = stops / num_codons
+
+
+@compiled
+def _index_pairs(
+    codons: NDArray[np.int64], threshold: np.uint64, state: np.uint64, pairs: NDArray[np.int32]
+) -> np.uint64:
+    for i in range(len(pairs)):
+        state = _draw(state)
+        whole = max(codons[i], codons[i + 1]) < NO_CODON
+        pairs[i] = codons[i] * 64 + codons[i + 1] + 1 if whole and _is_kept(state, threshold) else 0
+    return state
+
+
+@compiled
+def _index_residues(
+    residues: NDArray[np.uint8],
+    length: int,
+    by_class: bool,
+    threshold: np.uint64,
+    state: np.uint64,
+    numbers: NDArray[np.int32],
+) -> np.uint64:
+    """N-grams of residues, or of their classes."""
+    for i in range(len(numbers)):
+        state = _draw(state)
+        number = -1
+        if _is_kept(state, threshold):
+            number = 0
+            for residue in residues[i : i + length]:
+                if residue == NO_RESIDUE:
+                    number = -1
+                    break
+                number = number * NUM_CLASSES + RESIDUE_CLASSES[residue] if by_class else number * 21 + residue
+        numbers[i] = number + 1
+    return state

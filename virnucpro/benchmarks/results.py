@@ -1,0 +1,185 @@
+"""Embeddings on disk to result tables, against named vectors in lists."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from virnucpro import store
+from virnucpro.benchmarks.inputs import write_reads
+from virnucpro.benchmarks.measure import Figure, Goal, Settings, ratio_of, take_turns
+from virnucpro.benchmarks.plain_results import PlainResults
+from virnucpro.bundles import load_bundle
+from virnucpro.config import LayoutConfig, RuntimeConfig
+from virnucpro.encoders import save_encoder
+from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.serial import SerialExecutor
+from virnucpro.heads import MLPHead, load_head, save_head
+from virnucpro.progress import Reporter
+from virnucpro.report.tables import row_names
+from virnucpro.run_dir import RunDir
+from virnucpro.stages import classify, consensus, extract, merge, write
+from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
+
+SECTION = "results"
+_LENGTH_NT = 300
+_WIDTHS = {"nucleotide": ("nt", 768), "protein": ("aa", 2560)}
+_HIDDEN_WIDTH = 512
+_TOLERANCE = 1e-5
+
+
+def measure(settings: Settings) -> Iterator[Figure]:
+    """All stages after embedding, on random embeddings of the published widths."""
+    torch.set_num_threads(settings.threads)
+    with TemporaryDirectory(prefix="virnucpro-benchmark-") as folder:
+        ours = _prepare(Path(folder), settings)
+        peer = PlainResults(Path(folder) / "peer")
+        peer.folder.mkdir()
+        names = ours.names()
+        num_files = peer.save_features(names, *(ours.embeddings(role) for role in ROLES))
+        head = load_head(ours.run.bundle.head)
+        rates = take_turns(
+            {"ours": lambda: float(ours.compute()), "peer": lambda: float(peer.run(num_files, head))}, settings.seconds
+        )
+        difference = max(_largest_difference(ours.scores(), peer.row_table), _other_windows(ours, peer))
+        yield Figure(
+            SECTION,
+            f"{len(names):,} rows of {sum(width for _, width in _WIDTHS.values()):,}",
+            "rows/s",
+            rates["ours"],
+            "lists saved with torch.save, joined by name",
+            rates["peer"],
+            ratio_of(rates["ours"], rates["peer"]),
+            Goal(least_ratio=20),
+            difference,
+            _TOLERANCE,
+            f"merge, head, consensus, tables; float32; {settings.threads} threads",
+        )
+        yield from _stage_figures(ours, len(names))
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """A run whose embeddings are on disk."""
+
+    run: Run
+    index: Index
+    threads: int
+
+    def compute(self) -> int:
+        """All stages after embedding, from nothing; returns the number of rows."""
+        run, index = self.run, self.index
+        for done in ("merged", "scores"):
+            shutil.rmtree(run.dir.work / done, ignore_errors=True)
+        run.reporter.seconds.clear()
+        units = range(len(index.units))
+        merge.run(run, index, units, PoolExecutor(self.threads))
+        classify.run(
+            run,
+            index,
+            units,
+            SerialExecutor("cpu", self.threads),
+            batch_size=RuntimeConfig().batch_size,
+            keep_embeddings=True,
+        )
+        sums = consensus.run(run, index)
+        write.run(run, index, sums, write.Wanted(rows=False, legacy=True))
+        return index.num_rows
+
+    def names(self) -> list[str]:
+        """Published name of every row."""
+        names: list[str] = []
+        for unit in range(len(self.index.units)):
+            table = store.read_unit(self.run.dir.unit(unit))
+            ids = table.names.to_bytes()
+            first = int(table.sequences["number"][0])
+            of_rows = [ids[number - first] for number in table.rows["sequence"].tolist()]
+            names += [name.decode() for name in row_names(of_rows, table.rows)]
+        return names
+
+    def embeddings(self, role: str) -> NDArray[np.float32]:
+        """Of all rows."""
+        paths = (self.run.dir.embedding(role, unit) for unit in range(len(self.index.units)))
+        return np.concatenate([store.read_arrays(path, "embedding", "embedding")["embedding"] for path in paths])
+
+    def scores(self) -> NDArray[np.float32]:
+        """Of all rows."""
+        paths = (self.run.dir.scores(unit) for unit in range(len(self.index.units)))
+        return np.concatenate([store.read_arrays(path, "scores", "scores")["scores"] for path in paths])
+
+
+def _prepare(folder: Path, settings: Settings) -> _Ours:
+    """Coding reads until there are rows enough, cut as ever, with random embeddings."""
+    bundle = load_bundle(str(_write_bundle(folder / "bundle", settings.seed)))
+    reads = write_reads(folder / "reads.fasta", settings.num_rows, _LENGTH_NT, 1.0, settings.seed)
+    run_dir = RunDir(folder / "run")
+    run_dir.prepare(force=False)
+    run = Run(
+        dir=run_dir,
+        inputs=(str(reads),),
+        bundle=bundle,
+        fragment_length=_LENGTH_NT,
+        unit_rows=LayoutConfig().unit_rows,
+        dtype="float32",
+        threshold=bundle.threshold,
+        reporter=Reporter(bars=False),
+    )
+    index = extract.run(run)
+    rng = np.random.default_rng(settings.seed)
+    for unit, indexed in enumerate(index.units):
+        digest = store.read_attributes(run_dir.unit(unit), "unit")["digest"]
+        for role in ROLES:
+            array = rng.standard_normal((indexed.num_sources, _WIDTHS[role][1]), dtype=np.float32)
+            made = shard_made_from(bundle, role, run.dtype, digest)
+            store.write_arrays(run_dir.embedding(role, unit), "embedding", {"embedding": array}, made)
+    return _Ours(run, index, settings.threads)
+
+
+def _write_bundle(folder: Path, seed: int) -> Path:
+    """A bundle with a head of the published shape; its encoders are named and never run."""
+    folder.mkdir()
+    for role, (alphabet, width) in _WIDTHS.items():
+        config = {"kind": "none", "alphabet": alphabet, "width": width}
+        save_encoder(folder / f"{role}.safetensors", config, {"none": torch.zeros(1)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = MLPHead(sum(width for _, width in _WIDTHS.values()), _HIDDEN_WIDTH)
+    save_head(folder / "head.safetensors", head, {})
+    settings = {
+        "schema": 1,
+        "name": "benchmark",
+        "fragment_length": _LENGTH_NT,
+        "min_length": 0,
+        "frameless": "skip",
+        "rows": "max",
+        **{role: f"{role}.safetensors" for role in (*_WIDTHS, "head")},
+        "threshold": 0.5,
+        "calibration": {"lengths": [_LENGTH_NT], "slope": [1.0], "intercept": [0.0], "exponent": 0.5},
+    }
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder
+
+
+def _stage_figures(ours: _Ours, num_rows: int) -> Iterator[Figure]:
+    for stage, seconds in ours.run.reporter.seconds.items():
+        yield Figure(SECTION, f"  of it {stage}", "s", (seconds,), note=f"{num_rows:,} rows, last run")
+
+
+def _largest_difference(scores: NDArray[np.float32], row_table: Path) -> float:
+    expected = np.loadtxt(row_table, delimiter="\t", skiprows=1, usecols=(2, 3), ndmin=2)
+    return float(np.abs(scores - expected).max())
+
+
+def _other_windows(ours: _Ours, peer: PlainResults) -> int:
+    """Windows that are called otherwise, or that one side lacks."""
+    stem = ours.index.inputs[0].stem
+    path = ours.run.dir.result(stem, "prediction_results_highestscore.csv")
+    return len(set(path.read_text().splitlines()) ^ set(peer.window_table.read_text().splitlines()))

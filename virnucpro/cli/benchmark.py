@@ -1,0 +1,109 @@
+"""``virnucpro benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virnucpro.errors import UsageError
+
+_SECTIONS = ("extraction", "encoders", "results", "predict", "memory")
+_EPILOG = """\
+Every section prints a table: our median, the peer's, their ratio, the goal, and the largest difference of
+the two outputs. Peers that are not installed (fair-esm, Biopython) are said to be missing.
+
+\b
+Examples:
+  virnucpro benchmark
+  virnucpro benchmark --only extraction,results --output figures.json
+  virnucpro benchmark --only encoders --esm2 650M --strings 32 -t 2
+"""
+
+
+class _Names(click.ParamType[tuple[str, ...]]):
+    """Comma-separated names or numbers."""
+
+    name = "list"
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        del param, ctx
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--only", type=_Names(), default=",".join(_SECTIONS), show_default=True, help="Sections to measure.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JSON file.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Budget of each contestant; each runs three times at least.",
+)
+@click.option("-t", "--threads", type=_COUNT, help="CPU threads.  [default: all it may use]")
+@click.option("-m", "--model", default="lite", show_default=True, help="Model of predict and memory.")
+@click.option("--records", type=_COUNT, default=200_000, show_default=True, help="Reads that extraction gets.")
+@click.option("--esm2", type=_Names(), default="8M,35M", show_default=True, help="ESM-2 sizes: 8M 35M 150M 650M 3B.")
+@click.option("--dnabert-layers", type=_COUNT, default=12, show_default=True, help="Layers of DNABERT-S.")
+@click.option("--strings", type=_COUNT, default=128, show_default=True, help="Strings that encoders get.")
+@click.option("--rows", type=_COUNT, default=20_000, show_default=True, help="Rows that the results section gets.")
+@click.option("--predict-reads", type=_COUNT, default=100_000, show_default=True, help="Reads of predict.")
+@click.option("--reads", type=_Names(), default="10000,1000000", show_default=True, help="Reads of the memory runs.")
+@click.option("--read-length", type=_COUNT, default=300, show_default=True, help="Bases of those reads.")
+def benchmark(
+    only: tuple[str, ...],
+    output: Path | None,
+    seconds: float,
+    threads: int | None,
+    model: str,
+    records: int,
+    esm2: tuple[str, ...],
+    dnabert_layers: int,
+    strings: int,
+    rows: int,
+    predict_reads: int,
+    reads: tuple[str, ...],
+    read_length: int,
+) -> None:
+    """Measure speed and memory of this machine, side by side with named peers."""
+    _check(only, _SECTIONS, "--only")
+    if not all(number.isdigit() and int(number) > 0 for number in reads):
+        raise UsageError(f"--reads takes numbers such as 10000,1000000, not {','.join(reads)}.")
+
+    from virnucpro.benchmarks import suite  # noqa: PLC0415 - brings torch, which --help should not wait for
+    from virnucpro.benchmarks.inputs import ESM2_SIZES  # noqa: PLC0415
+    from virnucpro.benchmarks.measure import Settings  # noqa: PLC0415
+    from virnucpro.encoders.device import available_cpus  # noqa: PLC0415
+    from virnucpro.run_dir import write_json  # noqa: PLC0415
+
+    _check(esm2, tuple(ESM2_SIZES), "--esm2")
+    settings = Settings(
+        seconds=seconds,
+        threads=threads or available_cpus(),
+        model=model,
+        num_records=records,
+        esm2=esm2,
+        dnabert_layers=dnabert_layers,
+        num_strings=strings,
+        num_rows=rows,
+        predict_reads=predict_reads,
+        memory_reads=tuple(int(number) for number in reads),
+        read_length=read_length,
+    )
+    record = suite.run(settings, only)
+    if output is not None:
+        write_json(output, record)
+
+
+def _check(names: tuple[str, ...], known: tuple[str, ...], option: str) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"{option}: {unknown[0]} is none of {', '.join(known)}.")

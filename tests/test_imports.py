@@ -16,11 +16,11 @@ LEVELS = (
     {"encoders", "bundles", "heads", "executors"},
     {"stages", "report", "training"},
     {"pipeline"},
-    {"cli"},
+    {"cli", "benchmarks"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FRONT = {"virnucpro", "__main__"}  # what users import and run; it leads to every room
-COMPUTING = {"batching", "encoders", "bundles", "heads", "stages", "pipeline", "training"}
+COMPUTING = {"batching", "encoders", "bundles", "heads", "stages", "pipeline", "training", "benchmarks"}
 ROOMS_OF = {
     "torch": COMPUTING,
     "h5py": {"store"},
@@ -118,7 +118,7 @@ def test_nothing_that_predicts_imports_training():
 
 @pytest.mark.parametrize("library", ROOMS_OF)
 def test_a_library_is_imported_in_its_rooms_only(library):
-    """torch where there is computing, h5py in the store, Click in the command line, processes in executors."""
+    """PyTorch where there is computing, h5py in the store, Click in the command line, processes in executors."""
     found, used = [], False
     for path, room, tree in modules():
         for name, line in imported(tree):
@@ -127,7 +127,7 @@ def test_a_library_is_imported_in_its_rooms_only(library):
                 if room not in ROOMS_OF[library]:
                     found.append(f"{path}:{line} {name}")
     assert found == []
-    assert used or library == "torch.multiprocessing" or library == "concurrent.futures.process"
+    assert used or library in ("torch.multiprocessing", "concurrent.futures.process")
 
 
 def test_processes_start_in_executors_and_the_data_loader_only():

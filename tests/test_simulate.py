@@ -11,20 +11,15 @@ from hypothesis import strategies as st
 
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.training.genomes import Genomes
+from virnucpro.training.kmer_models import PROKARYOTE, SMALL_DNA, VERTEBRATE, Source, fit
 from virnucpro.training.sampling import reverse_complement
+from virnucpro.training.shared_stretch import SEED_NT, longest_shared_nt
 from virnucpro.training.simulate import (
     MOST_SHARED_NT,
-    PROKARYOTE,
-    SEED_NT,
     SHORT_NT,
-    SMALL_DNA,
-    VERTEBRATE,
     Plan,
-    Source,
     draw_contigs,
     draw_reads,
-    fit,
-    longest_shared_nt,
     main,
     write_example,
 )

@@ -39,7 +39,7 @@ def random_bases(rng: np.random.Generator, num_reads: int, length_nt: int, codin
     coding = np.flatnonzero(rng.random(num_reads) < coding_share)
     num_codons = length_nt // 3
     codons = _SENSE[rng.integers(0, len(_SENSE), size=(len(coding), num_codons), dtype=np.uint8)]
-    reads[coding, : 3 * num_codons] = codons.reshape(len(coding), -1)
+    reads[coding, : 3 * num_codons] = codons.reshape(len(coding), 3 * num_codons)
     return reads
 
 

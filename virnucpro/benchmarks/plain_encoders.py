@@ -96,7 +96,8 @@ class PlainDnabertS:
         qkv = self._linear(states, f"{name}.attention.self.Wqkv").view(length, 3, self._num_heads, -1)
         query, key, value = qkv.permute(1, 2, 0, 3)
         scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5 + bias
-        return (scores.softmax(dim=-1) @ value).transpose(0, 1).reshape(length, width)
+        attended: torch.Tensor = scores.softmax(dim=-1) @ value
+        return attended.transpose(0, 1).reshape(length, width)
 
     def _linear(self, states: torch.Tensor, name: str) -> torch.Tensor:
         return linear(states, self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"])

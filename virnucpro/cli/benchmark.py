@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from virnucpro.errors import UsageError
+from virnucpro.logs import start_logging
 
 _SECTIONS = ("extraction", "encoders", "results", "predict", "memory")
 _EPILOG = """\
@@ -21,25 +22,17 @@ Examples:
 """
 
 
-class _Names(click.ParamType[tuple[str, ...]]):
+def _split(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
     """Comma-separated names or numbers."""
-
-    name = "list"
-
-    def convert(
-        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        del param, ctx
-        if isinstance(value, tuple):
-            return value
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+    del context, option
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 _COUNT = click.IntRange(min=1)
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--only", type=_Names(), default=",".join(_SECTIONS), show_default=True, help="Sections to measure.")
+@click.option("--only", callback=_split, default=",".join(_SECTIONS), show_default=True, help="Sections to measure.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JSON file.")
 @click.option(
     "--seconds",
@@ -51,12 +44,12 @@ _COUNT = click.IntRange(min=1)
 @click.option("-t", "--threads", type=_COUNT, help="CPU threads.  [default: all it may use]")
 @click.option("-m", "--model", default="lite", show_default=True, help="Model of predict and memory.")
 @click.option("--records", type=_COUNT, default=200_000, show_default=True, help="Reads that extraction gets.")
-@click.option("--esm2", type=_Names(), default="8M,35M", show_default=True, help="ESM-2 sizes: 8M 35M 150M 650M 3B.")
+@click.option("--esm2", callback=_split, default="8M,35M", show_default=True, help="ESM-2 sizes: 8M 35M 150M 650M 3B.")
 @click.option("--dnabert-layers", type=_COUNT, default=12, show_default=True, help="Layers of DNABERT-S.")
 @click.option("--strings", type=_COUNT, default=128, show_default=True, help="Strings that encoders get.")
 @click.option("--rows", type=_COUNT, default=20_000, show_default=True, help="Rows that the results section gets.")
 @click.option("--predict-reads", type=_COUNT, default=100_000, show_default=True, help="Reads of predict.")
-@click.option("--reads", type=_Names(), default="10000,1000000", show_default=True, help="Reads of the memory runs.")
+@click.option("--reads", callback=_split, default="10000,1000000", show_default=True, help="Reads of the memory runs.")
 @click.option("--read-length", type=_COUNT, default=300, show_default=True, help="Bases of those reads.")
 def benchmark(
     only: tuple[str, ...],
@@ -77,6 +70,8 @@ def benchmark(
     _check(only, _SECTIONS, "--only")
     if not all(number.isdigit() and int(number) > 0 for number in reads):
         raise UsageError(f"--reads takes numbers such as 10000,1000000, not {','.join(reads)}.")
+
+    start_logging(-1)
 
     from virnucpro.benchmarks import suite  # noqa: PLC0415 - brings torch, which --help should not wait for
     from virnucpro.benchmarks.inputs import ESM2_SIZES  # noqa: PLC0415

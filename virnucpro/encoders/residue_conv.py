@@ -15,7 +15,7 @@ from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.conv_tower import ConvTower, TowerShape
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index, pack_bags, unpack_bags
 from virnucpro.encoders.six_frame import RESIDUES, embed_runs
-from virnucpro.encoders.weights import check_tensors
+from virnucpro.encoders.weights import check_tensors, setting
 from virnucpro.sequence.ragged import Ragged
 
 NUM_RESIDUES = 20
@@ -80,15 +80,15 @@ class ResidueConvEncoder:
         """Build the network from a file's ``config`` and tensors (stored as float16 or float32)."""
         del tokenizer_json
         shape = ResidueConvShape(
-            width=config["width"],
-            ngram_width=config["ngram_width"],
-            tower_channels=tuple(config["tower_channels"]),
-            tower_kernels=tuple(config["tower_kernels"]),
+            width=setting(config, "width"),
+            ngram_width=setting(config, "ngram_width"),
+            tower_channels=tuple(setting(config, "tower_channels")),
+            tower_kernels=tuple(setting(config, "tower_kernels")),
         )
-        with torch.device(next(iter(tensors.values())).device):
-            network = ResidueConvNetwork(shape)
         tensors = unpack_bags(tensors)
+        network = ResidueConvNetwork(shape)
         check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+        network.to(next(iter(tensors.values())).device)
         network.load_state_dict(tensors)
         return cls(network)
 

@@ -20,7 +20,7 @@ from torch.nn.functional import pad, relu
 from virnucpro.batching.batch import PackedBatch
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index, pack_bags, unpack_bags
-from virnucpro.encoders.weights import check_tensors
+from virnucpro.encoders.weights import check_tensors, setting
 from virnucpro.sequence.ragged import Ragged
 
 AMBIGUOUS_BASE = 4
@@ -219,11 +219,11 @@ class SixFrameEncoder:
     ) -> SixFrameEncoder:
         """Build the network from a file's ``config`` and tensors (stored as float16 or float32)."""
         del tokenizer_json
-        with torch.device(next(iter(tensors.values())).device):
-            shape = SixFrameShape(**{field.name: config[field.name] for field in fields(SixFrameShape)})
-            network = SixFrameNetwork(shape)
+        shape = SixFrameShape(**{field.name: setting(config, field.name) for field in fields(SixFrameShape)})
         tensors = unpack_bags(tensors)
+        network = SixFrameNetwork(shape)
         check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+        network.to(next(iter(tensors.values())).device)
         network.load_state_dict(tensors)
         return cls(network)
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,13 @@ def write_bundle(
     }
     settings["provenance"] = {
         "trained_on": "train part of the project's data: viruses by family, nine classes of hosts",
+        "date": datetime.now(tz=UTC).date().isoformat(),
         **provenance,
         "dev_auroc": {length: figures[length]["auroc"] for length in figures},
     }
     _write_yaml(output / "bundle.yaml", settings)
+    for part in ("nucleotide", "protein", "head"):
+        (output / settings[part]).chmod(0o644)  # safetensors writes files that only their owner may read
     return figures
 
 

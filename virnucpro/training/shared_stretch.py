@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from virnucpro.encoders.six_frame import AMBIGUOUS_BASE
 from virnucpro.sequence.compiled import compiled
 from virnucpro.training.genomes import Genomes
+from virnucpro.training.sampling import reverse_complement
 
 SEED_NT = 16
 """Shorter shared stretches are not looked for: chance alone gives them."""

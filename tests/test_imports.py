@@ -14,9 +14,9 @@ LEVELS = (
     {"errors", "logs", "progress"},
     {"batching", "sequence", "store", "run_dir", "config"},
     {"encoders", "bundles", "heads", "executors"},
-    {"stages", "report", "training"},
-    {"pipeline"},
-    {"cli", "benchmarks"},
+    {"stages", "report", "training", "models"},
+    {"pipeline", "benchmarks"},
+    {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FRONT = {"virnucpro", "__main__"}  # what users import and run; it leads to every room
@@ -28,10 +28,14 @@ ROOMS_OF = {
     "multiprocessing": {"executors"},
     "concurrent.futures.ProcessPoolExecutor": {"executors"},
     "concurrent.futures.process": {"executors"},
+    "subprocess": {"benchmarks"},
+    "httpx2": {"models"},
     "torch.multiprocessing": {"batching"},
     "torch.utils.data": {"batching"},
 }
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+OWN_FILES_READ = {("virnucpro/benchmarks/plain_results.py", "torch.load")}
+"""The program that the benchmarks measure against reads what it wrote itself a moment ago."""
 FORBIDDEN_CALLS = {
     *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "torch.load"),
     *("subprocess.getoutput", "subprocess.getstatusoutput"),
@@ -71,7 +75,7 @@ def room_edges():
         for name, line in imported(tree):
             first, _, rest = name.partition(".")
             target = rest.partition(".")[0]
-            if first == "virnucpro" and target in LEVEL:
+            if first == "virnucpro" and target in LEVEL and room in LEVEL:
                 yield room, target, f"{path}:{line}"
 
 
@@ -82,16 +86,14 @@ def test_every_module_is_in_a_room_that_has_a_level():
 
 def test_imports_point_down_or_stay_on_their_level():
     """``cli -> pipeline -> stages, report, training -> ... -> errors, logs, progress``, type imports included."""
-    edges = list(room_edges())
-    assert len(edges) > 100
-    assert [edge for edge in edges if edge[0] not in FRONT and LEVEL[edge[1]] > LEVEL[edge[0]]] == []
+    assert [edge for edge in room_edges() if LEVEL[edge[1]] > LEVEL[edge[0]]] == []
 
 
 def test_rooms_on_one_level_do_not_import_each_other_in_a_circle():
     """The rooms can be read one after the other."""
     needs = {room: set() for room in LEVEL}
     for room, target, _ in room_edges():
-        if room not in FRONT and room != target:
+        if room != target:
             needs[room].add(target)
     while free := [room for room, targets in needs.items() if not targets]:
         needs = {room: targets - set(free) for room, targets in needs.items() if room not in free}
@@ -100,13 +102,13 @@ def test_rooms_on_one_level_do_not_import_each_other_in_a_circle():
 
 def test_nobody_imports_the_front_door_but_for_the_version():
     """Rooms import each other, not the package that shows them to users."""
-    found = []
+    found, rooms = [], {room for _, room, _ in modules()}
     for path, room, tree in modules():
         if room in FRONT:
             continue
         for name, line in imported(tree):
             first, _, rest = name.partition(".")
-            if first == "virnucpro" and rest.partition(".")[0] not in {*LEVEL, "__version__"}:
+            if first == "virnucpro" and rest != "__version__" and rest.partition(".")[0] not in rooms:
                 found.append(f"{path}:{line} {name}")
     assert found == []
 
@@ -118,25 +120,28 @@ def test_nothing_that_predicts_imports_training():
 
 @pytest.mark.parametrize("library", ROOMS_OF)
 def test_a_library_is_imported_in_its_rooms_only(library):
-    """PyTorch where there is computing, h5py in the store, Click in the command line, processes in executors."""
-    found, used = [], False
+    """PyTorch where there is computing, h5py in the store, Click in the command line, and so on."""
+    found = []
     for path, room, tree in modules():
         for name, line in imported(tree):
-            if f"{name}.".startswith(f"{library}."):
-                used = True
-                if room not in ROOMS_OF[library]:
-                    found.append(f"{path}:{line} {name}")
+            if f"{name}.".startswith(f"{library}.") and room not in ROOMS_OF[library]:
+                found.append(f"{path}:{line} {name}")
     assert found == []
-    assert used or library in ("torch.multiprocessing", "concurrent.futures.process")
 
 
-def test_processes_start_in_executors_and_the_data_loader_only():
-    """No ``os.fork``, no ``subprocess`` in the package."""
+def test_this_file_sees_what_is_imported():
+    """Were it blind, all its rules would hold."""
+    seen = {name.split(".")[0] for _, _, tree in modules() for name, _ in imported(tree)}
+    assert {"torch", "h5py", "click", "multiprocessing", "concurrent", "virnucpro"} <= seen
+    assert len(list(room_edges())) > 100
+
+
+def test_no_process_is_forked_by_hand():
+    """Executors, the DataLoader and, in benchmarks, ``subprocess`` start processes; nothing else does."""
+    starts = ("os.fork", "os.spawn", "os.posix_spawn", "os.exec")
     found = []
     for path, _, tree in modules():
-        found += [f"{path}:{line} {name}" for name, line in imported(tree) if name.split(".")[0] == "subprocess"]
         calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-        starts = ("os.fork", "os.spawn", "os.posix_spawn", "os.exec")
         found += [f"{path}:{call.lineno}" for call in calls if dotted(call.func).startswith(starts)]
     assert found == []
 
@@ -147,8 +152,9 @@ def test_no_module_reads_foreign_code():
     for path, _, tree in modules():
         found += [f"{path}:{line} {name}" for name, line in imported(tree) if name.split(".")[0] in PICKLES]
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and dotted(node.func) in FORBIDDEN_CALLS:
-                found.append(f"{path}:{node.lineno} {dotted(node.func)}")
+            called = dotted(node.func) if isinstance(node, ast.Call) else ""
+            if called in FORBIDDEN_CALLS and (str(path), called) not in OWN_FILES_READ:
+                found.append(f"{path}:{node.lineno} {called}")
             if isinstance(node, ast.keyword) and node.arg in ("shell", "trust_remote_code", "allow_pickle"):
                 found.append(f"{path}:{node.lineno} {node.arg}")
     assert found == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import fields, replace
 
@@ -16,6 +15,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from virnucpro import store
 from virnucpro.errors import DiskFullError, StoreError
+from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, UnitTable
@@ -230,7 +230,8 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(scores):
     The temporary file is made a link to ``/dev/full`` beforehand: the kernel itself says that no space is left.
     """
     before = scores.read_bytes()
-    temporary = scores.with_name(f".{scores.name}.tmp-{os.getpid()}")
+    with pytest.raises(ZeroDivisionError), atomic_write(scores) as temporary:
+        raise ZeroDivisionError
     temporary.symlink_to("/dev/full")
     with pytest.raises(DiskFullError) as caught:
         store.write_arrays(scores, "scores", {"scores": np.zeros((9, 2))}, MADE_FROM)

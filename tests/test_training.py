@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from virnucpro.bundles import load_bundle
+from virnucpro.encoders.residue_conv import ResidueConvShape
 from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import InputError, ModelError
 from virnucpro.sequence.ragged import offsets_of
@@ -221,7 +222,13 @@ def test_a_record_without_a_manifest_row_is_an_input_error(data: Path, tmp_path:
         load_genomes(tmp_path, "train")
 
 
-TINY = replace(Recipe(), fragments=192, batch=32)
+TINY = replace(
+    Recipe(),
+    fragments=192,
+    batch=32,
+    nucleotide=SixFrameShape(width=8, kmer_width=2, ngram_width=2, class_width=2, pair_width=2, frame_width=8),
+    protein=ResidueConvShape(width=8, ngram_width=2, tower_channels=(4, 8), tower_kernels=(5,)),
+)
 
 
 def test_a_resumed_training_gives_the_same_weights(data: Path, tmp_path: Path):

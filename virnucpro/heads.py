@@ -75,6 +75,19 @@ def load_head(path: Path) -> MLPHead:
         raise ModelError(f"{path}: there is no such head. Check the bundle's `head` entry.") from error
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error}). Get the file again.") from error
+    return head_from_tensors(path, tensors)
+
+
+def head_from_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> MLPHead:
+    """Make a head of its tensors, which say its widths.
+
+    Args:
+        path: where they come from.
+        tensors: under the published names.
+
+    Raises:
+        ModelError: they are not those of a head.
+    """
     hidden = tensors.get("hidden_layer.weight")
     if hidden is None or hidden.ndim != 2:
         raise ModelError(f"{path}: holds no `hidden_layer.weight`, so it is not a head. Found: {sorted(tensors)}.")

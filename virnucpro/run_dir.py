@@ -40,9 +40,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: no space is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{_TEMPORARY_MARK}{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -147,7 +147,8 @@ class RunDir:
         """Make the directory, or refuse one that holds something else.
 
         Raises:
-            UsageError: the path is a file, or a folder with other content and not ``force``.
+            UsageError: the path is a file, or a folder with other content and not ``force``; or its
+                ``run/``, which starting over would delete, is not one of ours.
         """
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root} is a file. Name another directory with --output.")
@@ -160,6 +161,11 @@ class RunDir:
                     "Name another directory with --output, or use --force to write into this one."
                 )
             self.work.mkdir(exist_ok=True)
+            ours = self._lock.exists() or self.manifest.exists() or not any(self.work.iterdir())
+            if not ours:
+                raise UsageError(
+                    f"{self.work} holds files that are not of this program. Name another directory with --output."
+                )
         except OSError as error:
             raise UsageError(f"{self.root}: cannot be written to ({error.strerror}).") from error
 

@@ -25,7 +25,7 @@ from virnucpro.stages.embed import settings_for
 SECTION = "encoders"
 _CPU = torch.device("cpu")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_TOLERANCES = {"float32": 1e-5, "bfloat16": 0.1}  # of values of about 1
+_TOLERANCES = {"float32": 1e-5, "bfloat16": 0.2}  # the largest of all values, which are about 1
 _SINGLE_SHARE = 4  # one sequence at a time: one in so many
 
 _Embed = Callable[[], tuple[int, NDArray[np.float32]]]
@@ -133,7 +133,7 @@ def _compare(
                 goals.get((dtype, peer), Goal()),
                 float(np.abs(outputs[dtype][: len(expected)] - expected).max()),
                 _TOLERANCES[dtype],
-                f"{settings.num_strings} strings of 300- and 500-b fragments, {settings.threads} threads",
+                f"{settings.num_strings} strings of 300- and 500-b fragments, threads: {settings.threads}",
             )
 
 

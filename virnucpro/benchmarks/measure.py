@@ -123,30 +123,40 @@ class Figure:
 
 
 def take_turns(
-    contestants: Mapping[str, Callable[[], float]], seconds: float, min_runs: int = MIN_RUNS
+    contestants: Mapping[str, Callable[[], float]],
+    seconds: float,
+    *,
+    before: Mapping[str, Callable[[], None]] | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """Run contestants one after the other, again and again, so that a busy machine slows all of them.
 
     Args:
         contestants: name to a function that does its work once and says how much that was.
         seconds: budget of each; one untimed run comes before.
-        min_runs: timed runs of each that take place whatever they take.
+        before: what a contestant does before each of its runs, off the clock.
 
     Returns:
         Name to the rates of its runs: amount a second, in order.
     """
-    for work in contestants.values():
+    before = before or {}
+    for name, work in contestants.items():
+        before.get(name, _do_nothing)()
         work()
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     start = time.perf_counter()
     runs = 0
-    while runs < min_runs or time.perf_counter() - start < seconds * len(contestants):
+    while runs < MIN_RUNS or time.perf_counter() - start < seconds * len(contestants):
         for name, work in contestants.items():
+            before.get(name, _do_nothing)()
             begun = time.perf_counter()
             amount = work()
             rates[name].append(amount / (time.perf_counter() - begun))
         runs += 1
     return {name: tuple(values) for name, values in rates.items()}
+
+
+def _do_nothing() -> None:
+    """Be ready."""
 
 
 def ratio_of(values: tuple[float, ...], peer_values: tuple[float, ...]) -> float:

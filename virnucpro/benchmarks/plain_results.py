@@ -32,10 +32,11 @@ class PlainResults:
 
     folder: Path
 
-    def save_features(self, names: Sequence[str], nucleotide: NDArray[np.float32], protein: NDArray[np.float32]) -> int:
-        """Write what its encoders would leave, and return the number of files."""
-        starts = range(0, len(names), _ROWS_A_FILE)
-        for number, start in enumerate(starts):
+    def save_features(
+        self, names: Sequence[str], nucleotide: NDArray[np.float32], protein: NDArray[np.float32]
+    ) -> None:
+        """Write what its encoders would leave."""
+        for number, start in enumerate(range(0, len(names), _ROWS_A_FILE)):
             rows = slice(start, start + _ROWS_A_FILE)
             here = list(names[rows])
             vectors = [
@@ -44,10 +45,10 @@ class PlainResults:
             torch.save({"names": here, "rows": vectors}, self._path("nucleotide", number))
             tensors = [torch.from_numpy(row.copy()) for row in protein[rows]]
             torch.save({"names": here, "rows": tensors}, self._path("protein", number))
-        return len(starts)
 
-    def run(self, num_files: int, head: MLPHead) -> int:
+    def run(self, num_rows: int, head: MLPHead) -> int:
         """Merge, score, write and group; returns the number of rows."""
+        num_files = -(-num_rows // _ROWS_A_FILE)
         for number in range(num_files):
             self._merge(number)
         scores: list[NDArray[np.float32]] = []

@@ -26,6 +26,8 @@ _GOAL_READS = 10_000_000
 _GOAL_GIB = 2.0
 _FLAT = 1.25
 """Largest peak to smallest peak that still is called flat."""
+_SETTLED_READS = 100_000
+"""Below, the room of a unit is not full yet, and growth says nothing of larger inputs."""
 
 
 class ProgramError(VirNucProError):
@@ -77,7 +79,7 @@ def measure_predict(settings: Settings) -> Iterator[Figure]:
             runs.append(run_predict(reads, Path(folder) / "out", settings))
     rates = tuple(run.num_fragments / run.seconds for run in runs)
     what = f"{settings.predict_reads:,} reads of {settings.read_length} b, model {settings.model}"
-    note = f"half coding; {runs[0].num_fragments:,} fragments, {runs[0].num_rows:,} rows; {settings.threads} threads"
+    note = f"half coding; {runs[0].num_fragments:,} fragments, {runs[0].num_rows:,} rows; threads: {settings.threads}"
     yield Figure(PREDICT, what, "fragments/s", rates, goal=Goal(least=2000), note=note)
     for stage in runs[0].stage_seconds:
         yield Figure(PREDICT, f"  of it {stage}", "s", tuple(run.stage_seconds[stage] for run in runs))
@@ -86,7 +88,7 @@ def measure_predict(settings: Settings) -> Iterator[Figure]:
 
 
 def measure_memory(settings: Settings) -> Iterator[Figure]:
-    """Peak memory for each number of reads, and what ten million would take if it goes on so."""
+    """Peak memory for each number of reads, and what ten million would take if it goes on as between the last two."""
     peaks: dict[int, int] = {}
     for num_reads in sorted(settings.memory_reads):
         with TemporaryDirectory(prefix="virnucpro-benchmark-") as folder:
@@ -109,7 +111,10 @@ def measure_memory(settings: Settings) -> Iterator[Figure]:
         Goal(most_ratio=_FLAT),
         note="flat" if ratio <= _FLAT else "not flat",
     )
-    growth = (largest - smallest) / (most - least)
+    *_, before, _ = sorted(peaks)
+    if before < _SETTLED_READS:
+        return
+    growth = max(0.0, (largest - peaks[before]) / (most - before))
     foreseen = (largest + growth * max(0, _GOAL_READS - most)) / _GIB
     note = f"foreseen from {growth:,.1f} bytes a read, not measured"
     yield Figure(MEMORY, f"peak of {_GOAL_READS:,} reads", "GiB", (foreseen,), goal=Goal(most=_GOAL_GIB), note=note)

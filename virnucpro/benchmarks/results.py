@@ -32,38 +32,65 @@ from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 SECTION = "results"
 _LENGTH_NT = 300
 _WIDTHS = {"nucleotide": ("nt", 768), "protein": ("aa", 2560)}
+_FEATURE_WIDTH = 3328
 _HIDDEN_WIDTH = 512
 _TOLERANCE = 1e-5
 
 
 def measure(settings: Settings) -> Iterator[Figure]:
-    """All stages after embedding, on random embeddings of the published widths."""
+    """Writing of random embeddings of the published widths, and all stages after it."""
     torch.set_num_threads(settings.threads)
     with TemporaryDirectory(prefix="virnucpro-benchmark-") as folder:
         ours = _prepare(Path(folder), settings)
         peer = PlainResults(Path(folder) / "peer")
         peer.folder.mkdir()
         names = ours.names()
-        num_files = peer.save_features(names, *(ours.embeddings(role) for role in ROLES))
+        yield _measure_writing(ours, peer, names, settings)
         head = load_head(ours.run.bundle.head)
         rates = take_turns(
-            {"ours": lambda: float(ours.compute()), "peer": lambda: float(peer.run(num_files, head))}, settings.seconds
+            {"ours": lambda: float(ours.compute()), "peer": lambda: float(peer.run(len(names), head))},
+            settings.seconds,
+            before={"ours": ours.clear},
         )
         difference = max(_largest_difference(ours.scores(), peer.row_table), _other_windows(ours, peer))
         yield Figure(
             SECTION,
-            f"{len(names):,} rows of {sum(width for _, width in _WIDTHS.values()):,}",
+            f"merge, head, consensus, tables of {len(names):,} rows of {_FEATURE_WIDTH:,}",
             "rows/s",
             rates["ours"],
-            "lists saved with torch.save, joined by name",
+            "lists joined by name",
             rates["peer"],
             ratio_of(rates["ours"], rates["peer"]),
             Goal(least_ratio=20),
             difference,
             _TOLERANCE,
-            f"merge, head, consensus, tables; float32; {settings.threads} threads",
+            f"float32; threads: {settings.threads}",
         )
         yield from _stage_figures(ours, len(names))
+
+
+def _measure_writing(ours: _Ours, peer: PlainResults, names: list[str], settings: Settings) -> Figure:
+    nucleotide, protein = (ours.embeddings(role) for role in ROLES)
+
+    def write_ours() -> float:
+        ours.write_embeddings({"nucleotide": nucleotide, "protein": protein})
+        return len(names)
+
+    def write_peer() -> float:
+        peer.save_features(names, nucleotide, protein)
+        return len(names)
+
+    rates = take_turns({"ours": write_ours, "peer": write_peer}, settings.seconds)
+    return Figure(
+        SECTION,
+        f"embeddings of {len(names):,} rows to disk",
+        "rows/s",
+        rates["ours"],
+        "torch.save of lists",
+        rates["peer"],
+        ratio_of(rates["ours"], rates["peer"]),
+        note="float32",
+    )
 
 
 @dataclass(frozen=True)
@@ -77,8 +104,6 @@ class _Ours:
     def compute(self) -> int:
         """All stages after embedding, from nothing; returns the number of rows."""
         run, index = self.run, self.index
-        for done in ("merged", "scores"):
-            shutil.rmtree(run.dir.work / done, ignore_errors=True)
         run.reporter.seconds.clear()
         units = range(len(index.units))
         merge.run(run, index, units, PoolExecutor(self.threads))
@@ -93,6 +118,22 @@ class _Ours:
         sums = consensus.run(run, index)
         write.run(run, index, sums, write.Wanted(rows=False, legacy=True))
         return index.num_rows
+
+    def clear(self) -> None:
+        """Remove what ``compute`` wrote."""
+        for done in ("merged", "scores"):
+            shutil.rmtree(self.run.dir.work / done, ignore_errors=True)
+
+    def write_embeddings(self, embeddings: dict[str, NDArray[np.float32]]) -> None:
+        """Write the shards of both encoders, as the embed stage does."""
+        first = 0
+        for unit, indexed in enumerate(self.index.units):
+            digest = store.read_attributes(self.run.dir.unit(unit), "unit")["digest"]
+            rows = slice(first, first + indexed.num_sources)
+            for role, array in embeddings.items():
+                made = shard_made_from(self.run.bundle, role, self.run.dtype, digest)
+                store.write_arrays(self.run.dir.embedding(role, unit), "embedding", {"embedding": array[rows]}, made)
+            first = rows.stop
 
     def names(self) -> list[str]:
         """Published name of every row."""
@@ -117,7 +158,7 @@ class _Ours:
 
 
 def _prepare(folder: Path, settings: Settings) -> _Ours:
-    """Coding reads until there are rows enough, cut as ever, with random embeddings."""
+    """Coding reads, one row each and some more, cut as ever, with random embeddings."""
     bundle = load_bundle(str(_write_bundle(folder / "bundle", settings.seed)))
     reads = write_reads(folder / "reads.fasta", settings.num_rows, _LENGTH_NT, 1.0, settings.seed)
     run_dir = RunDir(folder / "run")
@@ -133,14 +174,13 @@ def _prepare(folder: Path, settings: Settings) -> _Ours:
         reporter=Reporter(bars=False),
     )
     index = extract.run(run)
+    ours = _Ours(run, index, settings.threads)
     rng = np.random.default_rng(settings.seed)
-    for unit, indexed in enumerate(index.units):
-        digest = store.read_attributes(run_dir.unit(unit), "unit")["digest"]
-        for role in ROLES:
-            array = rng.standard_normal((indexed.num_sources, _WIDTHS[role][1]), dtype=np.float32)
-            made = shard_made_from(bundle, role, run.dtype, digest)
-            store.write_arrays(run_dir.embedding(role, unit), "embedding", {"embedding": array}, made)
-    return _Ours(run, index, settings.threads)
+    num_rows = sum(unit.num_sources for unit in index.units)
+    ours.write_embeddings(
+        {role: rng.standard_normal((num_rows, width), dtype=np.float32) for role, (_, width) in _WIDTHS.items()}
+    )
+    return ours
 
 
 def _write_bundle(folder: Path, seed: int) -> Path:
@@ -151,7 +191,7 @@ def _write_bundle(folder: Path, seed: int) -> Path:
         save_encoder(folder / f"{role}.safetensors", config, {"none": torch.zeros(1)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = MLPHead(sum(width for _, width in _WIDTHS.values()), _HIDDEN_WIDTH)
+        head = MLPHead(_FEATURE_WIDTH, _HIDDEN_WIDTH)
     save_head(folder / "head.safetensors", head, {})
     settings = {
         "schema": 1,

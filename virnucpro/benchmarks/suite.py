@@ -21,6 +21,7 @@ from virnucpro.benchmarks import encoders, extraction, program, results
 from virnucpro.benchmarks.measure import Figure, Settings
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders.device import available_cpus
+from virnucpro.run_dir import write_json
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Figure]]] = {
     extraction.SECTION: extraction.measure,
@@ -34,8 +35,13 @@ _PACKAGES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "fa
 _WIDTH_WITHOUT_TERMINAL = 180
 
 
-def run(settings: Settings, only: Sequence[str]) -> dict[str, Any]:
-    """Measure the sections named, print a table after each, and return the record.
+def run(settings: Settings, only: Sequence[str], output: Path | None) -> None:
+    """Measure the sections named; after each, print its table and write the record of all so far.
+
+    Args:
+        settings: what is measured.
+        only: names of sections.
+        output: JSON file, or None.
 
     Raises:
         ModelError: a section needs a model that is not there; found before anything is measured.
@@ -45,24 +51,16 @@ def run(settings: Settings, only: Sequence[str]) -> dict[str, Any]:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_WITHOUT_TERMINAL)
-    started = _machine()
+    context = _context(settings)
     figures: list[Figure] = []
     for name in only:
         measured = list(SECTIONS[name](settings))
         console.print(table(name, measured))
         figures += measured
-    return {
-        "schema": 1,
-        "program": "virnucpro",
-        "version": __version__,
-        "commit": commit(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": started,
-        "load_at_end": _load(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "settings": asdict(settings),
-        "figures": [_as_record(figure) for figure in figures],
-    }
+        if output is not None:
+            write_json(
+                output, context | {"load_at_end": _load(), "figures": [_as_record(figure) for figure in figures]}
+            )
 
 
 def table(section: str, figures: Sequence[Figure]) -> Table:
@@ -137,6 +135,20 @@ def _as_record(figure: Figure) -> dict[str, Any]:
         "peer_value": figure.peer_value,
         "agrees": figure.agrees,
         "is_reached": figure.is_reached,
+    }
+
+
+def _context(settings: Settings) -> dict[str, Any]:
+    """What the figures depend on: program, machine and settings."""
+    return {
+        "schema": 1,
+        "program": "virnucpro",
+        "version": __version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "settings": asdict(settings),
     }
 
 

@@ -18,6 +18,8 @@
       intercept: [0, 0, 0]
       exponent: 0.5           # a sequence of n fragments: mean log-odds * n ** exponent
     provenance: {...}         # free: what it was trained on
+    weak_below: 200           # optional: a warning where sequences are shorter than this on average (nt)
+    recorded: {...}           # optional: role to digest, size and time of a large file, which is then not read for it
 """
 
 from __future__ import annotations
@@ -83,6 +85,7 @@ class Bundle:
         head: safetensors file of the head.
         threshold: p_virus from which a sequence is called virus.
         calibration: from log-odds to probability.
+        weak_below: nt; on shorter sequences the scores say little.
         digests: role (nucleotide, protein, head) to SHA-256 of its file.
         fingerprint: SHA-256 over the settings and those digests.
     """
@@ -98,6 +101,7 @@ class Bundle:
     head: Path
     threshold: float
     calibration: Calibration
+    weak_below: int
     digests: dict[str, str]
     fingerprint: str
 
@@ -105,16 +109,65 @@ class Bundle:
         """Checkpoint of the encoder of ``role`` nucleotide or protein."""
         return self.nucleotide if role == "nucleotide" else self.protein
 
+    def check_fragment_length(self, length_nt: int, *, is_meant: bool) -> None:
+        """Hold a fragment length against those the head was trained on.
 
-def load_bundle(model: str) -> Bundle:
+        Args:
+            length_nt: of the run.
+            is_meant: the user said ``--expected-length``.
+
+        Raises:
+            ModelError: it is another one, and not meant.
+        """
+        if not (is_meant or self._is_trained_on(length_nt)):
+            raise ModelError(
+                f"model {self.name} was trained on fragments of {self.fragment_length} bases, not of {length_nt}. Leave "
+                f"the length out, or insist: --expected-length {length_nt}."
+            )
+
+    def cautions(self, length_nt: int, mean_length_nt: float) -> list[str]:
+        """What a user should know of a run before trusting its scores.
+
+        Args:
+            length_nt: of its fragments.
+            mean_length_nt: of its sequences.
+        """
+        found = []
+        if not self._is_trained_on(length_nt):
+            found.append(
+                f"fragments of {length_nt} bases, but model {self.name} was trained on {self.fragment_length}: its "
+                "scores may be off"
+            )
+        shorter = min(float(length_nt), mean_length_nt)
+        if shorter < self.weak_below:
+            found.append(
+                f"sequences of about {shorter:.0f} bases: model {self.name} is near chance there (published heads on "
+                "150-base reads: accuracy 0.53, AUROC 0.56); --model lite is made for them"
+            )
+        return found
+
+    def _is_trained_on(self, length_nt: int) -> bool:
+        return length_nt in (self.fragment_length, *self.calibration.lengths)
+
+
+def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32") -> Bundle:
     """Find a bundle by name or folder and check that its files are there.
 
     Args:
-        model: ``lite`` (bundled), ``300`` or ``500`` (published; in ``VIRNUCPRO_CACHE``), or a folder.
+        model: ``lite`` (bundled), ``300`` or ``500`` (published), a folder, or a head file (``.pth``,
+            ``.safetensors``). Of the published ones and of a head the bundle is made once, from the checkpoints on
+            this machine, and kept in ``VIRNUCPRO_CACHE``.
+        fragment_length: nt; for a head file that does not say what it was trained on.
+        dtype: in which encoders are kept that have to be converted first.
 
     Raises:
         ModelError: it cannot be found, lacks a file or makes no sense.
+        ResourceError: the disk has no room for the converted encoders.
     """
+    if model in PUBLISHED or (model not in BUNDLED and Path(model).is_file()):
+        from virnucpro.bundles.published import make_bundle  # noqa: PLC0415 - imports torch
+
+        model = str(make_bundle(model, fragment_length=fragment_length, dtype=dtype))
     folder = find_bundle(model)
     path = folder / "bundle.yaml"
     try:
@@ -133,7 +186,8 @@ def load_bundle(model: str) -> Bundle:
             if not file.is_file():
                 raise ModelError(f"model {settings['name']}: {file} is missing. Bring the whole bundle folder.")
         _check_widths(settings["name"], files)
-        digests = {role: _file_digest(file) for role, file in files.items()}
+        recorded = settings.get("recorded") or {}
+        digests = {role: _file_digest(file, recorded.get(role)) for role, file in files.items()}
         return Bundle(
             name=str(settings["name"]),
             folder=folder,
@@ -143,6 +197,7 @@ def load_bundle(model: str) -> Bundle:
             row_rule=settings["rows"],
             threshold=float(settings["threshold"]),
             calibration=calibration,
+            weak_below=int(settings.get("weak_below", 0)),
             digests=digests,
             fingerprint=_fingerprint(settings, digests),
             **files,
@@ -154,7 +209,7 @@ def load_bundle(model: str) -> Bundle:
 
 
 def find_bundle(model: str) -> Path:
-    """The folder of a bundle.
+    """The folder of a bundle; that of a published model may not have been made yet.
 
     Raises:
         ModelError: there is none.
@@ -162,17 +217,11 @@ def find_bundle(model: str) -> Path:
     if model in BUNDLED:
         return Path(__file__).parent / model
     if model in PUBLISHED:
-        folder = cache_dir() / "bundles" / model
-        if not folder.is_dir():
-            raise ModelError(
-                f"model {model} is not on this machine: {folder} is missing. Put the bundle folder (bundle.yaml, "
-                "nucleotide, protein and head as safetensors) there, or use the bundled model: --model lite."
-            )
-        return folder
+        return cache_dir() / "bundles" / model
     folder = Path(model)
     if not folder.is_dir():
         known = ", ".join((*BUNDLED, *PUBLISHED))
-        raise ModelError(f"model {model!r} is neither one of {known} nor a folder.")
+        raise ModelError(f"model {model!r} is neither one of {known}, nor a bundle folder or a head file.")
     return folder
 
 
@@ -202,7 +251,16 @@ def _check_widths(name: str, files: dict[str, Path]) -> None:
         raise ModelError(f"model {name}: its head takes features {width} wide, its encoders give {parts}.")
 
 
-def _file_digest(path: Path) -> str:
+def record_digest(path: Path, sha256: str) -> dict[str, Any]:
+    """What ``recorded`` says of a file: its digest, and how to tell that it is still the same file."""
+    state = path.stat()
+    return {"sha256": sha256, "num_bytes": state.st_size, "modified_ns": state.st_mtime_ns}
+
+
+def _file_digest(path: Path, recorded: dict[str, Any] | None) -> str:
+    # Reading 11 GB takes as long as loading them: what was hashed when it was written is not hashed again.
+    if recorded is not None and recorded == record_digest(path, str(recorded.get("sha256"))):
+        return str(recorded["sha256"])
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -16,7 +16,12 @@ import click
 from virnucpro import __version__
 from virnucpro.errors import VirNucProError
 
-_COMMANDS = {"predict": "virnucpro.cli.predict:predict", "benchmark": "virnucpro.cli.benchmark:benchmark"}
+_COMMANDS = {
+    "predict": "virnucpro.cli.predict:predict",
+    "benchmark": "virnucpro.cli.benchmark:benchmark",
+    "models": "virnucpro.cli.models:models",
+    "doctor": "virnucpro.cli.doctor:doctor",
+}
 
 _EPILOG = """\
 Exit codes: 0 complete, 1 internal error, 2 usage, 3 input refused, 4 resources (memory, disk, directory

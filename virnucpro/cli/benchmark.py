@@ -49,7 +49,9 @@ _COUNT = click.IntRange(min=1)
 @click.option("--strings", type=_COUNT, default=128, show_default=True, help="Strings that encoders get.")
 @click.option("--rows", type=_COUNT, default=20_000, show_default=True, help="Rows that the results section gets.")
 @click.option("--predict-reads", type=_COUNT, default=100_000, show_default=True, help="Reads of predict.")
-@click.option("--reads", callback=_split, default="10000,1000000", show_default=True, help="Reads of the memory runs.")
+@click.option(
+    "--reads", callback=_split, default="10000,100000,1000000", show_default=True, help="Reads of the memory runs."
+)
 @click.option("--read-length", type=_COUNT, default=300, show_default=True, help="Bases of those reads.")
 def benchmark(
     only: tuple[str, ...],
@@ -77,7 +79,6 @@ def benchmark(
     from virnucpro.benchmarks.inputs import ESM2_SIZES  # noqa: PLC0415
     from virnucpro.benchmarks.measure import Settings  # noqa: PLC0415
     from virnucpro.encoders.device import available_cpus  # noqa: PLC0415
-    from virnucpro.run_dir import write_json  # noqa: PLC0415
 
     _check(esm2, tuple(ESM2_SIZES), "--esm2")
     settings = Settings(
@@ -93,12 +94,12 @@ def benchmark(
         memory_reads=tuple(int(number) for number in reads),
         read_length=read_length,
     )
-    record = suite.run(settings, only)
-    if output is not None:
-        write_json(output, record)
+    suite.run(settings, only, output)
 
 
 def _check(names: tuple[str, ...], known: tuple[str, ...], option: str) -> None:
+    if not names:
+        raise UsageError(f"{option} names nothing: give some of {', '.join(known)}.")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(f"{option}: {unknown[0]} is none of {', '.join(known)}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +21,20 @@ from virnucpro.encoders.attention import AlibiBias, packed_attention
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.layers import LayerNorm, Linear
 from virnucpro.encoders.pooling import mean_over_tokens
-from virnucpro.encoders.weights import check_tensors, setting
+from virnucpro.encoders.weights import HasShape, check_tensors, setting
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
 _UNUSED = ("pooler.", "cls.", "position_ids")
+_SETTINGS = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "type_vocab_size",
+    "layer_norm_eps",
+)
+_TensorT = TypeVar("_TensorT", bound=HasShape)
 _SEQUENCES_A_CALL = 1024  # an Encoding object holds far more than its ids
 
 
@@ -156,6 +165,29 @@ class DnabertS:
         states = layer.attention_norm(layer.output(attended) + states)
         gate, content = layer.gated(states).chunk(2, dim=-1)
         return layer.mlp_norm(layer.down(gelu(gate) * content) + states)
+
+
+def convert_checkpoint(
+    tensors: Mapping[str, _TensorT], published: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, _TensorT]]:
+    """Turn the tensors and the ``config.json`` of the checkpoint into ours; no tensor is read.
+
+    Returns:
+        Config and tensors for :func:`~virnucpro.encoders.save_encoder`; the pooler is left out.
+
+    Raises:
+        ModelError: these are not the tensors of a DNABERT-S, or do not fit its config.
+    """
+    config = {"kind": DnabertS.kind, "alphabet": DnabertS.alphabet, "width": setting(published, "hidden_size")}
+    config |= {name: setting(published, name) for name in _SETTINGS}
+    renamed = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
+    kept = {name: tensor for name, tensor in renamed.items() if not name.startswith(_UNUSED)}
+    kept = {name: tensor for name, tensor in kept.items() if not name.endswith(_UNUSED)}
+    words = kept.get("embeddings.word_embeddings.weight")
+    if words is not None:
+        config["vocab_size"] = words.shape[0]  # padded beyond the tokenizer's in models of this family
+    check_tensors(kept, _expected_shapes(config))
+    return config, kept
 
 
 def _layer_from(tensors: Mapping[str, torch.Tensor], name: str, eps: float) -> _Layer:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from virnucpro.encoders.attention import packed_attention
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.layers import LayerNorm, Linear
 from virnucpro.encoders.pooling import mean_over_tokens
-from virnucpro.encoders.weights import check_tensors, setting
+from virnucpro.encoders.weights import HasShape, StoredTensor, check_tensors, setting
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
@@ -41,6 +42,9 @@ _OUR_NAME = {  # Hugging Face's name of a part of a layer, to fair-esm's
     "LayerNorm": "final_layer_norm",
 }
 _UNUSED = ("contact_head.", "lm_head.", "rot_emb.inv_freq")
+_FUSED = "layers.{}.self_attn.qkv_proj.{}"
+_OF_ESM_1 = ("embed_positions.", "emb_layer_norm_before.")
+_TensorT = TypeVar("_TensorT", bound=HasShape)
 
 
 class Esm2Tokenizer:
@@ -83,7 +87,8 @@ class Esm2:
     """ESM-2 with its weights on one device.
 
     Config: ``width``, ``num_layers``, ``attention_heads``; optional ``repr_layer`` (the last, after the final
-    LayerNorm), ``max_residues`` (1024), ``token_dropout`` (true).
+    LayerNorm), ``max_residues`` (1024), ``token_dropout`` (true). Tensors as :func:`convert_checkpoint` names them,
+    with or without :func:`fuse_attention`.
     """
 
     kind = "esm2"
@@ -95,7 +100,10 @@ class Esm2:
         num_layers: int = setting(config, "num_layers")
         repr_layer: int = setting(config, "repr_layer", num_layers)
         self._scale = _TOKEN_DROPOUT_SCALE if setting(config, "token_dropout", True) else 1.0
-        check_tensors(tensors, _expected_shapes(self.width, num_layers), _UNUSED)
+        expected = _expected_shapes(self.width, num_layers)
+        if _FUSED.format(0, "weight") in tensors:
+            expected = _fused_shapes(expected, self.width, num_layers)
+        check_tensors(tensors, expected, _UNUSED)
         self.tokenizer = self.tokenizer_from(config, None)
         self._embeddings = tensors["embed_tokens.weight"]
         self._layers = [_layer_from(tensors, f"layers.{number}") for number in range(repr_layer)]
@@ -148,12 +156,12 @@ class Esm2:
 
 
 def convert_checkpoint(
-    tensors: Mapping[str, torch.Tensor], attention_heads: int | None = None
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    tensors: Mapping[str, _TensorT], attention_heads: int | None = None
+) -> tuple[dict[str, Any], dict[str, _TensorT]]:
     """Turn the tensors of a fair-esm (``model`` of the ``.pt``) or Hugging Face ``facebook/esm2_*`` file into ours.
 
     Args:
-        tensors: under either family's names.
+        tensors: under either family's names; none is read.
         attention_heads: needed where the width is not one of the published sizes.
 
     Returns:
@@ -167,7 +175,10 @@ def convert_checkpoint(
     embeddings = renamed.get("embed_tokens.weight")
     if embeddings is None or not layers:
         raise ModelError("these are not the tensors of an ESM-2 checkpoint: no token embeddings or no layers.")
-    width, num_layers = embeddings.shape[1], max(layers) + 1
+    older = [name for name in renamed if name.startswith(_OF_ESM_1)]
+    if older:
+        raise ModelError(f"this is no ESM-2 but an older ESM: it holds {older[0]}.")
+    width, num_layers = embeddings.shape[-1], max(layers) + 1
     heads = attention_heads or _HEADS_OF_WIDTH.get(width)
     if heads is None:
         raise ModelError(f"an ESM-2 of width {width} is none of the published sizes: say how many attention heads.")
@@ -176,6 +187,49 @@ def convert_checkpoint(
     check_tensors(kept, expected)
     config = {"kind": Esm2.kind, "alphabet": Esm2.alphabet, "width": width}
     return config | {"num_layers": num_layers, "attention_heads": heads}, kept
+
+
+def read_settings(values: Mapping[str, object]) -> tuple[int | None, bool]:
+    """Find what the tensors do not say: the number of attention heads (None where unsaid), and token dropout.
+
+    Args:
+        values: entries of a ``config.json``, or of the namespace in a ``.pt`` under dotted names.
+
+    Raises:
+        ModelError: they describe another architecture.
+    """
+    said = {name.removeprefix("cfg.model.").removeprefix("args."): value for name, value in values.items()}
+    other = said.get("position_embedding_type", "rotary") != "rotary" or said.get("emb_layer_norm_before")
+    if other or said.get("model_type", "esm") != "esm":
+        raise ModelError("its config describes no ESM-2 (rotary positions, no LayerNorm before the layers).")
+    names = ("encoder_attention_heads", "num_attention_heads", "attention_heads")
+    heads = next((said[name] for name in names if name in said), None)
+    if heads is not None and (not isinstance(heads, int) or heads < 1):
+        raise ModelError(f"its config says {heads!r} attention heads.")
+    return heads, said.get("token_dropout", True) is not False
+
+
+def fuse_attention(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Put query, key and value of each layer into one tensor: it is then used where it lies in the mapped file.
+
+    Joined when loading they are a copy, a quarter of the weights, beside what is mapped.
+    """
+    fused = {name: stored for name, stored in tensors.items() if not _is_projection(name)}
+    num_layers = sum(name.endswith(".q_proj.weight") for name in tensors)
+    for number in range(num_layers):
+        for kind in ("weight", "bias"):
+            parts = [tensors[f"layers.{number}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+            fused[_FUSED.format(number, kind)] = StoredTensor(shape, parts[0].dtype, partial(_read_joined, parts))
+    return fused
+
+
+def _is_projection(name: str) -> bool:
+    return any(f".self_attn.{part}_proj." in name for part in "qkv")
+
+
+def _read_joined(parts: list[StoredTensor]) -> torch.Tensor:
+    return torch.cat([part.read() for part in parts])
 
 
 def _fair_esm_name(name: str) -> str:
@@ -222,12 +276,15 @@ def _rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.
 
 def _layer_from(tensors: Mapping[str, torch.Tensor], name: str) -> _Layer:
     attention = f"{name}.self_attn"
+    joined = {
+        kind: tensors[f"{attention}.qkv_proj.{kind}"]
+        if f"{attention}.qkv_proj.{kind}" in tensors
+        else torch.cat([tensors[f"{attention}.{part}_proj.{kind}"] for part in "qkv"])
+        for kind in ("weight", "bias")
+    }
     return _Layer(
         attention_norm=LayerNorm.from_tensors(tensors, f"{name}.self_attn_layer_norm", 1e-5),
-        qkv=Linear(
-            torch.cat([tensors[f"{attention}.{part}_proj.weight"] for part in "qkv"]),
-            torch.cat([tensors[f"{attention}.{part}_proj.bias"] for part in "qkv"]),
-        ),
+        qkv=Linear(joined["weight"], joined["bias"]),
         output=Linear.from_tensors(tensors, f"{attention}.out_proj"),
         mlp_norm=LayerNorm.from_tensors(tensors, f"{name}.final_layer_norm", 1e-5),
         up=Linear.from_tensors(tensors, f"{name}.fc1"),
@@ -247,3 +304,11 @@ def _expected_shapes(width: int, num_layers: int) -> dict[str, tuple[int, ...]]:
         for norm in ("self_attn_layer_norm", "final_layer_norm"):
             shapes |= {f"layers.{number}.{norm}.{part}": (width,) for part in ("weight", "bias")}
     return shapes
+
+
+def _fused_shapes(shapes: Mapping[str, tuple[int, ...]], width: int, num_layers: int) -> dict[str, tuple[int, ...]]:
+    fused = {name: shape for name, shape in shapes.items() if not _is_projection(name)}
+    for number in range(num_layers):
+        fused[_FUSED.format(number, "weight")] = (3 * width, width)
+        fused[_FUSED.format(number, "bias")] = (3 * width,)
+    return fused

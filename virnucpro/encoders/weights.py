@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
+import mmap
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from virnucpro.errors import ModelError
+from virnucpro.run_dir import atomic_write
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +23,43 @@ if TYPE_CHECKING:
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _ABSENT = object()
+_CODES = {  # torch's name of a dtype, to its code in safetensors and its size in bytes
+    "float64": ("F64", 8),
+    "float32": ("F32", 4),
+    "float16": ("F16", 2),
+    "bfloat16": ("BF16", 2),
+    "int64": ("I64", 8),
+    "int32": ("I32", 4),
+    "int16": ("I16", 2),
+    "int8": ("I8", 1),
+    "uint8": ("U8", 1),
+    "bool": ("BOOL", 1),
+}
+_DTYPES = {code: dtype for dtype, (code, _) in _CODES.items()}
+
+
+class HasShape(Protocol):
+    """A tensor, read or not."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that stays in its file until it is read; a file of any size costs no memory.
+
+    Attributes:
+        shape: its shape.
+        dtype: torch's name of its dtype, ``float32``.
+        read: maps the part of the file that holds it; the mapping goes with the tensor.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,22 +106,78 @@ def read_config(path: Path) -> EncoderConfig:
 def read_tensors(path: Path, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Read all tensors onto ``device``: matrices in ``dtype``, vectors (biases, LayerNorm) in float32.
 
+    On a CPU a matrix stored in ``dtype`` is not copied: it is a view of the mapped file, which all processes share.
+    Any other goes through a mapping of its own, let go at once, so that a 3 B model is never in memory twice.
+
     Raises:
         ModelError: the file is missing or damaged.
     """
     torch_, safetensors = import_module("torch"), import_module("safetensors")
     tensors: dict[str, torch.Tensor] = {}
     try:
-        # One at a time, so that a 3 B model is never in memory twice.
         with safetensors.safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point():
-                    tensor = tensor.to(device, dtype if tensor.ndim > 1 else torch_.float32)
-                tensors[name] = tensor.to(device)
+            for name, stored in stored_tensors(path).items():
+                kept_as = _kept_as(stored, dtype)
+                if device.type == "cpu" and stored.dtype == kept_as:
+                    tensors[name] = file.get_tensor(name)
+                else:
+                    tensors[name] = stored.read().to(device, getattr(torch_, kept_as))
     except (OSError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read as safetensors ({error}). Fetch or convert it again.") from error
     return tensors
+
+
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """List the tensors of a safetensors file; none is read.
+
+    Raises:
+        ModelError: the file is missing or damaged, or a dtype is not known here.
+    """
+    safetensors = import_module("safetensors")
+    header = _read_header(path)
+    try:
+        # The library checks that the tensors lie side by side and within the file.
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read as safetensors ({error}). Fetch or convert it again.") from error
+    with path.open("rb") as stream:
+        first_byte = 8 + int.from_bytes(stream.read(8), "little")
+    tensors = {}
+    for name in names:
+        entry = header[name]
+        if entry["dtype"] not in _DTYPES:
+            raise ModelError(f"{path}: {name} is of type {entry['dtype']}, which is not read here.")
+        dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+        start = first_byte + entry["data_offsets"][0]
+        tensors[name] = StoredTensor(shape, dtype, partial(_read_dense, path, start, dtype, shape))
+    return tensors
+
+
+def map_values(path: Path, start: int, dtype: str, num_values: int) -> torch.Tensor:
+    """Map a part of a file as a tensor (num_values,); writing to it does not change the file.
+
+    Args:
+        path: the file.
+        start: first byte.
+        dtype: torch's name of the dtype.
+        num_values: how many.
+
+    Raises:
+        ModelError: the file is shorter than that.
+    """
+    torch_ = import_module("torch")
+    if num_values == 0:
+        return torch_.empty(0, dtype=getattr(torch_, dtype))  # type: ignore[no-any-return]
+    stop = start + num_values * _CODES[dtype][1]
+    page = start - start % mmap.ALLOCATIONGRANULARITY
+    with path.open("rb") as file:
+        if stop > path.stat().st_size:  # reading a page that is not there would kill the process
+            raise ModelError(f"{path}: is cut short. Fetch it again.")
+        mapping = mmap.mmap(file.fileno(), stop - page, offset=page, access=mmap.ACCESS_COPY)
+    return torch_.frombuffer(  # type: ignore[no-any-return]
+        mapping, dtype=getattr(torch_, dtype), count=num_values, offset=start - page
+    )
 
 
 def save_encoder(
@@ -97,18 +194,62 @@ def save_encoder(
     Raises:
         ModelError: the config lacks a mandatory entry.
     """
+    stored = {
+        name: StoredTensor(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.detach().cpu)
+        for name, tensor in tensors.items()
+    }
+    write_encoder(path, config, stored, tokenizer)
+
+
+def write_encoder(
+    path: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, StoredTensor],
+    tokenizer: str | None = None,
+    dtype: str | None = None,
+) -> str:
+    """Write an encoder file tensor by tensor: one of them is in memory at a time.
+
+    The same encoder gives the same bytes (the digest is its identity), which the safetensors library, whose
+    metadata come in random order, does not promise.
+
+    Args:
+        path: where to write; it appears complete or not at all.
+        config: JSON-able; ``kind``, ``alphabet`` and ``width`` are mandatory.
+        tensors: name to tensor, as the encoder's ``from_tensors`` expects them.
+        tokenizer: tokenizer JSON, for encoders that have one.
+        dtype: matrices are written in this one and vectors in float32; None writes all as they are.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        ModelError: the config lacks a mandatory entry, or a dtype cannot be written.
+    """
     missing = {"kind", "alphabet", "width"} - set(config)
     if missing:
         raise ModelError(f"{path}: an encoder config must name {', '.join(sorted(missing))}.")
     metadata = {"config": json.dumps(dict(config), sort_keys=True)}
     if tokenizer is not None:
         metadata["tokenizer"] = tokenizer
-    part = path.with_name(path.name + ".part")
-    import_module("safetensors.torch").save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, metadata=metadata
-    )
-    _sort_metadata(part)
-    part.replace(path)
+    torch_ = import_module("torch")
+    kept = {name: stored.dtype if dtype is None else _kept_as(stored, dtype) for name, stored in tensors.items()}
+    foreign = sorted(set(kept.values()) - _CODES.keys())
+    if foreign:
+        raise ModelError(f"{path}: tensors of type {', '.join(foreign)} cannot be written.")
+    order = sorted(tensors, key=lambda name: (-_CODES[kept[name]][1], name))  # wide ones first keeps all aligned
+    digest = hashlib.sha256()
+    with atomic_write(path) as part, part.open("wb") as file:
+        for piece in _header_of(order, tensors, kept, metadata):
+            digest.update(piece)
+            file.write(piece)
+        for name in order:
+            tensor = tensors[name].read().to(getattr(torch_, kept[name]))
+            content = tensor.contiguous().reshape(-1).view(torch_.uint8).numpy().data
+            digest.update(content)
+            file.write(content)
+            del tensor, content  # before the next is read
+    return digest.hexdigest()
 
 
 def setting(config: Mapping[str, Any], name: str, default: object = _ABSENT) -> Any:  # noqa: ANN401  (JSON)
@@ -124,7 +265,7 @@ def setting(config: Mapping[str, Any], name: str, default: object = _ABSENT) -> 
 
 
 def check_tensors(
-    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()
+    tensors: Mapping[str, HasShape], expected: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()
 ) -> None:
     """Compare names and shapes with what the config asks for.
 
@@ -152,20 +293,30 @@ def check_tensors(
         raise ModelError(f"tensors do not fit the config: {'; '.join(problems[:3])}{more}.")
 
 
-def _sort_metadata(path: Path) -> None:
-    """Put the metadata in order of its keys, in place.
+def _kept_as(stored: StoredTensor, dtype: object) -> str:
+    """Dtype in which an encoder keeps a tensor: matrices as asked, vectors in float32, numbers as they are."""
+    if "float" not in stored.dtype:
+        return stored.dtype
+    return str(dtype).removeprefix("torch.") if len(stored.shape) > 1 else "float32"
 
-    The library writes them in random order, and the same encoder must be the same bytes (its digest is its identity).
-    """
-    header = _read_header(path)
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+
+def _read_dense(path: Path, start: int, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    return map_values(path, start, dtype, prod(shape)).view(shape)
+
+
+def _header_of(
+    order: list[str], tensors: Mapping[str, StoredTensor], kept: Mapping[str, str], metadata: dict[str, str]
+) -> tuple[bytes, bytes]:
+    """Length and text of the header, as the safetensors format has them."""
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    stop = 0
+    for name in order:
+        code, num_bytes = _CODES[kept[name]]
+        start, stop = stop, stop + prod(tensors[name].shape) * num_bytes
+        header[name] = {"dtype": code, "shape": list(tensors[name].shape), "data_offsets": [start, stop]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    with path.open("r+b") as file:
-        num_bytes = int.from_bytes(file.read(8), "little")
-        if len(text) <= num_bytes:
-            file.write(text.ljust(num_bytes))
-        file.flush()
-        os.fsync(file.fileno())
+    text = text.ljust(-(-(len(text) + 8) // 64) * 64 - 8)  # the data begin at a multiple of 64 bytes
+    return len(text).to_bytes(8, "little"), text
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def answer(bundle: Bundle, threshold: float, sums: NDArray[np.void]) -> Answers:
     called = final == Status.OK
     p_virus = np.full(len(status), np.nan)
     mean = sums["log_odds"][called] / scored[called]
-    p_virus[called] = 1.0 / (1.0 + np.exp(-bundle.calibration.sequence_log_odds(mean, scored[called])))
+    with np.errstate(over="ignore"):  # a genome's log-odds may pass 709; its probability is then 0
+        p_virus[called] = 1.0 / (1.0 + np.exp(-bundle.calibration.sequence_log_odds(mean, scored[called])))
     call = np.where(~called, Call.NO_CALL, np.where(p_virus >= threshold, Call.VIRUS, Call.NOT_VIRUS))
     return Answers(p_virus, call.astype(np.int64), final, sums["num_open"] > 0)
 

@@ -117,7 +117,8 @@ def score_fragments(run: Run, table: UnitTable, scores: NDArray[np.float32]) -> 
 
 def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logistic function."""
-    return np.asarray(1.0 / (1.0 + np.exp(-log_odds)), dtype=np.float64)
+    with np.errstate(over="ignore"):  # a genome's log-odds may pass 709; its probability is then 0
+        return np.asarray(1.0 / (1.0 + np.exp(-log_odds)), dtype=np.float64)
 
 
 def _add(sums: NDArray[np.void], unit: ScoredUnit) -> None:
@@ -130,7 +131,8 @@ def _add(sums: NDArray[np.void], unit: ScoredUnit) -> None:
     count = int(position[-1]) + 1
     part = sums[first : first + count]
     scored = ~np.isnan(unit.log_odds)
-    part["log_odds"] += np.bincount(position[scored], weights=unit.log_odds[scored], minlength=count)
+    # One after the other and not unit by unit: the sum is then the same to the last bit however the run is cut.
+    np.add.at(part["log_odds"], position[scored], unit.log_odds[scored])
     part["num_fragments"] += np.bincount(position, minlength=count)
     part["num_scored"] += np.bincount(position[scored], minlength=count)
     part["num_rows"] += np.bincount(position, weights=unit.num_open, minlength=count).astype(np.int64)

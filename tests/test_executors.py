@@ -1,0 +1,243 @@
+"""One contract for all executors, and what those with processes of their own promise beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+
+import psutil
+import pytest
+from work_samples import Breaks, DiesAlways, DiesBeforeItBegins, DiesOnce, Refuses, Slow, Square, Talks
+
+from virnucpro import errors
+from virnucpro.errors import DiskFullError, InputError, RunMismatchError, StoreError, VirNucProError, WorkerError
+from virnucpro.executors.base import UnitDone, Worker
+from virnucpro.executors.local import LocalExecutor
+from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.serial import SerialExecutor
+
+
+def local(num_workers):
+    return LocalExecutor([Worker(index, f"place:{index}", 1) for index in range(num_workers)])
+
+
+EXECUTORS = {
+    "serial": lambda: SerialExecutor("cpu", 1),
+    "pool_1": lambda: PoolExecutor(1),
+    "pool_2": lambda: PoolExecutor(2),
+    "local_1": lambda: local(1),
+    "local_2": lambda: local(2),
+}
+WITH_PROCESSES = ("pool_2", "local_1", "local_2")
+
+
+@pytest.fixture(params=EXECUTORS)
+def executor(request):
+    return EXECUTORS[request.param]()
+
+
+@pytest.fixture(params=WITH_PROCESSES)
+def apart(request):
+    """An executor whose work runs in other processes."""
+    return EXECUTORS[request.param]()
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """Whatever happened, every worker is gone when the run has ended."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = [
+        child
+        for child in set(psutil.Process().children(recursive=True)) - before
+        if "resource_tracker" not in " ".join(child.cmdline())
+    ]
+    assert left == []
+
+
+def written(folder):
+    """(unit, content) of each file that the work left."""
+    return sorted((int(path.name.split("-")[0]), path.read_text()) for path in folder.glob("*-*"))
+
+
+def squares(units):
+    return sorted((unit, str(unit * unit)) for unit in units)
+
+
+def dones(units):
+    return sorted((unit, unit + 10) for unit in units)
+
+
+def pairs(finished):
+    return sorted((done.unit, done.num_rows) for done in finished)
+
+
+def test_each_unit_is_done_once(executor, tmp_path):
+    """None is lost, none is done twice, and each says how many rows it had."""
+    units = [5, 0, 3, 12, 7, 1, 2]
+    assert pairs(executor.run(Square(tmp_path), units)) == dones(units)
+    assert written(tmp_path) == squares(units)
+
+
+def test_work_may_read_ahead(executor, tmp_path):
+    """Units that were asked for early are done all the same."""
+    units = list(range(7))
+    assert pairs(executor.run(Square(tmp_path, read_ahead=3), units)) == dones(units)
+    assert written(tmp_path) == squares(units)
+
+
+def test_a_unit_is_there_when_it_is_reported(executor, tmp_path):
+    """Its file is in place before it is yielded."""
+    for done in executor.run(Square(tmp_path), [4, 2, 9]):
+        assert isinstance(done, UnitDone)
+        assert list(tmp_path.glob(f"{done.unit}-*"))
+
+
+def test_no_units_are_no_work(executor, tmp_path):
+    """An empty list ends at once."""
+    assert list(executor.run(Square(tmp_path), [])) == []
+
+
+def test_one_unit_is_done(executor, tmp_path):
+    """Fewer units than workers."""
+    assert pairs(executor.run(Square(tmp_path), [6])) == dones([6])
+
+
+def test_an_error_of_the_work_surfaces_as_itself(executor, tmp_path):
+    """The same class, with its facts and its exit code."""
+    with pytest.raises(InputError) as caught:
+        list(executor.run(Refuses(tmp_path), [1, 2, 3, 4, 5]))
+    error = caught.value
+    assert (error.source, error.problem, error.line) == ("reads.fa", "cannot be read. Mend it.", 3)
+    assert error.exit_code == 3
+    assert str(error) == "reads.fa, line 3: cannot be read. Mend it."
+
+
+def test_an_error_nobody_foresaw_tells_where_it_came_from(executor, tmp_path):
+    """As itself, or as a ``WorkerError`` with the text of the traceback."""
+    with pytest.raises((ZeroDivisionError, WorkerError)) as caught:
+        list(executor.run(Breaks(tmp_path), [1, 2, 3, 4, 5]))
+    error = caught.value
+    assert isinstance(error, WorkerError) == isinstance(executor, LocalExecutor)
+    story = "".join(map(str, (error, error.__cause__, *[entry.path for entry in caught.traceback])))
+    assert "unit 3 has no rows" in story
+    assert "work_samples.py" in story
+
+
+def test_stopping_half_way_ends_the_workers(executor, tmp_path):
+    """As Ctrl-C does: whoever stops listening leaves no process behind."""
+    finished = executor.run(Slow(tmp_path), range(50))
+    next(finished)
+    finished.close()
+    assert len(written(tmp_path)) < 50
+
+
+def test_the_next_run_is_none_the_worse(executor, tmp_path):
+    """An executor holds nothing between runs."""
+    with pytest.raises(InputError):
+        list(executor.run(Refuses(tmp_path, at=1), [1, 2]))
+    assert pairs(executor.run(Square(tmp_path), [7, 8, 9])) == dones([7, 8, 9])
+
+
+def test_a_killed_worker_costs_no_unit(apart, tmp_path, caplog, monkeypatch):
+    """Its units go back, another process does them, and the log says so."""
+    caplog.set_level(logging.WARNING, "virnucpro.executors")
+    monkeypatch.setattr(logging.getLogger("virnucpro"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("virnucpro"), "handlers", [])
+    units = list(range(8))
+    assert pairs(apart.run(DiesOnce(tmp_path), units)) == dones(units)
+    assert dict(written(tmp_path)) == dict(squares(units))
+    assert (tmp_path / "died").exists()
+    assert "go back" in caplog.text
+
+
+def test_a_killed_worker_that_read_ahead_costs_no_unit(apart, tmp_path):
+    """All the units in its hands go back."""
+    units = list(range(8))
+    assert pairs(apart.run(DiesOnce(tmp_path, read_ahead=3), units)) == dones(units)
+
+
+def test_a_unit_that_always_kills_its_worker_is_named(apart, tmp_path):
+    """The run ends with a ``WorkerError`` and does not try for ever."""
+    with pytest.raises(WorkerError, match=r"units \[.*\b3\b.*\]"):
+        list(apart.run(DiesAlways(tmp_path), [0, 1, 2, 3]))
+
+
+def test_the_last_unit_may_kill_its_worker_too(apart, tmp_path):
+    """When the other workers have gone home already."""
+    with pytest.raises(WorkerError, match=r"units \[3\]"):
+        list(apart.run(DiesAlways(tmp_path), [3, 3 + 1]))
+
+
+def test_workers_that_die_before_they_begin_are_not_started_for_ever(apart, tmp_path):
+    """As when the model does not fit the memory."""
+    with pytest.raises(WorkerError):
+        list(apart.run(DiesBeforeItBegins(tmp_path), [0, 1, 2, 3]))
+
+
+def test_work_runs_outside_this_process(apart, tmp_path):
+    """In no more processes than asked for."""
+    list(apart.run(Slow(tmp_path), range(4)))
+    processes = {int(path.name.split("-")[1]) for path in tmp_path.glob("*-*")}
+    assert os.getpid() not in processes
+    assert len(processes) <= 2
+
+
+def test_each_worker_is_told_its_own_place(tmp_path):
+    """Both places are used, and a process stays in the one it was given."""
+    list(local(2).run(Slow(tmp_path), range(20)))
+    places = {tuple(path.name.split("-")[1:]) for path in tmp_path.glob("*-*")}
+    assert {(device, index) for _, device, index in places} == {("place:0", "0"), ("place:1", "1")}
+    assert len(places) == 2
+
+
+def test_serial_keeps_the_order(tmp_path):
+    """Units are done as they were given."""
+    finished = SerialExecutor("cpu", 1).run(Square(tmp_path), [4, 1, 3])
+    assert [done.unit for done in finished] == [4, 1, 3]
+
+
+def test_what_a_worker_logs_arrives_here(tmp_path, caplog, monkeypatch):
+    """From every thread of it, once each, under the name it was logged with."""
+    caplog.set_level(logging.INFO, "virnucpro.work_samples")
+    monkeypatch.setattr(logging.getLogger("virnucpro"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("virnucpro"), "handlers", [])
+    units = range(6)
+    list(local(2).run(Talks(tmp_path), units))
+    texts = sorted(record.getMessage() for record in caplog.records if record.name == "virnucpro.work_samples")
+    assert texts == sorted(f"unit {unit}{text}" for unit in units for text in (" begins", ", the other thread"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(getattr(errors, name)("what, where and what to do") for name in (
+            "UsageError", "ResourceError", "IncompleteRunError", "ModelError", "CountError", "WorkerError",
+        )),
+        InputError("a.fa", "bad.", 3),
+        InputError("a.fa", "bad."),
+        StoreError("unit.h5", "is damaged"),
+        DiskFullError("unit.h5"),
+        RunMismatchError("out", [("a", 1, 2)]),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_every_error_crosses_processes_unchanged(error):
+    """Class, facts, text and exit code."""
+    arrived = pickle.loads(pickle.dumps(error))  # noqa: S301 - what multiprocessing does with our own errors
+    assert type(arrived) is type(error)
+    assert (vars(arrived), str(arrived), arrived.exit_code) == (vars(error), str(error), error.exit_code)
+
+
+def test_no_error_class_was_forgotten():
+    """The list above is the whole tree."""
+    tree, todo = set(), [VirNucProError]
+    while todo:
+        found = todo.pop().__subclasses__()
+        todo += found
+        tree |= {error.__name__ for error in found if error.__module__ == "virnucpro.errors"}
+    assert tree == {
+        *("UsageError", "RunMismatchError", "InputError", "ResourceError", "DiskFullError", "IncompleteRunError"),
+        *("ModelError", "StoreError", "CountError", "WorkerError"),
+    }

@@ -1,0 +1,124 @@
+"""Small pieces of real work for executors; spawned processes import them from here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnucpro.errors import InputError
+from virnucpro.executors.base import UnitDone, Worker
+
+_log = logging.getLogger("virnucpro.work_samples")
+
+
+@dataclass(frozen=True)
+class Square:
+    """Writes the square of each unit; reports ``unit + 10`` rows.
+
+    Attributes:
+        folder: where the files go; the name holds unit and process.
+        read_ahead: units asked for before the first of them is done.
+    """
+
+    folder: Path
+    read_ahead: int = 1
+
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
+        waiting: list[int] = []
+        for unit in units:
+            waiting.append(unit)
+            if len(waiting) >= self.read_ahead:
+                yield self._do(waiting.pop(0), worker)
+        for unit in waiting:
+            yield self._do(unit, worker)
+
+    def _do(self, unit: int, worker: Worker) -> UnitDone:
+        self.before(unit)
+        name = f"{unit}-{os.getpid()}-{worker.device}-{worker.index}"
+        (self.folder / name).write_text(str(unit * unit))
+        return UnitDone(unit, unit + 10)
+
+    def before(self, unit: int) -> None:
+        """What happens before a unit is done."""
+
+
+@dataclass(frozen=True)
+class Slow(Square):
+    """A tenth of a second a unit, so that every worker gets some."""
+
+    def before(self, unit: int) -> None:
+        del unit
+        time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Refuses(Square):
+    """Raises one of our errors at one unit."""
+
+    at: int = 3
+
+    def before(self, unit: int) -> None:
+        if unit == self.at:
+            raise InputError("reads.fa", "cannot be read. Mend it.", line=unit)
+
+
+@dataclass(frozen=True)
+class Breaks(Square):
+    """Raises an error nobody foresaw at one unit."""
+
+    at: int = 3
+
+    def before(self, unit: int) -> None:
+        if unit == self.at:
+            raise ZeroDivisionError(f"unit {unit} has no rows")
+
+
+@dataclass(frozen=True)
+class DiesOnce(Square):
+    """Kills its process at one unit, the first time."""
+
+    at: int = 3
+
+    def before(self, unit: int) -> None:
+        mark = self.folder / "died"
+        if unit == self.at and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DiesAlways(Square):
+    """Kills its process at one unit, every time."""
+
+    at: int = 3
+
+    def before(self, unit: int) -> None:
+        if unit == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DiesBeforeItBegins(Square):
+    """Kills its process before it asks for a unit, as one that cannot load its model."""
+
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
+        del units, worker
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield UnitDone(0, 0)
+
+
+@dataclass(frozen=True)
+class Talks(Square):
+    """Logs from two threads at a time."""
+
+    def before(self, unit: int) -> None:
+        other = threading.Thread(target=_log.warning, args=("unit %d, the other thread", unit))
+        other.start()
+        _log.info("unit %d begins", unit)
+        other.join()

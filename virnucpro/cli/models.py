@@ -1,0 +1,177 @@
+"""``virnucpro models``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from virnucpro.errors import ModelError, UsageError
+from virnucpro.logs import start_logging
+
+if TYPE_CHECKING:
+    from virnucpro.models.inventory import Entry
+    from virnucpro.progress import Reporter
+
+_GROUP_EPILOG = """\
+Models are kept in VIRNUCPRO_CACHE (default: virnucpro in the user's cache folder).
+
+\b
+On a machine with network, then on one without:
+  virnucpro models fetch 500
+  virnucpro models export models.tar 500
+  virnucpro models import models.tar
+"""
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+
+
+@click.group(epilog=_GROUP_EPILOG)
+def models() -> None:
+    """List, fetch, verify and carry models."""
+
+
+@models.command("list", epilog="Example: virnucpro models list --json")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def list_models(as_json: bool) -> None:
+    """Show the models that are here and those that can be fetched."""
+    from virnucpro.models.inventory import list_entries  # noqa: PLC0415 - --help should not wait for it
+
+    entries = list_entries()
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in entries], indent=2, default=str))
+        return
+    header = ("name", "kind", "state", "size", "fingerprint", "licence", "parts", "source", "where")
+    rows = [header, *(_cells(entry) for entry in entries)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@models.command(epilog="Example: virnucpro predict in.fasta -o out --model $(virnucpro models path mine)")
+@click.argument("name")
+def path(name: str) -> None:
+    """Print the folder of NAME (of each part, where NAME is not a bundle yet)."""
+    from virnucpro.models.inventory import places_of  # noqa: PLC0415
+
+    for place in places_of(name):
+        click.echo(place.folder)
+
+
+@models.command(epilog="A fetch that was stopped goes on with the same command.\n\nExample: virnucpro models fetch 500")
+@click.argument("name")
+@click.option("--mirror", metavar="URL", help="Take every file from this address instead of its own host.")
+@click.option("--retries", type=click.IntRange(min=0), default=4, show_default=True, help="Attempts after the first.")
+@click.option("--no-progress", is_flag=True, help="No progress bars.")
+@_QUIET
+def fetch(name: str, mirror: str | None, retries: int, no_progress: bool, quiet: bool) -> None:
+    """Fetch the released checkpoints of NAME, whatever of them is not here yet."""
+    from virnucpro.models import fetch as fetching  # noqa: PLC0415
+    from virnucpro.models.download import Patience  # noqa: PLC0415
+    from virnucpro.models.inventory import places_of  # noqa: PLC0415
+
+    start_logging(-1 if quiet else 0)
+    if not fetching.parts_of(name):
+        for place in places_of(name):
+            click.echo(f"{name}: nothing to fetch, it is in {place.folder}")
+        return
+    how = fetching.Fetching(mirror, Patience(attempts=retries + 1), _reporter(bars=not (no_progress or quiet)))
+    for folder in fetching.fetch(name, how):
+        click.echo(folder)
+
+
+@models.command(epilog="Exit code 6 if a file is not what was recorded.\n\nExample: virnucpro models verify 500")
+@click.argument("name", required=False)
+def verify(name: str | None) -> None:
+    """Hold every file of NAME, or of all models here, against its recorded SHA-256."""
+    from virnucpro.models import inventory  # noqa: PLC0415
+
+    places = inventory.places_here() if name is None else inventory.places_of(name)
+    num_wrong = 0
+    for place in places:
+        problems = inventory.verify(place)
+        num_wrong += len(problems)
+        for problem in problems:
+            click.echo(f"wrong  {place.name}  {problem}")
+        if not problems:
+            click.echo(f"ok     {place.name}  {place.folder}")
+    if num_wrong:
+        count = "one file or folder is" if num_wrong == 1 else f"{num_wrong} files or folders are"
+        raise ModelError(f"{count} not what was recorded. Delete and fetch or import what is named above.")
+
+
+@models.command(epilog="Example: virnucpro models record --answers my_bundle/")
+@click.argument("name")
+@click.option("--answers", is_flag=True, help="Also run the bundle and record what it answers, for doctor.")
+def record(name: str, answers: bool) -> None:
+    """Record the SHA-256 of the files of NAME as they are now.
+
+    NAME is a bundle, a bundle folder, or a checkpoint whose files were put into their folder by hand.
+    """
+    from virnucpro.models import inventory, known_answers  # noqa: PLC0415
+
+    place = inventory.place_to_record(name)
+    if answers:
+        if place.kind != "bundle":
+            raise UsageError(f"--answers is for bundles; {name} is a checkpoint.")
+        from virnucpro.bundles import load_bundle  # noqa: PLC0415
+        from virnucpro.cli.doctor import predict_known  # noqa: PLC0415
+
+        given = known_answers.ask(predict_known(str(place.folder)))
+        fingerprint = load_bundle(str(place.folder)).fingerprint
+        known_answers.write_answers(place.folder, known_answers.KnownAnswers(fingerprint, tuple(given)))
+    receipt = inventory.record(place)
+    for file in receipt.files:
+        click.echo(f"{file.sha256}  {file.name}")
+
+
+@models.command("export", epilog="Example: virnucpro models export models.tar lite 500")
+@click.argument("file", type=Path)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--force", is_flag=True, help="Replace FILE where it is there.")
+@_QUIET
+def export_models(file: Path, names: tuple[str, ...], force: bool, quiet: bool) -> None:
+    """Write the models NAME, or all that are here, to one archive FILE."""
+    from virnucpro.models.archive import export_archive  # noqa: PLC0415
+    from virnucpro.models.inventory import places_here  # noqa: PLC0415
+
+    start_logging(-1 if quiet else 0)
+    wanted = names or tuple(place.name for place in places_here())
+    for packed in export_archive(wanted, file, _reporter(bars=not quiet), force=force):
+        click.echo(f"{packed.place}: {len(packed.receipt.files)} files, {packed.receipt.size_bytes:,} bytes")
+    click.echo(f"{file}: {file.stat().st_size:,} bytes")
+
+
+@models.command("import", epilog="Example: virnucpro models import models.tar")
+@click.argument("file", type=Path)
+@_QUIET
+def import_models(file: Path, quiet: bool) -> None:
+    """Bring the models of the archive FILE to this machine, checked; all of them, or nothing."""
+    from virnucpro.models.archive import import_archive  # noqa: PLC0415
+
+    start_logging(-1 if quiet else 0)
+    for done in import_archive(file, _reporter(bars=not quiet)):
+        click.echo(f"{done.folder}: {done.num_new} files came, {done.num_here} were here already")
+
+
+def _reporter(*, bars: bool) -> Reporter:
+    from virnucpro.progress import Reporter  # noqa: PLC0415
+
+    return Reporter(bars)
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    size = f"{entry.size_bytes / 1e6:,.1f} MB"
+    return (
+        entry.name,
+        entry.kind,
+        entry.state,
+        size if entry.size_is_exact else f"about {size}",
+        entry.fingerprint[:12] if entry.fingerprint else "NA",
+        entry.licence,
+        ",".join(entry.parts) or "NA",
+        entry.source,
+        str(entry.where) if entry.where else "NA",
+    )

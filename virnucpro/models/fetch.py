@@ -1,0 +1,140 @@
+"""Bringing the parts of a model into the cache."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import is_offline_mode
+
+from virnucpro.errors import ModelError, ResourceError
+from virnucpro.models import hub
+from virnucpro.models.catalogue import MODELS, PARTS, HubSource, Part, UrlSource
+from virnucpro.models.download import Patience, Remote, SourceError, download, mirrored
+from virnucpro.models.inventory import downloads_dir
+from virnucpro.models.receipts import FileRecord, Receipt, looks_complete, read_receipt, write_receipt
+from virnucpro.progress import Reporter
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """How to fetch.
+
+    Attributes:
+        mirror: address that takes the place of scheme and host of every source.
+        patience: how long to try.
+        reporter: progress.
+    """
+
+    mirror: str | None
+    patience: Patience
+    reporter: Reporter
+
+
+def parts_of(name: str) -> list[Part]:
+    """The parts of a published model, or the part of that name; empty where it is neither."""
+    names = MODELS.get(name, (name,) if name in PARTS else ())
+    return [PARTS[part] for part in names]
+
+
+def fetch(name: str, how: Fetching) -> list[Path]:
+    """Fetch what is not there yet of a catalogued model or part.
+
+    Returns:
+        a folder for each part.
+
+    Raises:
+        ModelError: a part cannot be had from any source.
+        ResourceError: the disk is too small.
+    """
+    return [fetch_part(part, downloads_dir() / part.name, how) for part in parts_of(name)]
+
+
+def fetch_part(part: Part, folder: Path, how: Fetching) -> Path:
+    """Fetch one part into ``folder``, from the first source that gives it.
+
+    Raises:
+        ModelError: none does.
+        ResourceError: the disk is too small.
+    """
+    receipt = read_receipt(folder)
+    if receipt is not None and looks_complete(folder, receipt):
+        _log.info("%s: is here already (%s)", part.name, folder)
+        return folder
+    failed = []
+    for source in part.sources:
+        try:
+            files = _fetch_from(source, part, folder, how)
+        except SourceError as error:
+            _log.warning("%s", error)
+            failed.append(str(error))
+        else:
+            write_receipt(folder, Receipt(part.name, part.licence, None, files))
+            hub.sweep(folder)
+            return folder
+    raise ModelError(_by_hand(part, folder, failed))
+
+
+def _fetch_from(source: HubSource | UrlSource, part: Part, folder: Path, how: Fetching) -> tuple[FileRecord, ...]:
+    if is_offline_mode():
+        place = hub.hub_address(how.mirror) + f"/{source.repo}" if isinstance(source, HubSource) else source.url
+        raise SourceError(f"{place}: not asked, HF_HUB_OFFLINE is set")
+    if isinstance(source, HubSource):
+        return _fetch_repository(source, part, folder, how)
+    remote = Remote(mirrored(source.url, how.mirror), sha256=source.sha256, git_blob=source.git_blob)
+    _check_room(folder, part.about_bytes)
+    with how.reporter.stage(source.file, None, "bytes") as advance:
+        return (download(remote, folder / source.file, how.patience, advance),)
+
+
+def _fetch_repository(source: HubSource, part: Part, folder: Path, how: Fetching) -> tuple[FileRecord, ...]:
+    listing = hub.list_files(source, how.mirror and mirrored("", how.mirror), how.patience)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_room(folder, sum(file.size_bytes for file in listing.files))
+    records = []
+    for file in listing.files:
+        with how.reporter.stage(f"{part.name}/{file.name}", file.size_bytes, "bytes") as advance:
+            known = hub.recognise(file, folder / file.name, listing.url(file.name))
+            records.append(known or hub.fetch_file(listing, file, folder, how.patience, advance))
+    return tuple(records)
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    """Refuse before the first byte what the disk cannot hold.
+
+    Raises:
+        ResourceError: it cannot.
+    """
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if there == folder else 0
+    free = shutil.disk_usage(there).free + have
+    if size_bytes > free:
+        raise ResourceError(
+            f"{folder}: {size_bytes:,} bytes are to come, {free:,} are free. "
+            "Free some space, or set VIRNUCPRO_CACHE to another place."
+        )
+
+
+def _by_hand(part: Part, folder: Path, failed: list[str]) -> str:
+    """One line: which file is wanted, from where, and how to bring it."""
+    return (
+        f"{part.name} ({_wanted(part)}) is not on this machine and could not be fetched: {'; '.join(failed)}. "
+        f"By hand: on a machine with network run 'virnucpro models fetch {part.name}' and 'virnucpro models export "
+        f"FILE {part.name}', bring FILE here and run 'virnucpro models import FILE'; or put the files into {folder} "
+        f"and run 'virnucpro models record {part.name}'."
+    )
+
+
+def _wanted(part: Part) -> str:
+    files = []
+    for source in part.sources:
+        if isinstance(source, UrlSource):
+            files.append(source.file)
+        else:
+            weights = " or ".join(group[0] for group in source.weights)
+            files.append(f"{', '.join(source.needed)} and {weights} of {source.repo}")
+    return "; or ".join(files)

@@ -1,0 +1,128 @@
+"""``known_answers.json`` of a bundle: what it answers for a few sequences made by rule.
+
+::
+
+    {"schema": 1, "fingerprint": "...",
+     "sequences": {"rule": "congruential", "seed": 20260101, "lengths_nt": [...], "open": [...]},
+     "p_virus": [0.1234, ...]}
+
+``virnucpro models record --answers FOLDER`` writes it, ``virnucpro doctor`` asks the same on the user's machine. The
+answers are those of the table ``.sequences.tsv``, in float32 on the CPU: the whole way from FASTA to probability.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from virnucpro.errors import ModelError
+from virnucpro.run_dir import write_json
+
+SCHEMA = 1
+FILE = "known_answers.json"
+TOLERANCE = 1e-4
+"""Largest difference of a probability; the table has four decimals."""
+
+RULE = "congruential"
+SEED = 20_260_101
+SHAPES = ((150, True), (150, False), (300, True), (300, False), (500, True), (500, False), (1200, True), (3000, False))
+"""Length (nt) of each sequence, and whether its first frame is open."""
+
+_STOP_CODONS = ("TAA", "TAG", "TGA")
+
+Predict = Callable[[Path, Path], Path]
+"""From a FASTA file and an empty folder to the table ``.sequences.tsv``, in float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class KnownAnswers:
+    """What a bundle is known to answer.
+
+    Attributes:
+        fingerprint: of the bundle that answered.
+        p_virus: of each sequence.
+    """
+
+    fingerprint: str
+    p_virus: tuple[float, ...]
+
+
+def sequences() -> list[str]:
+    """The sequences, the same on every machine and in every release."""
+    draw = _numbers(SEED)
+    made = []
+    for length, is_open in SHAPES:
+        codons: list[str] = []
+        while 3 * len(codons) < length:
+            codon = "".join("ACGT"[number] for number in islice(draw, 3))
+            if not (is_open and codon in _STOP_CODONS):
+                codons.append(codon)
+        made.append("".join(codons)[:length])
+    return made
+
+
+def ask(predict: Predict) -> list[float]:
+    """Let a model answer.
+
+    Raises:
+        ModelError: it gives no probability for a sequence.
+    """
+    with tempfile.TemporaryDirectory(prefix="virnucpro-known-answers-") as folder:
+        fasta = Path(folder, "known.fasta")
+        lines = (f">known_{number}\n{sequence}\n" for number, sequence in enumerate(sequences(), 1))
+        fasta.write_text("".join(lines), encoding="ascii")
+        with predict(fasta, Path(folder, "results")).open(encoding="ascii", newline="") as table:
+            answers = [row["p_virus"] for row in csv.DictReader(table, delimiter="\t")]
+    if len(answers) != len(SHAPES) or "NA" in answers:
+        raise ModelError(f"the model gives no probability for all of {len(SHAPES)} sequences: {', '.join(answers)}.")
+    return [float(answer) for answer in answers]
+
+
+def write_answers(folder: Path, answers: KnownAnswers) -> None:
+    """Write ``known_answers.json`` into a bundle folder."""
+    rule = {
+        "rule": RULE,
+        "seed": SEED,
+        "lengths_nt": [length for length, _ in SHAPES],
+        "open": [is_open for _, is_open in SHAPES],
+    }
+    content = {"schema": SCHEMA, "fingerprint": answers.fingerprint, "sequences": rule, "p_virus": answers.p_virus}
+    write_json(folder / FILE, content)
+
+
+def read_answers(folder: Path) -> KnownAnswers | None:
+    """The known answers of a bundle folder; None where there are none.
+
+    Raises:
+        ModelError: they cannot be understood, or are of other sequences than this program makes.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rule = content["sequences"]
+        same = (rule["rule"], rule["seed"]) == (RULE, SEED)
+        same = same and tuple(zip(rule["lengths_nt"], rule["open"], strict=True)) == SHAPES
+        answers = KnownAnswers(str(content["fingerprint"]), tuple(float(value) for value in content["p_virus"]))
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise ModelError(f"{path}: cannot be understood ({error}).") from error
+    if content["schema"] != SCHEMA or not same or len(answers.p_virus) != len(SHAPES):
+        raise ModelError(f"{path}: is about other sequences than this program makes.")
+    return answers
+
+
+def _numbers(seed: int) -> Iterator[int]:
+    """Numbers 0 to 3: the two highest bits of a 64-bit linear congruential generator.
+
+    Source: multiplier and increment of Knuth's MMIX.
+    """
+    state = seed
+    while True:
+        state = (6_364_136_223_846_793_005 * state + 1_442_695_040_888_963_407) % 2**64
+        yield state >> 62

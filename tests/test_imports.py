@@ -20,7 +20,7 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FRONT = {"virnucpro", "__main__"}  # what users import and run; it leads to every room
-COMPUTING = {"batching", "encoders", "bundles", "heads", "stages", "pipeline", "training", "benchmarks"}
+COMPUTING = {"batching", "encoders", "bundles", "heads", "stages", "pipeline", "training", "models", "benchmarks"}
 ROOMS_OF = {
     "torch": COMPUTING,
     "h5py": {"store"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import platform
 import shlex
@@ -74,6 +75,7 @@ def predict(
     keep_intermediate: bool = False,
     keep_embeddings: bool = False,
     legacy_output: bool = False,
+    is_length_meant: bool = False,
     show_bars: bool = False,
 ) -> Results:
     """Tell which sequences are viral.
@@ -89,6 +91,7 @@ def predict(
         keep_intermediate: write ``.rows.tsv.gz``, every kept frame with its scores.
         keep_embeddings: keep embeddings and merged features in ``run/``.
         legacy_output: also write the published program's two files.
+        is_length_meant: cut fragments of ``config.science.fragment_length`` though the model was trained on others.
         show_bars: draw progress bars on a terminal.
 
     Raises:
@@ -101,14 +104,19 @@ def predict(
     if sources.count("-") > 1:
         raise UsageError("stdin (-) can be read once only.")
     stems = extract.stems_of(sources)
-    bundle = load_bundle(config.science.model)
+    devices = choose_devices(config.runtime.device, config.runtime.gpus or None)
+    bundle = load_bundle(
+        config.science.model,
+        fragment_length=config.science.fragment_length,
+        dtype=_dtype(config, devices),
+    )
+    bundle.check_fragment_length(config.science.fragment_length or bundle.fragment_length, is_meant=is_length_meant)
     run_dir = RunDir(Path(output))
     run_dir.prepare(force=force)
     with run_dir.locked(), _log_to(run_dir.result(_run_stem(stems), "log")):
         if fresh or force:
             run_dir.start_over()
         run_dir.sweep()
-        devices = choose_devices(config.runtime.device, config.runtime.gpus or None)
         run = _make_run(run_dir, sources, bundle, config, devices, Reporter(show_bars))
         _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
         _log.info("command: %s", shlex.join(sys.argv))
@@ -116,12 +124,15 @@ def predict(
         run_dir.agree(_pinned(run))
         start = time.monotonic()
         index = extract.run(run)
+        cautions = bundle.cautions(run.fragment_length, _mean_length_nt(index))
+        for caution in cautions:
+            _log.warning("%s", caution)
         _run_units(run, index, config, devices, keep_embeddings=keep_embeddings)
         sums = consensus.run(run, index)
         counts = write.run(run, index, sums, write.Wanted(rows=keep_intermediate, legacy=legacy_output))
         del sums
         run_dir.sequence_sums.unlink(missing_ok=True)
-        record = _record(run, index, config, devices, counts, time.monotonic() - start)
+        record = _record(run, index, config, devices, counts, time.monotonic() - start) | {"warnings": cautions}
         write_json(run_dir.result(_run_stem(stems), "run.json"), record)
         _log.info("done in %.1f s: %s", time.monotonic() - start, run_dir.root)
     return Results(run_dir.root, tuple(stems), tuple(counts), record)
@@ -130,27 +141,30 @@ def predict(
 def _make_run(
     run_dir: RunDir, sources: tuple[str, ...], bundle: Bundle, config: Config, devices: list[str], reporter: Reporter
 ) -> Run:
-    """Fill in what the settings leave to the bundle and the device, and check that they fit."""
+    """Fill in what the settings leave to the bundle and the device."""
     science = config.science
-    fragment_length = science.fragment_length or bundle.fragment_length
-    if fragment_length != bundle.fragment_length:
-        _log.warning(
-            "fragments of %d bases, but model %s was trained on %d: its scores may be off",
-            fragment_length,
-            bundle.name,
-            bundle.fragment_length,
-        )
-    dtype = str(parse_dtype(science.dtype, torch.device(devices[0]))).removeprefix("torch.")
     return Run(
         dir=run_dir,
         inputs=sources,
         bundle=bundle,
-        fragment_length=fragment_length,
+        fragment_length=science.fragment_length or bundle.fragment_length,
         unit_rows=config.layout.unit_rows,
-        dtype=dtype,
+        dtype=_dtype(config, devices),
         threshold=science.threshold if science.threshold >= 0 else bundle.threshold,
         reporter=reporter,
     )
+
+
+def _dtype(config: Config, devices: list[str]) -> str:
+    """Float type the encoders compute in."""
+    return str(parse_dtype(config.science.dtype, torch.device(devices[0]))).removeprefix("torch.")
+
+
+def _mean_length_nt(index: Index) -> float:
+    """Of the sequences of all inputs; infinite where there is none, for nothing is short then."""
+    if not index.num_sequences:
+        return math.inf
+    return sum(item.num_bases for item in index.inputs) / index.num_sequences
 
 
 def _pinned(run: Run) -> dict[str, Any]:

@@ -180,12 +180,16 @@ class RunDir:
         with self._lock.open("a+", encoding="ascii") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 stream.seek(0)
                 holder = stream.read().strip() or "unknown"
                 raise ResourceError(
                     f"{self.root} is in use by another run (process {holder}). "
                     "Wait for it to end, or name another directory with --output."
+                ) from error
+            except OSError as error:
+                raise ResourceError(
+                    f"{self.root}: its file system cannot lock files ({error.strerror}). Name a --output on another."
                 ) from error
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")

@@ -121,8 +121,8 @@ class Bundle:
         """
         if not (is_meant or self._is_trained_on(length_nt)):
             raise ModelError(
-                f"model {self.name} was trained on fragments of {self.fragment_length} bases, not of {length_nt}. Leave "
-                f"the length out, or insist: --expected-length {length_nt}."
+                f"model {self.name} was trained on fragments of {self.fragment_length} bases, not of {length_nt}. "
+                f"Leave the length out, or insist: --expected-length {length_nt}."
             )
 
     def cautions(self, length_nt: int, mean_length_nt: float) -> list[str]:

@@ -23,6 +23,7 @@ from virnucpro.bundles.checkpoints import (
     NUCLEOTIDE,
     NUCLEOTIDE_WIDTH,
     PROTEIN_OF_WIDTH,
+    PUBLISHED_PROTEIN,
     Opened,
     find_checkpoint,
     open_checkpoint,
@@ -37,6 +38,7 @@ from virnucpro.run_dir import atomic_write, write_json
 _log = logging.getLogger(__name__)
 
 _WEAK_BELOW_NT = 200  # the published heads on 150-base reads: accuracy 0.53, AUROC 0.56
+_PUBLISHED_HEADS = tuple(f"{model}_model.pth" for model in PUBLISHED)
 _BATCH_NORM_EPS = 1e-5
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -65,9 +67,9 @@ def make_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
         if there is not None:
             return there
         folder = made[dtype == "float32"]
-        return _assemble(folder, model, find_checkpoint(f"{model}_model"), int(model), dtype)
+        return _assemble(folder, model, find_checkpoint(f"{model}_model"), int(model), dtype, PUBLISHED_PROTEIN)
     path = Path(model)
-    length = fragment_length or _stated_length(path)
+    length = _stated_length(path) or fragment_length
     if not length:
         raise ModelError(
             f"{path}: does not say on fragments of which length it was trained. Say so: --expected-length 500, say."
@@ -93,7 +95,7 @@ def convert_encoder(name: str, dtype: str = "float32", given: Path | None = None
         ResourceError: the disk has no room for it.
     """
     target = cache_dir() / "encoders" / f"{name}-{dtype}.safetensors"
-    if target.is_file():
+    if target.is_file() and target.with_suffix(".json").is_file():
         return target
     source = open_checkpoint(find_checkpoint(name, given))
     try:
@@ -152,11 +154,19 @@ def _converted(name: str, source: Opened) -> tuple[dict[str, Any], dict[str, Sto
     return config | {"token_dropout": has_token_dropout}, esm2.fuse_attention(tensors)
 
 
-def _assemble(folder: Path, name: str, head_file: Path, length: int, dtype: str) -> Path:
-    """Write a bundle folder; ``bundle.yaml`` comes last, so that a folder without it is begun again."""
+def _assemble(folder: Path, name: str, head_file: Path, length: int, dtype: str, protein: str | None = None) -> Path:
+    """Write a bundle folder; ``bundle.yaml`` comes last, so that a folder without it is begun again.
+
+    Args:
+        folder: where.
+        name: of the bundle.
+        head_file: as it was published.
+        length: nt, what the head was trained on.
+        dtype: of the encoders.
+        protein: name of the ESM-2; None takes the one whose width fits.
+    """
     head = import_head(head_file)
-    # The published heads go with ESM-2 3B; of any other the width tells.
-    protein = PROTEIN_OF_WIDTH.get(head.input_width - NUCLEOTIDE_WIDTH)
+    protein = protein or PROTEIN_OF_WIDTH.get(head.input_width - NUCLEOTIDE_WIDTH)
     if protein is None:
         fitting = ", ".join(f"{NUCLEOTIDE_WIDTH + width} ({esm})" for width, esm in PROTEIN_OF_WIDTH.items())
         raise ModelError(
@@ -183,7 +193,7 @@ def _assemble(folder: Path, name: str, head_file: Path, length: int, dtype: str)
         "min_length": 0,
         "frameless": "skip",
         "rows": "max",
-        "weak_below": _WEAK_BELOW_NT,
+        "weak_below": _WEAK_BELOW_NT if head_file.name in _PUBLISHED_HEADS else 0,
         "nucleotide": "nucleotide.safetensors",
         "protein": "protein.safetensors",
         "head": "head.safetensors",
@@ -213,7 +223,7 @@ def _share(file: Path, place: Path) -> None:
 
 def _stated_length(path: Path) -> int:
     """Fragment length that a head's file says it was trained on; 0 where it does not."""
-    if path.name in [f"{model}_model.pth" for model in PUBLISHED]:
+    if path.name in _PUBLISHED_HEADS:
         return int(path.name.removesuffix("_model.pth"))
     if path.suffix != ".safetensors":
         return 0

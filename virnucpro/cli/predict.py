@@ -27,15 +27,16 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "--output", "--output-dir", "output", type=Path, help="Directory for the results. [required]")
-@click.option("-m", "--model", help="lite (bundled), 300 or 500 (published), or a bundle folder.  [default: lite]")
+@click.option(
+    "-m", "--model", help="lite (bundled), 300 or 500 (published), a bundle folder or a head.  [default: lite]"
+)
 @click.option("--model-type", type=click.Choice(["300", "500", "custom"]), help="Published name for --model.")
-@click.option("--model-path", help="Bundle folder, with --model-type custom.")
+@click.option("--model-path", help="Bundle folder or head file (.pth, .safetensors), with --model-type custom.")
+@click.option("--fragment-length", type=click.IntRange(min=3), help="Fragment length in bases.  [default: the model's]")
 @click.option(
     "--expected-length",
-    "--fragment-length",
-    "fragment_length",
     type=click.IntRange(min=3),
-    help="Fragment length in bases.  [default: the model's]",
+    help="The same, also where the model was trained on another; for a head, what it was trained on.",
 )
 @click.option("--threshold", type=click.FloatRange(0, 1), help="p_virus called virus.  [default: the model's]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")
@@ -66,6 +67,7 @@ def predict(
     model: str | None,
     model_type: str | None,
     model_path: str | None,
+    expected_length: int | None,
     config_file: Path | None,
     resume: bool,
     fresh: bool,
@@ -91,6 +93,10 @@ def predict(
         raise UsageError("--resume goes on and --fresh or --force starts over: choose one.")
     kinds = {"fragment_length": "science", "threshold": "science", "dtype": "science", "unit_rows": "layout"}
     options = {f"{kinds.get(name, 'runtime')}.{name}": value for name, value in settings.items()}
+    given_length = options["science.fragment_length"]
+    if expected_length is not None and given_length not in (None, expected_length):
+        raise UsageError("--expected-length and --fragment-length name two lengths: give one.")
+    options["science.fragment_length"] = expected_length or given_length
     options["science.model"] = _model(model, model_type, model_path)
     start_logging(-1 if quiet else int(verbose))
 
@@ -105,6 +111,7 @@ def predict(
         keep_intermediate=keep_intermediate,
         keep_embeddings=keep_embeddings,
         legacy_output=legacy_output,
+        is_length_meant=expected_length is not None,
         show_bars=not (no_progress or quiet),
     )
 

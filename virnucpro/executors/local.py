@@ -55,8 +55,10 @@ class LocalExecutor:
         todo = deque(units)
         failures: Counter[int] = Counter()
         context = multiprocessing.get_context("spawn")
-        children = [_start(context, work, worker) for worker in self.workers[: len(units)]]
+        children: list[_Child] = []
         try:
+            for worker in self.workers[: len(units)]:
+                children.append(_start(context, work, worker))  # noqa: PERF401 - each must be reaped if the next fails
             while children:
                 for child in _ready(children):
                     try:

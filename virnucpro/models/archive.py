@@ -238,7 +238,9 @@ def _plan(archive: Path, packed: Packed, folder: Path) -> _Plan:
     Raises:
         ModelError: another file is in the place of one of the archive.
     """
-    recorded = read_receipt(folder) if folder.is_dir() else None
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise ModelError(f"{folder}: is no folder. Move it away, then import again.")
+    recorded = read_receipt(folder)
     new = []
     for file in packed.receipt.files:
         path = folder / file.name

@@ -23,7 +23,6 @@ from virnucpro.progress import Advance
 
 _log = logging.getLogger(__name__)
 
-_BLOCK_BYTES = 1 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -105,16 +104,15 @@ def download(remote: Remote, target: Path, patience: Patience, advance: Advance)
         ResourceError: another process is fetching the same file.
         DiskFullError: no space is left.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with _own(part) as stream:
             _Transfer(remote, part, stream, patience, advance).run()
             stream.flush()
             os.fsync(stream.fileno())
             record = _check(remote, part, target.name)
             part.replace(target)
-            _marker(part).unlink(missing_ok=True)
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise DiskFullError(part) from error
@@ -193,13 +191,13 @@ class _Transfer:
             httpx2.Client(follow_redirects=True, timeout=self._patience.timeout_seconds) as client,
             client.stream("GET", self._remote.url, headers=headers) as response,
         ):
-            if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE and have:
                 if response.headers.get("Content-Range", "") != f"bytes */{have}":
                     self._restart(have)
                     raise _BusyError("the part kept here does not fit the file there; starting anew")
                 return
             self._accept(response, have)
-            for block in response.iter_raw(_BLOCK_BYTES):
+            for block in response.iter_raw():  # as they come: a block size would lose what a cut leaves over
                 self._stream.write(block)
                 self._advance(len(block))
                 limit = self._remote.size_bytes
@@ -256,7 +254,13 @@ def _own(part: Path) -> Iterator[IO[bytes]]:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ResourceError(f"{part}: another process is fetching this file. Wait for it to end.") from error
-        yield stream
+        try:
+            yield stream
+        finally:
+            stream.flush()
+            if not part.exists() or not part.stat().st_size:
+                part.unlink(missing_ok=True)
+                _marker(part).unlink(missing_ok=True)
 
 
 def _marker(part: Path) -> Path:
@@ -274,7 +278,6 @@ def _check(remote: Remote, part: Path, name: str) -> FileRecord:
     for what, expected, found in wanted:
         if expected is not None and expected != found:
             part.unlink()
-            _marker(part).unlink(missing_ok=True)
             raise SourceError(f"{remote.url}: {name} came with {what} {found}, expected {expected}; it was deleted")
     known = [what for what, expected, _ in wanted[1:] if expected is not None]
     checked = f"{' and '.join(known)} known before" if known else record.checked

@@ -48,35 +48,50 @@ def fetch(name: str, how: Fetching) -> list[Path]:
         a folder for each part.
 
     Raises:
-        ModelError: a part cannot be had from any source.
+        ModelError: a part cannot be had from any source; the others are fetched all the same.
         ResourceError: the disk is too small.
     """
-    return [fetch_part(part, downloads_dir() / part.name, how) for part in parts_of(name)]
+    places = [(part, downloads_dir() / part.name) for part in parts_of(name)]
+    failed = []
+    for part, folder in places:
+        try:
+            fetch_part(part, folder, how)
+        except SourceError as error:
+            failed.append(f"{part.name} ({_wanted(part)}) from {error}")
+    if failed:
+        raise ModelError(
+            f"{name} could not be fetched: {'; '.join(failed)}. By hand: on a machine with network run 'virnucpro "
+            f"models fetch {name}' and 'virnucpro models export FILE {name}', bring FILE here and run 'virnucpro "
+            f"models import FILE'; or put the files of each part into {downloads_dir()}/PART and run 'virnucpro "
+            "models record PART'."
+        )
+    return [folder for _, folder in places]
 
 
-def fetch_part(part: Part, folder: Path, how: Fetching) -> Path:
+def fetch_part(part: Part, folder: Path, how: Fetching) -> None:
     """Fetch one part into ``folder``, from the first source that gives it.
 
     Raises:
-        ModelError: none does.
+        SourceError: none does; the text has the reason of each.
         ResourceError: the disk is too small.
     """
     receipt = read_receipt(folder)
     if receipt is not None and looks_complete(folder, receipt):
         _log.info("%s: is here already (%s)", part.name, folder)
-        return folder
-    failed = []
+        return
+    failed: list[str] = []
     for source in part.sources:
+        if failed:
+            _log.warning("%s; trying another source", failed[-1])
         try:
             files = _fetch_from(source, part, folder, how)
         except SourceError as error:
-            _log.warning("%s", error)
             failed.append(str(error))
         else:
             write_receipt(folder, Receipt(part.name, part.licence, None, files))
             hub.sweep(folder)
-            return folder
-    raise ModelError(_by_hand(part, folder, failed))
+            return
+    raise SourceError(", or ".join(failed))
 
 
 def _fetch_from(source: HubSource | UrlSource, part: Part, folder: Path, how: Fetching) -> tuple[FileRecord, ...]:
@@ -119,16 +134,6 @@ def _check_room(folder: Path, size_bytes: int) -> None:
         )
 
 
-def _by_hand(part: Part, folder: Path, failed: list[str]) -> str:
-    """One line: which file is wanted, from where, and how to bring it."""
-    return (
-        f"{part.name} ({_wanted(part)}) is not on this machine and could not be fetched: {'; '.join(failed)}. "
-        f"By hand: on a machine with network run 'virnucpro models fetch {part.name}' and 'virnucpro models export "
-        f"FILE {part.name}', bring FILE here and run 'virnucpro models import FILE'; or put the files into {folder} "
-        f"and run 'virnucpro models record {part.name}'."
-    )
-
-
 def _wanted(part: Part) -> str:
     files = []
     for source in part.sources:
@@ -137,4 +142,4 @@ def _wanted(part: Part) -> str:
         else:
             weights = " or ".join(group[0] for group in source.weights)
             files.append(f"{', '.join(source.needed)} and {weights} of {source.repo}")
-    return "; or ".join(files)
+    return ", or ".join(files)

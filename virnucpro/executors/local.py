@@ -69,17 +69,9 @@ class LocalExecutor:
                         if todo:
                             children.append(_start(context, work, child.worker))
                         continue
-                    if isinstance(message, logging.LogRecord):
-                        logging.getLogger(message.name).handle(message)
-                    elif isinstance(message, UnitDone):
-                        child.units.remove(message.unit)
-                        yield message
-                    elif isinstance(message, VirNucProError):
-                        raise message
-                    elif isinstance(message, str):
-                        raise WorkerError(f"a worker on {child.worker.device} failed:\n{message}")
-                    else:
-                        _hand_out(child, todo)
+                    done = _hear(child, message, todo)
+                    if done is not None:
+                        yield done
         finally:
             for child in children:
                 child.process.kill()
@@ -98,6 +90,22 @@ def _start(context: Any, work: Work, worker: Worker) -> _Child:  # noqa: ANN401
 def _ready(children: list[_Child]) -> list[_Child]:
     ready = set(wait([child.connection for child in children]))
     return [child for child in children if child.connection in ready]
+
+
+def _hear(child: _Child, message: object, todo: deque[int]) -> UnitDone | None:
+    """Act on what a worker said; a finished unit is returned, an error is raised."""
+    if isinstance(message, logging.LogRecord):
+        logging.getLogger(message.name).handle(message)
+    elif isinstance(message, UnitDone):
+        child.units.remove(message.unit)
+        return message
+    elif isinstance(message, VirNucProError):
+        raise message
+    elif isinstance(message, str):
+        raise WorkerError(f"a worker on {child.worker.device} failed:\n{message}")
+    else:
+        _hand_out(child, todo)
+    return None
 
 
 def _hand_out(child: _Child, todo: deque[int]) -> None:

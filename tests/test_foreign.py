@@ -44,7 +44,11 @@ torch.manual_seed(5)
 width, folder = int(sys.argv[1]), sys.argv[2]
 model = MLPClassifier(width, 8, 2)
 with torch.no_grad():
-    model.bn1.running_mean.normal_(); model.bn1.running_var.uniform_(0.5, 2); model.output_layer.weight.mul_(4)
+    model.bn1.running_mean.normal_()
+    model.bn1.running_var.uniform_(0.5, 2)
+    model.hidden_layer.weight.mul_(6)
+    model.output_layer.weight.mul_(9)
+    model.output_layer.bias[1] += float(sys.argv[3])
 torch.save(model, folder + "/module.pth")
 torch.save(model, folder + "/legacy.pth", _use_new_zipfile_serialization=False)
 torch.save({"epoch": 3, "state": model.state_dict()}, folder + "/state.pth")
@@ -57,7 +61,7 @@ torch.save({"x": x, "scores": model.eval()(x).softmax(1)}, folder + "/expected.p
 def published(tmp_path_factory):
     """A head saved by a program of its own, as the published ones were."""
     folder = tmp_path_factory.mktemp("published")
-    subprocess.run([sys.executable, "-c", SAVE_AS_PUBLISHED, "10", str(folder)], check=True)
+    subprocess.run([sys.executable, "-c", SAVE_AS_PUBLISHED, "10", str(folder), "0"], check=True)
     return folder
 
 

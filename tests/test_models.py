@@ -11,6 +11,7 @@ import shutil
 import socket
 import tarfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class Site(ThreadingHTTPServer):
 
     Attributes:
         files: path to content.
+        stall: number of bytes of a body after which nothing comes, until the event ``go_on``.
         cut: connections that are cut, each after so many bytes of the body.
         ranges: whether ``Range`` is honoured.
         statuses: answers given before any other.
@@ -55,6 +57,7 @@ class Site(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
         self.files, self.cut, self.ranges, self.statuses, self.headers, self.asked = {}, [], True, [], {}, []
+        self.stall, self.go_on = None, threading.Event()
 
     @property
     def address(self):
@@ -92,8 +95,10 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        limit = site.cut.pop(0) if site.cut else None
+        limit = site.stall if site.stall is not None else site.cut.pop(0) if site.cut else None
         self.wfile.write(content[first:][:limit])
+        if site.stall is not None:
+            site.go_on.wait(30)
         if limit is not None:
             self.wfile.flush()
             self.close_connection = True
@@ -110,6 +115,7 @@ def site():
         thread.start()
         server.files["/w.pth"] = WEIGHTS
         yield server
+        server.go_on.set()
         server.shutdown()
         thread.join()
 
@@ -118,6 +124,8 @@ def site():
 def cache(tmp_path, monkeypatch):
     """An empty place for models."""
     monkeypatch.setenv("VIRNUCPRO_CACHE", str(tmp_path / "cache"))
+    for name in ("HF_HOME", "HF_HUB_CACHE", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "others"))
     return tmp_path / "cache"
 
 
@@ -354,6 +362,27 @@ def test_a_mirror_that_is_no_hub_still_gives_single_files(virnucpro, site, cache
     assert (cache / "downloads/esm2_t6_8M_UR50D/esm2_t6_8M_UR50D.pt").read_bytes() == WEIGHTS
 
 
+def test_a_fetch_that_was_killed_goes_on(virnucpro, site, cache):
+    """``kill -9`` in the middle of a file, then the same command: only the rest is asked for."""
+    site.files["/fair-esm/models/esm2_t6_8M_UR50D.pt"] = WEIGHTS
+    site.stall = 200_000
+    command = ("models", "fetch", "esm2_t6_8M_UR50D", "--mirror", site.address)
+    process = start(*command, env=dict(os.environ))
+    part = cache / "downloads/esm2_t6_8M_UR50D/esm2_t6_8M_UR50D.pt.part"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > 100_000):
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    have = part.stat().st_size
+    assert 100_000 < have <= 200_000
+    site.stall = None
+    site.go_on.set()
+    assert virnucpro(*command).code == 0
+    assert site.asked[-1][2] == f"bytes={have}-"
+    assert part.with_suffix("").read_bytes() == WEIGHTS
+
+
 def test_a_head_that_is_not_the_published_one_is_refused(virnucpro, site, cache):
     """Their git objects are known, so a mirror cannot slip in another."""
     site.files["/" + PARTS["500_model"].sources[0].url.split("/", 3)[3]] = WEIGHTS
@@ -361,6 +390,21 @@ def test_a_head_that_is_not_the_published_one_is_refused(virnucpro, site, cache)
     assert ended.code == 6
     assert PARTS["500_model"].sources[0].git_blob in ended.err
     assert not (cache / "downloads/500_model/500_model.pth").exists()
+
+
+def test_what_another_program_fetched_is_not_fetched_again(virnucpro, site, cache, tmp_path):
+    """The torch hub's cache holds ESM-2 for many; ``--again`` fetches it all the same."""
+    name = "esm2_t6_8M_UR50D"
+    theirs = tmp_path / "others" / "hub" / "checkpoints" / f"{name}.pt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    site.files[f"/fair-esm/models/{name}.pt"] = WEIGHTS
+    entries = {entry["name"]: entry for entry in json.loads(virnucpro("models", "list", "--json").out)}
+    assert (entries[name]["state"], entries[name]["where"]) == ("elsewhere", str(theirs))
+    assert virnucpro("models", "fetch", name, "--mirror", site.address).out.strip() == str(theirs)
+    assert site.asked == []
+    assert virnucpro("models", "fetch", name, "--mirror", site.address, "--again").code == 0
+    assert (cache / "downloads" / name / f"{name}.pt").read_bytes() == WEIGHTS
 
 
 @pytest.mark.parametrize("mirror", ["closed", "http://no-such-host.invalid"])
@@ -591,6 +635,13 @@ ATTACKS = {
     "device": (manifest_of(PLACE, {"a.bin": b""}), [entry("downloads/x/a.bin", type=tarfile.CHRTYPE)]),
     "pipe": (manifest_of(PLACE, {"a.bin": b""}), [entry("downloads/x/a.bin", type=tarfile.FIFOTYPE)]),
     "folder": (manifest_of(PLACE, GOOD), [entry("downloads/x", type=tarfile.DIRTYPE), MEMBER]),
+    "sparse file": (
+        manifest_of(PLACE, GOOD),
+        [entry("downloads/x/a.bin", b"content", pax_headers={"GNU.sparse.map": "0,7", "GNU.sparse.size": "7"})],
+    ),
+    "size below zero": (manifest_of(PLACE, GOOD), [entry("downloads/x/a.bin", pax_headers={"size": "-1024"})]),
+    "size past the end": (manifest_of(PLACE, GOOD), [entry("downloads/x/a.bin", pax_headers={"size": "9" * 30})]),
+    "size that is none": (manifest_of(PLACE, GOOD), [entry("downloads/x/a.bin", pax_headers={"size": "x"})]),
     "member twice": (manifest_of(PLACE, GOOD), [MEMBER, MEMBER]),
     "names that differ in case": (
         manifest_of(PLACE, {"a.bin": b"1", "A.bin": b"2"}),
@@ -648,20 +699,35 @@ def test_a_damaged_archive_changes_nothing(virnucpro, carried, cache, damage):
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_missing_archive_is_exit_6(virnucpro, tmp_path):
-    assert virnucpro("models", "import", tmp_path / "absent.tar").code == 6
+def test_an_archive_that_cannot_be_read_is_exit_6(virnucpro, tmp_path):
+    """Not there; a folder."""
+    for path in (tmp_path / "absent.tar", tmp_path):
+        ended = virnucpro("models", "import", path)
+        assert ended.code == 6
+        assert str(path) in ended.err
 
 
-def test_a_bundle_that_points_outside_its_folder_is_not_imported(cache, tmp_path, tiny_bundle):
+def test_a_place_that_cannot_be_written_to_is_said(virnucpro, site, tmp_path, monkeypatch):
+    """The cache below a file: exit 4 for a fetch, 2 for an export."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VIRNUCPRO_CACHE", str(tmp_path / "file" / "cache"))
+    site.files["/fair-esm/models/esm2_t6_8M_UR50D.pt"] = WEIGHTS
+    ended = virnucpro("models", "fetch", "esm2_t6_8M_UR50D", "--mirror", site.address)
+    assert (ended.code, "Set VIRNUCPRO_CACHE" in ended.err) == (4, True), ended.err
+    ended = virnucpro("models", "export", tmp_path / "file" / "a.tar", "lite")
+    assert (ended.code, "cannot be written" in ended.err) == (2, True), ended.err
+
+
+@pytest.mark.parametrize("way", ["../..", "../../..", "/"])
+def test_a_bundle_that_points_outside_its_folder_is_not_imported(cache, tmp_path, tiny_bundle, way):
     """``head: ../../elsewhere`` in a stranger's bundle.yaml."""
     files = {path.name: path.read_bytes() for path in tiny_bundle.iterdir()}
-    files["bundle.yaml"] = files["bundle.yaml"].replace(b"head: head.safetensors", b"head: ../../head.safetensors")
-    outside = cache / "head.safetensors"
-    outside.parent.mkdir()
-    outside.write_bytes(files["head.safetensors"])
+    files["bundle.yaml"] = files["bundle.yaml"].replace(b"head: head", f"head: {way}/head".encode())
+    cache.mkdir()
+    (cache / "head.safetensors").write_bytes(files["head.safetensors"])
     members = [entry(f"bundles/x/{name}", content) for name, content in files.items()]
     path = write_tar(tmp_path / "x.tar", manifest_of("bundles/x", files), members)
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="not in the archive"):
         archive.import_archive(path, Reporter(bars=False))
     assert not (cache / "bundles").exists()
 

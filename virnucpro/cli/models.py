@@ -64,9 +64,10 @@ def path(name: str) -> None:
 @click.argument("name")
 @click.option("--mirror", metavar="URL", help="Take every file from this address instead of its own host.")
 @click.option("--retries", type=click.IntRange(min=0), default=4, show_default=True, help="Attempts after the first.")
+@click.option("--again", is_flag=True, help="Fetch also what a cache of the hub or of torch holds.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
 @_QUIET
-def fetch(name: str, mirror: str | None, retries: int, no_progress: bool, quiet: bool) -> None:
+def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress: bool, quiet: bool) -> None:
     """Fetch the released checkpoints of NAME, whatever of them is not here yet."""
     from virnucpro.models import fetch as fetching  # noqa: PLC0415
     from virnucpro.models.download import Patience  # noqa: PLC0415
@@ -78,7 +79,7 @@ def fetch(name: str, mirror: str | None, retries: int, no_progress: bool, quiet:
             click.echo(f"{name}: nothing to fetch, it is in {place.folder}")
         return
     how = fetching.Fetching(mirror, Patience(attempts=retries + 1), _reporter(bars=not (no_progress or quiet)))
-    for folder in fetching.fetch(name, how):
+    for folder in fetching.fetch(name, how, again=again):
         click.echo(folder)
 
 

@@ -32,6 +32,8 @@ class Encoder(Protocol):
     kind: str
     alphabet: Alphabet
     width: int
+    cpu_token_budget: int
+    """Tokens in a batch that suit a CPU: wide layers fall out of its cache, look-ups want many at once."""
 
     @property
     def tokenizer(self) -> Tokenizer:

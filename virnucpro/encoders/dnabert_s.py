@@ -21,7 +21,7 @@ from virnucpro.encoders.attention import AlibiBias, packed_attention
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.layers import LayerNorm, Linear
 from virnucpro.encoders.pooling import mean_over_tokens
-from virnucpro.encoders.weights import HasShape, check_tensors, setting
+from virnucpro.encoders.weights import HasShape, check_tensors, current_name, setting
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
@@ -97,6 +97,7 @@ class DnabertS:
 
     kind = "dnabert_s"
     alphabet: Alphabet = "nt"
+    cpu_token_budget = 8_192
 
     def __init__(
         self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer_json: str | None
@@ -180,7 +181,7 @@ def convert_checkpoint(
     """
     config = {"kind": DnabertS.kind, "alphabet": DnabertS.alphabet, "width": setting(published, "hidden_size")}
     config |= {name: setting(published, name) for name in _SETTINGS}
-    renamed = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
+    renamed = {current_name(name.removeprefix("bert.")): tensor for name, tensor in tensors.items()}
     kept = {name: tensor for name, tensor in renamed.items() if not name.startswith(_UNUSED)}
     kept = {name: tensor for name, tensor in kept.items() if not name.endswith(_UNUSED)}
     words = kept.get("embeddings.word_embeddings.weight")

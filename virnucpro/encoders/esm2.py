@@ -19,7 +19,7 @@ from virnucpro.encoders.attention import packed_attention
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.layers import LayerNorm, Linear
 from virnucpro.encoders.pooling import mean_over_tokens
-from virnucpro.encoders.weights import HasShape, StoredTensor, check_tensors, setting
+from virnucpro.encoders.weights import HasShape, StoredTensor, check_tensors, current_name, setting
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
@@ -30,6 +30,7 @@ NUM_TOKENS = 33
 # Training masks 80 % of a chosen 15 % of the tokens; at inference, when nothing is masked, fair-esm scales the
 # embeddings down by the share that was left ("token dropout").
 _TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
+_NORM_EPS = 1e-5
 _HEADS_OF_WIDTH = {320: 20, 480: 20, 640: 20, 1280: 20, 2560: 40, 5120: 40}  # the published sizes
 _OUR_NAME = {  # Hugging Face's name of a part of a layer, to fair-esm's
     "attention.self.query": "self_attn.q_proj",
@@ -93,6 +94,7 @@ class Esm2:
 
     kind = "esm2"
     alphabet: Alphabet = "aa"
+    cpu_token_budget = 8_192
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         self.width: int = setting(config, "width")
@@ -108,7 +110,7 @@ class Esm2:
         self._embeddings = tensors["embed_tokens.weight"]
         self._layers = [_layer_from(tensors, f"layers.{number}") for number in range(repr_layer)]
         self._final_norm = (
-            LayerNorm.from_tensors(tensors, "emb_layer_norm_after", 1e-5) if repr_layer == num_layers else None
+            LayerNorm.from_tensors(tensors, "emb_layer_norm_after", _NORM_EPS) if repr_layer == num_layers else None
         )
         self._rotary = _RotaryTables(self.width // self._num_heads)
 
@@ -171,7 +173,8 @@ def convert_checkpoint(
         ModelError: these are not the tensors of an ESM-2.
     """
     renamed = {_fair_esm_name(name): tensor for name, tensor in tensors.items()}
-    layers = [int(name.split(".")[1]) for name in renamed if name.startswith("layers.")]
+    numbers = [name.split(".")[1] for name in renamed if name.startswith("layers.")]
+    layers = [int(number) for number in numbers if number.isdecimal()]  # transformers 5 writes one of "layer.*" too
     embeddings = renamed.get("embed_tokens.weight")
     if embeddings is None or not layers:
         raise ModelError("these are not the tensors of an ESM-2 checkpoint: no token embeddings or no layers.")
@@ -200,8 +203,8 @@ def read_settings(values: Mapping[str, object]) -> tuple[int | None, bool]:
     """
     said = {name.removeprefix("cfg.model.").removeprefix("args."): value for name, value in values.items()}
     other = said.get("position_embedding_type", "rotary") != "rotary" or said.get("emb_layer_norm_before")
-    if other or said.get("model_type", "esm") != "esm":
-        raise ModelError("its config describes no ESM-2 (rotary positions, no LayerNorm before the layers).")
+    if other or said.get("model_type", "esm") != "esm" or said.get("layer_norm_eps", _NORM_EPS) != _NORM_EPS:
+        raise ModelError("its config describes no ESM-2 (rotary positions, no LayerNorm before the layers, eps 1e-5).")
     names = ("encoder_attention_heads", "num_attention_heads", "attention_heads")
     heads = next((said[name] for name in names if name in said), None)
     if heads is not None and (not isinstance(heads, int) or heads < 1):
@@ -233,6 +236,7 @@ def _read_joined(parts: list[StoredTensor]) -> torch.Tensor:
 
 
 def _fair_esm_name(name: str) -> str:
+    name = current_name(name)
     for prefix in ("encoder.sentence_encoder.", "esm."):
         name = name.removeprefix(prefix)
     if name == "embeddings.word_embeddings.weight":
@@ -283,10 +287,10 @@ def _layer_from(tensors: Mapping[str, torch.Tensor], name: str) -> _Layer:
         for kind in ("weight", "bias")
     }
     return _Layer(
-        attention_norm=LayerNorm.from_tensors(tensors, f"{name}.self_attn_layer_norm", 1e-5),
+        attention_norm=LayerNorm.from_tensors(tensors, f"{name}.self_attn_layer_norm", _NORM_EPS),
         qkv=Linear(joined["weight"], joined["bias"]),
         output=Linear.from_tensors(tensors, f"{attention}.out_proj"),
-        mlp_norm=LayerNorm.from_tensors(tensors, f"{name}.final_layer_norm", 1e-5),
+        mlp_norm=LayerNorm.from_tensors(tensors, f"{name}.final_layer_norm", _NORM_EPS),
         up=Linear.from_tensors(tensors, f"{name}.fc1"),
         down=Linear.from_tensors(tensors, f"{name}.fc2"),
     )

@@ -67,6 +67,7 @@ class ResidueConvEncoder:
 
     kind = "residue_conv"
     alphabet: Alphabet = "aa"
+    cpu_token_budget = 32_768
 
     def __init__(self, network: ResidueConvNetwork) -> None:
         self.network = network.eval()

@@ -207,6 +207,7 @@ class SixFrameEncoder:
 
     kind = "six_frame"
     alphabet: Alphabet = "nt"
+    cpu_token_budget = 131_072
 
     def __init__(self, network: SixFrameNetwork) -> None:
         self.network = network.eval()

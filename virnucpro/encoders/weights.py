@@ -35,6 +35,7 @@ _CODES = {  # torch's name of a dtype, to its code in safetensors and its size i
     "uint8": ("U8", 1),
     "bool": ("BOOL", 1),
 }
+_NORM_PARTS = {"gamma": "weight", "beta": "bias"}
 _DTYPES = {code: dtype for dtype, (code, _) in _CODES.items()}
 
 
@@ -262,6 +263,12 @@ def setting(config: Mapping[str, Any], name: str, default: object = _ABSENT) -> 
     if value is _ABSENT:
         raise ModelError(f"the encoder config does not say {name!r}.")
     return value
+
+
+def current_name(name: str) -> str:
+    """Name of a tensor as torch has it: ``LayerNorm.gamma`` of the first BERT, which transformers 5 writes again."""
+    stem, _, end = name.rpartition(".")
+    return f"{stem}.{_NORM_PARTS[end]}" if end in _NORM_PARTS else name
 
 
 def check_tensors(

@@ -13,6 +13,7 @@ place, and a file that is here and good is never replaced by another.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -25,6 +26,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from virnucpro.bundles.bundle import BUNDLED, cache_dir, load_bundle
 from virnucpro.errors import DiskFullError, ModelError, ResourceError, UsageError
@@ -107,17 +110,20 @@ def export_archive(names: Sequence[str], target: Path, reporter: Reporter, *, fo
         raise UsageError("two of these models have folders of the same name: export them to two files.")
     manifest = _manifest([item for item, _ in packed])
     total = sum(item.receipt.size_bytes for item, _ in packed)
-    with (
-        atomic_write(target) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
-        reporter.stage("export", total, "bytes") as advance,
-    ):
-        tar.addfile(_tar_entry(MANIFEST, len(manifest)), io.BytesIO(manifest))
-        for item, folder in packed:
-            for file in item.receipt.files:
-                with (folder / file.name).open("rb") as stream:
-                    tar.addfile(_tar_entry(item.member(file), file.size_bytes), stream)
-                advance(file.size_bytes)
+    try:
+        with (
+            atomic_write(target) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
+            reporter.stage("export", total, "bytes") as advance,
+        ):
+            tar.addfile(_tar_entry(MANIFEST, len(manifest)), io.BytesIO(manifest))
+            for item, folder in packed:
+                for file in item.receipt.files:
+                    with (folder / file.name).open("rb") as stream:
+                        tar.addfile(_tar_entry(item.member(file), file.size_bytes), stream)
+                    advance(file.size_bytes)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror or error}).") from error
     return [item for item, _ in packed]
 
 
@@ -146,8 +152,10 @@ def import_archive(archive: Path, reporter: Reporter) -> list[Imported]:
                 return [_put(plan, staged) for plan in plans]
     except (tarfile.TarError, EOFError, OverflowError, UnicodeError) as error:
         raise ModelError(f"{archive}: is no archive of models, or is damaged ({error}). Bring it again.") from error
-    except FileNotFoundError as error:
-        raise ModelError(f"{error.filename or archive}: there is no such file.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(cache) from error
+        raise ModelError(f"{error.filename or archive}: {error.strerror or error}.") from error
 
 
 def _pack(place: Place) -> Packed:
@@ -300,15 +308,12 @@ def _unpack(
         source = tar.extractfile(members[name])
         digest = hashlib.sha256()
         with target.open("xb") as stream:
-            try:
-                while source is not None and (block := source.read(_BLOCK_BYTES)):
-                    digest.update(block)
-                    stream.write(block)
-                    advance(len(block))
-                stream.flush()
-                os.fsync(stream.fileno())
-            except OSError as error:
-                raise DiskFullError(target) from error
+            while source is not None and (block := source.read(_BLOCK_BYTES)):
+                digest.update(block)
+                stream.write(block)
+                advance(len(block))
+            stream.flush()
+            os.fsync(stream.fileno())
         if digest.hexdigest() != file.sha256:
             raise ModelError(
                 f"{archive}: {name} has SHA-256 {digest.hexdigest()}, its {MANIFEST} says {file.sha256}. "
@@ -321,6 +326,14 @@ def _check_bundle(archive: Path, plan: _Plan, staged: Path) -> None:
     if not plan.packed.place.startswith("bundles/"):
         return
     folder = staged / plan.packed.place
+    try:
+        settings = yaml.safe_load((folder / "bundle.yaml").read_text(encoding="utf-8"))
+        files = [str(settings[role]) for role in ("nucleotide", "protein", "head")]
+    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ModelError(f"{archive}: {plan.packed.place} has no bundle.yaml that can be understood.") from error
+    for file in files:
+        if plan.packed.receipt.file(file) is None:
+            raise ModelError(f"{archive}: refused: {plan.packed.place} wants {file!r}, which is not in the archive.")
     try:
         fingerprint = load_bundle(str(folder)).fingerprint
     except ModelError as error:

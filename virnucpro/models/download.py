@@ -101,7 +101,7 @@ def download(remote: Remote, target: Path, patience: Patience, advance: Advance)
 
     Raises:
         SourceError: the server does not give it, or gives something else.
-        ResourceError: another process is fetching the same file.
+        ResourceError: another process is fetching the same file, or the place cannot be written to.
         DiskFullError: no space is left.
     """
     part = target.with_name(f"{target.name}.part")
@@ -116,7 +116,7 @@ def download(remote: Remote, target: Path, patience: Patience, advance: Advance)
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise DiskFullError(part) from error
-        raise
+        raise ResourceError(f"{part}: cannot be written ({error.strerror}). Set VIRNUCPRO_CACHE.") from error
     return record
 
 
@@ -151,6 +151,8 @@ class _Transfer:
                     raise SourceError(f"{self._remote.url}: {reason}{kept}") from error
                 _log.warning("%s: %s; trying again after %s bytes", self._remote.url, reason, f"{have:,}")
                 self._patience.wait(failures)
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                raise SourceError(f"{self._remote.url}: {error}") from error
             else:
                 return
 

@@ -13,7 +13,7 @@ from virnucpro.errors import ModelError, ResourceError
 from virnucpro.models import hub
 from virnucpro.models.catalogue import MODELS, PARTS, HubSource, Part, UrlSource
 from virnucpro.models.download import Patience, Remote, SourceError, download, mirrored
-from virnucpro.models.inventory import downloads_dir
+from virnucpro.models.inventory import downloads_dir, found_elsewhere
 from virnucpro.models.receipts import FileRecord, Receipt, looks_complete, read_receipt, write_receipt
 from virnucpro.progress import Reporter
 
@@ -41,21 +41,31 @@ def parts_of(name: str) -> list[Part]:
     return [PARTS[part] for part in names]
 
 
-def fetch(name: str, how: Fetching) -> list[Path]:
+def fetch(name: str, how: Fetching, *, again: bool = False) -> list[Path]:
     """Fetch what is not there yet of a catalogued model or part.
 
+    Args:
+        name: of a published model or a part.
+        how: mirror, patience, progress.
+        again: also fetch what a cache of the hub or of torch holds.
+
     Returns:
-        a folder for each part.
+        where each part is.
 
     Raises:
         ModelError: a part cannot be had from any source; the others are fetched all the same.
         ResourceError: the disk is too small.
     """
     places = [(part, downloads_dir() / part.name) for part in parts_of(name)]
-    failed = []
+    failed, there = [], []
     for part, folder in places:
+        elsewhere = None if again else found_elsewhere(part)
+        if elsewhere is not None:
+            _log.info("%s: was found in %s; --again fetches it all the same", part.name, elsewhere)
+        there.append(elsewhere or folder)
         try:
-            fetch_part(part, folder, how)
+            if elsewhere is None:
+                fetch_part(part, folder, how)
         except SourceError as error:
             failed.append(f"{part.name} ({_wanted(part)}) from {error}")
     if failed:
@@ -65,7 +75,7 @@ def fetch(name: str, how: Fetching) -> list[Path]:
             f"models import FILE'; or put the files of each part into {downloads_dir()}/PART and run 'virnucpro "
             "models record PART'."
         )
-    return [folder for _, folder in places]
+    return there
 
 
 def fetch_part(part: Part, folder: Path, how: Fetching) -> None:
@@ -108,7 +118,10 @@ def _fetch_from(source: HubSource | UrlSource, part: Part, folder: Path, how: Fe
 
 def _fetch_repository(source: HubSource, part: Part, folder: Path, how: Fetching) -> tuple[FileRecord, ...]:
     listing = hub.list_files(source, how.mirror and mirrored("", how.mirror), how.patience)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot be written to ({error.strerror}). Set VIRNUCPRO_CACHE.") from error
     _check_room(folder, sum(file.size_bytes for file in listing.files))
     records = []
     for file in listing.files:

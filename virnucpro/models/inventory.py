@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from virnucpro.bundles.bundle import BUNDLED, cache_dir, find_bundle, load_bundle
+from virnucpro.bundles.checkpoints import find_checkpoint
 from virnucpro.errors import ModelError
 from virnucpro.models.catalogue import MODELS, PARTS, HubSource, Part
 from virnucpro.models.receipts import (
@@ -23,7 +24,7 @@ from virnucpro.models.receipts import (
     write_receipt,
 )
 
-State = Literal["bundled", "here", "incomplete", "not here"]
+State = Literal["bundled", "here", "elsewhere", "incomplete", "not here"]
 
 _LARGEST_HASHED_BYTES = 1 << 30
 """A listing does not read more than this of a bundle to learn its fingerprint."""
@@ -55,7 +56,7 @@ class Entry:
     Attributes:
         name: of the model, bundle or checkpoint.
         kind: bundle, checkpoint, or published model (checkpoints, perhaps not yet a bundle).
-        state: bundled, here, incomplete or not here.
+        state: bundled, here, elsewhere (in a cache of the hub or of torch), incomplete or not here.
         size_bytes: of what is there, else of what would come.
         size_is_exact: false for what would come.
         fingerprint: of a bundle; None where there is none, or where it would take long to find out.
@@ -202,6 +203,15 @@ def sound_receipt(place: Place) -> Receipt:
     return receipt
 
 
+def found_elsewhere(part: Part) -> Path | None:
+    """A checkpoint that another program brought: in a cache of the hub or of torch, or loose in ours."""
+    try:
+        found = find_checkpoint(part.name)
+    except ModelError:
+        return None
+    return None if found.is_relative_to(downloads_dir() / part.name) else found
+
+
 def place_to_record(name: str) -> Place:
     """A folder that ``record`` may describe, with or without a record so far.
 
@@ -285,7 +295,7 @@ def _model_entry(name: str) -> Entry:
     return Entry(
         name=name,
         kind="published model",
-        state="here" if states == {"here"} else "not here" if states == {"not here"} else "incomplete",
+        state="here" if states <= {"here", "elsewhere"} else "not here" if states == {"not here"} else "incomplete",
         size_bytes=sum(entry.size_bytes for entry in parts),
         size_is_exact=all(entry.size_is_exact for entry in parts),
         fingerprint=None,
@@ -307,18 +317,19 @@ def _part_entry(part: Part) -> Entry:
     elif folder.is_dir() and any(folder.iterdir()):
         state = "incomplete"
     here = receipt is not None and state == "here"
+    elsewhere = None if here else found_elsewhere(part)
     sources: list[str] = [source.repo if isinstance(source, HubSource) else source.url for source in part.sources]
     return Entry(
         name=part.name,
         kind="checkpoint",
-        state=state,
+        state=state if elsewhere is None else "elsewhere",
         size_bytes=receipt.size_bytes if here and receipt is not None else part.about_bytes,
         size_is_exact=here,
         fingerprint=None,
         licence=part.licence,
         parts=tuple(path.name for path in files),
         source="; or ".join(sources),
-        where=folder if here else None,
+        where=folder if here else elsewhere,
         num_recorded=len(receipt.files) if receipt is not None else 0,
     )
 

@@ -98,7 +98,7 @@ def read_receipt(folder: Path) -> Receipt | None:
         if content["schema"] != SCHEMA:
             raise ModelError(f"{path}: schema {content['schema']}; this program reads {SCHEMA}.")
         return parse_receipt(content)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise ModelError(

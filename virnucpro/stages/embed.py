@@ -25,8 +25,6 @@ from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 
-_CPU_TOKEN_BUDGET = 8_192
-"""Larger batches fall out of the cache."""
 _GPU_TOKEN_BUDGET = 65_536
 _MAX_UNITS_TO_WRITE = 2
 
@@ -36,7 +34,7 @@ class EmbedSettings:
     """What decides how fast, and not what.
 
     Attributes:
-        token_budget: most tokens in a batch.
+        token_budget: most tokens in a batch; 0 takes what suits the encoder and the device.
         loader_workers: processes that read, tokenise and pack ahead, for each encoder of each worker.
     """
 
@@ -93,10 +91,11 @@ class EmbedWork:
             return load_encoder(path, device, dtype)
 
         encoder = load_encoder(path, device, getattr(torch, self.dtype))
+        suited = encoder.cpu_token_budget if device.type == "cpu" else _GPU_TOKEN_BUDGET
         loader = unit_loader(
             UnitStrings(self.run_dir, role),
             load_tokenizer(path),
-            GreedyPacker(self.settings.token_budget),
+            GreedyPacker(self.settings.token_budget or suited),
             units,
             self.settings.loader_workers,
             pin_memory=device.type == "cuda",
@@ -117,12 +116,12 @@ class EmbedWork:
 
 
 def settings_for(device: str, token_budget: int, loader_workers: int, threads: int) -> EmbedSettings:
-    """Fill in what the user left open (``token_budget`` 0, ``loader_workers`` negative)."""
+    """Fill in how many processes read ahead where the user left it open (negative)."""
     on_gpu = device != "cpu"
     if loader_workers < 0:
         # On the CPU tokenising would only compete with the encoder; a GPU must not wait for it.
         loader_workers = min(4, max(1, threads // 2)) if on_gpu else 0
-    return EmbedSettings(token_budget or (_GPU_TOKEN_BUDGET if on_gpu else _CPU_TOKEN_BUDGET), loader_workers)
+    return EmbedSettings(token_budget, loader_workers)
 
 
 def pending(run: Run, units: Sequence[int]) -> list[int]:

@@ -218,5 +218,8 @@ def test_a_damaged_or_foreign_shard_is_an_error_and_never_a_number(virnucpro, fi
 
 def test_help_imports_no_torch():
     """``--help`` answers at once."""
-    code = "import sys; from virnucpro.cli import cli; cli(['predict', '--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from virnucpro.cli import cli; cli(['predict', '--help'], standalone_mode=False);"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

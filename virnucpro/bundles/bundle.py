@@ -59,6 +59,12 @@ class Calibration:
     intercept: tuple[float, ...]
     exponent: float
 
+    def __post_init__(self) -> None:
+        if not len(self.lengths) == len(self.slope) == len(self.intercept) > 0:
+            raise ValueError("calibration: lengths, slope and intercept must be lists of one length")
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError("calibration: lengths must ascend")
+
     def fragment_log_odds(self, log_odds: NDArray[np.float64], lengths_nt: NDArray[np.int64]) -> NDArray[np.float64]:
         """Calibrated log-odds of fragments; both arguments (n,)."""
         slope = np.interp(lengths_nt, self.lengths, self.slope)
@@ -154,7 +160,8 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
     """Find a bundle by name or folder and check that its files are there.
 
     Args:
-        model: ``lite`` (bundled), ``300`` or ``500`` (published), a folder, or a head file (``.pth``,
+        model: ``lite`` (bundled), ``300`` or ``500`` (published), a folder, the name of one in
+            ``VIRNUCPRO_CACHE``, or a head file (``.pth``,
             ``.safetensors``). Of the published ones and of a head the bundle is made once, from the checkpoints on
             this machine, and kept in ``VIRNUCPRO_CACHE``.
         fragment_length: nt; for a head file that does not say what it was trained on.
@@ -177,7 +184,7 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
             raise ModelError(f"{path}: schema {settings['schema']}; this program reads {SCHEMA}.")
         if settings["frameless"] not in ("score", "skip") or settings["rows"] not in ("mean", "max"):
             raise ModelError(f"{path}: 'frameless' is score or skip, 'rows' is mean or max.")
-        files = {role: folder / settings[role] for role in ("nucleotide", "protein", "head")}
+        files = {role: folder / _plain_name(settings[role]) for role in ("nucleotide", "protein", "head")}
         line = settings["calibration"]
         calibration = Calibration(
             tuple(line["lengths"]), tuple(line["slope"]), tuple(line["intercept"]), float(line["exponent"])
@@ -202,8 +209,8 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
             fingerprint=_fingerprint(settings, digests),
             **files,
         )
-    except FileNotFoundError as error:
-        raise ModelError(f"model {model}: {path} is missing.") from error
+    except OSError as error:
+        raise ModelError(f"model {model}: {path} cannot be read ({error.strerror}).") from error
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ModelError(f"{path}: cannot be understood ({type(error).__name__}: {error}).") from error
 
@@ -218,11 +225,14 @@ def find_bundle(model: str) -> Path:
         return Path(__file__).parent / model
     if model in PUBLISHED:
         return cache_dir() / "bundles" / model
-    folder = Path(model)
-    if not folder.is_dir():
-        known = ", ".join((*BUNDLED, *PUBLISHED))
-        raise ModelError(f"model {model!r} is neither one of {known}, nor a bundle folder or a head file.")
-    return folder
+    kept = cache_dir() / "bundles" / model
+    for folder in (Path(model), kept):
+        if folder.is_dir():
+            return folder
+    known = ", ".join((*BUNDLED, *PUBLISHED))
+    raise ModelError(
+        f"model {model!r} is neither one of {known}, nor a bundle folder, a head file or a name in {kept.parent}."
+    )
 
 
 def cache_dir() -> Path:
@@ -231,6 +241,13 @@ def cache_dir() -> Path:
     if place:
         return Path(place)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "virnucpro"
+
+
+def _plain_name(name: str) -> str:
+    """A file beside ``bundle.yaml``; a bundle from elsewhere must not point out of its folder."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is no plain file name")
+    return name
 
 
 def _check_widths(name: str, files: dict[str, Path]) -> None:

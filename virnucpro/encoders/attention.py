@@ -44,7 +44,7 @@ def packed_attention(
     """
     runs = batch.runs()
     if bias is None and query.is_cuda and len(runs) >= _VARLEN_MIN_RUNS and query.dtype != torch.float32:
-        kernel = _varlen_kernel()
+        kernel = varlen_kernel()
         if kernel is not None:
             return kernel(query, key, value, batch)
     if len(runs) == 1:
@@ -108,7 +108,7 @@ def _dense(
 
 
 @cache
-def _varlen_kernel() -> VarlenKernel | None:
+def varlen_kernel() -> VarlenKernel | None:
     """Return flash-attn's or PyTorch's own (2.10 on) variable-length attention, where installed."""
     if find_spec("flash_attn") is not None:
         flash = import_module("flash_attn").flash_attn_varlen_func

@@ -170,7 +170,7 @@ def _attention() -> tuple[State, str]:
     import torch  # noqa: PLC0415
 
     from virnucpro.batching.batch import PackedBatch  # noqa: PLC0415 - imports torch
-    from virnucpro.encoders.attention import _varlen_kernel, packed_attention  # noqa: PLC0415
+    from virnucpro.encoders.attention import packed_attention, varlen_kernel  # noqa: PLC0415
     from virnucpro.encoders.device import choose_devices, default_dtype  # noqa: PLC0415
 
     device = torch.device(choose_devices()[0])
@@ -191,7 +191,7 @@ def _attention() -> tuple[State, str]:
         weights = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
         worst = max(worst, float((found[start:stop].transpose(0, 1) - weights @ value).abs().max()))
     path = "dense, one call for each length"
-    if device.type == "cuda" and dtype != torch.float32 and (kernel := _varlen_kernel()) is not None:
+    if device.type == "cuda" and dtype != torch.float32 and (kernel := varlen_kernel()) is not None:
         path = f"variable-length kernel ({kernel.__name__.removeprefix('run_')}) for mixed lengths, dense otherwise"
     text = f"{path}; on {device} in {_short(dtype)} within {worst:.1e} of the plain formula"
     return ("OK" if worst <= _ATTENTION_TOLERANCE[_short(dtype)] else "FAIL"), text

@@ -236,7 +236,7 @@ def test_models_are_kept_where_the_user_says(folder, tmp_path, monkeypatch):
     assert cache_dir() == tmp_path / "xdg" / "virnucpro"
     monkeypatch.setenv("VIRNUCPRO_CACHE", str(tmp_path / "models"))
     assert cache_dir() == tmp_path / "models"
-    refused("500", tmp_path / "models" / "bundles" / "500", "--model lite")
+    refused("500", tmp_path / "models" / "downloads", "--model lite")
     shutil.copytree(folder, tmp_path / "models" / "bundles" / "500")
     assert find_bundle("500") == tmp_path / "models" / "bundles" / "500"
     assert load_bundle("500").fingerprint == load_bundle(str(folder)).fingerprint

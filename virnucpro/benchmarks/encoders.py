@@ -20,7 +20,6 @@ from virnucpro.encoders import load_encoder, save_encoder
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.stages.embed import settings_for
 
 SECTION = "encoders"
 _CPU = torch.device("cpu")
@@ -42,7 +41,7 @@ def measure(settings: Settings) -> Iterator[Figure]:
 def _measure_esm2(settings: Settings, size: str) -> Iterator[Figure]:
     config, tensors = inputs.esm2_weights(size, settings.seed)
     proteins = inputs.frame_proteins(np.random.default_rng(settings.seed), settings.num_strings)
-    ours = _ours(config, tensors, None, proteins, settings.threads)
+    ours = _ours(config, tensors, None, proteins)
     peers: dict[str, _Embed] = {}
     if has_fair_esm():
         fair = FairEsm(config, tensors)
@@ -63,7 +62,7 @@ def _measure_dnabert_s(settings: Settings) -> Iterator[Figure]:
     config, tensors = inputs.dnabert_s_weights(settings.dnabert_layers, settings.seed)
     tokenizer = inputs.byte_pairs(settings.seed)
     fragments = inputs.fragments(np.random.default_rng(settings.seed), settings.num_strings)
-    ours = _ours(config, tensors, tokenizer, fragments, settings.threads)
+    ours = _ours(config, tensors, tokenizer, fragments)
     plain = PlainDnabertS(config, tensors, tokenizer)
     texts = [text.decode() for text in fragments.to_bytes()]
     few = texts[: max(1, len(texts) // _SINGLE_SHARE)]
@@ -77,14 +76,13 @@ def _ours(
     tensors: Mapping[str, torch.Tensor],
     tokenizer: str | None,
     strings: Ragged,
-    threads: int,
 ) -> dict[str, _Embed]:
     """The encoder in each dtype, through its file, as a run loads it."""
-    packer = GreedyPacker(settings_for("cpu", 0, 0, threads).token_budget)
     with TemporaryDirectory(prefix="virnucpro-benchmark-") as folder:
         path = Path(folder) / "encoder.safetensors"
         save_encoder(path, config, tensors, tokenizer)
         encoders = {name: load_encoder(path, _CPU, dtype) for name, dtype in _DTYPES.items()}
+    packer = GreedyPacker(next(iter(encoders.values())).cpu_token_budget)
 
     def embed_with(encoder: Encoder) -> _Embed:
         def embed() -> tuple[int, NDArray[np.float32]]:

@@ -20,7 +20,7 @@ from virnucpro.sequence.compiled import compiled
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings
 from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
 from virnucpro.sequence.fragments import count_windows, window
-from virnucpro.sequence.frames import RowBuffers, count_unambiguous, keep_frames, normalise, row_buffers
+from virnucpro.sequence.frames import RowBuffers, are_clear, keep_frames, normalise, row_buffers
 from virnucpro.sequence.ragged import Ragged, offsets_of
 from virnucpro.sequence.streams import STDIN, STDIN_NAME, open_source, shown
 from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
@@ -317,9 +317,9 @@ class Extraction:
         sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
         sequences["number"] = np.arange(first_number, self._num_sequences)
         sequences["length"] = lengths
-        clear = count_unambiguous(letters, block.bases.offsets)
+        is_clear = are_clear(letters, block.bases.offsets, self._min_length)
         sequences["status"] = np.select(
-            [lengths == 0, lengths < self._min_length, clear < self._min_length],
+            [lengths == 0, lengths < self._min_length, ~is_clear],
             [Status.EMPTY, Status.TOO_SHORT, Status.AMBIGUOUS],
             Status.OK,
         )

@@ -102,16 +102,18 @@ def row_buffers(num_rows: int, fragment_length: int) -> RowBuffers:
 
 
 @compiled
-def count_unambiguous(letters: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of each item's normalised letters are A, C, G or T."""
-    counts = np.zeros(len(offsets) - 1, dtype=np.int64)
-    for item in range(len(counts)):
-        count = 0
-        for i in range(offsets[item], offsets[item + 1]):
-            letter = letters[i]
-            count += letter == 65 or letter == 67 or letter == 71 or letter == 84  # noqa: PLR1714 - numba
-        counts[item] = count
-    return counts
+def are_clear(letters: NDArray[np.uint8], offsets: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
+    """Whether at least ``least`` of each item's normalised letters are A, C, G or T; reads no further than that."""
+    clear = np.empty(len(offsets) - 1, dtype=np.bool_)
+    for item in range(len(clear)):
+        missing = least
+        at = offsets[item]
+        while missing > 0 and at < offsets[item + 1]:
+            letter = letters[at]
+            missing -= (letter == 65) | (letter == 67) | (letter == 71) | (letter == 84)
+            at += 1
+        clear[item] = missing <= 0
+    return clear
 
 
 @compiled

@@ -42,7 +42,8 @@ from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import UnitTable
 
 VERSION = 1
-_CHUNK_ROWS = 1024
+_CHUNK_BYTES = 1 << 20
+"""Larger chunks miss HDF5's own cache and are copied once more."""
 _STRINGS = ("names", "nucleotides", "proteins", "pieces")
 _TABLES = ("sequences", "fragments", "rows", "piece_sequences")
 
@@ -63,7 +64,8 @@ def write_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], made
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
         for name, array in arrays.items():
             if array.size:
-                chunks = (min(len(array), _CHUNK_ROWS if array.ndim > 1 else 1 << 16), *array.shape[1:])
+                row_bytes = max(1, array.nbytes // len(array))
+                chunks = (min(len(array), max(1, _CHUNK_BYTES // row_bytes)), *array.shape[1:])
                 file.create_dataset(name, data=array, chunks=chunks, fletcher32=True)
             else:
                 file.create_dataset(name, data=array)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from virnucpro.batching.batch import PackedBatch
-from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.conv_tower import ConvTower, TowerShape
-from virnucpro.encoders.ngram_bag import NgramBag, ngram_index, pack_bags, unpack_bags
-from virnucpro.encoders.six_frame import RESIDUES, embed_runs
-from virnucpro.encoders.weights import check_tensors, setting
-from virnucpro.sequence.ragged import Ragged
+from virnucpro.encoders.letters import LetterEncoder
+from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
+from virnucpro.encoders.six_frame import RESIDUES
 
 NUM_RESIDUES = 20
 OTHER_RESIDUE = 20
@@ -54,60 +49,14 @@ class ResidueConvNetwork(nn.Module):
         return output
 
 
-class ResidueTokenizer:
-    """One token a residue: 0..19 in alphabetical order of the letters, every other letter is 20."""
-
-    def __call__(self, sequences: Ragged) -> Ragged:
-        """Look each letter up."""
-        return Ragged(RESIDUE_CODES[sequences.values], sequences.offsets)
-
-
-class ResidueConvEncoder:
-    """The network with its weights, as the runner calls it."""
+class ResidueConvEncoder(LetterEncoder[ResidueConvNetwork]):
+    """The network with its weights: residues 0..19 in alphabetical order of their letters, any other letter 20."""
 
     kind = "residue_conv"
-    alphabet: Alphabet = "aa"
+    alphabet = "aa"
     cpu_token_budget = 32_768
-
-    def __init__(self, network: ResidueConvNetwork) -> None:
-        self.network = network.eval()
-        self.width = network.shape.width
-        self.tokenizer = ResidueTokenizer()
-
-    @classmethod
-    def from_tensors(
-        cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer_json: str | None = None
-    ) -> ResidueConvEncoder:
-        """Build the network from a file's ``config`` and tensors (stored as float16 or float32)."""
-        del tokenizer_json
-        shape = ResidueConvShape(
-            width=setting(config, "width"),
-            ngram_width=setting(config, "ngram_width"),
-            tower_channels=tuple(setting(config, "tower_channels")),
-            tower_kernels=tuple(setting(config, "tower_kernels")),
-        )
-        tensors = unpack_bags(tensors)
-        network = ResidueConvNetwork(shape)
-        check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-        network.to(next(iter(tensors.values())).device)
-        network.load_state_dict(tensors)
-        return cls(network)
-
-    @classmethod
-    def tokenizer_from(cls, config: Mapping[str, Any], tokenizer_json: str | None = None) -> ResidueTokenizer:
-        """The tokenizer; it has no settings."""
-        del config, tokenizer_json
-        return ResidueTokenizer()
-
-    def config(self) -> dict[str, Any]:
-        """What ``from_tensors`` needs beside the tensors."""
-        return {"kind": self.kind, "alphabet": self.alphabet, **asdict(self.network.shape)}
-
-    def stored_tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors as they are stored: the table of the bag in 8 bits."""
-        return pack_bags(self.network.state_dict())
-
-    @torch.inference_mode()
-    def embed(self, batch: PackedBatch) -> torch.Tensor:
-        """Embed each sequence: (S, width) float32."""
-        return embed_runs(self.network, batch, MIN_LENGTH_AA, OTHER_RESIDUE)
+    network_class = ResidueConvNetwork
+    shape_class = ResidueConvShape
+    codes = RESIDUE_CODES
+    min_length = MIN_LENGTH_AA
+    filler = OTHER_RESIDUE

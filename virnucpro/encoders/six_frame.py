@@ -8,20 +8,16 @@ is table look-ups and short matrix products, made for CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import pad, relu
 
-from virnucpro.batching.batch import PackedBatch
-from virnucpro.encoders.base import Alphabet
-from virnucpro.encoders.ngram_bag import NgramBag, ngram_index, pack_bags, unpack_bags
-from virnucpro.encoders.weights import check_tensors, setting
-from virnucpro.sequence.ragged import Ragged
+from virnucpro.encoders.letters import LetterEncoder
+from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 
 AMBIGUOUS_BASE = 4
 NUM_CODONS = 64
@@ -194,72 +190,14 @@ def canonical_kmers(length: int) -> tuple[torch.Tensor, int]:
     return torch.from_numpy(np.concatenate([[0], numbers + 1])), len(names) + 1
 
 
-class BaseTokenizer:
-    """One token a base: A C G T (U) are 0..3, every other letter is 4."""
-
-    def __call__(self, sequences: Ragged) -> Ragged:
-        """Look each letter up."""
-        return Ragged(BASE_CODES[sequences.values], sequences.offsets)
-
-
-class SixFrameEncoder:
-    """The network with its weights, as the runner calls it."""
+class SixFrameEncoder(LetterEncoder[SixFrameNetwork]):
+    """The network with its weights: A C G T (U) are 0..3, any other letter 4."""
 
     kind = "six_frame"
-    alphabet: Alphabet = "nt"
+    alphabet = "nt"
     cpu_token_budget = 131_072
-
-    def __init__(self, network: SixFrameNetwork) -> None:
-        self.network = network.eval()
-        self.width = network.shape.width
-        self.tokenizer = BaseTokenizer()
-
-    @classmethod
-    def from_tensors(
-        cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer_json: str | None = None
-    ) -> SixFrameEncoder:
-        """Build the network from a file's ``config`` and tensors (stored as float16 or float32)."""
-        del tokenizer_json
-        shape = SixFrameShape(**{field.name: setting(config, field.name) for field in fields(SixFrameShape)})
-        tensors = unpack_bags(tensors)
-        network = SixFrameNetwork(shape)
-        check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-        network.to(next(iter(tensors.values())).device)
-        network.load_state_dict(tensors)
-        return cls(network)
-
-    @classmethod
-    def tokenizer_from(cls, config: Mapping[str, Any], tokenizer_json: str | None = None) -> BaseTokenizer:
-        """The tokenizer; it has no settings."""
-        del config, tokenizer_json
-        return BaseTokenizer()
-
-    def config(self) -> dict[str, Any]:
-        """What ``from_tensors`` needs beside the tensors."""
-        return {"kind": self.kind, "alphabet": self.alphabet, **asdict(self.network.shape)}
-
-    def stored_tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors as they are stored: the tables of the bags in 8 bits."""
-        return pack_bags(self.network.state_dict())
-
-    @torch.inference_mode()
-    def embed(self, batch: PackedBatch) -> torch.Tensor:
-        """Embed each sequence: (S, width) float32."""
-        return embed_runs(self.network, batch, MIN_LENGTH_NT, AMBIGUOUS_BASE)
-
-
-MAX_ROWS = 256
-"""Rows a forward pass: more does not fit the caches of a CPU core."""
-
-
-def embed_runs(network: nn.Module, batch: PackedBatch, min_length: int, filler: int) -> torch.Tensor:
-    """Embed a packed batch run by run of equal lengths; short ones are filled at the end with ``filler``."""
-    parts: list[torch.Tensor] = []
-    first = 0
-    for length, count in batch.runs():
-        codes = batch.input_ids[first : first + length * count].view(count, length)
-        first += length * count
-        if length < min_length:
-            codes = pad(codes, (0, min_length - length), value=filler)
-        parts.extend(network(codes[k : k + MAX_ROWS]) for k in range(0, count, MAX_ROWS))
-    return torch.cat(parts)
+    network_class = SixFrameNetwork
+    shape_class = SixFrameShape
+    codes = BASE_CODES
+    min_length = MIN_LENGTH_NT
+    filler = AMBIGUOUS_BASE

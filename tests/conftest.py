@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import subprocess
 import sys
@@ -41,6 +42,8 @@ def virnucpro(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capfd.readouterr()
+        # Its handler writes to a stream that pytest closes after this test.
+        logging.getLogger("virnucpro").handlers.clear()
         return Ended(int(ended.value.code or 0), captured.err, captured.out)
 
     return run

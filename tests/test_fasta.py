@@ -81,7 +81,7 @@ def test_fasta_comes_back(tmp_path_factory, items, width, line_end, description,
         b">" + name + description + header_end + wrapped(sequence, width, line_end) for name, sequence in items
     )
     path = tmp_path_factory.getbasetemp() / "comes_back.fasta"
-    path.write_bytes(content if ends_with_line_end else content.rstrip() + (b"" if items[-1][1] else b"\n"))
+    path.write_bytes(content if ends_with_line_end else content.rstrip(b"\r\n ") + (b"" if items[-1][1] else b"\n"))
     assert read(path, block_bytes)[0] == items
 
 
@@ -99,7 +99,7 @@ def test_fastq_comes_back(tmp_path_factory, items, line_end, ends_with_line_end,
         for name, sequence in items
     )
     if not ends_with_line_end and items and items[-1][1]:
-        content = content.rstrip()
+        content = content.rstrip(b"\r\n")
     path = tmp_path_factory.getbasetemp() / "comes_back.fastq"
     path.write_bytes(content)
     found, file = read(path, block_bytes)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +19,7 @@ from virnucpro.executors.base import UnitDone, Work, Worker
 from virnucpro.executors.serial import SerialExecutor
 
 _log = logging.getLogger(__name__)
-_MAX_BREAKS = 3
+_MAX_BREAKS = 2
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,27 @@ class PoolExecutor:
             yield from SerialExecutor("cpu", 1).run(work, units)
             return
         left = list(units)
-        breaks: Counter[str] = Counter()
-        while left:
+        for _ in range(_MAX_BREAKS):
             try:
                 for done in self._run_once(work, list(left)):
                     left.remove(done.unit)
-                    breaks.clear()
                     yield done
-            except BrokenProcessPool as error:
-                breaks["pool"] += 1
-                if breaks["pool"] >= _MAX_BREAKS:
-                    raise WorkerError(f"units {left[:5]} ... kill the pool's workers again and again.") from error
+            except BrokenProcessPool:
                 _log.warning("a pool worker was killed; %d units go back", len(left))
+            else:
+                return
+        yield from self._run_apart(work, left)
+
+    def _run_apart(self, work: Work, units: Sequence[int]) -> Iterator[UnitDone]:
+        """Each unit in a process of its own, so that the one that kills it is known and the others are done."""
+        killers = []
+        for unit in units:
+            try:
+                yield from self._run_once(work, [unit])
+            except BrokenProcessPool:
+                killers.append(unit)
+        if killers:
+            raise WorkerError(f"units {killers} kill the process they run in, again and again.")
 
     def _run_once(self, work: Work, units: Sequence[int]) -> Iterator[UnitDone]:
         pool = ProcessPoolExecutor(

@@ -45,6 +45,7 @@ VERSION = 1
 _CHUNK_BYTES = 1 << 20
 """Larger chunks miss HDF5's own cache and are copied once more."""
 _STRINGS = ("names", "nucleotides", "proteins", "pieces")
+_ATTRIBUTES = ("format", "version", "kind", "digest", "unit_digest", "fingerprint", "first_row")
 _TABLES = ("sequences", "fragments", "rows", "piece_sequences")
 
 
@@ -166,9 +167,10 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:
+    # One by one: iterating calls back from C, where a Ctrl-C would be swallowed.
+    found = {name: file.attrs[name] for name in _ATTRIBUTES if name in file.attrs}
     return {
-        name: value.decode(errors="replace") if isinstance(value, bytes) else value
-        for name, value in file.attrs.items()
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
     }
 
 

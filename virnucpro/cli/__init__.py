@@ -54,42 +54,51 @@ def cli() -> None:
     """Tell which sequences of a metagenome are viral."""
 
 
-class _Terminated(BaseException):
-    """SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
+class _Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+_received: list[int] = []
+"""Signals that asked for an end. An interrupt inside a C callback may surface as another error: this one tells."""
 
 
 def main() -> None:
     """Run the command line and exit with the documented code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _received.clear()
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = cli.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except BaseException as error:  # noqa: BLE001 - the last frame: whatever comes is ours to answer for
+        sys.exit(_exit_code(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Say what went wrong in one line and give the documented exit code."""
+    if _received or isinstance(error, (click.Abort, KeyboardInterrupt)):
+        number = _received[0] if _received else signal.SIGINT
+        how = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+        click.echo(f"Interrupted ({how}). Finished work is kept: the same command goes on from here.", err=True)
+        return 128 + number
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
         error.show()
-        sys.exit(error.exit_code)
-    except VirNucProError as error:
+        return error.exit_code
+    if isinstance(error, VirNucProError):
         click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _say_interrupted("Ctrl-C")
-        sys.exit(130)
-    except _Terminated:
-        _say_interrupted("SIGTERM")
-        sys.exit(143)
-    except BrokenPipeError:
-        sys.exit(1)
-    except Exception as error:  # the last frame: whatever is left is ours to answer for
-        logging.getLogger("virnucpro").exception("internal error")
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if not isinstance(error, BrokenPipeError):
+        logging.getLogger("virnucpro").error("internal error", exc_info=error)
         click.echo(f"Error: internal: {type(error).__name__}: {error}. Please report it with the log.", err=True)
-        sys.exit(1)
+    return 1
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise _Terminated
-
-
-def _say_interrupted(how: str) -> None:
-    click.echo(f"Interrupted ({how}). Finished work is kept: the same command goes on from here.", err=True)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del frame
+    _received.append(number)
+    raise _Interrupted

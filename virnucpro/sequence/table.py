@@ -28,6 +28,12 @@ ROW_DTYPE = np.dtype(
 ``source`` is the number of the first row of the run with the same nucleotides, its own number when it
 is the first: only such rows are computed, the others have the score of their source."""
 
+
+def are_own_source(rows: NDArray[np.void], first_row: int) -> NDArray[np.bool_]:
+    """(n,) whether each of a unit's rows is the first of its kind in the run: only these are computed."""
+    return np.asarray(rows["source"] == np.arange(first_row, first_row + len(rows)), dtype=np.bool_)
+
+
 FRAME_NAMES = {1: "F1", 2: "F2", 3: "F3", -1: "R1", -2: "R2", -3: "R3", 0: "N0"}
 """Frame to the suffix of the published row name; ``N0`` is ours (no open frame)."""
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.errors import CountError
-from virnucpro.sequence.table import UnitTable
+from virnucpro.sequence.table import UnitTable, are_own_source
 from virnucpro.stages.base import Index, Run
 
 SUM_DTYPE = np.dtype(
@@ -82,7 +82,7 @@ def scored_units(run: Run, index: Index) -> Iterator[ScoredUnit]:
             computed = store.read_arrays(run.dir.scores(unit), "scores", "scores")["scores"]
             rows = slice(indexed.first_row, indexed.first_row + indexed.num_rows)
             source = table.rows["source"]
-            own = source == np.arange(rows.start, rows.stop)
+            own = are_own_source(table.rows, rows.start)
             if len(computed) != own.sum() or len(table.rows) != indexed.num_rows:
                 raise CountError(f"unit {unit}: {own.sum()} rows went in, {len(computed)} scores came out")
             mine = known[rows]

@@ -23,6 +23,7 @@ from virnucpro.errors import CountError
 from virnucpro.executors.base import Executor, UnitDone, Worker
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.table import are_own_source
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 
 _GPU_TOKEN_BUDGET = 65_536
@@ -55,7 +56,7 @@ class UnitStrings:
         rows = store.read_arrays(path, "unit", "rows")["rows"]
         first_row = int(store.read_attributes(path, "unit")["first_row"])
         strings = store.read_strings(path, "nucleotides" if self.role == "nucleotide" else "proteins")
-        is_source = rows["source"] == np.arange(first_row, first_row + len(rows))
+        is_source = are_own_source(rows, first_row)
         return strings if is_source.all() else strings.take(np.flatnonzero(is_source))
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
-
 from virnucpro import store
 from virnucpro.errors import CountError, RunMismatchError, UsageError
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.streams import digest_of
-from virnucpro.sequence.table import UnitTable
+from virnucpro.sequence.table import UnitTable, are_own_source
 from virnucpro.stages.base import Index, IndexedInput, IndexedUnit, Run
 
 _log = logging.getLogger(__name__)
@@ -100,7 +98,7 @@ def run(run: Run) -> Index:
 
 def _indexed(table: UnitTable, num_begun: int) -> IndexedUnit:
     first = int(table.fragments["sequence"][0]) if len(table.fragments) else num_begun
-    own = table.rows["source"] == table.first_row + np.arange(len(table.rows))
+    own = are_own_source(table.rows, table.first_row)
     return IndexedUnit(
         first_row=table.first_row,
         num_rows=len(table.rows),

@@ -29,6 +29,7 @@ from virnucpro.training.composition import first_vectors, record_groups
 from virnucpro.training.genomes import Genomes
 from virnucpro.training.indices import index_bags
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, mutate, sample_fragments, virus_pool
+from virnucpro.training.synthetic import synthesise
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Recipe:
             does not help with others.
         label_smoothing: of the cross-entropies.
         auxiliary: weight of each encoder's own loss (which group?) beside the head's.
+        synthetic: share of the host half that is of no organism (``training/synthetic.py``).
         averaging: decay a step of the running mean of the weights that is kept.
         seed: of everything random.
         nucleotide: shape of the nucleotide encoder.
@@ -76,7 +78,7 @@ class Recipe:
     fragments: int = 4_500_000
     batch: int = 512
     lengths: tuple[int, ...] = (500, 300, 150)
-    length_shares: tuple[float, ...] = (0.6, 0.2, 0.1)
+    length_shares: tuple[float, ...] = (0.45, 0.25, 0.2)
     learning_rate: float = 2e-3
     warm_up: float = 0.05
     weight_decay: float = 0.05
@@ -85,6 +87,7 @@ class Recipe:
     keep_kmers: float = 0.8
     label_smoothing: float = 0.03
     auxiliary: float = 0.2
+    synthetic: float = 0.06
     averaging: float = 0.999
     seed: int = 1
     nucleotide: SixFrameShape = field(default_factory=SixFrameShape)
@@ -100,7 +103,8 @@ class Batch:
         bags: their n-grams, some dropped.
         residues: (B, 6, N) uint8 residue codes of their frames, N such that every frame has as many.
         labels: (B,) int64, 1 is virus.
-        groups: (B,) int64, class of hosts or family of viruses, as numbered by ``record_groups``.
+        groups: (B,) int64, class of hosts or family of viruses, as numbered by ``record_groups``; one more is
+            of no organism.
     """
 
     bags: Bags
@@ -176,13 +180,19 @@ class Batches:
         half = self.recipe.batch // 2
         viral, viral_records = sample_fragments(self.genomes, self.viruses, length, half, generator)
         host, host_records = sample_fragments(self.genomes, self.hosts, length, half, generator)
+        groups = self.groups[np.concatenate([viral_records, host_records])]
+        num_synthetic = round(half * self.recipe.synthetic)
+        if num_synthetic:
+            # Of viral and host composition alike, so that composition alone does not tell.
+            models = np.concatenate([viral, host])[generator.integers(0, 2 * half, size=num_synthetic)]
+            host[-num_synthetic:] = synthesise(models, generator)
+            groups[-num_synthetic:] = self.groups.max() + 1
         codes = np.concatenate([viral, host])
         mutate(codes, generator, self.recipe.highest_mutation)
         labels = torch.repeat_interleave(torch.tensor([1, 0]), half)
         bags, residues = index_bags(codes, self.recipe.keep_ngrams, self.recipe.seed * 1_000_003 + step)
         bags.kmers[torch.from_numpy(generator.random(len(codes)) >= self.recipe.keep_kmers)] = 0
-        groups = torch.from_numpy(self.groups[np.concatenate([viral_records, host_records])])
-        return Batch(bags, residues[:, :, : (length - 2) // 3], labels, groups)
+        return Batch(bags, residues[:, :, : (length - 2) // 3], labels, torch.from_numpy(groups))
 
     def _length(self, generator: np.random.Generator) -> int:
         draw = generator.random()
@@ -232,8 +242,9 @@ class Fit:
         self.recipe = recipe
         names, groups = record_groups(genomes)
         self.batches = Batches(genomes, *training_pools(genomes), groups, recipe)
-        self.network = LiteNetwork(recipe, len(names))
-        self.average = LiteNetwork(recipe, len(names)).requires_grad_(False)
+        num_groups = len(names) + 1  # the last one is of no organism
+        self.network = LiteNetwork(recipe, num_groups)
+        self.average = LiteNetwork(recipe, num_groups).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
         )
@@ -349,8 +360,10 @@ class Fit:
         for name, parameter in self.network.named_parameters():
             prefix = f"optimizer.{name}."
             found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            if found:
-                self.optimizer.state[parameter] = found
+            # The fused optimiser pairs numbers by their place in memory: moments take the parameter's own layout.
+            moments = {k: torch.empty_like(parameter).copy_(v) if v.dim() else v for k, v in found.items()}
+            if moments:
+                self.optimizer.state[parameter] = moments
         _LOG.info("%s: going on at step %d", path, self.step)
 
     def _identity(self) -> dict[str, str]:

@@ -11,11 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "virnucpro"
 LEVELS = (
-    {"errors", "logs", "progress"},
+    {"errors", "logs", "progress", "lifeline"},
     {"batching", "sequence", "store", "run_dir", "config"},
     {"encoders", "bundles", "heads", "executors"},
     {"stages", "report", "training", "models"},
-    {"pipeline", "benchmarks"},
+    {"verification"},
+    {"pipeline", "benchmarks", "tuning"},
+    {"upkeep"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -25,7 +27,7 @@ ROOMS_OF = {
     "torch": COMPUTING,
     "h5py": {"store"},
     "click": {"cli"},
-    "multiprocessing": {"executors"},
+    "multiprocessing": {"executors", "lifeline"},
     "concurrent.futures.ProcessPoolExecutor": {"executors"},
     "concurrent.futures.process": {"executors"},
     "subprocess": {"benchmarks"},

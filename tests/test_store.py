@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
 import h5py
@@ -85,7 +86,7 @@ def test_a_real_unit_is_read_as_it_was_written(tmp_path, table):
     """And its strings alone are those of the whole."""
     store.write_unit(tmp_path / "unit.h5", table)
     assert content(store.read_unit(tmp_path / "unit.h5")) == content(table)
-    assert store.read_strings(tmp_path / "unit.h5", "proteins").to_bytes() == table.proteins.to_bytes()
+    assert store.read_rows(tmp_path / "unit.h5", "proteins")[2].to_bytes() == table.proteins.to_bytes()
     assert len(table.rows) > 5
 
 
@@ -247,3 +248,12 @@ def test_a_file_may_be_copied_and_moved(scores, tmp_path):
     copy = shutil.copy(scores, tmp_path / "elsewhere.h5")
     expected = store.read_arrays(scores, "scores", "scores")["scores"]
     assert np.array_equal(store.read_arrays(copy, "scores", "scores")["scores"], expected)
+
+
+def test_two_threads_may_write_at_the_same_time(tmp_path):
+    """As when one unit is merged while the next one's embeddings are written; and the bytes know nothing of it."""
+    arrays = {"embedding": np.arange(40_000, dtype=np.float32).reshape(-1, 8)}
+    with ThreadPoolExecutor(4) as threads:
+        paths = [tmp_path / f"{number}.h5" for number in range(60)]
+        list(threads.map(lambda path: store.write_arrays(path, "embedding", arrays, {}), paths))
+    assert len({path.read_bytes() for path in paths}) == 1

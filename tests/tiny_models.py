@@ -84,18 +84,38 @@ def random_head(input_width: int, hidden_width: int, seed: int) -> MLPHead:
     return head.eval()
 
 
-def write_tiny_bundle(folder: Path, *, frameless: str = "skip", min_length: int = 0) -> Path:
-    """A bundle of tiny published architectures; fragments of 300 bases."""
-    save_encoder(
-        folder / "nucleotide.safetensors", DNABERT_S, dnabert_s_tensors(DNABERT_S, seed=1), byte_pair_tokenizer()
-    )
+def write_tiny_bundle(
+    folder: Path,
+    *,
+    frameless: str = "skip",
+    min_length: int = 0,
+    num_layers: int = 2,
+    protein_width: int = 32,
+    poison: str = "",
+) -> Path:
+    """A bundle of tiny published architectures; fragments of 300 bases.
+
+    A row whose nucleotides hold ``poison`` makes the encoder raise: it is a token without an embedding.
+    """
+    tokenizer = byte_pair_tokenizer()
+    if poison:
+        tokens = Tokenizer.from_str(tokenizer)
+        tokens.add_tokens([poison])
+        tokenizer = tokens.to_str()
+    save_encoder(folder / "nucleotide.safetensors", DNABERT_S, dnabert_s_tensors(DNABERT_S, seed=1), tokenizer)
     torch.manual_seed(2)
-    model = esm.ESM2(num_layers=2, embed_dim=32, attention_heads=4)
-    config = {"kind": "esm2", "alphabet": "aa", "width": 32, "num_layers": 2, "attention_heads": 4}
+    model = esm.ESM2(num_layers=num_layers, embed_dim=protein_width, attention_heads=4)
+    config = {
+        "kind": "esm2",
+        "alphabet": "aa",
+        "width": protein_width,
+        "num_layers": num_layers,
+        "attention_heads": 4,
+    }
     unused = ("lm_head", "contact_head")
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(unused)}
     save_encoder(folder / "protein.safetensors", config, tensors, None)
-    save_head(folder / "head.safetensors", random_head(24 + 32, 16, seed=3), {})
+    save_head(folder / "head.safetensors", random_head(24 + protein_width, 16, seed=3), {})
     settings = {
         "schema": 1,
         "name": "tiny",

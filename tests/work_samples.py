@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import InputError
-from virnucpro.executors.base import UnitDone, Worker
+from virnucpro.executors.base import Outcome, UnitDone, UnitFailed, Worker
 
 _log = logging.getLogger("virnucpro.work_samples")
 
@@ -29,7 +29,7 @@ class Square:
     folder: Path
     read_ahead: int = 1
 
-    def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
         waiting: list[int] = []
         for unit in units:
             waiting.append(unit)
@@ -38,8 +38,9 @@ class Square:
         for unit in waiting:
             yield self._do(unit, worker)
 
-    def _do(self, unit: int, worker: Worker) -> UnitDone:
+    def _do(self, unit: int, worker: Worker) -> Outcome:
         self.before(unit)
+        worker.advance(unit, unit + 4)
         name = f"{unit}-{os.getpid()}-{worker.device}-{worker.index}"
         (self.folder / name).write_text(str(unit * unit))
         return UnitDone(unit, unit + 10)
@@ -77,6 +78,29 @@ class Breaks(Square):
     def before(self, unit: int) -> None:
         if unit == self.at:
             raise ZeroDivisionError(f"unit {unit} has no rows")
+
+
+@dataclass(frozen=True)
+class BreaksOnce(Square):
+    """Raises an error nobody foresaw at one unit, the first time."""
+
+    at: int = 3
+
+    def before(self, unit: int) -> None:
+        mark = self.folder / "broke"
+        if unit == self.at and not mark.exists():
+            mark.touch()
+            raise OSError("the file server hiccups")
+
+
+@dataclass(frozen=True)
+class GivesUp(Square):
+    """Says of one unit that it cannot be done."""
+
+    at: int = 3
+
+    def _do(self, unit: int, worker: Worker) -> Outcome:
+        return UnitFailed(unit, "its shard is damaged") if unit == self.at else super()._do(unit, worker)
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,9 @@ from virnucpro.logs import add_log_file, remove_log_file
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir, write_json
 from virnucpro.stages import classify, consensus, embed, extract, merge, write
-from virnucpro.stages.base import Index, Run
+from virnucpro.stages.base import ROLES, Index, Run
 
 _log = logging.getLogger(__name__)
-
-_WAVE_UNITS = 64
-"""Units that go through embed, merge and classify together: it bounds the disk that embeddings take."""
 
 _LIBRARIES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers")
 
@@ -111,6 +108,14 @@ def predict(
         dtype=_dtype(config, devices),
     )
     bundle.check_fragment_length(config.science.fragment_length or bundle.fragment_length, is_meant=is_length_meant)
+    request = _request(
+        sources,
+        config,
+        keep_intermediate=keep_intermediate,
+        keep_embeddings=keep_embeddings,
+        legacy_output=legacy_output,
+        is_length_meant=is_length_meant,
+    )
     run_dir = RunDir(Path(output))
     run_dir.prepare(force=force)
     with run_dir.locked(), _log_to(run_dir.result(_run_stem(stems), "log")):
@@ -122,6 +127,7 @@ def predict(
         _log.info("command: %s", shlex.join(sys.argv))
         _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
         run_dir.agree(_pinned(run))
+        write_json(run_dir.request, request)
         start = time.monotonic()
         index = extract.run(run)
         cautions = bundle.cautions(run.fragment_length, _mean_length_nt(index))
@@ -134,8 +140,21 @@ def predict(
         run_dir.sequence_sums.unlink(missing_ok=True)
         record = _record(run, index, config, devices, counts, time.monotonic() - start) | {"warnings": cautions}
         write_json(run_dir.result(_run_stem(stems), "run.json"), record)
+        run_dir.sweep()
         _log.info("done in %.1f s: %s", time.monotonic() - start, run_dir.root)
     return Results(run_dir.root, tuple(stems), tuple(counts), record)
+
+
+def _request(sources: tuple[str, ...], config: Config, **options: bool) -> dict[str, Any]:
+    """What was asked, so that it can be asked again from any folder."""
+    model = config.science.model
+    if Path(model).exists():
+        config = replace(config, science=replace(config.science, model=str(Path(model).absolute())))
+    return {
+        "inputs": [source if source == "-" else str(Path(source).absolute()) for source in sources],
+        "settings": {f"{kind}.{name}": value for kind, part in asdict(config).items() for name, value in part.items()},
+        "options": options,
+    }
 
 
 def _make_run(
@@ -173,6 +192,7 @@ def _pinned(run: Run) -> dict[str, Any]:
         "schema": 1,
         "science.model": run.bundle.name,
         "science.model_fingerprint": run.bundle.fingerprint,
+        **{f"science.{role}_digest": run.bundle.digests[role] for role in ROLES},
         "science.fragment_length": run.fragment_length,
         "science.dtype": run.dtype,
         "layout.unit_rows": run.unit_rows,
@@ -180,28 +200,33 @@ def _pinned(run: Run) -> dict[str, Any]:
 
 
 def _run_units(run: Run, index: Index, config: Config, devices: list[str], *, keep_embeddings: bool) -> None:
-    """Embed, merge and classify, a wave of units at a time."""
+    """Embed, merge and classify each unit that lacks scores.
+
+    The three stages pull from one another, so a unit's embeddings are on the disk only until it is scored, and
+    the devices go on while finished units are merged.
+    """
+    todo = classify.pending(run, index)
     threads = config.runtime.threads or available_cpus()
-    embedder = _embed_executor(devices, threads, parallel=config.runtime.parallel)
     merger = PoolExecutor(config.runtime.merge_threads or (threads if config.runtime.parallel else 1))
     classifier = SerialExecutor("cpu", threads)
-    settings = embed.settings_for(devices[0], config.runtime.token_budget, config.runtime.loader_workers, threads)
-    for first in range(0, len(index.units), _WAVE_UNITS):
-        units = range(first, min(first + _WAVE_UNITS, len(index.units)))
-        embed.run(run, index, units, embedder, settings)
-        merge.run(run, index, units, merger)
-        classify.run(
-            run, index, units, classifier, batch_size=config.runtime.batch_size, keep_embeddings=keep_embeddings
-        )
+    budgets = dict.fromkeys(ROLES, config.runtime.token_budget)
+    settings = embed.settings_for(devices[0], budgets, config.runtime.loader_workers, threads)
+    embedder = _embed_executor(devices, threads, settings.loader_workers, parallel=config.runtime.parallel)
+    embedded = embed.run(run, index, todo, embedder, settings)
+    merged = merge.run(run, embedded, len(todo), merger)
+    classify.run(run, index, merged, classifier, batch_size=config.runtime.batch_size, keep_embeddings=keep_embeddings)
 
 
-def _embed_executor(devices: list[str], threads: int, *, parallel: bool) -> Executor:
-    """One process a GPU; on the CPU this process alone, or several with ``parallel``."""
+def _embed_executor(devices: list[str], threads: int, loader_workers: int, *, parallel: bool) -> Executor:
+    """One process a GPU; on the CPU this process alone, or several with ``parallel``.
+
+    Whoever owns DataLoader workers is a process apart, which may end when one of them is killed.
+    """
     if devices == ["cpu"]:
         # Four threads a process: small matrices gain little from more.
         processes = min(threads, max(2, threads // 4)) if parallel else 1
         devices = ["cpu"] * processes
-    if len(devices) == 1:
+    if len(devices) == 1 and not loader_workers:
         return SerialExecutor(devices[0], threads)
     return LocalExecutor([Worker(i, device, max(1, threads // len(devices))) for i, device in enumerate(devices)])
 

@@ -3,12 +3,14 @@
 A run lives in the folder ``run/`` of the output directory::
 
     run/manifest.json                     what was asked: science and layout settings
+    run/request.json                      inputs, settings and options of the last command
     run/index.json                        what extraction found; exists when extraction is done
     run/units/unit-00042.h5               a unit: sequences, fragments, rows and their strings
     run/embeddings/nucleotide/unit-00042.h5
     run/embeddings/protein/unit-00042.h5
     run/merged/unit-00042.h5              features
     run/scores/unit-00042.h5              scores; when it exists the three above may be gone
+    run/failed/unit-00042.json            rows that cannot be computed, with the reason; only where there are any
     run/sequences.npy, run/rows.npy       sums a sequence and scores a row, made anew by every consensus
 
 A file that exists is done: it is written beside its place, fsynced and renamed.
@@ -94,6 +96,11 @@ class RunDir:
         return self.work / "manifest.json"
 
     @property
+    def request(self) -> Path:
+        """Inputs, settings and options of the last command, so that it can be repeated."""
+        return self.work / "request.json"
+
+    @property
     def index(self) -> Path:
         """What extraction found; its existence says that extraction is done."""
         return self.work / "index.json"
@@ -127,6 +134,10 @@ class RunDir:
     def scores(self, unit: int) -> Path:
         """Scores of a unit."""
         return self.work / "scores" / f"unit-{unit:05d}.h5"
+
+    def failed(self, unit: int) -> Path:
+        """Rows of a unit that cannot be computed; there only where there are any."""
+        return self.work / "failed" / f"unit-{unit:05d}.json"
 
     def result(self, stem: str, suffix: str) -> Path:
         """A result file, prefixed by the input's stem."""

@@ -28,7 +28,8 @@ Nothing is compressed: embeddings do not shrink (ratio 1.00 to 1.06), only their
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from virnucpro.sequence.table import UnitTable
 VERSION = 1
 _CHUNK_BYTES = 1 << 20
 """Larger chunks miss HDF5's own cache and are copied once more."""
+_image_numbers = itertools.count()
 _STRINGS = ("names", "nucleotides", "proteins", "pieces")
 _ATTRIBUTES = ("format", "version", "kind", "digest", "unit_digest", "fingerprint", "first_row")
 _TABLES = ("sequences", "fragments", "rows", "piece_sequences")
@@ -59,7 +61,8 @@ def write_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], made
         DiskFullError: no space is left.
     """
     digest = _digest(arrays)
-    with h5py.File("image", "w", driver="core", backing_store=False, libver="v110") as file:
+    # HDF5 takes two images of one name for one file, also where two threads write two shards at the same time.
+    with h5py.File(f"image-{next(_image_numbers)}", "w", driver="core", backing_store=False, libver="v110") as file:
         attributes = {"format": "virnucpro", "version": VERSION, "kind": kind, "digest": digest, **made_from}
         for name, value in attributes.items():
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
@@ -83,12 +86,7 @@ def read_arrays(path: Path, kind: str, *names: str) -> dict[str, NDArray[Any]]:
     Raises:
         StoreError: the file is missing, damaged, of another kind, or lacks one of them.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            _check_kind(path, file, kind)
-            return {name: file[name][...] for name in names}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise _store_error(path, error) from error
+    return _read(path, kind, names)[1]
 
 
 def read_attributes(path: Path, kind: str) -> dict[str, Any]:
@@ -97,12 +95,37 @@ def read_attributes(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         StoreError: the file is missing, damaged or of another kind.
     """
+    return _read(path, kind, ())[0]
+
+
+def read_checked(path: Path, kind: str, made_from: Mapping[str, str], name: str) -> NDArray[Any]:
+    """Read one array of a file whose attributes must equal ``made_from``.
+
+    Raises:
+        StoreError: it is missing, damaged or made from something else.
+    """
+    attributes, arrays = _read(path, kind, (name,))
+    _check_made_from(path, attributes, made_from)
+    return arrays[name]
+
+
+def verify(path: Path, kind: str, made_from: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Read everything a file holds, hold it against its digest and against what it must be made from.
+
+    Raises:
+        StoreError: it is missing, damaged, changed or made from something else.
+    """
     try:
         with h5py.File(path, "r") as file:
-            _check_kind(path, file, kind)
-            return _attributes(file)
+            attributes = _attributes(file)
+            _check_kind(path, attributes, kind)
+            arrays = {name: file[name][...] for name in _array_names(file)}
     except (OSError, KeyError, RuntimeError) as error:
         raise _store_error(path, error) from error
+    _check_made_from(path, attributes, made_from)
+    if _digest(arrays) != attributes["digest"]:
+        raise StoreError(path, "does not hold what was written (its digest differs)")
+    return arrays
 
 
 def is_made_from(path: Path, kind: str, made_from: Mapping[str, str]) -> bool:
@@ -113,10 +136,7 @@ def is_made_from(path: Path, kind: str, made_from: Mapping[str, str]) -> bool:
     """
     if not path.exists():
         return False
-    attributes = read_attributes(path, kind)
-    for name, value in made_from.items():
-        if attributes.get(name) != value:
-            raise StoreError(path, f"was made from another {name.replace('_', ' ')}")
+    _check_made_from(path, read_attributes(path, kind), made_from)
     return True
 
 
@@ -133,13 +153,13 @@ def write_unit(path: Path, table: UnitTable) -> str:
 def read_unit(path: Path) -> UnitTable:
     """Read a whole unit file."""
     names = [*_TABLES, *(f"{name}/{part}" for name in _STRINGS for part in ("values", "offsets"))]
-    arrays = read_arrays(path, "unit", *names)
+    attributes, arrays = _read(path, "unit", names)
 
     def strings(name: str) -> Ragged:
         return Ragged(arrays[f"{name}/values"], arrays[f"{name}/offsets"])
 
     return UnitTable(
-        first_row=int(read_attributes(path, "unit")["first_row"]),
+        first_row=int(attributes["first_row"]),
         sequences=arrays["sequences"],
         names=strings("names"),
         fragments=arrays["fragments"],
@@ -151,10 +171,24 @@ def read_unit(path: Path) -> UnitTable:
     )
 
 
-def read_strings(path: Path, name: str) -> Ragged:
-    """Read one list of strings of a unit file."""
-    arrays = read_arrays(path, "unit", f"{name}/values", f"{name}/offsets")
-    return Ragged(arrays[f"{name}/values"], arrays[f"{name}/offsets"])
+def read_rows(path: Path, name: str) -> tuple[NDArray[np.void], int, Ragged]:
+    """Read the row table of a unit file, the number of its first row, and one list of strings.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    attributes, arrays = _read(path, "unit", ("rows", f"{name}/values", f"{name}/offsets"))
+    return arrays["rows"], int(attributes["first_row"]), Ragged(arrays[f"{name}/values"], arrays[f"{name}/offsets"])
+
+
+def _read(path: Path, kind: str, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = _attributes(file)
+            _check_kind(path, attributes, kind)
+            return attributes, {name: file[name][...] for name in names}
+    except (OSError, KeyError, RuntimeError) as error:
+        raise _store_error(path, error) from error
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -174,14 +208,27 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
     }
 
 
-def _check_kind(path: Path, file: h5py.File, kind: str) -> None:
-    attributes = _attributes(file)
+def _check_kind(path: Path, attributes: Mapping[str, Any], kind: str) -> None:
     if attributes.get("format") != "virnucpro":
         raise StoreError(path, "is no file of this program")
     if attributes["version"] != VERSION:
         raise StoreError(path, f"has format version {attributes['version']}, this program reads {VERSION}")
     if attributes["kind"] != kind:
         raise StoreError(path, f"is of kind {attributes['kind']}, expected {kind}")
+
+
+def _array_names(group: h5py.Group, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name in list(group):
+        item = group[name]
+        names += _array_names(item, f"{prefix}{name}/") if isinstance(item, h5py.Group) else [f"{prefix}{name}"]
+    return names
+
+
+def _check_made_from(path: Path, attributes: Mapping[str, Any], made_from: Mapping[str, str]) -> None:
+    for name, value in made_from.items():
+        if attributes.get(name) != value:
+            raise StoreError(path, f"was made from another {name.replace('_', ' ')}")
 
 
 def _store_error(path: Path, error: Exception) -> StoreError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from virnucpro.batching.collator import Packing, VarlenCollator
 from virnucpro.errors import VirNucProError
+from virnucpro.lifeline import EXIT_CHILD_KILLED, follow_parent
 from virnucpro.sequence.dedup import distinct
 from virnucpro.sequence.ragged import Ragged
 
@@ -86,12 +89,18 @@ def pack_unit(unit: int, strings: Ragged, tokenizer: Tokenise, packer: Packer) -
 
 @dataclass(frozen=True)
 class UnitLoader:
-    """Iterates packed units in the order asked for; errors of the workers surface as themselves."""
+    """Iterates packed units in the order asked for; errors of the workers surface as themselves.
+
+    With workers it belongs in a process of its own, which ends when one of them is killed.
+    """
 
     loader: DataLoader[PackedUnit | VirNucProError]
 
     def __iter__(self) -> Iterator[PackedUnit]:
-        for item in self.loader:
+        items = iter(self.loader)
+        if self.loader.num_workers:
+            _end_with_workers()
+        for item in items:
             if isinstance(item, VirNucProError):
                 raise item
             yield item
@@ -128,11 +137,31 @@ def unit_loader(
             prefetch_factor=1 if num_workers else None,
             multiprocessing_context="spawn" if num_workers else None,
             pin_memory=pin_memory,
-            worker_init_fn=_ignore_interrupt if num_workers else None,
+            worker_init_fn=_begin_worker if num_workers else None,
         )
     )
 
 
-def _ignore_interrupt(worker: int) -> None:  # noqa: ARG001  (DataLoader passes it)
-    """Leave Ctrl-C to the parent, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_with_workers() -> None:
+    """From here on, end this process when one of its DataLoader workers is killed.
+
+    DataLoader's own signal handler raises wherever the main thread happens to be, in the middle of a message to
+    the parent too; without it, a worker killed in the middle of a message would leave this process waiting for ever.
+    """
+    theirs = signal.getsignal(signal.SIGCHLD)
+    if not callable(theirs) or getattr(theirs, "ends_process", False):
+        return
+
+    def end_if_killed(number: int, frame: FrameType | None) -> None:
+        try:
+            theirs(number, frame)
+        except RuntimeError:
+            os._exit(EXIT_CHILD_KILLED)
+
+    end_if_killed.ends_process = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, end_if_killed)
+
+
+def _begin_worker(worker: int) -> None:
+    del worker
+    follow_parent()

@@ -41,7 +41,7 @@ def measure(settings: Settings) -> Iterator[Figure]:
     """Writing of random embeddings of the published widths, and all stages after it."""
     torch.set_num_threads(settings.threads)
     with TemporaryDirectory(prefix="virnucpro-benchmark-") as folder:
-        ours = _prepare(Path(folder), settings)
+        ours = prepare(Path(folder), settings)
         peer = PlainResults(Path(folder) / "peer")
         peer.folder.mkdir()
         names = ours.names()
@@ -69,7 +69,7 @@ def measure(settings: Settings) -> Iterator[Figure]:
         yield from _stage_figures(ours, len(names))
 
 
-def _measure_writing(ours: _Ours, peer: PlainResults, names: list[str], settings: Settings) -> Figure:
+def _measure_writing(ours: Embedded, peer: PlainResults, names: list[str], settings: Settings) -> Figure:
     nucleotide, protein = (ours.embeddings(role) for role in ROLES)
 
     def write_ours() -> float:
@@ -94,7 +94,7 @@ def _measure_writing(ours: _Ours, peer: PlainResults, names: list[str], settings
 
 
 @dataclass(frozen=True)
-class _Ours:
+class Embedded:
     """A run whose embeddings are on disk."""
 
     run: Run
@@ -106,11 +106,10 @@ class _Ours:
         run, index = self.run, self.index
         run.reporter.seconds.clear()
         units = range(len(index.units))
-        merge.run(run, index, units, PoolExecutor(self.threads))
         classify.run(
             run,
             index,
-            units,
+            merge.run(run, units, len(units), PoolExecutor(self.threads)),
             SerialExecutor("cpu", self.threads),
             batch_size=RuntimeConfig().batch_size,
             keep_embeddings=True,
@@ -118,6 +117,11 @@ class _Ours:
         sums = consensus.run(run, index)
         write.run(run, index, sums, write.Wanted(rows=False, legacy=True))
         return index.num_rows
+
+    @property
+    def num_feature_bytes(self) -> int:
+        """Of all merged files."""
+        return sum(unit.num_sources for unit in self.index.units) * _FEATURE_WIDTH * np.dtype(np.float32).itemsize
 
     def clear(self) -> None:
         """Remove what ``compute`` wrote."""
@@ -157,7 +161,7 @@ class _Ours:
         return np.concatenate([store.read_arrays(path, "scores", "scores")["scores"] for path in paths])
 
 
-def _prepare(folder: Path, settings: Settings) -> _Ours:
+def prepare(folder: Path, settings: Settings, unit_rows: int = LayoutConfig().unit_rows) -> Embedded:
     """Coding reads, one row each and some more, cut as ever, with random embeddings."""
     bundle = load_bundle(str(_write_bundle(folder / "bundle", settings.seed)))
     reads = write_reads(folder / "reads.fasta", settings.num_rows, _LENGTH_NT, 1.0, settings.seed)
@@ -168,13 +172,13 @@ def _prepare(folder: Path, settings: Settings) -> _Ours:
         inputs=(str(reads),),
         bundle=bundle,
         fragment_length=_LENGTH_NT,
-        unit_rows=LayoutConfig().unit_rows,
+        unit_rows=unit_rows,
         dtype="float32",
         threshold=bundle.threshold,
         reporter=Reporter(bars=False),
     )
     index = extract.run(run)
-    ours = _Ours(run, index, settings.threads)
+    ours = Embedded(run, index, settings.threads)
     rng = np.random.default_rng(settings.seed)
     num_rows = sum(unit.num_sources for unit in index.units)
     ours.write_embeddings(
@@ -208,7 +212,7 @@ def _write_bundle(folder: Path, seed: int) -> Path:
     return folder
 
 
-def _stage_figures(ours: _Ours, num_rows: int) -> Iterator[Figure]:
+def _stage_figures(ours: Embedded, num_rows: int) -> Iterator[Figure]:
     for stage, seconds in ours.run.reporter.seconds.items():
         yield Figure(SECTION, f"  of it {stage}", "s", (seconds,), note=f"{num_rows:,} rows, last run")
 
@@ -218,7 +222,7 @@ def _largest_difference(scores: NDArray[np.float32], row_table: Path) -> float:
     return float(np.abs(scores - expected).max())
 
 
-def _other_windows(ours: _Ours, peer: PlainResults) -> int:
+def _other_windows(ours: Embedded, peer: PlainResults) -> int:
     """Windows that are called otherwise, or that one side lacks."""
     stem = ours.index.inputs[0].stem
     path = ours.run.dir.legacy_result(stem, "prediction_results_highestscore.csv")

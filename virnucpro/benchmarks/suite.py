@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from virnucpro import __version__
-from virnucpro.benchmarks import encoders, extraction, program, results
+from virnucpro.benchmarks import encoders, extraction, program, results, scaling
 from virnucpro.benchmarks.measure import Figure, Settings
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders.device import available_cpus
@@ -27,6 +27,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Figure]]] = {
     extraction.SECTION: extraction.measure,
     encoders.SECTION: encoders.measure,
     results.SECTION: results.measure,
+    scaling.SECTION: scaling.measure,
     program.PREDICT: program.measure_predict,
     program.MEMORY: program.measure_memory,
 }

@@ -18,6 +18,8 @@ from virnucpro.errors import VirNucProError
 
 _COMMANDS = {
     "predict": "virnucpro.cli.predict:predict",
+    "merge": "virnucpro.cli.merge:merge",
+    "verify": "virnucpro.cli.verify:verify",
     "benchmark": "virnucpro.cli.benchmark:benchmark",
     "models": "virnucpro.cli.models:models",
     "doctor": "virnucpro.cli.doctor:doctor",

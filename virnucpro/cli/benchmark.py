@@ -9,7 +9,7 @@ import click
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
-_SECTIONS = ("extraction", "encoders", "results", "predict", "memory")
+_SECTIONS = ("extraction", "encoders", "results", "scaling", "predict", "memory")
 _EPILOG = """\
 Every section prints a table: our median, the peer's, their ratio, the goal, and the largest difference of
 the two outputs. Peers that are not installed (fair-esm, Biopython) are said to be missing.

@@ -7,6 +7,7 @@ unit, and a unit is handed over only when the next one is already under way. On 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from virnucpro.errors import ModelError
 
 _LOG = logging.getLogger(__name__)
 
+_SECONDS_A_SIGN = 0.5
+
+Advance = Callable[[int, int], None]
 Reload = Callable[[torch.device, torch.dtype], Encoder]
 
 
@@ -85,12 +89,21 @@ class AsyncInferenceRunner:
         device: where it is.
         reload: makes the same encoder on another device or in another dtype, for the two cases above; without it they
             are errors.
+        advance: told now and then which unit it is at, and how many more of its distinct sequences were given to
+            the device.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device, reload: Reload | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        reload: Reload | None = None,
+        advance: Advance | None = None,
+    ) -> None:
         self._encoder = encoder
         self._device = device
         self._reload = reload
+        self._advance = advance
         self._reloaded: dict[tuple[torch.device, torch.dtype], Encoder] = {}
         self._token_budget: int | None = None
         self._copy_in, self._copy_out = (_side_stream(device) for _ in range(2))
@@ -121,11 +134,16 @@ class AsyncInferenceRunner:
         """Give the work of a unit to the device."""
         rows: list[NDArray[np.int64]] = []
         pieces: list[torch.Tensor] = []
+        told, passed = time.monotonic(), 0
         for batch, copied in self._ahead(unit.batches):
             if copied is not None:
                 torch.cuda.current_stream(self._device).wait_event(copied)
             rows.append(batch.rows)
             pieces += self._embed(encoder, batch)
+            passed += len(batch.rows)
+            if self._advance is not None and time.monotonic() - told > _SECONDS_A_SIGN:
+                self._advance(unit.unit, passed)
+                told, passed = time.monotonic(), 0
         num_lines = sum(map(len, rows))
         host = torch.empty((num_lines, encoder.width), dtype=torch.float32, pin_memory=self._copy_out is not None)
         done = None

@@ -2,8 +2,8 @@
 
 The parent alone decides who does which unit. A worker asks for a unit over its own pipe, and over the
 same pipe it reports what is done and what it has to log. Nothing is shared between workers, not even a
-lock that a killed one could hold for ever: it takes down nothing but the units in its hands. These go
-back to the queue and another process takes its place.
+lock that a killed one could hold for ever: it takes down nothing but the units in its hands. These are
+tried again, each alone in a worker's hands, and another process takes the dead one's place.
 """
 
 from __future__ import annotations
@@ -12,22 +12,62 @@ import logging
 import logging.handlers
 import multiprocessing
 import queue
-import signal
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from virnucpro.errors import VirNucProError, WorkerError
-from virnucpro.executors.base import UnitDone, Work, Worker
+from virnucpro.executors.attempts import InHand
+from virnucpro.executors.base import (
+    MAX_FAILURES,
+    Advance,
+    Outcome,
+    UnitDone,
+    UnitFailed,
+    Work,
+    Worker,
+    ignore_progress,
+)
+from virnucpro.lifeline import EXIT_CHILD_KILLED, follow_parent
 
 _log = logging.getLogger(__name__)
-_MAX_FAILURES = 2
-_BEFORE_ANY_UNIT = -1
-"""Stands for a unit in the count of failures."""
+_MAX_STILLBORN = 4
+"""Processes that may die one after the other before any of them has finished a unit."""
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A worker wants a unit; ``begins`` when it has nothing in hand and starts a new round of work."""
+
+    begins: bool
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """The answer: a unit, and whether it must be the only one of its round; None when there is none."""
+
+    unit: int | None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """A round ended with an error nobody foresaw, with these units in hand."""
+
+    units: tuple[int, ...]
+    story: str
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """How many more rows of a unit are computed."""
+
+    unit: int
+    num_rows: int
 
 
 @dataclass
@@ -50,95 +90,123 @@ class LocalExecutor:
 
     workers: Sequence[Worker]
 
-    def run(self, work: Work, units: Sequence[int]) -> Iterator[UnitDone]:
+    @property
+    def num_workers(self) -> int:
+        """See ``Executor.num_workers``."""
+        return len(self.workers)
+
+    def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """See ``Executor.run``."""
-        todo = deque(units)
-        failures: Counter[int] = Counter()
-        context = multiprocessing.get_context("spawn")
-        children: list[_Child] = []
+        return _Crew(work, deque(units), advance).outcomes(self.workers)
+
+
+@dataclass
+class _Crew:
+    """The processes of one run, and the units that wait."""
+
+    work: Work
+    todo: deque[int]
+    advance: Advance
+    suspects: deque[int] = field(default_factory=deque)
+    failures: Counter[int] = field(default_factory=Counter)
+    num_stillborn: int = 0
+    children: list[_Child] = field(default_factory=list)
+
+    def outcomes(self, workers: Sequence[Worker]) -> Iterator[Outcome]:
+        """Start the workers, serve them, and yield what becomes of each unit."""
         try:
-            for worker in self.workers[: len(units)]:
-                children.append(_start(context, work, worker))  # noqa: PERF401 - each must be reaped if the next fails
-            while children:
-                for child in _ready(children):
+            for worker in workers[: len(self.todo)]:
+                self._start(worker)
+            while self.children:
+                for child in self._ready():
                     try:
                         message = child.connection.recv()
                     except (EOFError, OSError):  # ended, or killed in the middle of a word
-                        children.remove(child)
-                        _bury(child, todo, failures)
-                        if todo:
-                            children.append(_start(context, work, child.worker))
+                        yield from self._bury(child)
                         continue
-                    done = _hear(child, message, todo)
-                    if done is not None:
-                        yield done
+                    yield from self._hear(child, message)
         finally:
-            for child in children:
+            for child in self.children:
                 child.process.kill()
                 child.process.join()
                 child.connection.close()
 
+    def _start(self, worker: Worker) -> None:
+        context = multiprocessing.get_context("spawn")
+        connection, theirs = context.Pipe()
+        process = context.Process(target=_worker_main, args=(self.work, worker, theirs), daemon=False)
+        process.start()
+        theirs.close()
+        self.children.append(_Child(process, connection, worker))
 
-def _start(context: Any, work: Work, worker: Worker) -> _Child:  # noqa: ANN401
-    connection, theirs = context.Pipe()
-    process = context.Process(target=_worker_main, args=(work, worker, theirs), daemon=False)
-    process.start()
-    theirs.close()
-    return _Child(process, connection, worker)
+    def _ready(self) -> list[_Child]:
+        ready = set(wait([child.connection for child in self.children]))
+        return [child for child in self.children if child.connection in ready]
+
+    def _hear(self, child: _Child, message: object) -> Iterator[Outcome]:
+        """Act on what a worker said."""
+        if isinstance(message, logging.LogRecord):
+            logging.getLogger(message.name).handle(message)
+        elif isinstance(message, _Progress):
+            self.advance(message.unit, message.num_rows)
+        elif isinstance(message, _Ask):
+            self._answer(child, message)
+        elif isinstance(message, UnitDone | UnitFailed):
+            child.units.remove(message.unit)
+            self.num_stillborn = 0
+            yield message
+        elif isinstance(message, _Raised):
+            child.units.difference_update(message.units)
+            for unit in message.units:
+                yield from self._fail(unit, message.story)
+        elif isinstance(message, VirNucProError):
+            raise message
+        else:
+            raise WorkerError(f"a worker on {child.worker.device} failed before it had a unit:\n{message}")
+
+    def _answer(self, child: _Child, ask: _Ask) -> None:
+        """Hand out a unit. A suspect goes to a worker with empty hands, and nothing goes with it."""
+        alone = ask.begins and bool(self.suspects)
+        waiting = self.suspects if alone else self.todo
+        unit = waiting.popleft() if waiting else None
+        if unit is not None:
+            child.units.add(unit)
+        try:
+            child.connection.send(_Assigned(unit, alone))
+        except ConnectionError:
+            # It died after asking; the next recv says so and its units go back.
+            _log.debug("worker %d died while asking", child.worker.index)
+
+    def _fail(self, unit: int, reason: str) -> Iterator[Outcome]:
+        self.failures[unit] += 1
+        if self.failures[unit] >= MAX_FAILURES:
+            yield UnitFailed(unit, reason)
+        else:
+            _log.warning("unit %d goes back and is tried alone: %s", unit, reason.strip().splitlines()[-1])
+            self.suspects.append(unit)
+
+    def _bury(self, child: _Child) -> Iterator[Outcome]:
+        """Reap an ended worker, put what it held under suspicion, and start another where there is work."""
+        self.children.remove(child)
+        child.process.join()
+        child.connection.close()
+        code, device = child.process.exitcode, child.worker.device
+        if code and not child.units:
+            self.num_stillborn += 1
+            if self.num_stillborn > _MAX_STILLBORN:
+                raise WorkerError(f"workers on {device} die before they begin (exit code {code}).")
+        for unit in sorted(child.units):
+            yield from self._fail(unit, f"its process on {device} was killed ({_meaning(code)})")
+        if self.todo or self.suspects:
+            self._start(child.worker)
 
 
-def _ready(children: list[_Child]) -> list[_Child]:
-    ready = set(wait([child.connection for child in children]))
-    return [child for child in children if child.connection in ready]
-
-
-def _hear(child: _Child, message: object, todo: deque[int]) -> UnitDone | None:
-    """Act on what a worker said; a finished unit is returned, an error is raised."""
-    if isinstance(message, logging.LogRecord):
-        logging.getLogger(message.name).handle(message)
-    elif isinstance(message, UnitDone):
-        child.units.remove(message.unit)
-        return message
-    elif isinstance(message, VirNucProError):
-        raise message
-    elif isinstance(message, str):
-        raise WorkerError(f"a worker on {child.worker.device} failed:\n{message}")
-    else:
-        _hand_out(child, todo)
-    return None
-
-
-def _hand_out(child: _Child, todo: deque[int]) -> None:
-    unit = todo.popleft() if todo else None
-    if unit is not None:
-        child.units.add(unit)
-    try:
-        child.connection.send(unit)
-    except ConnectionError:
-        # It died after asking; the next recv says so and its units go back.
-        _log.debug("worker %d died while asking", child.worker.index)
-
-
-def _bury(child: _Child, todo: deque[int], failures: Counter[int]) -> None:
-    """Reap an ended worker and put back what it held."""
-    child.process.join()
-    child.connection.close()
-    code = child.process.exitcode
-    if not child.units:
-        if code:
-            failures[_BEFORE_ANY_UNIT] += 1
-        if failures[_BEFORE_ANY_UNIT] > _MAX_FAILURES:
-            raise WorkerError(f"workers on {child.worker.device} die before they begin (exit code {code}).")
-        return
-    _log.warning("a worker on %s died (exit code %s); units %s go back", child.worker.device, code, sorted(child.units))
-    failures.update(child.units)
-    hopeless = sorted(unit for unit in child.units if failures[unit] >= _MAX_FAILURES)
-    if hopeless:
-        raise WorkerError(
-            f"units {hopeless} killed their worker {_MAX_FAILURES} times (last exit code {code}; "
-            "-9 is often the kernel out of memory: use fewer workers or a smaller --token-budget)."
-        )
-    todo.extendleft(sorted(child.units, reverse=True))
+def _meaning(exit_code: int | None) -> str:
+    if exit_code == -9:
+        return "signal 9, often the kernel out of memory: use fewer workers or a smaller --token-budget"
+    if exit_code == EXIT_CHILD_KILLED:
+        return "one of its DataLoader workers was killed"
+    return f"exit code {exit_code}"
 
 
 @dataclass
@@ -146,20 +214,30 @@ class _Line:
     """A worker's end of its pipe; several threads may speak, one listens."""
 
     connection: Connection
+    is_over: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, message: object) -> None:
         with self.lock:
             self.connection.send(message)
 
-    def asked_units(self) -> Iterator[int]:
-        """Ask for a unit each time the work wants one."""
+    def advance(self, unit: int, num_rows: int) -> None:
+        """Tell the parent how far a unit is."""
+        self.send(_Progress(unit, num_rows))
+
+    def round_of_units(self) -> Iterator[int]:
+        """Ask for a unit each time the work wants one, until there is none or one must be done alone."""
+        begins = True
         while True:
-            self.send(None)
-            unit = self.connection.recv()
-            if unit is None:
+            self.send(_Ask(begins))
+            assigned: _Assigned = self.connection.recv()
+            if assigned.unit is None:
+                self.is_over = begins
                 return
-            yield unit
+            yield assigned.unit
+            if assigned.alone:
+                return
+            begins = False
 
 
 class _LineHandler(logging.handlers.QueueHandler):
@@ -178,14 +256,14 @@ class _LineHandler(logging.handlers.QueueHandler):
 
 def _worker_main(work: Work, worker: Worker, connection: Connection) -> None:
     """Body of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    follow_parent()
     line = _Line(connection)
     root = logging.getLogger()
     root.handlers[:] = [_LineHandler(line)]
     root.setLevel(logging.INFO)
     try:
-        for done in work.process(line.asked_units(), worker):
-            line.send(done)
+        while not line.is_over:
+            _work_a_round(work, replace(worker, advance=line.advance), line)
     except (EOFError, ConnectionError):
         return  # the parent is gone
     except VirNucProError as error:
@@ -194,3 +272,19 @@ def _worker_main(work: Work, worker: Worker, connection: Connection) -> None:
         line.send(traceback.format_exc())
     finally:
         connection.close()
+
+
+def _work_a_round(work: Work, worker: Worker, line: _Line) -> None:
+    """Process units until there is none, or until an error that is not ours; the latter costs what was in hand."""
+    in_hand = InHand(line.round_of_units())
+    try:
+        for outcome in work.process(in_hand, worker):
+            in_hand.give_back(outcome.unit)
+            line.send(outcome)
+    except VirNucProError:
+        raise
+    except Exception:
+        units = in_hand.take_all()
+        if in_hand.source_error is not None or not units:
+            raise
+        line.send(_Raised(tuple(units), traceback.format_exc()))

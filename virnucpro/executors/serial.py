@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from virnucpro.executors.base import UnitDone, Work, Worker
+from virnucpro.executors.attempts import process_all
+from virnucpro.executors.base import Advance, Outcome, Work, Worker, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class SerialExecutor:
     device: str
     num_threads: int
 
-    def run(self, work: Work, units: Sequence[int]) -> Iterator[UnitDone]:
+    @property
+    def num_workers(self) -> int:
+        """See ``Executor.num_workers``."""
+        return 1
+
+    def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """See ``Executor.run``; in the order given."""
-        return work.process(iter(units), Worker(0, self.device, self.num_threads))
+        return process_all(work, units, Worker(0, self.device, self.num_threads, advance))

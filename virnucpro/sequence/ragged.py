@@ -72,6 +72,11 @@ class Ragged:
         shift = np.repeat(self.offsets[:-1][indices] - offsets[:-1], lengths)
         return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
 
+    def keep(self, kept: NDArray[np.bool_]) -> Ragged:
+        """As many items, those that are not ``kept`` (n,) emptied, as a copy."""
+        lengths = np.where(kept, self.lengths, 0)
+        return Ragged(self.values[np.repeat(kept, self.lengths)], offsets_of(lengths))
+
     def to_bytes(self) -> list[bytes]:
         """Each item as ``bytes`` (uint8 items only)."""
         whole = self.values.tobytes()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import tee
 
 import numpy as np
@@ -19,15 +20,19 @@ from virnucpro.bundles import Bundle
 from virnucpro.encoders import load_encoder, load_tokenizer
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.runner import AsyncInferenceRunner
-from virnucpro.errors import CountError
-from virnucpro.executors.base import Executor, UnitDone, Worker
+from virnucpro.errors import CountError, WorkerError
+from virnucpro.executors.base import Executor, UnitDone, UnitFailed, Worker
+from virnucpro.progress import Advance
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import are_own_source
+from virnucpro.stages import poison
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 
+_log = logging.getLogger(__name__)
 _GPU_TOKEN_BUDGET = 65_536
 _MAX_UNITS_TO_WRITE = 2
+_TAIL_UNITS_A_WORKER = 4
 
 
 @dataclass(frozen=True)
@@ -35,58 +40,108 @@ class EmbedSettings:
     """What decides how fast, and not what.
 
     Attributes:
-        token_budget: most tokens in a batch; 0 takes what suits the encoder and the device.
+        token_budgets: role to most tokens in a batch; 0 takes what suits the encoder and the device.
         loader_workers: processes that read, tokenise and pack ahead, for each encoder of each worker.
     """
 
-    token_budget: int
+    token_budgets: Mapping[str, int]
     loader_workers: int
 
 
 @dataclass(frozen=True)
 class UnitStrings:
-    """Reads the strings of a unit that are to be embedded: those of rows that are their own source."""
+    """Reads the strings of a unit that are to be embedded: those of rows that are their own source.
+
+    Attributes:
+        run_dir: where.
+        role: nucleotide or protein.
+        left_out: unit to the positions, among those rows, whose strings are given as empty.
+    """
 
     run_dir: RunDir
     role: str
+    left_out: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def __call__(self, unit: int) -> Ragged:
         """Strings of one unit, an item for each row to be computed."""
-        path = self.run_dir.unit(unit)
-        rows = store.read_arrays(path, "unit", "rows")["rows"]
-        first_row = int(store.read_attributes(path, "unit")["first_row"])
-        strings = store.read_strings(path, "nucleotides" if self.role == "nucleotide" else "proteins")
+        names = {"nucleotide": "nucleotides", "protein": "proteins"}
+        rows, first_row, strings = store.read_rows(self.run_dir.unit(unit), names[self.role])
         is_source = are_own_source(rows, first_row)
-        return strings if is_source.all() else strings.take(np.flatnonzero(is_source))
+        own = strings if is_source.all() else strings.take(np.flatnonzero(is_source))
+        if unit not in self.left_out:
+            return own
+        kept = np.ones(len(own), dtype=bool)
+        kept[list(self.left_out[unit])] = False
+        return own.keep(kept)
+
+
+@dataclass(frozen=True)
+class UnitPart:
+    """Reads the strings of one unit with all but some emptied, as if each part of it were a unit.
+
+    Attributes:
+        whole: reads the unit.
+        unit: its number.
+        parts: positions of the strings that stay, for each part.
+    """
+
+    whole: UnitStrings
+    unit: int
+    parts: tuple[range, ...]
+
+    def __call__(self, part: int) -> Ragged:
+        """Strings of one part."""
+        strings = self.whole(self.unit)
+        kept = np.zeros(len(strings), dtype=bool)
+        kept[self.parts[part]] = True
+        return strings.keep(kept)
+
+
+Embedded = tuple[int, NDArray[np.float32]]
+Source = Callable[[int], Ragged]
 
 
 @dataclass(frozen=True)
 class EmbedWork:
-    """Embeds units with both encoders of a bundle; see ``executors.base.Work``."""
+    """Embeds units with both encoders of a bundle; see ``executors.base.Work``.
+
+    Attributes:
+        run_dir: where units are and shards go.
+        bundle: the model.
+        dtype: float type the encoders compute in.
+        settings: what decides how fast.
+        left_out: unit to the positions of rows that are not computed; their embedding is stored as NaN.
+    """
 
     run_dir: RunDir
     bundle: Bundle
     dtype: str
     settings: EmbedSettings
+    left_out: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Embed each unit; a thread writes, so that the device does not wait for the disk."""
-        torch.set_num_threads(worker.num_threads)
-        queues = zip(ROLES, tee(units, len(ROLES)), strict=True)
-        streams = [self._embeddings(role, queue, torch.device(worker.device)) for role, queue in queues]
+        sources = {role: UnitStrings(self.run_dir, role, self.left_out) for role in ROLES}
         with ThreadPoolExecutor(1) as writer:
             writing: deque[Future[UnitDone]] = deque()
-            for embedded in zip(*streams, strict=True):
+            for embedded in self.embeddings(units, sources, worker):
                 writing.append(writer.submit(self._write, *embedded))
                 while len(writing) > _MAX_UNITS_TO_WRITE or (writing and writing[0].done()):
                     yield writing.popleft().result()
             while writing:
                 yield writing.popleft().result()
 
-    def _embeddings(
-        self, role: str, units: Iterable[int], device: torch.device
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        path = self.bundle.encoder(role)
+    def embeddings(
+        self, units: Iterable[int], sources: Mapping[str, Source], worker: Worker
+    ) -> Iterator[tuple[Embedded, ...]]:
+        """Each unit's number and (rows, width) embeddings, a pair for each role."""
+        torch.set_num_threads(worker.num_threads)
+        queues = zip(ROLES, tee(units, len(ROLES)), strict=True)
+        streams = [self._embeddings(role, sources[role], queue, worker) for role, queue in queues]
+        return zip(*streams, strict=True)
+
+    def _embeddings(self, role: str, source: Source, units: Iterable[int], worker: Worker) -> Iterator[Embedded]:
+        path, device = self.bundle.encoder(role), torch.device(worker.device)
 
         def load(device: torch.device, dtype: torch.dtype) -> Encoder:
             return load_encoder(path, device, dtype)
@@ -94,16 +149,16 @@ class EmbedWork:
         encoder = load_encoder(path, device, getattr(torch, self.dtype))
         suited = encoder.cpu_token_budget if device.type == "cpu" else _GPU_TOKEN_BUDGET
         loader = unit_loader(
-            UnitStrings(self.run_dir, role),
+            source,
             load_tokenizer(path),
-            GreedyPacker(self.settings.token_budget or suited),
+            GreedyPacker(self.settings.token_budgets.get(role) or suited),
             units,
             self.settings.loader_workers,
             pin_memory=device.type == "cuda",
         )
-        return AsyncInferenceRunner(encoder, device, load).embeddings(loader)
+        return AsyncInferenceRunner(encoder, device, load, worker.advance).embeddings(loader)
 
-    def _write(self, *embedded: tuple[int, NDArray[np.float32]]) -> UnitDone:
+    def _write(self, *embedded: Embedded) -> UnitDone:
         (unit, _), *_ = embedded
         unit_digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
         kept_as = np.float32 if self.dtype == "float32" else np.float16
@@ -112,36 +167,122 @@ class EmbedWork:
                 raise CountError(f"unit {unit} and unit {number} came out together")
             made = shard_made_from(self.bundle, role, self.dtype, unit_digest)
             array = embedding.astype(kept_as, copy=False)
+            if unit in self.left_out:
+                array[list(self.left_out[unit])] = np.nan
             store.write_arrays(self.run_dir.embedding(role, unit), "embedding", {"embedding": array}, made)
         return UnitDone(unit, len(embedded[0][1]))
 
 
-def settings_for(device: str, token_budget: int, loader_workers: int, threads: int) -> EmbedSettings:
+@dataclass(frozen=True)
+class ProbeWork:
+    """Embeds parts of one unit and keeps nothing: does it go well? See ``executors.base.Work``.
+
+    Attributes:
+        embed: the work that failed.
+        unit: on this unit.
+        parts: positions of rows, for each part; parts are numbered as units are.
+    """
+
+    embed: EmbedWork
+    unit: int
+    parts: tuple[range, ...]
+
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
+        """Embed each part."""
+        sources = {role: UnitPart(UnitStrings(self.embed.run_dir, role), self.unit, self.parts) for role in ROLES}
+        for (part, _), *_ in self.embed.embeddings(units, sources, worker):
+            yield UnitDone(part, len(self.parts[part]))
+
+
+def settings_for(device: str, token_budgets: Mapping[str, int], loader_workers: int, threads: int) -> EmbedSettings:
     """Fill in how many processes read ahead where the user left it open (negative)."""
     on_gpu = device != "cpu"
     if loader_workers < 0:
         # On the CPU tokenising would only compete with the encoder; a GPU must not wait for it.
         loader_workers = min(4, max(1, threads // 2)) if on_gpu else 0
-    return EmbedSettings(token_budget, loader_workers)
+    return EmbedSettings(token_budgets, loader_workers)
 
 
-def pending(run: Run, units: Sequence[int]) -> list[int]:
-    """Units of ``units`` that lack a shard and anything later."""
-    return [
-        unit
-        for unit in units
-        if not run.dir.scores(unit).exists()
-        and not run.dir.merged(unit).exists()
-        and not all(run.dir.embedding(role, unit).exists() for role in ROLES)
-    ]
+def run(run: Run, index: Index, units: Sequence[int], executor: Executor, settings: EmbedSettings) -> Iterator[int]:
+    """Yield each of ``units`` when its shards are there; those that are there already come first.
 
-
-def run(run: Run, index: Index, units: Sequence[int], executor: Executor, settings: EmbedSettings) -> None:
-    """Embed what is pending of ``units``."""
-    todo = pending(run, units)
+    Raises:
+        WorkerError: a unit cannot be computed, and no single rows of it are to blame.
+    """
+    here = [unit for unit in units if _is_done(run, unit)]
+    todo = sorted(set(units) - set(here))
+    yield from here
     if not todo:
         return
+    num_rows = [index.units[unit].num_sources for unit in todo]
+    order = hand_out_order(todo, num_rows, _TAIL_UNITS_A_WORKER * executor.num_workers)
+    yield from run.reporter.stream(
+        "embed", sum(num_rows), "rows", lambda advance: _embed(run, index, order, executor, settings, advance)
+    )
+
+
+def hand_out_order(units: Sequence[int], num_rows: Sequence[int], tail: int) -> list[int]:
+    """Units in order, but the last ``tail`` of them largest first, so that all workers end together."""
+    size_of = dict(zip(units, num_rows, strict=True))
+    middle = max(0, len(units) - tail)
+    return [*units[:middle], *sorted(units[middle:], key=lambda unit: -size_of[unit])]
+
+
+def _is_done(run: Run, unit: int) -> bool:
+    return run.dir.merged(unit).exists() or all(run.dir.embedding(role, unit).exists() for role in ROLES)
+
+
+def _embed(
+    run: Run, index: Index, units: Sequence[int], executor: Executor, settings: EmbedSettings, advance: Advance
+) -> Iterator[int]:
+    bar = _Bar(advance)
     work = EmbedWork(run.dir, run.bundle, run.dtype, settings)
-    with run.reporter.stage("embed", sum(index.units[unit].num_sources for unit in todo), "rows") as advance:
-        for done in executor.run(work, todo):
-            advance(done.num_rows)
+    failed: list[UnitFailed] = []
+    for outcome in executor.run(work, units, bar.advance):
+        if isinstance(outcome, UnitFailed):
+            failed.append(outcome)
+        else:
+            bar.finish(outcome.unit, outcome.num_rows)
+            yield outcome.unit
+    for failure in failed:
+        bar.finish(failure.unit, _embed_without_poison(work, failure, index, executor))
+        yield failure.unit
+
+
+def _embed_without_poison(work: EmbedWork, failure: UnitFailed, index: Index, executor: Executor) -> int:
+    """Find the rows of a unit that cannot be computed, list them, and embed the rest; return the number of rows."""
+    unit = failure.unit
+    num_rows = index.units[unit].num_sources
+    _log.warning("unit %d failed twice; looking for the rows that make it fail:\n%s", unit, failure.reason)
+    found = poison.find(num_rows, lambda parts: executor.run(ProbeWork(work, unit, parts), range(len(parts))))
+    if found:
+        _log.warning("unit %d: %d rows cannot be computed; the rest is", unit, len(found))
+    poison.write(work.run_dir.failed(unit), found)
+    without = EmbedWork(work.run_dir, work.bundle, work.dtype, work.settings, {unit: sorted(found)})
+    (outcome,) = executor.run(without, [unit])
+    if isinstance(outcome, UnitFailed):
+        raise WorkerError(f"unit {unit} fails, and not because of single rows:\n{outcome.reason}")
+    return num_rows
+
+
+class _Bar:
+    """Rows of a unit count for the bar as they pass the encoders, and once it is done exactly as many as it has."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._shown: Counter[int] = Counter()
+        self._passed: Counter[int] = Counter()
+
+    def advance(self, unit: int, num_rows: int) -> None:
+        """Rows have passed one of the encoders."""
+        self._passed[unit] += num_rows
+        self._show(unit, self._passed[unit] // len(ROLES))
+
+    def finish(self, unit: int, num_rows: int) -> None:
+        """A unit is done."""
+        self._show(unit, num_rows)
+        del self._shown[unit], self._passed[unit]
+
+    def _show(self, unit: int, num_rows: int) -> None:
+        self._advance(num_rows - self._shown[unit])
+        self._shown[unit] = num_rows

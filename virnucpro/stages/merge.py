@@ -1,61 +1,122 @@
-"""Nucleotide shard and protein shard of a unit, side by side: its features."""
+"""Nucleotide shard and protein shard of a unit, side by side: its features.
+
+A unit is a task of its own: it needs two files and makes one, so any number of them can be merged at the
+same time, a killed process costs no more than the units it held, and a merged file that is there and valid
+is not made again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from virnucpro import store
-from virnucpro.bundles import Bundle
-from virnucpro.errors import CountError
-from virnucpro.executors.base import Executor, UnitDone, Worker
+from virnucpro.errors import CountError, StoreError, WorkerError
+from virnucpro.executors.base import Executor, Outcome, UnitDone, UnitFailed, Worker
+from virnucpro.progress import Advance
 from virnucpro.run_dir import RunDir
-from virnucpro.stages.base import ROLES, Index, Run, features_made_from, shard_made_from
+from virnucpro.stages.base import ROLES, Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MergeWork:
-    """Merges units; see ``executors.base.Work``."""
+    """Merges units; see ``executors.base.Work``. Knows fingerprints, not the model: its processes need no torch.
+
+    Attributes:
+        run_dir: where shards are and features go.
+        shard_fingerprints: role to what its shards must carry.
+        fingerprint: what merged files carry.
+    """
 
     run_dir: RunDir
-    bundle: Bundle
-    dtype: str
+    shard_fingerprints: dict[str, str]
+    fingerprint: str
 
-    def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
-        """Merge each unit."""
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
+        """Merge each unit; a pair that cannot be merged does not keep the others from it."""
         del worker  # the disk decides, not the device
         for unit in units:
-            unit_digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
-            parts = []
-            for role in ROLES:
-                path = self.run_dir.embedding(role, unit)
-                store.is_made_from(path, "embedding", shard_made_from(self.bundle, role, self.dtype, unit_digest))
-                parts.append(store.read_arrays(path, "embedding", "embedding")["embedding"])
-            nucleotide, protein = parts
-            if len(nucleotide) != len(protein):
-                raise CountError(f"unit {unit}: {len(nucleotide)} nucleotide and {len(protein)} protein embeddings")
-            store.write_arrays(
-                self.run_dir.merged(unit),
-                "merged",
-                {"feature": np.concatenate([nucleotide, protein], axis=1)},
-                features_made_from(self.bundle, self.dtype, unit_digest),
-            )
-            yield UnitDone(unit, len(nucleotide))
+            try:
+                yield self._merge(unit)
+            except (StoreError, CountError) as error:
+                yield UnitFailed(unit, str(error))
+
+    def is_done(self, unit: int) -> bool:
+        """Whether the merged file is there and was made from this unit; one that was not is made again."""
+        path = self.run_dir.merged(unit)
+        try:
+            return path.exists() and store.is_made_from(path, "merged", self._made_from(unit, self.fingerprint))
+        except StoreError as error:
+            _log.warning("%s; it is merged again", error)
+            return False
+
+    def _merge(self, unit: int) -> UnitDone:
+        parts = []
+        for role in ROLES:
+            path = self.run_dir.embedding(role, unit)
+            made_from = self._made_from(unit, self.shard_fingerprints[role])
+            parts.append(store.read_checked(path, "embedding", made_from, "embedding"))
+        nucleotide, protein = parts
+        if len(nucleotide) != len(protein):
+            raise CountError(f"unit {unit}: {len(nucleotide)} nucleotide and {len(protein)} protein embeddings")
+        feature = np.concatenate([nucleotide, protein], axis=1)
+        made_from = self._made_from(unit, self.fingerprint)
+        store.write_arrays(self.run_dir.merged(unit), "merged", {"feature": feature}, made_from)
+        return UnitDone(unit, len(feature))
+
+    def _made_from(self, unit: int, fingerprint: str) -> dict[str, str]:
+        digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
+        return {"unit_digest": digest, "fingerprint": fingerprint}
 
 
-def pending(run: Run, units: Sequence[int]) -> list[int]:
-    """Units of ``units`` without a merged file or anything later."""
-    return [unit for unit in units if not run.dir.merged(unit).exists() and not run.dir.scores(unit).exists()]
+def run(run: Run, units: Iterable[int], num_units: int, executor: Executor) -> Iterator[int]:
+    """Yield each of ``units`` when its merged file is there; those already merged at once.
+
+    Args:
+        run: the run.
+        units: in any order, as they are embedded.
+        num_units: how many, for the bar.
+        executor: where to merge.
+
+    Raises:
+        WorkerError: some pairs cannot be merged; raised when all others are. It lists them with the reasons.
+    """
+    work = MergeWork(
+        run.dir,
+        {role: f"{run.bundle.digests[role]}/{run.dtype}" for role in ROLES},
+        f"{run.bundle.fingerprint}/{run.dtype}",
+    )
+    yield from run.reporter.stream(
+        "merge", num_units, "units", lambda advance: merge_all(work, units, executor, advance)
+    )
 
 
-def run(run: Run, index: Index, units: Sequence[int], executor: Executor) -> None:
-    """Merge what is pending of ``units``."""
-    del index
-    todo = pending(run, units)
-    if not todo:
-        return
-    with run.reporter.stage("merge", len(todo), "units") as advance:
-        for _ in executor.run(MergeWork(run.dir, run.bundle, run.dtype), todo):
-            advance(1)
+def merge_all(work: MergeWork, units: Iterable[int], executor: Executor, advance: Advance) -> Iterator[int]:
+    """See ``run``; ``advance`` is told of every unit that is finished."""
+    done_before: list[int] = []
+
+    def to_merge() -> Iterator[int]:
+        for unit in units:
+            if work.is_done(unit):
+                done_before.append(unit)
+            else:
+                yield unit
+
+    failed: list[UnitFailed] = []
+    for outcome in executor.run(work, to_merge()):
+        if isinstance(outcome, UnitFailed):
+            failed.append(outcome)
+            continue
+        advance(1)
+        yield outcome.unit
+        while done_before:
+            yield done_before.pop()
+    yield from done_before
+    if failed:
+        reasons = "\n".join(f"  unit {failure.unit}: {failure.reason.strip()}" for failure in failed)
+        raise WorkerError(f"{len(failed)} pairs of shards cannot be merged, all others are:\n{reasons}")

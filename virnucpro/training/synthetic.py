@@ -34,7 +34,8 @@ def random_bases(originals: NDArray[np.uint8], generator: np.random.Generator) -
     """Independent bases; each fragment has its own composition (Dirichlet around equal shares)."""
     shares = generator.dirichlet(np.full(4, 6.0), size=len(originals))
     lots = generator.random(originals.shape)
-    return (lots[:, :, None] > np.cumsum(shares, axis=1)[:, None, :3]).sum(axis=2).astype(np.uint8)
+    made: NDArray[np.uint8] = (lots[:, :, None] > np.cumsum(shares, axis=1)[:, None, :3]).sum(axis=2).astype(np.uint8)
+    return made
 
 
 def open_bases(originals: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,0 +1,120 @@
+"""The promise: the same calls for any batch size, worker count, unit size and input order."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from conftest import mixed_records, read_tsv, result_bytes, start, write_fasta
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from virnucpro import predict, store
+from virnucpro.config import make_config
+from virnucpro.run_dir import RunDir
+
+RECORDS = mixed_records(40, seed=7)
+SCORES_AGREE_TO = 1e-5
+TABLES_AGREE_TO = 1.5e-4
+"""Tables have four decimals: two scores 1e-5 apart may be rounded to neighbours."""
+
+COMBINATIONS = st.fixed_dictionaries(
+    {
+        "layout.unit_rows": st.sampled_from([1, 3, 8, 40, 1000]),
+        "runtime.token_budget": st.sampled_from([0, 60, 300, 2000, 50_000]),
+        "runtime.batch_size": st.sampled_from([1, 7, 4096]),
+        "runtime.threads": st.sampled_from([1, 2]),
+        "runtime.merge_threads": st.sampled_from([1, 2]),
+        "runtime.loader_workers": st.sampled_from([0, 0, 0, 1]),
+        "runtime.parallel": st.sampled_from([False, False, False, True]),
+    }
+)
+
+
+@pytest.fixture(scope="module", params=["lite", "tiny"])
+def reference(request, tmp_path_factory, tiny_bundle):
+    """A model, and what it says with the settings as they come."""
+    folder = tmp_path_factory.mktemp("promise")
+    model = "lite" if request.param == "lite" else str(tiny_bundle)
+    fasta = write_fasta(folder / "in.fasta", RECORDS)
+    predict([fasta], folder / "out", make_config(None, {"science.model": model, "runtime.device": "cpu"}))
+    return model, folder
+
+
+def answers(folder):
+    """Name to (call, p_virus), and name of row to scores."""
+    lines = read_tsv(folder / "in.sequences.tsv")
+    calls = {line["name"]: line["call"] for line in lines}
+    probabilities = {line["name"]: float("nan" if line["p_virus"] == "NA" else line["p_virus"]) for line in lines}
+    return calls, probabilities, row_scores(folder)
+
+
+def row_scores(folder):
+    """(sequence name, fragment, frame) to scores, from what is stored."""
+    run_dir = RunDir(folder)
+    names, rows, computed = [], [], []
+    for unit in range(len(list((run_dir.work / "units").iterdir()))):
+        table = store.read_unit(run_dir.unit(unit))
+        names += table.names.to_bytes()
+        rows.append(table.rows)
+        computed.append(store.read_arrays(run_dir.scores(unit), "scores", "scores")["scores"])
+    rows, scores = np.concatenate(rows), np.concatenate(computed)
+    own = rows["source"] == np.arange(len(rows))
+    of_row = scores[np.cumsum(own)[rows["source"]] - 1]
+    keys = ((names[row["sequence"]], int(row["fragment"]), int(row["frame"])) for row in rows)
+    return dict(zip(keys, of_row, strict=True))
+
+
+def check_same(ours, theirs):
+    calls, probabilities, scores = ours
+    expected_calls, expected_probabilities, expected_scores = theirs
+    assert calls == expected_calls
+    names = list(probabilities)
+    np.testing.assert_allclose(
+        [probabilities[name] for name in names],
+        [expected_probabilities[name] for name in names],
+        rtol=0,
+        atol=TABLES_AGREE_TO,
+    )
+    assert scores.keys() == expected_scores.keys()
+    keys = list(scores)
+    np.testing.assert_allclose(
+        [scores[key] for key in keys], [expected_scores[key] for key in keys], rtol=0, atol=SCORES_AGREE_TO
+    )
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(combination=COMBINATIONS, order=st.integers(0, 1000))
+def test_calls_are_the_same_for_any_combination(reference, tmp_path_factory, combination, order):
+    """Scores to 1e-5 and every call, whatever the batches, processes and units, and the order of the records."""
+    model, folder = reference
+    shuffled = list(RECORDS.items())
+    random.Random(order).shuffle(shuffled)
+    here = tmp_path_factory.mktemp("combination")
+    fasta = write_fasta(here / "in.fasta", dict(shuffled))
+    options = {"science.model": model, "runtime.device": "cpu", **combination}
+    predict([fasta], here / "out", make_config(None, options))
+    check_same(answers(here / "out"), answers(folder / "out"))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("--parallel", "--threads", 2, "--merge-threads", 2),
+        ("--threads", 1, "--loader-workers", 1, "--batch-size", 3),
+    ],
+    ids=["more processes", "loaders and other batches"],
+)
+def test_a_run_goes_on_with_other_workers_and_the_bytes_are_the_same(tmp_path, tiny_bundle, others):
+    """Half of the units come from one process, the rest from others, in other batches of the head."""
+    fasta = write_fasta(tmp_path / "in.fasta", RECORDS)
+    begin = ("predict", fasta, "--model", tiny_bundle, "--unit-rows", 6, "--no-progress", "--keep-intermediate", "-o")
+    whole = start(*begin, tmp_path / "whole")
+    assert whole.wait(timeout=300) == 0
+    assert start(*begin, tmp_path / "half").wait(timeout=300) == 0
+    scores = sorted((tmp_path / "half/run/scores").iterdir())
+    for path in scores[::2]:
+        path.unlink()
+    assert start(*begin, tmp_path / "half", *others).wait(timeout=300) == 0
+    assert result_bytes(tmp_path / "half", "in", "rows.tsv.gz") == result_bytes(tmp_path / "whole", "in", "rows.tsv.gz")

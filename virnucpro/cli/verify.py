@@ -1,0 +1,54 @@
+"""``virnucpro verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virnucpro.errors import IncompleteRunError, VirNucProError
+from virnucpro.logs import start_logging
+
+_EPILOG = """\
+Reads every stored file and result and holds it against its recorded SHA-256. Exit codes: 0 all is well,
+1 something is damaged, 5 nothing is damaged, but the run is not finished or has failed rows.
+
+With --repair what is damaged is deleted and computed again, failed rows are tried again, and an unfinished
+run is finished, with the inputs and settings it was begun with.
+
+\b
+Examples:
+  virnucpro verify results
+  virnucpro verify results --repair
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("run", type=Path)
+@click.option("--repair", is_flag=True, help="Compute again what is damaged, missing or failed.")
+@click.option("--no-progress", is_flag=True, help="No progress bars.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+def verify(run: Path, repair: bool, no_progress: bool, quiet: bool) -> None:
+    """Check that RUN, the output directory of predict, holds what was written and lacks nothing."""
+    start_logging(-1 if quiet else 0)
+
+    from virnucpro import upkeep  # noqa: PLC0415 - --help should not wait for it
+
+    bars = not (no_progress or quiet)
+    findings = upkeep.verify(run, show_bars=bars)
+    for problem in findings.problems:
+        click.echo(f"{problem.kind}  {problem.path}: {problem.text}")
+    click.echo(
+        f"{findings.num_files} files read; {findings.num_scored:,} of {findings.num_rows:,} rows have a score; "
+        f"{len(findings.problems)} problems"
+    )
+    if not findings.problems:
+        return
+    if repair:
+        upkeep.repair(run, findings, show_bars=bars)
+        click.echo(f"{run}: repaired")
+        return
+    advice = f"'virnucpro verify {run} --repair' computes it again."
+    if findings.of("damaged"):
+        raise VirNucProError(f"{run}: {len(findings.of('damaged'))} files are damaged. {advice}")
+    raise IncompleteRunError(f"{run}: some rows have no score. {advice}")

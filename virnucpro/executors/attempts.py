@@ -1,0 +1,76 @@
+"""One loop around ``Work.process`` for every executor: what was in hand when an error came is tried again, alone."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator
+
+from virnucpro.errors import VirNucProError
+from virnucpro.executors.base import Outcome, UnitFailed, Work, Worker
+
+
+class InHand:
+    """Hands units on and remembers those that were taken and not given back."""
+
+    def __init__(self, units: Iterable[int]) -> None:
+        self._units = iter(units)
+        self._taken: dict[int, None] = {}
+        self.source_error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            try:
+                unit = next(self._units)
+            except StopIteration:
+                return
+            except BaseException as error:
+                self.source_error = error  # whoever hands out the units failed, not the work
+                raise
+            self._taken[unit] = None
+            yield unit
+
+    def give_back(self, unit: int) -> None:
+        """A unit has its outcome."""
+        self._taken.pop(unit, None)
+
+    def take_all(self) -> list[int]:
+        """The units that have no outcome yet, in the order they were taken; they are forgotten here."""
+        taken = list(self._taken)
+        self._taken.clear()
+        return taken
+
+
+def process_all(work: Work, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
+    """Every outcome of ``units``; an unforeseen error costs a unit only if it comes again when the unit is alone.
+
+    Raises:
+        VirNucProError: what the work raised.
+        Exception: what came before any unit was taken, or from ``units`` itself.
+    """
+    in_hand = InHand(units)
+    while True:
+        try:
+            for outcome in work.process(in_hand, worker):
+                in_hand.give_back(outcome.unit)
+                yield outcome
+        except VirNucProError:
+            raise
+        except Exception:
+            suspects = in_hand.take_all()
+            if in_hand.source_error is not None or not suspects:
+                raise
+            for unit in suspects:
+                yield process_alone(work, unit, worker)
+        else:
+            return
+
+
+def process_alone(work: Work, unit: int, worker: Worker) -> Outcome:
+    """The outcome of one unit; an unforeseen error is its failure."""
+    try:
+        (outcome,) = work.process([unit], worker)
+    except VirNucProError:
+        raise
+    except Exception:  # noqa: BLE001 - top frame of the work: whatever it raised is the reason
+        return UnitFailed(unit, traceback.format_exc())
+    return outcome

@@ -1,0 +1,29 @@
+"""Child processes that leave the decisions to their parent and do not outlive it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+
+EXIT_CHILD_KILLED = 75
+"""Exit code of a process that ended because a child it cannot do without was killed."""
+
+
+def follow_parent() -> None:
+    """Make this child deaf to Ctrl-C, and end it at once when its parent is gone, however that came about.
+
+    Ctrl-C reaches the whole process group, and the parent decides what becomes of it. A parent that was
+    killed decides nothing: without this its children would work on, side by side with the run that goes on.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, name="lifeline", daemon=True).start()

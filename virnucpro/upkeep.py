@@ -1,0 +1,121 @@
+"""What can be done with the directory of a run beside predicting: look, mend, merge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnucpro import verification
+from virnucpro.config import make_config
+from virnucpro.encoders.device import available_cpus
+from virnucpro.errors import UsageError
+from virnucpro.executors.pool import PoolExecutor
+from virnucpro.progress import Reporter
+from virnucpro.run_dir import RunDir, read_json
+from virnucpro.stages.base import ROLES, Index
+from virnucpro.stages.merge import MergeWork, merge_all
+from virnucpro.verification import Findings
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[RunDir]:
+    """The directory of a run that was extracted, locked for this process.
+
+    Raises:
+        UsageError: there is no run in it, or not one that got that far.
+    """
+    run_dir = RunDir(path)
+    if not run_dir.manifest.is_file():
+        raise UsageError(f"{path} holds no run. Name the output directory of a virnucpro predict.")
+    with run_dir.locked():
+        yield run_dir
+
+
+def _index(run_dir: RunDir) -> Index:
+    if not run_dir.index.exists():
+        raise UsageError(f"{run_dir.root}: its inputs were not cut to the end. Run the same predict command again.")
+    return Index.read(run_dir)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of the units of a run.
+
+    Attributes:
+        num_merged: merged now.
+        num_here: merged before.
+        num_scored: scored, and their embeddings dropped: there is nothing to merge.
+        num_waiting: lack a shard.
+    """
+
+    num_merged: int
+    num_here: int
+    num_scored: int
+    num_waiting: int
+
+
+def merge(path: Path, *, num_processes: int | None = None, show_bars: bool = False) -> Merged:
+    """Merge every unit of a run whose two shards are there.
+
+    Args:
+        path: output directory.
+        num_processes: how many at most; the CPUs this process may use where None.
+        show_bars: draw progress bars on a terminal.
+
+    Raises:
+        UsageError: there is no such run.
+        WorkerError: some pairs cannot be merged; all others are.
+    """
+    with _opened(path) as run_dir:
+        run_dir.sweep()
+        index, manifest = _index(run_dir), read_json(run_dir.manifest)
+        work = MergeWork(
+            run_dir,
+            {role: verification.shard_of(manifest, role) for role in ROLES},
+            f"{manifest['science.model_fingerprint']}/{verification.dtype_of(manifest)}",
+        )
+        units = range(len(index.units))
+        paired = [unit for unit in units if all(run_dir.embedding(role, unit).exists() for role in ROLES)]
+        here = [unit for unit in units if run_dir.merged(unit).exists() and work.is_done(unit)]
+        todo = sorted(set(paired) - set(here))
+        scored = sum(run_dir.scores(unit).exists() for unit in set(units) - set(paired) - set(here))
+        executor = PoolExecutor(num_processes or available_cpus())
+        merged = Reporter(show_bars).stream(
+            "merge", len(todo), "units", lambda advance: merge_all(work, todo, executor, advance)
+        )
+        num_merged = sum(1 for _ in merged)
+    return Merged(num_merged, len(here), scored, len(units) - len(todo) - len(here) - scored)
+
+
+def verify(path: Path, *, show_bars: bool = False) -> Findings:
+    """Look at every file of a run.
+
+    Raises:
+        UsageError: there is no such run.
+        StoreError: its index or manifest is damaged.
+    """
+    with _opened(path) as run_dir:
+        num_units = len(_index(run_dir).units)
+        with Reporter(show_bars).stage("verify", num_units, "units") as advance:
+            return verification.verify(run_dir, advance)
+
+
+def repair(path: Path, findings: Findings, *, show_bars: bool = False) -> None:
+    """Compute again what ``verify`` found damaged, missing or failed, with the inputs and settings of the run.
+
+    Raises:
+        UsageError: the run was made from stdin.
+        VirNucProError: as of ``predict``.
+    """
+    from virnucpro import pipeline  # noqa: PLC0415 - brings torch, which looking does not need
+
+    with _opened(path) as run_dir:
+        request = read_json(run_dir.request)
+        if "-" in request["inputs"]:
+            raise UsageError(f"{path} was made from stdin. Run the same predict command again, with the same input.")
+        verification.drop(run_dir, findings.problems)
+    pipeline.predict(
+        request["inputs"], path, make_config(None, request["settings"]), **request["options"], show_bars=show_bars
+    )

@@ -1,0 +1,214 @@
+"""Is everything in a run directory what was written, and is anything missing?
+
+Every stored file is read and held against its own digest and against what it must have been made from; the
+results are held against the digests in the run record. Nothing is changed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro import store
+from virnucpro.errors import StoreError
+from virnucpro.run_dir import RunDir, read_json
+from virnucpro.sequence.table import are_own_source
+from virnucpro.stages import poison
+from virnucpro.stages.base import ROLES, Index, IndexedUnit
+
+Kind = Literal["damaged", "missing", "failed"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is not as it should be.
+
+    Attributes:
+        kind: ``damaged`` (or made from something else), ``missing`` (not computed yet), ``failed`` (rows that could
+            not be computed).
+        path: of the file.
+        text: what is wrong with it.
+        unit: number of the unit it belongs to; None for results.
+    """
+
+    kind: Kind
+    path: Path
+    text: str
+    unit: int | None = None
+
+
+@dataclass
+class Findings:
+    """What a look at a run found.
+
+    Attributes:
+        num_files: files that were read.
+        num_rows: rows the run has.
+        num_scored: rows that have a score (duplicates of a scored row included).
+        problems: in the order of the units.
+    """
+
+    num_files: int = 0
+    num_rows: int = 0
+    num_scored: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def of(self, kind: Kind) -> list[Problem]:
+        """Problems of one kind."""
+        return [problem for problem in self.problems if problem.kind == kind]
+
+
+def verify(run_dir: RunDir, advance: Callable[[int], None] = lambda _: None) -> Findings:
+    """Look at every file of a run.
+
+    Args:
+        run_dir: the run.
+        advance: called with 1 for each unit that was looked at.
+
+    Raises:
+        StoreError: manifest or index cannot be read, so that nothing else can be held against them.
+    """
+    findings = Findings()
+    index = Index.read(run_dir)
+    manifest = read_json(run_dir.manifest)
+    findings.num_rows = index.num_rows
+    own_of_all = np.zeros(index.num_rows, dtype=bool)
+    for unit, indexed in enumerate(index.units):
+        _verify_unit(run_dir, unit, indexed, manifest, findings, own_of_all)
+        advance(1)
+    findings.problems += _verify_results(run_dir, findings)
+    return findings
+
+
+def _verify_unit(
+    run_dir: RunDir,
+    unit: int,
+    indexed: IndexedUnit,
+    manifest: Mapping[str, Any],
+    findings: Findings,
+    is_scored: NDArray[np.bool_],
+) -> None:
+    look = _Look(unit, findings)
+    table = look.at(run_dir.unit(unit), "unit", {})
+    if table is None:
+        return
+    digest = store.read_attributes(run_dir.unit(unit), "unit")["digest"]
+    if len(table["rows"]) != indexed.num_rows:
+        look.note("damaged", run_dir.unit(unit), f"holds {len(table['rows'])} rows, {indexed.num_rows} were cut")
+    made_from = {"unit_digest": digest, "fingerprint": f"{manifest['science.model_fingerprint']}/{dtype_of(manifest)}"}
+    shards = [
+        look.at(run_dir.embedding(role, unit), "embedding", {**made_from, "fingerprint": shard_of(manifest, role)})
+        for role in ROLES
+        if run_dir.embedding(role, unit).exists()
+    ]
+    merged = run_dir.merged(unit)
+    features = look.at(merged, "merged", made_from) if merged.exists() else None
+    path = run_dir.scores(unit)
+    if not path.exists():
+        what = "merged, not scored" if merged.exists() else f"{len(shards)} of {len(ROLES)} embeddings are there"
+        look.note("missing", path, f"{indexed.num_sources:,} rows have no score yet ({what})")
+        return
+    scores = look.at(path, "scores", made_from)
+    for name, arrays in (("scores", scores), ("features", features)):
+        held = None if arrays is None else len(next(iter(arrays.values())))
+        if held not in (None, indexed.num_sources):
+            look.note("damaged", path, f"{held} {name} of {indexed.num_sources} rows")
+    if scores is not None and len(scores["scores"]) == indexed.num_sources:
+        _count_scored(run_dir, look, indexed, table["rows"], scores["scores"], is_scored)
+
+
+def _count_scored(
+    run_dir: RunDir,
+    look: _Look,
+    indexed: IndexedUnit,
+    rows: NDArray[np.void],
+    scores: NDArray[np.float32],
+    is_scored: NDArray[np.bool_],
+) -> None:
+    """Mark the rows with a score; duplicates have that of their source, which may lie in an earlier unit."""
+    here = slice(indexed.first_row, indexed.first_row + indexed.num_rows)
+    own = are_own_source(rows, indexed.first_row)
+    finite = ~np.isnan(scores).any(axis=1)
+    mine = is_scored[here]
+    mine[own] = finite
+    mine[~own] = is_scored[rows["source"][~own]]
+    look.findings.num_scored += int(mine.sum())
+    path = run_dir.failed(look.unit)
+    listed = set(poison.read(path))
+    if listed != set(np.flatnonzero(~finite).tolist()):
+        look.note("damaged", run_dir.scores(look.unit), f"lacks scores of other rows than {path.name} lists")
+    elif listed:
+        look.note("failed", path, f"{len(listed)} rows could not be computed")
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Looks at the files of one unit."""
+
+    unit: int
+    findings: Findings
+
+    def at(self, path: Path, kind: str, made_from: Mapping[str, str]) -> dict[str, NDArray[Any]] | None:
+        """The arrays of a file, or None and a problem noted."""
+        self.findings.num_files += 1
+        try:
+            return store.verify(path, kind, made_from)
+        except StoreError as error:
+            self.note("damaged", path, error.problem)
+            return None
+
+    def note(self, kind: Kind, path: Path, text: str) -> None:
+        self.findings.problems.append(Problem(kind, path, text, self.unit))
+
+
+def _verify_results(run_dir: RunDir, findings: Findings) -> Iterator[Problem]:
+    records = sorted(run_dir.root.glob("*.run.json"))
+    for record in records:
+        for name, recorded in read_json(record)["outputs"].items():
+            path = run_dir.root / name
+            findings.num_files += 1
+            if not path.is_file():
+                yield Problem("damaged", path, "is gone")
+            elif f"sha256:{file_digest(path)}" != recorded:
+                yield Problem("damaged", path, f"is not what {record.name} says was written")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def shard_of(manifest: Mapping[str, Any], role: str) -> str:
+    """Fingerprint that the shards of an encoder carry."""
+    return f"{manifest[f'science.{role}_digest']}/{dtype_of(manifest)}"
+
+
+def dtype_of(manifest: Mapping[str, Any]) -> str:
+    """Float type the encoders computed in."""
+    return str(manifest["science.dtype"])
+
+
+def drop(run_dir: RunDir, problems: list[Problem]) -> None:
+    """Delete what is damaged or failed and all that is made from it, so that the same run makes it anew."""
+    for problem in problems:
+        if problem.unit is None:
+            continue  # results are written anew in any case
+        unit = problem.unit
+        chain = [*(run_dir.embedding(role, unit) for role in ROLES), run_dir.merged(unit), run_dir.scores(unit)]
+        if problem.kind == "failed":
+            stale = [problem.path, *chain]
+        elif problem.path == run_dir.unit(unit):
+            # Extraction alone numbers the units, and makes all of them again, the same ones.
+            stale = [problem.path, run_dir.index]
+        else:
+            stale = [problem.path, *chain[max(len(ROLES), chain.index(problem.path)) :]]
+        if problem.kind != "missing":
+            for path in stale:
+                path.unlink(missing_ok=True)

@@ -95,7 +95,7 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
 
 
-RESULTS = ("sequences.tsv", "fragments.tsv.gz", "virus.fna.gz", "summary.json")
+RESULTS = ("sequences.tsv", "fragments.tsv.gz", "virus.fna.gz", "uncertain.fna.gz", "summary.json")
 
 
 def result_bytes(directory: Path, stem: str, *more: str) -> dict[str, bytes]:

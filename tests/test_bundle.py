@@ -14,6 +14,7 @@ from tiny_models import random_head
 
 from virnucpro.bundles import load_bundle
 from virnucpro.bundles.bundle import cache_dir, find_bundle
+from virnucpro.config import PRESETS
 from virnucpro.encoders import read_config
 from virnucpro.errors import ModelError
 from virnucpro.heads import load_head, save_head
@@ -64,6 +65,7 @@ def test_the_bundled_model_is_whole():
     """``lite`` needs nothing but this package."""
     bundle = load_bundle("lite")
     assert bundle.name == "lite"
+    assert set(bundle.presets) == set(PRESETS)
     widths = [read_config(bundle.encoder(role)).width for role in ("nucleotide", "protein")]
     assert load_head(bundle.head).input_width == sum(widths)
 
@@ -116,6 +118,10 @@ def test_another_schema_is_refused(folder):
         ({"fragment_length": "long"}, "long"),
         ({"threshold": [0.5]}, "cannot be understood"),
         ({"calibration": 3}, "cannot be understood"),
+        ({"presets": [0.5, 0.9]}, "cannot be understood"),
+        ({"presets": {"strict": [0.5, 0.9]}}, "presets"),
+        ({"presets": {name: [0.9, 0.5] for name in PRESETS}}, "presets"),
+        ({"presets": {name: [0.9] for name in PRESETS}}, "cannot be understood"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(folder, settings, named):
@@ -200,6 +206,17 @@ def test_the_fingerprint_changes_with_the_rules(folder, settings):
     before = load_bundle(str(folder)).fingerprint
     change(folder, **settings)
     assert load_bundle(str(folder)).fingerprint != before
+
+
+def test_the_fingerprint_does_not_change_with_thresholds(folder):
+    """They change calls, and no score: a run goes on with others."""
+    before = load_bundle(str(folder))
+    assert before.presets == {}
+    change(folder, threshold=0.7, presets={"sensitive": [0.5, 0.6], "balanced": [0.5, 0.9], "strict": [0.5, 0.99]})
+    after = load_bundle(str(folder))
+    assert after.fingerprint == before.fingerprint
+    assert after.rules.thresholds("balanced") == (0.5, 0.9)
+    assert before.rules.thresholds("balanced") == (0.5, 0.5)
 
 
 def test_the_fingerprint_does_not_change_with_prose(folder):

@@ -56,6 +56,29 @@ def test_every_setting_can_be_given_in_a_file(settings_file):
     assert make_config(settings_file(yaml.safe_dump(asdict(config))), {}) == config
 
 
+def test_an_option_that_decides_on_calls_wins_over_the_way_the_file_names(settings_file):
+    """There are three ways and one is taken; the prevalence goes with any."""
+    path = settings_file("science: {threshold: 0.7, prevalence: 0.1}")
+    science = make_config(path, {"science.fdr": 0.05}).science
+    assert (science.fdr, science.threshold, science.preset, science.prevalence) == (0.05, -1.0, "", 0.1)
+    assert make_config(path, {"science.prevalence": 0.2}).science.threshold == 0.7
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"science.preset": "strict", "science.threshold": 0.5},
+        {"science.preset": "strict", "science.fdr": 0.1},
+        {"science.threshold": 0.0, "science.fdr": 0.0},
+    ],
+    ids=" ".join,
+)
+def test_two_ways_to_call_are_refused(options):
+    """Neither is silently dropped."""
+    with pytest.raises(UsageError, match="give one"):
+        make_config(None, options)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}", "science: {}"])
 def test_an_empty_file_changes_nothing(settings_file, text):
     """So that one can begin with comments."""
@@ -115,6 +138,12 @@ def test_a_whole_number_may_stand_for_a_float(settings_file):
         ("science.dtype", "float64"),
         ("science.threshold", 1.01),
         ("science.threshold", float("nan")),
+        ("science.preset", "loose"),
+        ("science.fdr", 1.01),
+        ("science.fdr", float("nan")),
+        ("science.prevalence", 0.0),
+        ("science.prevalence", 1.0),
+        ("science.prevalence", float("nan")),
         ("layout.unit_rows", 0),
         ("runtime.threads", -1),
         ("runtime.merge_threads", -1),
@@ -135,6 +164,9 @@ def test_a_value_out_of_bounds_is_refused_by_name(name, value):
         ("science.fragment_length", 3),
         ("science.threshold", 0.0),
         ("science.threshold", 1.0),
+        ("science.preset", "strict"),
+        ("science.fdr", 0.0),
+        ("science.prevalence", 1e-6),
         ("layout.unit_rows", 1),
         ("runtime.token_budget", 1),
         ("runtime.batch_size", 1),

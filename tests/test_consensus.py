@@ -15,16 +15,22 @@ from hypothesis import strategies as st
 
 from virnucpro import store
 from virnucpro.bundles import load_bundle
-from virnucpro.bundles.bundle import Calibration
+from virnucpro.bundles.rules import Calibration
 from virnucpro.errors import CountError
 from virnucpro.progress import Reporter
-from virnucpro.report.calls import Call, answer
+from virnucpro.report.calls import Call, Calling, Judge, probability
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
 from virnucpro.stages import consensus
 from virnucpro.stages.base import Index, IndexedInput, IndexedUnit, Run
+
+
+def answer(rules, sums):
+    """The answers of an input that is ``sums`` alone, by its threshold."""
+    return Judge(rules, Calling(), sums).answer(sums)
+
 
 NOTHING = Ragged.from_bytes([])
 CALIBRATION = Calibration(lengths=(100, 300), slope=(0.5, 1.0), intercept=(-1.0, 0.5), exponent=0.5)
@@ -46,7 +52,6 @@ def make_run(tiny_bundle, tmp_path_factory):
             fragment_length=300,
             unit_rows=5,
             dtype="float32",
-            threshold=0.5,
             reporter=Reporter(bars=False),
         )
 
@@ -91,7 +96,7 @@ def joined_slowly(part, scores, rule):
 def test_rows_make_a_fragment_by_the_rule_of_the_bundle(make_run, rule, fragments, length):
     """``max``: largest virus score against largest other; ``mean``: mean log-odds. Then the line of its length."""
     table, scores = unit_of(fragments, length)
-    unit = consensus.score_fragments(make_run(rule), table, scores)
+    unit = consensus.score_fragments(make_run(rule).rules, table, scores)
     remaining = iter(scores)
     position = min(max((length - 100) / 200, 0), 1)
     slope, intercept = 0.5 + 0.5 * position, -1.0 + 1.5 * position
@@ -107,10 +112,10 @@ def test_equal_largest_scores_are_called_virus(make_run):
     """The published rule says >=: log-odds 0 is probability one half, and that reaches the threshold."""
     run = make_run("max", Calibration((300,), (1.0,), (0.0,), 0.5))
     sums = np.zeros(1, dtype=consensus.SUM_DTYPE)
-    unit = consensus.score_fragments(run, *unit_of([[(1, 0.25), (2, 0.75)]]))
+    unit = consensus.score_fragments(run.rules, *unit_of([[(1, 0.25), (2, 0.75)]]))
     assert unit.log_odds.tolist() == [0.0]
     sums["log_odds"], sums["num_fragments"], sums["num_scored"] = 0.0, 1, 1
-    assert answer(run.bundle, run.threshold, sums).call.tolist() == [Call.VIRUS]
+    assert answer(run.rules, sums).call.tolist() == [Call.VIRUS]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_probabilities_lie_between_0_and_1_and_keep_the_order(log_odds):
     """However sure a long genome is, and without a word of warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = consensus.probability(np.array(sorted(log_odds)))
+        found = probability(np.array(sorted(log_odds)))
     assert ((found >= 0) & (found <= 1)).all()
     assert (np.diff(found) >= 0).all()
 
@@ -150,7 +155,7 @@ def test_a_whole_genome_has_a_probability_without_a_warning(make_run):
     sums["log_odds"] = -16.0 * 10_000, 16.0 * 10_000
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = answer(make_run().bundle, 0.5, sums)
+        found = answer(make_run().rules, sums)
     assert found.p_virus.tolist() == [0.0, 1.0]
     assert found.call.tolist() == [Call.NOT_VIRUS, Call.VIRUS]
 
@@ -158,7 +163,7 @@ def test_a_whole_genome_has_a_probability_without_a_warning(make_run):
 @pytest.mark.parametrize("rule", ["max", "mean"])
 def test_a_score_of_exactly_0_or_1_stays_finite(make_run, rule):
     """A float32 softmax reaches both."""
-    unit = consensus.score_fragments(make_run(rule), *unit_of([[(1, 0.0)], [(1, 1.0)]]))
+    unit = consensus.score_fragments(make_run(rule).rules, *unit_of([[(1, 0.0)], [(1, 1.0)]]))
     assert np.isfinite(unit.log_odds).all()
     assert unit.log_odds[0] < 0 < unit.log_odds[1]
 
@@ -266,14 +271,59 @@ def test_a_fragment_without_rows_is_nan_and_not_counted(make_run):
     """A sequence is the mean of the fragments that have a score."""
     run = make_run("max", Calibration((300,), (1.0,), (0.0,), 0.0))
     table, scores = unit_of([[], [(1, 0.9)], [], [(2, 0.6), (0, 0.7)]])
-    unit = consensus.score_fragments(run, table, scores)
+    unit = consensus.score_fragments(run.rules, table, scores)
     assert np.isnan(unit.log_odds).tolist() == [True, False, True, False]
-    assert np.isnan(consensus.probability(unit.log_odds)).tolist() == [True, False, True, False]
+    assert np.isnan(probability(unit.log_odds)).tolist() == [True, False, True, False]
     (sums,) = consensus.run(run, stored(run, table, scores, [table]))
     assert (sums["num_fragments"], sums["num_scored"], sums["num_open"], sums["num_rows"]) == (4, 2, 2, 2)
-    found = answer(run.bundle, 0.5, np.array([sums], dtype=consensus.SUM_DTYPE))
+    found = answer(run.rules, np.array([sums], dtype=consensus.SUM_DTYPE))
     mean = np.mean([math.log(0.9 / 0.1), math.log(0.7 / 0.4)])
     np.testing.assert_allclose(found.p_virus, 1 / (1 + math.exp(-mean)), rtol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    log_odds=st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 2.0, math.nan]), min_size=1, max_size=12),
+    data=st.data(),
+)
+def test_the_top_is_the_first_of_the_highest_fragments(make_run, log_odds, data):
+    """Wherever the units are cut."""
+    run = make_run("max", Calibration((300,), (1.0,), (0.0,), 0.5))
+    parts = [[] if math.isnan(odds) else [(1, 1 / (1 + math.exp(-odds)))] for odds in log_odds]
+    table, scores = unit_of(parts)
+    borders = data.draw(st.sets(st.integers(1, len(parts)), max_size=3)) - {len(parts)}
+    (sums,) = consensus.run(run, stored(run, table, scores, cut(table, borders)))
+    known = [odds for odds in log_odds if not math.isnan(odds)]
+    if known:
+        first = log_odds.index(max(known))
+        assert (sums["top_start"], sums["top_stop"]) == (300 * first, 300 * (first + 1))
+        assert sums["top_log_odds"] == pytest.approx(max(known), abs=1e-5)
+    assert sums["num_scored"] == len(known)
+
+
+@pytest.mark.parametrize("rule", ["max", "mean"])
+def test_rows_that_failed_are_left_out_of_their_fragment(make_run, rule):
+    """The others make it, as if it had no more; a fragment of which none is left is not scored."""
+    rules = make_run(rule).rules
+    table, scores = unit_of([[(1, 0.9), (2, 0.2), (3, 0.7)], [(1, 0.4)], [(0, 0.6)]])
+    scores[[1, 3]] = np.nan
+    unit = consensus.score_fragments(rules, table, scores)
+    fewer = consensus.score_fragments(rules, *unit_of([[(1, 0.9), (3, 0.7)], [], [(0, 0.6)]]))
+    assert unit.log_odds.tolist()[::2] == fewer.log_odds.tolist()[::2]
+    assert np.isnan(unit.log_odds).tolist() == [False, True, False]
+    assert (unit.num_failed.tolist(), unit.num_open.tolist()) == ([1, 1, 0], [3, 1, 0])
+    assert np.flatnonzero(unit.has_failed).tolist() == [1, 3]
+
+
+def test_rows_that_failed_are_counted_a_sequence(make_run):
+    """Duplicates of a failed row failed too."""
+    run = make_run()
+    table, scores = unit_of([[(1, 0.9), (2, 0.2)], [(1, 0.9)], [(0, 0.6)]])
+    table.rows["source"][2] = 0
+    scores[0] = np.nan
+    (sums,) = consensus.run(run, stored(run, table, scores, cut(table, {1})))
+    found = {name: int(sums[name]) for name in ("num_failed", "num_rows", "num_frameless", "num_scored", "num_open")}
+    assert found == {"num_failed": 2, "num_rows": 3, "num_frameless": 1, "num_scored": 2, "num_open": 1}
 
 
 def test_a_unit_without_any_row_is_summed(make_run):
@@ -282,7 +332,7 @@ def test_a_unit_without_any_row_is_summed(make_run):
     table, scores = unit_of([[], []])
     (sums,) = consensus.run(run, stored(run, table, scores, [table]))
     assert (sums["num_fragments"], sums["num_scored"], sums["log_odds"]) == (2, 0, 0.0)
-    found = answer(run.bundle, 0.5, np.array([sums], dtype=consensus.SUM_DTYPE))
+    found = answer(run.rules, np.array([sums], dtype=consensus.SUM_DTYPE))
     assert found.call.tolist() == [Call.NO_CALL]
     assert np.isnan(found.p_virus).all()
 

@@ -23,7 +23,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def run(path, **settings):
     """The extraction of one or more paths, and its units."""
-    paths = [str(item) for item in (path if isinstance(path, list) else [path])]
+    items = path if isinstance(path, list) else [path]
+    paths = [tuple(map(str, item)) if isinstance(item, tuple) else str(item) for item in items]
     extraction = Extraction(paths, **({"fragment_length": 30, "min_length": 1, "unit_rows": 8} | settings))
     return extraction, list(extraction.units())
 
@@ -198,6 +199,72 @@ def test_duplicates_across_inputs(tmp_path):
     assert (first.first_sequence, second.first_sequence) == (0, 3)
     assert first.sha256 == hashlib.sha256(one.read_bytes()).hexdigest()
     assert (extraction.num_duplicate_names, extraction.duplicate_names) == (3, [b"a", b"b", b"c"])
+
+
+def fastq(names, bases="ACGTACGTACGT"):
+    return "".join(f"@{name}\n{bases}\n+\n{'I' * len(bases)}\n" for name in names).encode()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Write the two files of a pair."""
+
+    def write(first, second):
+        paths = tmp_path / "reads_1.fastq", tmp_path / "reads_2.fastq"
+        for path, names in zip(paths, (first, second), strict=True):
+            path.write_bytes(names if isinstance(names, bytes) else fastq(names))
+        return paths
+
+    return write
+
+
+@pytest.mark.parametrize("block_bytes", [1, 20, 1 << 20])
+def test_a_pair_is_read_file_by_file_and_its_mates_are_told_apart(pair, block_bytes):
+    """Names get ``/1`` and ``/2`` where they lack them; the rest of the header is no part of them."""
+    paths = pair(["a 1:N:0", "b/1", "c/3"], ["a 2:N:0", "b/2", "c/3"])
+    extraction, units = run([paths], block_bytes=block_bytes)
+    assert joined(units, "names") == [b"a/1", b"b/1", b"c/3/1", b"a/2", b"b/2", b"c/3/2"]
+    (found,) = extraction.inputs
+    assert (found.source, found.mate_source, found.num_sequences) == (*map(str, paths), 6)
+    assert [found.sha256, found.mate_sha256] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    assert extraction.num_duplicate_names == 0
+
+
+@pytest.mark.parametrize("block_bytes", [100, 1 << 20])
+@pytest.mark.parametrize(
+    ("first", "second", "advice"),
+    [
+        (["a", "b", "c"], ["a", "c", "b"], "record 2, c, has another id than record 2"),
+        (["a/2"], ["a/1"], "record 1, a/1, has another id"),
+        (["a/1"], ["a/1"], "record 1, a/1, has another id"),
+        (["a", "b"], ["a"], "holds 1 records, and"),
+        (["a"], ["a", "b"], "ends after 1"),
+        ([], ["a"], "ends after 0"),
+        (["a"], [], "holds 0 records, and"),
+        ([f"r{i}" for i in range(2000)], [f"r{i + (i > 1700)}" for i in range(2000)], "record 1,702, r1702,"),
+    ],
+)
+def test_files_that_do_not_hold_mates_are_refused(pair, first, second, advice, block_bytes):
+    """A pair has the same reads in the same order in both files, and they are in the right order themselves."""
+    paths = pair(first, second)
+    with pytest.raises(InputError) as caught:
+        run([paths], block_bytes=block_bytes)
+    assert caught.value.source == str(paths[1])
+    assert advice in caught.value.problem
+    assert str(paths[0]) in caught.value.problem
+
+
+def test_a_pair_of_empty_files_has_no_records(pair):
+    """Nothing on both sides is a pair."""
+    extraction, units = run([pair([], [])])
+    assert (units, extraction.inputs[0].num_sequences) == ([], 0)
+
+
+def test_a_pair_is_no_place_for_alignments(pair):
+    """BAM, CRAM and SAM hold both mates."""
+    sam = b"@HD\tVN:1.6\nr1\t4\t*\t0\t0\t*\t*\t0\t0\tACGT\tIIII\n"
+    with pytest.raises(InputError, match="Give it alone"):
+        run([pair(sam, sam)])
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])

@@ -205,10 +205,6 @@ def test_unreadable_file(written):
 @pytest.mark.parametrize(
     ("content", "advice"),
     [
-        (b"BAM\x01\0\0\0\0\0\0\0\0", "samtools fasta"),
-        (b"CRAM\x03\0\0\0", "samtools fasta"),
-        (b"@HD\tVN:1.6\n@SQ\tSN:chr1\tLN:9\n", "samtools fasta"),
-        (b"read1\t0\tchr1\t100\t60\t4M\t*\t0\t0\tACGT\tIIII\n", "samtools fasta"),
         (b"PK\x03\x04rest", "zip"),
         (b"LOCUS       X 9 bp\n", "GenBank"),
         (gzip.compress(b">a\nACGT\n"), "packed twice"),
@@ -223,6 +219,13 @@ def test_other_formats_are_refused(written, packing, content, advice):
     if packing == "none" and content.startswith(b"\x1f\x8b"):
         pytest.skip("packed once")
     assert advice in refusal(written(PACK[packing](content))).problem
+
+
+@pytest.mark.parametrize("packing", ["bzip2", "xz", "zstd"])
+@pytest.mark.parametrize("content", [b"BAM\x01" + bytes(8), b"CRAM\x03\0\0\0", b"@HD\tVN:1.6\n@SQ\tSN:chr1\tLN:9\n"])
+def test_alignments_packed_once_more_are_refused(written, packing, content):
+    """BAM, CRAM and SAM are read as they are, SAM in gzip too; another packing is to be taken off first."""
+    assert "Unpack it first" in refusal(written(PACK[packing](content))).problem
 
 
 @pytest.mark.parametrize("block_bytes", [1, 7, 1 << 20])

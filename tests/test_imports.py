@@ -11,18 +11,29 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "virnucpro"
 LEVELS = (
-    {"errors", "logs", "progress", "lifeline"},
-    {"batching", "sequence", "store", "run_dir", "config"},
+    {"errors", "logs", "progress", "lifeline", "citation"},
+    {"batching", "sequence", "store", "run_dir", "config", "samples", "request"},
     {"encoders", "bundles", "heads", "executors"},
     {"stages", "report", "training", "models"},
-    {"verification"},
+    {"verification", "record"},
     {"pipeline", "benchmarks", "tuning"},
     {"upkeep"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FRONT = {"virnucpro", "__main__"}  # what users import and run; it leads to every room
-COMPUTING = {"batching", "encoders", "bundles", "heads", "stages", "pipeline", "training", "models", "benchmarks"}
+COMPUTING = {
+    "batching",
+    "encoders",
+    "bundles",
+    "heads",
+    "stages",
+    "pipeline",
+    "training",
+    "models",
+    "benchmarks",
+    "tuning",
+}
 ROOMS_OF = {
     "torch": COMPUTING,
     "h5py": {"store"},
@@ -32,6 +43,10 @@ ROOMS_OF = {
     "concurrent.futures.process": {"executors"},
     "subprocess": {"benchmarks"},
     "httpx2": {"models"},
+    "pysam": {"sequence", "report"},
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
+    "pyarrow": {"report"},
     "torch.multiprocessing": {"batching"},
     "torch.utils.data": {"batching"},
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders.residue_conv import ResidueConvShape
@@ -16,7 +17,7 @@ from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import InputError, ModelError
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.training.__main__ import main
-from virnucpro.training.calibration import fit_exponent, fit_line
+from virnucpro.training.calibration import calibration_error, fit_exponent, fit_line, threshold_at_fpr
 from virnucpro.training.composition import first_vectors
 from virnucpro.training.dev import DevSize, cut_rows, draw_dev, join_rows
 from virnucpro.training.evaluation import auroc, average_precision, equal_class_weights, recall_at_fpr
@@ -189,6 +190,29 @@ def test_the_exponent_recovers_independent_evidence():
     assert fit_exponent([odds.mean(axis=1)], [4], [is_virus], [weights]) == pytest.approx(1, abs=0.05)
 
 
+def test_the_calibration_error_is_that_of_the_probabilities():
+    """Right ones have next to none, and shifted ones are off by the shift."""
+    generator = np.random.default_rng(12)
+    p_virus = generator.random(200_000) * 0.8
+    is_virus, weights = generator.random(200_000) < p_virus, np.ones(200_000)
+    assert calibration_error(p_virus, is_virus, weights) < 0.01
+    assert calibration_error(p_virus + 0.2, is_virus, weights) == pytest.approx(0.2, abs=0.01)
+
+
+def test_the_threshold_of_a_rate_is_the_least_that_holds_it():
+    """Of four decimals, whatever the weights; one ten-thousandth less lets too many through."""
+    generator = np.random.default_rng(13)
+    p_virus, is_virus, weights = generator.random(5000), generator.random(5000) < 0.3, generator.random(5000)
+    for rate in (0.1, 0.01, 0.001, 0.0):
+        threshold = threshold_at_fpr(p_virus, is_virus, weights, rate)
+
+        def reached(least):
+            return weights[~is_virus & (p_virus >= least)].sum() / weights[~is_virus].sum()
+
+        assert reached(threshold) <= rate < reached(threshold - 1e-4)
+    assert threshold_at_fpr(p_virus, is_virus, weights, 1.0) == 0.0
+
+
 def test_rows_of_contigs_are_the_pipelines(data: Path):
     dev = draw_dev(load_genomes(data, "dev"), 1200, DevSize(5, 5))
     rows = cut_rows(dev.letters, 500)
@@ -262,3 +286,23 @@ def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: 
     again = json.loads(evaluation.read_text())
     assert again["500"]["auroc"] == figures["500"]["auroc"] > 0.9
     assert set(again["500"]["auroc_by_class"]) == set(HOSTS)
+    assert again["500"]["presets"] == figures["500"]["presets"]
+    for limits, rate in (("sensitive", 0.05), ("balanced", 0.01), ("strict", 0.001)):
+        assert all(again[length]["presets"][limits]["fpr"] <= rate for length in ("150", "300", "500"))
+    assert all(0 <= of_length["calibration_error"] < 0.5 for of_length in again.values())
+
+
+def test_a_stored_bundle_is_calibrated_anew(data: Path, tmp_path: Path, capsys):
+    """The same dev sequences give what training gave; what was changed by hand is set right, and no weight moves."""
+    folder = tmp_path / "bundle"
+    asked = ["--data", str(data), "--dev-share", "0.01"]
+    assert main([*asked, "--output", str(folder), "--fragments", "192"]) == 0
+    before = (folder / "bundle.yaml").read_text()
+    digests = load_bundle(str(folder)).digests
+    changed = yaml.safe_load(before) | {"rows": "max", "presets": {}}
+    changed["calibration"]["exponent"] = 0.1
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
+    assert main(["calibrate", *asked, "--bundle", str(folder)]) == 0
+    assert yaml.safe_load((folder / "bundle.yaml").read_text()) == yaml.safe_load(before)
+    assert load_bundle(str(folder)).digests == digests
+    assert "calibration_error" in capsys.readouterr().out

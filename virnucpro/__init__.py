@@ -17,17 +17,21 @@ if TYPE_CHECKING:
     from virnucpro.bundles import Bundle, load_bundle
     from virnucpro.config import Config, make_config
     from virnucpro.pipeline import Results, predict
+    from virnucpro.request import Options
+    from virnucpro.samples import Sample
 
 __version__ = "0.1.0"
 
-__all__ = ["Bundle", "Config", "Results", "errors", "load_bundle", "make_config", "predict"]
+__all__ = ["Bundle", "Config", "Options", "Results", "Sample", "errors", "load_bundle", "make_config", "predict"]
 
 _PLACES = {
     "Bundle": "virnucpro.bundles",
     "load_bundle": "virnucpro.bundles",
     "Config": "virnucpro.config",
     "make_config": "virnucpro.config",
+    "Options": "virnucpro.request",
     "Results": "virnucpro.pipeline",
+    "Sample": "virnucpro.samples",
     "predict": "virnucpro.pipeline",
 }
 

@@ -17,13 +17,18 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from virnucpro.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+TableFormat = Literal["tsv", "parquet", "jsonl"]
+TABLE_FORMATS: tuple[TableFormat, ...] = ("tsv", "parquet", "jsonl")
+PRESETS = ("sensitive", "balanced", "strict")
+_WAYS_TO_CALL = {"science.preset", "science.threshold", "science.fdr"}
+"""Settings of which one decides."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,23 @@ class ScienceConfig:
         model: bundle name or folder.
         fragment_length: nt; 0 takes the bundle's.
         dtype: float type the encoders compute in; auto is float32 on the CPU, float16 on a GPU.
-        threshold: p_virus from which a sequence is called virus; negative takes the bundle's. Calls are made
-            anew at the end of every run from stored scores, so this one the manifest does not pin.
+        preset: sensitive, balanced or strict; empty takes balanced.
+        threshold: p_virus, at ``prevalence``, from which a sequence is called virus, and below which it is not;
+            negative takes the preset.
+        fdr: highest false discovery rate of what is called virus; negative takes the preset.
+        prevalence: expected share of viral sequences.
+
+    The last four decide on calls alone. These are made anew at the end of every run from stored scores, so the manifest
+    does not pin them.
     """
 
     model: str = "lite"
     fragment_length: int = 0
     dtype: str = "auto"
+    preset: str = ""
     threshold: float = -1.0
+    fdr: float = -1.0
+    prevalence: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,10 @@ def make_config(path: Path | None, options: dict[str, Any]) -> Config:
         UsageError: an unknown name, or a value that makes no sense.
     """
     given = _read(path) if path is not None else {}
-    given |= {name: value for name, value in options.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    if chosen.keys() & _WAYS_TO_CALL:  # an option wins over the file, whichever of the ways that names
+        given = {name: value for name, value in given.items() if name not in _WAYS_TO_CALL}
+    given |= chosen
     config = Config()
     known = {f"{kind.name}.{field.name}" for kind in fields(Config) for field in fields(getattr(config, kind.name))}
     for name, value in given.items():
@@ -136,7 +153,14 @@ def _check(config: Config) -> None:
     rules = [
         (science.fragment_length == 0 or science.fragment_length >= 3, "science.fragment_length: at least 3 bases."),
         (science.dtype in DTYPES, f"science.dtype: one of {', '.join(DTYPES)}."),
+        (science.preset in ("", *PRESETS), f"science.preset: one of {', '.join(PRESETS)}."),
         (science.threshold <= 1, "science.threshold: a probability from 0 to 1."),
+        (science.fdr <= 1, "science.fdr: a share from 0 to 1."),
+        (0 < science.prevalence < 1, "science.prevalence: a share between 0 and 1."),
+        (
+            (science.preset != "") + (science.threshold >= 0) + (science.fdr >= 0) <= 1,
+            "science.preset, science.threshold and science.fdr are three ways to call: give one.",
+        ),
         (layout.unit_rows >= 1, "layout.unit_rows: at least 1."),
         (runtime.threads >= 0, "runtime.threads: 0 (all) or more."),
         (runtime.merge_threads >= 0, "runtime.merge_threads: 0 (all) or more."),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
-import platform
 import shlex
 import socket
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +20,24 @@ import torch
 from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.config import Config
-from virnucpro.encoders import read_config
 from virnucpro.encoders.device import available_cpus, choose_devices, parse_dtype
-from virnucpro.errors import UsageError
+from virnucpro.errors import IncompleteRunError, UsageError
 from virnucpro.executors.base import Executor, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.logs import add_log_file, remove_log_file
 from virnucpro.progress import Reporter
+from virnucpro.record import run_record
+from virnucpro.report import formats
+from virnucpro.report.calls import Calling
+from virnucpro.request import Options, Request
 from virnucpro.run_dir import RunDir, write_json
+from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
 from virnucpro.stages import classify, consensus, embed, extract, merge, write
 from virnucpro.stages.base import ROLES, Index, Run
 
 _log = logging.getLogger(__name__)
-
-_LIBRARIES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,13 @@ class Results:
 
 
 def predict(
-    inputs: Sequence[str | os.PathLike[str]],
+    inputs: Sequence[str | os.PathLike[str] | Sample],
     output: str | os.PathLike[str],
     config: Config | None = None,
     *,
+    options: Options | None = None,
     fresh: bool = False,
     force: bool = False,
-    keep_intermediate: bool = False,
-    keep_embeddings: bool = False,
-    legacy_output: bool = False,
-    is_length_meant: bool = False,
     show_bars: bool = False,
 ) -> Results:
     """Tell which sequences are viral.
@@ -80,96 +76,144 @@ def predict(
     Goes on where an earlier call with the same inputs and settings stopped.
 
     Args:
-        inputs: FASTA or FASTQ files, plain or compressed; ``-`` is stdin.
+        inputs: FASTA, FASTQ, BAM, CRAM or SAM files, plain or compressed; ``-`` is stdin; or samples, of one
+            file or of a pair.
         output: directory for the results.
         config: settings; the defaults where None.
+        options: what else is written; nothing where None.
         fresh: drop what an earlier run in this directory stored.
         force: also write into a directory that holds other files; implies ``fresh``.
-        keep_intermediate: write ``.rows.tsv.gz``, every kept frame with its scores.
-        keep_embeddings: keep embeddings and merged features in ``run/``.
-        legacy_output: also write the published program's two files.
-        is_length_meant: cut fragments of ``config.science.fragment_length`` though the model was trained on others.
         show_bars: draw progress bars on a terminal.
 
     Raises:
         VirNucProError: see ``virnucpro.errors`` for the tree.
     """
-    config = config or Config()
-    sources = tuple(os.fspath(source) for source in inputs)
-    if not sources:
-        raise UsageError("no input. Name at least one FASTA or FASTQ file, or - for stdin.")
-    if sources.count("-") > 1:
-        raise UsageError("stdin (-) can be read once only.")
-    stems = extract.stems_of(sources)
+    samples = samples_of([item if isinstance(item, Sample) else os.fspath(item) for item in inputs])
+    request = Request(samples, config or Config(), options or Options())
+    return execute(request, Path(output), fresh=fresh, force=force, show_bars=show_bars)
+
+
+def execute(
+    request: Request, output: Path, *, fresh: bool = False, force: bool = False, show_bars: bool = False
+) -> Results:
+    """Do what is asked, in the directory ``output``; see ``predict``."""
+    _check(request)
+    config = request.config
     devices = choose_devices(config.runtime.device, config.runtime.gpus or None)
-    bundle = load_bundle(
-        config.science.model,
-        fragment_length=config.science.fragment_length,
-        dtype=_dtype(config, devices),
-    )
-    bundle.check_fragment_length(config.science.fragment_length or bundle.fragment_length, is_meant=is_length_meant)
-    request = _request(
-        sources,
-        config,
-        keep_intermediate=keep_intermediate,
-        keep_embeddings=keep_embeddings,
-        legacy_output=legacy_output,
-        is_length_meant=is_length_meant,
-    )
-    run_dir = RunDir(Path(output))
+    bundle = _load_bundle(request, devices)
+    run_dir = RunDir(output)
     run_dir.prepare(force=force)
-    with run_dir.locked(), _log_to(run_dir.result(_run_stem(stems), "log")):
+    with run_dir.locked(), _log_to(run_dir.result(request.run_stem, "log")):
         if fresh or force:
             run_dir.start_over()
         run_dir.sweep()
-        run = _make_run(run_dir, sources, bundle, config, devices, Reporter(show_bars))
+        started = datetime.now(UTC)
+        run = _make_run(run_dir, request, bundle, devices, Reporter(show_bars))
         _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
         _log.info("command: %s", shlex.join(sys.argv))
         _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
         run_dir.agree(_pinned(run))
-        write_json(run_dir.request, request)
-        start = time.monotonic()
-        index = extract.run(run)
+        write_json(run_dir.request, request.as_record())
+        run.rules.write(run_dir.rules)
+        index = extract.run(run, request.samples, request.options.reference)
         cautions = bundle.cautions(run.fragment_length, _mean_length_nt(index))
         for caution in cautions:
             _log.warning("%s", caution)
-        _run_units(run, index, config, devices, keep_embeddings=keep_embeddings)
-        sums = consensus.run(run, index)
-        counts = write.run(run, index, sums, write.Wanted(rows=keep_intermediate, legacy=legacy_output))
-        del sums
-        run_dir.sequence_sums.unlink(missing_ok=True)
-        record = _record(run, index, config, devices, counts, time.monotonic() - start) | {"warnings": cautions}
-        write_json(run_dir.result(_run_stem(stems), "run.json"), record)
+        _run_units(run, index, request, devices)
+        counts = _write_results(run, index, request)
+        record = run_record(run, index, request, devices, counts, started) | {"warnings": cautions}
+        write_json(run_dir.result(request.run_stem, "run.json"), record)
+        _write_pages(run_dir, request)
         run_dir.sweep()
-        _log.info("done in %.1f s: %s", time.monotonic() - start, run_dir.root)
-    return Results(run_dir.root, tuple(stems), tuple(counts), record)
+        _check_complete(run_dir, request.stems, counts)
+        _log.info("done in %.1f s: %s", (datetime.now(UTC) - started).total_seconds(), run_dir.root)
+    return Results(run_dir.root, tuple(request.stems), tuple(counts), record)
 
 
-def _request(sources: tuple[str, ...], config: Config, **options: bool) -> dict[str, Any]:
-    """What was asked, so that it can be asked again from any folder."""
-    model = config.science.model
-    if Path(model).exists():
-        config = replace(config, science=replace(config.science, model=str(Path(model).absolute())))
-    return {
-        "inputs": [source if source == "-" else str(Path(source).absolute()) for source in sources],
-        "settings": {f"{kind}.{name}": value for kind, part in asdict(config).items() for name, value in part.items()},
-        "options": options,
-    }
+def _check(request: Request) -> None:
+    """Refuse what cannot be done before anything is loaded.
+
+    Raises:
+        UsageError: no input, stdin twice, or a table format whose library is not installed.
+    """
+    formats.require(request.options.table_format)
+    if not request.samples:
+        raise UsageError("no input. Name at least one FASTA or FASTQ file, or - for stdin.")
+    if request.sources.count("-") > 1:
+        raise UsageError("stdin (-) can be read once only.")
 
 
-def _make_run(
-    run_dir: RunDir, sources: tuple[str, ...], bundle: Bundle, config: Config, devices: list[str], reporter: Reporter
-) -> Run:
+def _load_bundle(request: Request, devices: list[str]) -> Bundle:
+    science = request.config.science
+    bundle = load_bundle(science.model, fragment_length=science.fragment_length, dtype=_dtype(request.config, devices))
+    bundle.check_fragment_length(
+        science.fragment_length or bundle.fragment_length, is_meant=request.options.is_length_meant
+    )
+    return bundle
+
+
+def _write_results(run: Run, index: Index, request: Request) -> list[write.Counts]:
+    """From stored scores to the tables of each sample."""
+    options = request.options
+    wanted = write.Wanted(
+        rows=options.keep_intermediate,
+        legacy=options.legacy_output,
+        calling=Calling.from_settings(request.config.science),
+        format=options.table_format,
+    )
+    sums = consensus.run(run, index)
+    counts = write.run(run, index, sums, wanted)
+    del sums  # lets go of the file
+    run.dir.sequence_sums.unlink(missing_ok=True)
+    if len(request.samples) > 1:
+        summary = (SampleCounts(name, item.calls, item.bases) for name, item in zip(request.stems, counts, strict=True))
+        write_summary(run.dir.root / SUMMARY_NAME, summary)
+    return counts
+
+
+def _write_pages(run_dir: RunDir, request: Request) -> None:
+    """Report, figures and MultiQC's files, from the tables and the record; they are made from TSV tables alone."""
+    options = request.options
+    if options.table_format != "tsv":
+        return
+    from virnucpro.report.multiqc import write_multiqc  # noqa: PLC0415 - these bring Matplotlib
+    from virnucpro.report.page import write_report  # noqa: PLC0415
+    from virnucpro.report.plots import write_plots  # noqa: PLC0415
+
+    for stem in request.stems:
+        if options.with_report:
+            write_report(run_dir.root, stem)
+        if options.plots is not None:
+            write_plots(run_dir.root, stem, options.plots)
+    if options.with_report:
+        write_multiqc(run_dir.root, request.stems)
+
+
+def _check_complete(run_dir: RunDir, stems: list[str], counts: list[write.Counts]) -> None:
+    """Say that rows failed, once everything else is written.
+
+    Raises:
+        IncompleteRunError: some did.
+    """
+    failed = {stem: item.num_failed_rows for stem, item in zip(stems, counts, strict=True) if item.num_failed_rows}
+    if failed:
+        files = ", ".join(str(run_dir.result(stem, "failed.tsv")) for stem in failed)
+        raise IncompleteRunError(
+            f"{sum(failed.values()):,} rows could not be computed; they are listed in {files}. All else is done. "
+            f"'virnucpro verify {run_dir.root} --repair' tries them again."
+        )
+
+
+def _make_run(run_dir: RunDir, request: Request, bundle: Bundle, devices: list[str], reporter: Reporter) -> Run:
     """Fill in what the settings leave to the bundle and the device."""
-    science = config.science
+    config = request.config
     return Run(
         dir=run_dir,
-        inputs=sources,
+        inputs=request.sources,
         bundle=bundle,
-        fragment_length=science.fragment_length or bundle.fragment_length,
+        fragment_length=config.science.fragment_length or bundle.fragment_length,
         unit_rows=config.layout.unit_rows,
         dtype=_dtype(config, devices),
-        threshold=science.threshold if science.threshold >= 0 else bundle.threshold,
         reporter=reporter,
     )
 
@@ -199,22 +243,24 @@ def _pinned(run: Run) -> dict[str, Any]:
     }
 
 
-def _run_units(run: Run, index: Index, config: Config, devices: list[str], *, keep_embeddings: bool) -> None:
+def _run_units(run: Run, index: Index, request: Request, devices: list[str]) -> None:
     """Embed, merge and classify each unit that lacks scores.
 
     The three stages pull from one another, so a unit's embeddings are on the disk only until it is scored, and
     the devices go on while finished units are merged.
     """
     todo = classify.pending(run, index)
-    threads = config.runtime.threads or available_cpus()
-    merger = PoolExecutor(config.runtime.merge_threads or (threads if config.runtime.parallel else 1))
+    runtime = request.config.runtime
+    threads = runtime.threads or available_cpus()
+    merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
     classifier = SerialExecutor("cpu", threads)
-    budgets = dict.fromkeys(ROLES, config.runtime.token_budget)
-    settings = embed.settings_for(devices[0], budgets, config.runtime.loader_workers, threads)
-    embedder = _embed_executor(devices, threads, settings.loader_workers, parallel=config.runtime.parallel)
+    budgets = dict.fromkeys(ROLES, runtime.token_budget)
+    settings = embed.settings_for(devices[0], budgets, runtime.loader_workers, threads)
+    embedder = _embed_executor(devices, threads, settings.loader_workers, parallel=runtime.parallel)
     embedded = embed.run(run, index, todo, embedder, settings)
     merged = merge.run(run, embedded, len(todo), merger)
-    classify.run(run, index, merged, classifier, batch_size=config.runtime.batch_size, keep_embeddings=keep_embeddings)
+    keep_embeddings = request.options.keep_embeddings
+    classify.run(run, index, merged, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
 
 
 def _embed_executor(devices: list[str], threads: int, loader_workers: int, *, parallel: bool) -> Executor:
@@ -231,11 +277,6 @@ def _embed_executor(devices: list[str], threads: int, loader_workers: int, *, pa
     return LocalExecutor([Worker(i, device, max(1, threads // len(devices))) for i, device in enumerate(devices)])
 
 
-def _run_stem(stems: list[str]) -> str:
-    """Prefix of the files of the run as a whole."""
-    return stems[0] if len(stems) == 1 else "all"
-
-
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     handler = add_log_file(path)
@@ -243,68 +284,3 @@ def _log_to(path: Path) -> Iterator[None]:
         yield
     finally:
         remove_log_file(handler)
-
-
-def _record(
-    run: Run, index: Index, config: Config, devices: list[str], counts: list[write.Counts], seconds: float
-) -> dict[str, Any]:
-    """The run record: enough to repeat the run and to check its results."""
-    total = _total(counts)
-    return {
-        "schema": 1,
-        "program": "virnucpro",
-        "version": __version__,
-        "command": sys.argv,
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}},
-        "hardware": {
-            "host": socket.gethostname(),
-            "system": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-            "cpus": available_cpus(),
-            "devices": devices,
-        },
-        "parameters": {
-            **asdict(replace(config.science, model=run.bundle.name)),
-            "fragment_length": run.fragment_length,
-            "dtype": run.dtype,
-            "threshold": run.threshold,
-            **asdict(config.layout),
-            **asdict(config.runtime),
-        },
-        "model": {
-            "name": run.bundle.name,
-            "fingerprint": run.bundle.fingerprint,
-            "files": {role: f"sha256:{digest}" for role, digest in run.bundle.digests.items()},
-            "encoders": {role: read_config(run.bundle.encoder(role)).kind for role in ("nucleotide", "protein")},
-        },
-        "inputs": [asdict(item) for item in index.inputs],
-        "counts": {
-            "num_units": len(index.units),
-            "num_sequences": index.num_sequences,
-            "num_fragments": index.num_fragments,
-            "num_rows": index.num_rows,
-            "num_rows_computed": sum(unit.num_sources for unit in index.units),
-            **{name: value for name, value in asdict(total).items() if isinstance(value, dict)},
-        },
-        "outputs": {
-            str(path.relative_to(run.dir.root)): f"sha256:{_digest(path)}"
-            for item in index.inputs
-            for path in run.dir.results(item.stem)
-        },
-        "seconds": {"total": round(seconds, 3), **{k: round(v, 3) for k, v in run.reporter.seconds.items()}},
-    }
-
-
-def _total(counts: list[write.Counts]) -> write.Counts:
-    total = write.Counts()
-    for item in counts:
-        for name in ("calls", "statuses", "bases", "frames"):
-            ours, theirs = getattr(total, name), getattr(item, name)
-            for key, value in theirs.items():
-                ours[key] += value
-    return total
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -4,6 +4,7 @@ A run lives in the folder ``run/`` of the output directory::
 
     run/manifest.json                     what was asked: science and layout settings
     run/request.json                      inputs, settings and options of the last command
+    run/rules.json                        what of the bundle turns scores into calls
     run/index.json                        what extraction found; exists when extraction is done
     run/units/unit-00042.h5               a unit: sequences, fragments, rows and their strings
     run/embeddings/nucleotide/unit-00042.h5
@@ -106,6 +107,11 @@ class RunDir:
         return self.work / "index.json"
 
     @property
+    def rules(self) -> Path:
+        """What of the bundle turns scores into calls."""
+        return self.work / "rules.json"
+
+    @property
     def _lock(self) -> Path:
         return self.work / "lock"
 
@@ -148,9 +154,12 @@ class RunDir:
         return self.root / f"{stem}_merged" / name
 
     def results(self, stem: str) -> list[Path]:
-        """The result files of an input that are there; log and run record are none."""
+        """The result files of an input that are there; log, run record and what is made from it are none."""
+        not_ours = (".log", ".run.json", ".report.html", "_mqc.json")
         ours = (
-            path for path in self.root.glob(f"{glob.escape(stem)}.*") if not path.name.endswith((".log", ".run.json"))
+            path
+            for path in self.root.glob(f"{glob.escape(stem)}.*")
+            if path.is_file() and not path.name.endswith(not_ours)
         )
         return sorted([*ours, *(self.root / f"{stem}_merged").glob("*")])
 

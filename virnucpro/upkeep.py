@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro import verification
-from virnucpro.config import make_config
 from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import UsageError
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.progress import Reporter
+from virnucpro.request import Request
 from virnucpro.run_dir import RunDir, read_json
 from virnucpro.stages.base import ROLES, Index
 from virnucpro.stages.merge import MergeWork, merge_all
@@ -112,10 +112,8 @@ def repair(path: Path, findings: Findings, *, show_bars: bool = False) -> None:
     from virnucpro import pipeline  # noqa: PLC0415 - brings torch, which looking does not need
 
     with _opened(path) as run_dir:
-        request = read_json(run_dir.request)
-        if "-" in request["inputs"]:
+        request = Request.from_record(read_json(run_dir.request))
+        if "-" in request.sources:
             raise UsageError(f"{path} was made from stdin. Run the same predict command again, with the same input.")
         verification.drop(run_dir, findings.problems)
-    pipeline.predict(
-        request["inputs"], path, make_config(None, request["settings"]), **request["options"], show_bars=show_bars
-    )
+    pipeline.execute(request, path, show_bars=show_bars)

@@ -115,7 +115,7 @@ class Embedded:
             keep_embeddings=True,
         )
         sums = consensus.run(run, index)
-        write.run(run, index, sums, write.Wanted(rows=False, legacy=True))
+        write.run(run, index, sums, write.Wanted(legacy=True))
         return index.num_rows
 
     @property
@@ -174,7 +174,6 @@ def prepare(folder: Path, settings: Settings, unit_rows: int = LayoutConfig().un
         fragment_length=_LENGTH_NT,
         unit_rows=unit_rows,
         dtype="float32",
-        threshold=bundle.threshold,
         reporter=Reporter(bars=False),
     )
     index = extract.run(run)

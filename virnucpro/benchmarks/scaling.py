@@ -136,7 +136,6 @@ def _extracted(folder: Path, settings: Settings) -> tuple[Run, Index]:
         fragment_length=bundle.fragment_length,
         unit_rows=_UNIT_ROWS // 2,
         dtype="float32",
-        threshold=bundle.threshold,
         reporter=Reporter(bars=False),
     )
     return run, extract.run(run)

@@ -11,7 +11,11 @@
     nucleotide: nucleotide.safetensors
     protein: protein.safetensors
     head: head.safetensors
-    threshold: 0.5            # p_virus from which a sequence is called virus
+    threshold: 0.5            # p_virus from which a sequence is called virus where there are no presets
+    presets:                  # optional: p_virus at equal prevalence; below the first not virus, from the second virus
+      sensitive: [0.5, 0.7]
+      balanced: [0.6, 0.9]
+      strict: [0.9, 0.99]
     calibration:              # p = sigmoid(slope * log_odds + intercept), linear between lengths (nt)
       lengths: [150, 300, 500]
       slope: [1, 1, 1]
@@ -28,51 +32,18 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds, read_calibration, read_presets
 from virnucpro.encoders import read_config
 from virnucpro.errors import ModelError
 
 SCHEMA = 1
 BUNDLED = ("lite",)
 PUBLISHED = ("300", "500")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """From a head's log-odds to a probability at equal prevalence.
-
-    Attributes:
-        lengths: fragment lengths (nt) the line was fitted at, ascending.
-        slope: one for each length.
-        intercept: one for each length.
-        exponent: how the evidence of ``n`` fragments grows: ``n ** exponent`` times their mean.
-    """
-
-    lengths: tuple[float, ...]
-    slope: tuple[float, ...]
-    intercept: tuple[float, ...]
-    exponent: float
-
-    def __post_init__(self) -> None:
-        if not len(self.lengths) == len(self.slope) == len(self.intercept) > 0:
-            raise ValueError("calibration: lengths, slope and intercept must be lists of one length")
-        if list(self.lengths) != sorted(set(self.lengths)):
-            raise ValueError("calibration: lengths must ascend")
-
-    def fragment_log_odds(self, log_odds: NDArray[np.float64], lengths_nt: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Calibrated log-odds of fragments; both arguments (n,)."""
-        slope = np.interp(lengths_nt, self.lengths, self.slope)
-        return slope * log_odds + np.interp(lengths_nt, self.lengths, self.intercept)
-
-    def sequence_log_odds(self, mean: NDArray[np.float64], num_fragments: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log-odds of sequences from the mean calibrated log-odds of their fragments."""
-        return mean * np.power(np.maximum(num_fragments, 1), self.exponent)
 
 
 @dataclass(frozen=True)
@@ -89,7 +60,8 @@ class Bundle:
         nucleotide: safetensors file of the nucleotide encoder.
         protein: safetensors file of the protein encoder.
         head: safetensors file of the head.
-        threshold: p_virus from which a sequence is called virus.
+        threshold: p_virus from which a sequence is called virus where there are no presets.
+        presets: name to thresholds at equal prevalence; empty where there are none.
         calibration: from log-odds to probability.
         weak_below: nt; on shorter sequences the scores say little.
         digests: role (nucleotide, protein, head) to SHA-256 of its file.
@@ -101,15 +73,31 @@ class Bundle:
     fragment_length: int
     min_length: int
     scores_frameless: bool
-    row_rule: Literal["mean", "max"]
+    row_rule: RowRule
     nucleotide: Path
     protein: Path
     head: Path
     threshold: float
+    presets: dict[str, Thresholds]
     calibration: Calibration
     weak_below: int
     digests: dict[str, str]
     fingerprint: str
+
+    @property
+    def rules(self) -> Rules:
+        """What turns its scores into calls."""
+        return Rules(
+            name=self.name,
+            fingerprint=self.fingerprint,
+            fragment_length=self.fragment_length,
+            min_length=self.min_length,
+            scores_frameless=self.scores_frameless,
+            row_rule=self.row_rule,
+            calibration=self.calibration,
+            threshold=self.threshold,
+            presets=self.presets,
+        )
 
     def encoder(self, role: str) -> Path:
         """Checkpoint of the encoder of ``role`` nucleotide or protein."""
@@ -185,10 +173,6 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
         if settings["frameless"] not in ("score", "skip") or settings["rows"] not in ("mean", "max"):
             raise ModelError(f"{path}: 'frameless' is score or skip, 'rows' is mean or max.")
         files = {role: folder / _plain_name(settings[role]) for role in ("nucleotide", "protein", "head")}
-        line = settings["calibration"]
-        calibration = Calibration(
-            tuple(line["lengths"]), tuple(line["slope"]), tuple(line["intercept"]), float(line["exponent"])
-        )
         for file in files.values():
             if not file.is_file():
                 raise ModelError(f"model {settings['name']}: {file} is missing. Bring the whole bundle folder.")
@@ -203,7 +187,8 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
             scores_frameless=settings["frameless"] == "score",
             row_rule=settings["rows"],
             threshold=float(settings["threshold"]),
-            calibration=calibration,
+            presets=read_presets(settings.get("presets") or {}),
+            calibration=read_calibration(settings["calibration"]),
             weak_below=int(settings.get("weak_below", 0)),
             digests=digests,
             fingerprint=_fingerprint(settings, digests),
@@ -283,7 +268,7 @@ def _file_digest(path: Path, recorded: dict[str, Any] | None) -> str:
 
 
 def _fingerprint(settings: dict[str, Any], digests: dict[str, str]) -> str:
-    """Identity of all that changes a score; prose (provenance, name) does not."""
+    """Identity of all that changes a score; thresholds and prose (provenance, name) do not."""
     keys = ("schema", "fragment_length", "min_length", "frameless", "rows", "calibration")
     lines = [f"{key}={settings[key]!r}\n" for key in keys] + [f"{role}={digests[role]}\n" for role in sorted(digests)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

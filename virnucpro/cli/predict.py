@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
-from virnucpro.config import DTYPES, make_config
+from virnucpro.cli.call import CALL_SETTINGS, call_options, format_option
+from virnucpro.config import DTYPES, TableFormat, make_config
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
+from virnucpro.request import Options
+from virnucpro.samples import Sample, read_samplesheet
 
 _EPILOG = """\
 Results in DIR, prefixed by the input's name: .sequences.tsv (a row for every input sequence),
@@ -27,6 +30,8 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option("-o", "--output", "--output-dir", "output", type=Path, help="Directory for the results. [required]")
+@click.option("--samplesheet", type=Path, help="Table of samples: sample, path and, for pairs, path2.")
+@click.option("--reference", help="FASTA that the reads of a CRAM were aligned to.")
 @click.option(
     "-m", "--model", help="lite (bundled), 300 or 500 (published), a bundle folder or a head.  [default: lite]"
 )
@@ -38,7 +43,8 @@ Examples:
     type=click.IntRange(min=3),
     help="The same, also where the model was trained on another; for a head, what it was trained on.",
 )
-@click.option("--threshold", type=click.FloatRange(0, 1), help="p_virus called virus.  [default: the model's]")
+@call_options
+@format_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
 @click.option("--gpus", help="Physical GPUs to use, such as 0,1; one process each.")
@@ -58,6 +64,8 @@ Examples:
 @click.option("--keep-intermediate", is_flag=True, help="Also write .rows.tsv.gz: every kept frame with its scores.")
 @click.option("--keep-embeddings", is_flag=True, help="Keep embeddings and features in DIR/run.")
 @click.option("--legacy-output", is_flag=True, help="Also write the published program's two result files.")
+@click.option("--no-report", is_flag=True, help="Do not write .report.html and the files for MultiQC.")
+@click.option("--plots", type=click.Choice(["png", "svg", "pdf"]), help="Also write figures: DIR/STEM.plots/.")
 @click.option("--no-progress", is_flag=True, help="No progress bars.")
 @click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -75,6 +83,11 @@ def predict(
     keep_intermediate: bool,
     keep_embeddings: bool,
     legacy_output: bool,
+    table_format: TableFormat,
+    samplesheet: Path | None,
+    reference: str | None,
+    no_report: bool,
+    plots: str | None,
     no_progress: bool,
     quiet: bool,
     verbose: bool,
@@ -82,16 +95,18 @@ def predict(
 ) -> None:
     """Tell which sequences of INPUT are viral.
 
-    INPUT is FASTA or FASTQ, plain or gz, bz2, xz, zst (told by content); - is stdin. Each input gets
-    its own results.
+    INPUT is FASTA or FASTQ, plain or gz, bz2, xz, zst, or BAM, CRAM or SAM (told by content); - is stdin.
+    Each input, or each sample of a sheet, gets its own results.
     """
-    if not inputs:
+    samples: list[str | Sample] = [*inputs, *(read_samplesheet(samplesheet) if samplesheet is not None else ())]
+    if not samples:
         raise UsageError("no input. Name a FASTA or FASTQ file, or - for stdin: virnucpro predict in.fasta -o DIR")
     if output is None:
         raise UsageError("no output directory. Name one with -o DIR.")
     if resume and (fresh or force):
         raise UsageError("--resume goes on and --fresh or --force starts over: choose one.")
-    kinds = {"fragment_length": "science", "threshold": "science", "dtype": "science", "unit_rows": "layout"}
+    science = dict.fromkeys(("fragment_length", "dtype", *CALL_SETTINGS), "science")
+    kinds = science | {"unit_rows": "layout"}
     options = {f"{kinds.get(name, 'runtime')}.{name}": value for name, value in settings.items()}
     given_length = options["science.fragment_length"]
     if expected_length is not None and given_length not in (None, expected_length):
@@ -102,16 +117,23 @@ def predict(
 
     from virnucpro import pipeline  # noqa: PLC0415 - brings torch, which --help should not wait for
 
-    pipeline.predict(
-        inputs,
-        output,
-        make_config(config_file, options),
-        fresh=fresh,
-        force=force,
+    wanted = Options(
         keep_intermediate=keep_intermediate,
         keep_embeddings=keep_embeddings,
         legacy_output=legacy_output,
         is_length_meant=expected_length is not None,
+        table_format=table_format,
+        reference=reference,
+        with_report=not no_report,
+        plots=plots,
+    )
+    pipeline.predict(
+        samples,
+        output,
+        make_config(config_file, options),
+        options=wanted,
+        fresh=fresh,
+        force=force,
         show_bars=not (no_progress or quiet),
     )
 

@@ -3,7 +3,7 @@
 ``prediction_results.txt``: a line a kept frame. ``prediction_results_highestscore.csv`` (tab-separated):
 a line a window, virus when the largest virus score over its frames is >= the largest other score;
 windows are told apart by name alone, as published, so that equal ids fall together, and come sorted
-by name. Windows without a kept frame are in neither.
+by name. Windows without a kept frame, and frames that could not be computed, are in neither.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-RESULT_COLUMNS = ("Sequence_ID", "Prediction", "score1", "score2")
-HIGHEST_COLUMNS = ("Modified_ID", "Is_Virus")
+from virnucpro.report import schema
+
+RESULT_COLUMNS = schema.LEGACY_RESULTS.header
+HIGHEST_COLUMNS = schema.LEGACY_HIGHEST.header
 
 
 def result_lines(names: list[bytes], scores: NDArray[np.float32]) -> bytes:

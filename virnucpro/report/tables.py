@@ -1,4 +1,4 @@
-"""The lines of the result tables.
+"""What the result tables hold, column by column.
 
 Names are bytes and are written back as they were read. Coordinates are 1-based and closed. A value
 that is not there is ``NA``. Probabilities have four decimals.
@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.bundles import Bundle
-from virnucpro.report.calls import CALL_NAMES, STATUS_NAMES, Answers, reasons
+from virnucpro.bundles.rules import Rules
+from virnucpro.report import schema
+from virnucpro.report.calls import CALL_NAMES, EVIDENCE_NAMES, FAILED, STATUS_NAMES, Answers, failure, reasons
 from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
 
-SEQUENCE_COLUMNS = (
-    "name", "length", "num_fragments", "num_rows", "call", "p_virus", "evidence", "status", "reason",
-)  # fmt: skip
-FRAGMENT_COLUMNS = ("name", "fragment", "start", "stop", "num_rows", "p_virus", "evidence")
-ROW_COLUMNS = ("name", "frame", "start", "stop", "nucleotide", "protein", "score_other", "score_virus")
+SEQUENCE_COLUMNS = schema.SEQUENCES.header
+FRAGMENT_COLUMNS = schema.FRAGMENTS.header
+ROW_COLUMNS = schema.ROWS.header
+
+Cells = Sequence[Sequence[bytes | int]]
+"""The columns of some lines, in the order of the table's schema: text as it stands in TSV, or numbers."""
+
+NOTHING = b"NA"
 
 _GZIP_LEVEL = 4  # level 6 takes twice the time for 4 % less
 
@@ -48,46 +52,38 @@ def open_output(path: Path, columns: Sequence[str] = ()) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def sequence_lines(
-    bundle: Bundle, names: list[bytes], lengths: NDArray[np.int64], sums: NDArray[np.void], answers: Answers
-) -> bytes:
-    """A line for each sequence."""
-    why = reasons(bundle)
-    calls = {call: name.encode() for call, name in CALL_NAMES.items()}
-    statuses = {status: name.encode() for status, name in STATUS_NAMES.items()}
-    columns = zip(
+def sequence_cells(
+    rules: Rules, names: list[bytes], lengths: NDArray[np.int64], sums: NDArray[np.void], answers: Answers
+) -> Cells:
+    """A line for each sequence, ``schema.SEQUENCES``."""
+    return (
         names,
         lengths.tolist(),
         sums["num_fragments"].tolist(),
         sums["num_rows"].tolist(),
-        answers.call.tolist(),
-        _probabilities(answers.p_virus),
+        _words(CALL_NAMES, answers.call),
+        _decimals(answers.p_virus),
+        _decimals(answers.fdr),
         _evidence(~np.isnan(answers.p_virus), answers.has_open_frame),
-        answers.status.tolist(),
-        strict=True,
-    )
-    return b"".join(
-        b"%b\t%d\t%d\t%d\t%b\t%b\t%b\t%b\t%b\n"
-        % (name, length, fragments, rows, calls[call], p_virus, evidence, statuses[status], why[status])
-        for name, length, fragments, rows, call, p_virus, evidence, status in columns
+        _top_regions(sums, ~np.isnan(answers.p_virus)),
+        _words(STATUS_NAMES, answers.status),
+        _reasons(rules, answers.status, sums),
     )
 
 
-def fragment_lines(
+def fragment_cells(
     names: list[bytes], fragments: NDArray[np.void], p_virus: NDArray[np.float64], num_open: NDArray[np.int64]
-) -> bytes:
-    """A line for each fragment; ``names`` are those of their sequences, all arrays (n,)."""
-    columns = zip(
+) -> Cells:
+    """A line for each fragment, ``schema.FRAGMENTS``; ``names`` are those of their sequences, all arrays (n,)."""
+    return (
         names,
         (fragments["index"] + 1).tolist(),
         (fragments["start"] + 1).tolist(),
         fragments["stop"].tolist(),
         num_open.tolist(),
-        _probabilities(p_virus),
+        _decimals(p_virus),
         _evidence(~np.isnan(p_virus), num_open > 0),
-        strict=True,
     )
-    return b"".join(b"%b\t%d\t%d\t%d\t%d\t%b\t%b\n" % line for line in columns)
 
 
 def row_names(names: list[bytes], rows: NDArray[np.void]) -> list[bytes]:
@@ -97,32 +93,67 @@ def row_names(names: list[bytes], rows: NDArray[np.void]) -> list[bytes]:
     return [b"%b_chunk_%d%b" % (name, fragment, suffixes[frame]) for name, fragment, frame in columns]
 
 
-def row_lines(
+def row_cells(
     names: list[bytes],
     rows: NDArray[np.void],
     nucleotides: Ragged,
     proteins: Ragged,
     scores: NDArray[np.float32],
-) -> bytes:
-    """A line for each row; ``names`` are the published ones."""
-    columns = zip(
+) -> Cells:
+    """A line for each row, ``schema.ROWS``; ``names`` are the published ones."""
+    return (
         names,
-        rows["frame"].tolist(),
+        _frames(rows),
         (rows["start"] + 1).tolist(),
         rows["stop"].tolist(),
         nucleotides.to_bytes(),
         proteins.to_bytes(),
-        scores[:, 0].tolist(),
-        scores[:, 1].tolist(),
-        strict=True,
+        _decimals(scores[:, 0]),
+        _decimals(scores[:, 1]),
     )
-    return b"".join(b"%b\t%+d\t%d\t%d\t%b\t%b\t%.4f\t%.4f\n" % line for line in columns)
 
 
-def _probabilities(values: NDArray[np.float64]) -> list[bytes]:
-    return [b"NA" if value != value else b"%.4f" % value for value in values.tolist()]  # noqa: PLR0124 - NaN
+def failed_cells(names: list[bytes], rows: NDArray[np.void]) -> Cells:
+    """A line for each row, ``schema.FAILED_ROWS``; ``names`` are those of their sequences."""
+    return (names, _frames(rows), (rows["start"] + 1).tolist(), rows["stop"].tolist())
+
+
+def _decimals(values: NDArray[np.floating]) -> list[bytes]:
+    return [NOTHING if value != value else b"%.4f" % value for value in values.tolist()]  # noqa: PLR0124 - NaN
+
+
+def _words(words: Mapping[int, str], numbers: NDArray[np.int64]) -> list[bytes]:
+    choices = {number: word.encode() for number, word in words.items()}
+    return [choices[number] for number in numbers.tolist()]
+
+
+def _frames(rows: NDArray[np.void]) -> list[bytes]:
+    texts = {frame: b"%+d" % frame if frame else b"0" for frame in FRAME_NAMES}
+    return [texts[frame] for frame in rows["frame"].tolist()]
 
 
 def _evidence(scored: NDArray[np.bool_], has_open_frame: NDArray[np.bool_]) -> list[bytes]:
-    choices: NDArray[Any] = np.array([b"NA", b"nucleotide", b"protein+nucleotide"])
-    return list(choices[np.where(scored, 1 + has_open_frame.astype(np.int64), 0)].tolist())
+    words = {0: NOTHING.decode(), **dict(enumerate(EVIDENCE_NAMES, 1))}
+    return _words(words, np.where(scored, 1 + has_open_frame.astype(np.int64), 0))
+
+
+def _top_regions(sums: NDArray[np.void], scored: NDArray[np.bool_]) -> list[bytes]:
+    """Where the best fragment lies; of a sequence that is one fragment there is nothing to point at."""
+    columns = zip(
+        (scored & (sums["num_fragments"] > 1)).tolist(),
+        (sums["top_start"] + 1).tolist(),
+        sums["top_stop"].tolist(),
+        strict=True,
+    )
+    return [b"%d-%d" % (start, stop) if has_choice else NOTHING for has_choice, start, stop in columns]
+
+
+def _reasons(rules: Rules, status: NDArray[np.int64], sums: NDArray[np.void]) -> list[bytes]:
+    why = reasons(rules)
+    texts = [why.get(number, NOTHING) for number in status.tolist()]
+    for place in np.flatnonzero(status == FAILED).tolist():
+        num_failed, num_rows, num_frameless = (
+            int(sums[name][place]) for name in ("num_failed", "num_rows", "num_frameless")
+        )
+        texts[place] = failure(num_failed, num_rows + num_frameless)
+    return texts

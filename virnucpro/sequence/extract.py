@@ -37,16 +37,18 @@ _SEQUENCES, _FRAGMENTS, _ROWS, _PIECES = range(4)
 
 @dataclass(frozen=True)
 class InputSummary:
-    """What one input held.
+    """What one input held: a file, or the two files of a pair.
 
     Attributes:
-        source: file name, or ``<stdin>``.
-        format: ``fasta``, ``fastq`` or ``empty``.
+        source: file name, or ``<stdin>``; of a pair, the first.
+        format: ``fasta``, ``fastq``, ``bam``, ``cram``, ``sam`` or ``empty``.
         compression: ``none``, ``gzip``, ``bzip2``, ``xz`` or ``zstd``.
         num_sequences: records read.
         num_bases: their bases.
         first_sequence: number of its first record in the run.
         sha256: hex digest of the raw bytes.
+        mate_source: name of a pair's second file; empty where there is none.
+        mate_sha256: hex digest of its raw bytes.
     """
 
     source: str
@@ -56,6 +58,8 @@ class InputSummary:
     num_bases: int
     first_sequence: int
     sha256: str
+    mate_source: str = ""
+    mate_sha256: str = ""
 
 
 class _OpenUnit(NamedTuple):
@@ -231,17 +235,95 @@ class _UnitBuilder:
         return table
 
 
+def _pair_blocks(first: SequenceFile, second: SequenceFile) -> Iterator[RecordBlock]:
+    """All records of the first file, then all of the second; their names end in ``/1`` and ``/2``.
+
+    Raises:
+        InputError: the files do not hold mates, one for one, in the same order.
+    """
+    digests: list[NDArray[np.uint32]] = []
+    for block in first.blocks():
+        _refuse_alignments(first)
+        ids, names = _ids_and_names(block.names, b"/1")
+        digests.append(_short_digests(ids))
+        yield RecordBlock(names, block.bases)
+    expected = np.concatenate(digests) if digests else np.empty(0, dtype=np.uint32)
+    num_read = 0
+    for block in second.blocks():
+        _refuse_alignments(second)
+        ids, names = _ids_and_names(block.names, b"/2")
+        found = _short_digests(ids)
+        _check_mates(found, expected[num_read : num_read + len(found)], block.names, num_read, first, second)
+        num_read += len(found)
+        yield RecordBlock(names, block.bases)
+    if num_read < len(expected):
+        raise InputError(
+            shown(second.source),
+            f"holds {num_read:,} records, and {shown(first.source)}, the other file of the pair, {len(expected):,}. "
+            f"{_PAIR_ADVICE}",
+        )
+
+
+_PAIR_ADVICE = "Both must hold the same reads in the same order (`seqkit pair` makes them so)."
+
+
+def _refuse_alignments(file: SequenceFile) -> None:
+    if file.format in ("bam", "cram", "sam"):
+        raise InputError(
+            shown(file.source),
+            f"is {file.format.upper()} and given as one file of a pair. Give it alone: it tells mates apart itself.",
+        )
+
+
+def _ids_and_names(names: Ragged, ending: bytes) -> tuple[Ragged, Ragged]:
+    """What mates have in common, and what tells them apart."""
+    ids = [name.removesuffix(ending) for name in names.to_bytes()]
+    return Ragged.from_bytes(ids), Ragged.from_bytes(name + ending for name in ids)
+
+
+def _short_digests(ids: Ragged) -> NDArray[np.uint32]:
+    """(n,) four bytes for each id: files that do not match differ in more records than may fall together."""
+    return hash_strings(ids.values, ids.offsets)[:, 0].astype(np.uint32)
+
+
+def _check_mates(
+    found: NDArray[np.uint32],
+    expected: NDArray[np.uint32],
+    names: Ragged,
+    num_before: int,
+    first: SequenceFile,
+    second: SequenceFile,
+) -> None:
+    """Refuse a record of the second file that is not the mate of the same record of the first."""
+    differs = np.flatnonzero(found[: len(expected)] != expected)
+    if len(differs):
+        at = int(differs[0])
+        name = names[at].tobytes().decode(errors="backslashreplace")
+        raise InputError(
+            shown(second.source),
+            f"record {num_before + at + 1:,}, {name}, has another id than record {num_before + at + 1:,} of "
+            f"{shown(first.source)}, the other file of the pair. {_PAIR_ADVICE}",
+        )
+    if len(found) > len(expected):
+        raise InputError(
+            shown(second.source),
+            f"holds more records than {shown(first.source)}, the other file of the pair, which ends after "
+            f"{num_before + len(expected):,}. {_PAIR_ADVICE}",
+        )
+
+
 class Extraction:
     """The extraction of some inputs into units.
 
     Args:
-        sources: paths, or ``-`` for standard input.
+        sources: an item an input: a path, ``-`` for standard input, or the two files of a pair.
         fragment_length: bases of a fragment, at least 3.
         min_length: records with fewer bases, or fewer unambiguous ones, are marked so
             (``Status.TOO_SHORT``, ``Status.AMBIGUOUS``); they are cut all the same.
         unit_rows: rows of a unit; one fragment's rows always stay together.
         score_frameless: a fragment without a kept frame gives one row of frame 0.
         block_bytes: how much is read at a time; changes nothing in the units.
+        reference: FASTA file that the reads of CRAM inputs were aligned to.
 
     Attributes:
         inputs: one summary for each input that was read to its end.
@@ -251,25 +333,27 @@ class Extraction:
 
     def __init__(
         self,
-        sources: Sequence[str],
+        sources: Sequence[str | tuple[str, str]],
         fragment_length: int,
         min_length: int,
         unit_rows: int,
         score_frameless: bool = False,
         block_bytes: int = BLOCK_BYTES,
+        reference: str | None = None,
     ) -> None:
         if fragment_length < 3:
             raise UsageError(f"the fragment length must be at least 3, not {fragment_length}")
         if unit_rows < 1:
             raise UsageError(f"a unit must have at least 1 row, not {unit_rows}")
-        if list(sources).count(STDIN) > 1:
+        self._inputs = tuple((item,) if isinstance(item, str) else item for item in sources)
+        if [path for paths in self._inputs for path in paths].count(STDIN) > 1:
             raise InputError(STDIN_NAME, "standard input can be read only once. Give '-' once.")
-        self.sources = tuple(sources)
         self.inputs: list[InputSummary] = []
         self.num_duplicate_names = 0
         self.duplicate_names: list[bytes] = []
         self._min_length = min_length
         self._block_bytes = block_bytes
+        self._reference = reference
         self._builder = _UnitBuilder(fragment_length, unit_rows, score_frameless)
         self._ids = SequenceIndex()
         self._num_sequences = 0
@@ -281,31 +365,33 @@ class Extraction:
             InputError: an input cannot be read as nucleotide sequences. Files that are missing or may
                 not be read are found before the first unit.
         """
-        for source in self.sources:
-            if source != STDIN and not _is_pipe(source):
-                open_source(source).close()
-        for source in self.sources:
-            yield from self._read(source)
+        for path in (path for paths in self._inputs for path in paths):
+            if path != STDIN and not _is_pipe(path):
+                open_source(path).close()
+        for paths in self._inputs:
+            yield from self._read(paths)
         if not self._builder.is_empty:
             yield self._builder.close()
 
-    def _read(self, source: str) -> Iterator[UnitTable]:
-        file = SequenceFile(source, self._block_bytes)
+    def _read(self, paths: tuple[str, ...]) -> Iterator[UnitTable]:
+        file, *mates = (SequenceFile(path, self._block_bytes, self._reference) for path in paths)
         first_sequence, num_bases = self._num_sequences, 0
-        for block in file.blocks():
+        for block in _pair_blocks(file, mates[0]) if mates else file.blocks():
             letters = normalise(block.bases.values)
             sequences = self._describe(block, letters)
             num_bases += len(letters)
             yield from self._builder.units(block, sequences, letters)
         self.inputs.append(
             InputSummary(
-                source=shown(source),
+                source=shown(file.source),
                 format=file.format,
                 compression=file.compression,
                 num_sequences=self._num_sequences - first_sequence,
                 num_bases=num_bases,
                 first_sequence=first_sequence,
                 sha256=file.sha256,
+                mate_source="".join(shown(mate.source) for mate in mates),
+                mate_sha256="".join(mate.sha256 for mate in mates),
             )
         )
 

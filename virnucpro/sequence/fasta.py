@@ -1,7 +1,8 @@
-"""Reading FASTA and FASTQ in blocks of records.
+"""Reading sequence files in blocks of records.
 
-Parsing is a state machine over bytes that stops and goes on anywhere, so that a chunk of input may end
-in the middle of whatever it likes; no Python object is made for a record.
+FASTA and FASTQ are parsed here, by a state machine over bytes that stops and goes on anywhere, so that a
+chunk of input may end in the middle of whatever it likes; no Python object is made for a record. Reads of
+BAM, CRAM and SAM come from ``alignments``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError
+from virnucpro.sequence.alignments import alignment_format, read_blocks
 from virnucpro.sequence.compiled import compiled
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.streams import InputStream, compression_of, shown
@@ -218,19 +220,21 @@ def _parse_fastq(chunk: NDArray[np.uint8], state: NDArray[np.int64], records: _R
 
 
 class SequenceFile:
-    """One input of FASTA or FASTQ records, whatever it is packed with.
+    """One input of FASTA or FASTQ records, whatever it is packed with, or of BAM, CRAM or SAM reads.
 
     Args:
         source: a path, or ``-`` for standard input.
         block_bytes: about how many bases a block holds.
+        reference: FASTA file that the reads of a CRAM were aligned to.
 
     Attributes:
-        format: ``fasta``, ``fastq``, or ``empty`` for an input without records.
+        format: ``fasta``, ``fastq``, ``bam``, ``cram``, ``sam``, or ``empty`` for a text without records.
     """
 
-    def __init__(self, source: str, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(self, source: str, block_bytes: int = BLOCK_BYTES, reference: str | None = None) -> None:
         self.source = source
         self.format = "empty"
+        self._reference = reference
         self._name = shown(source)
         self._block_bytes = block_bytes
         self._stream = InputStream(source, min(block_bytes, 1 << 18))
@@ -256,8 +260,18 @@ class SequenceFile:
         """The records in blocks of whole records; only a longer record makes a longer block.
 
         Raises:
-            InputError: this is not, or not only, FASTA or FASTQ of nucleotides.
+            InputError: this is not, or not only, nucleotide sequences in a format known here.
+            UsageError: reads aligned or unaligned, and no pysam to read them.
         """
+        file_format = alignment_format(self._stream.peek())
+        if not file_format:
+            yield from self._text_blocks()
+            return
+        self.format = file_format
+        for names, bases in read_blocks(self._stream, self._block_bytes, self._reference):
+            yield RecordBlock(Ragged.from_bytes(names), Ragged.from_bytes(bases))
+
+    def _text_blocks(self) -> Iterator[RecordBlock]:
         chunks = self._stream.chunks()
         head = _read_head(chunks)
         if not head or head.isspace():
@@ -365,11 +379,10 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 4096
 
 _FOREIGN: list[tuple[bytes, str]] = [
-    (rb"BAM\x01", "is a BAM file. Convert it with `samtools fasta`."),
-    (rb"CRAM", "is a CRAM file. Convert it with `samtools fasta`."),
+    (rb"BAM\x01|CRAM", "is a BAM or CRAM file that was packed once more. Unpack it first."),
     (
-        rb"@(HD|SQ|RG|PG)\t[A-Z][A-Za-z]:|@CO\t|[^>@\t\n][^\t\n]*\t\d+\t[^\t\n]+\t\d+\t\d+\t",
-        "is SAM text. Convert it with `samtools fasta`.",
+        rb"@(HD|SQ|RG|PG)\t[A-Z][A-Za-z]:|@CO\t",
+        "is SAM text packed with a program other than gzip. Unpack it first.",
     ),
     (rb"PK\x03\x04", "is a zip archive. Unpack it first."),
     (rb"NCBI\.sra", "is an SRA archive. Convert it with `fasterq-dump`."),
@@ -418,7 +431,9 @@ def _tell_format(name: str, head: bytes) -> str:
         return "fastq"
     line = head[: len(head) - len(text)].count(b"\n") + 1
     if re.search(rb"[^\t\n\v\f\r\x20-\x7e\x80-\xff]", head[:_HEAD_BYTES]):
-        raise InputError(name, "is neither FASTA nor FASTQ, and no text at all. Give sequences as FASTA or FASTQ.")
+        raise InputError(
+            name, "is no sequence file of a known format, and no text at all. Give FASTA, FASTQ, BAM, CRAM or SAM."
+        )
     if b"\n>" in head:
         raise InputError(name, "there is text before the first '>'. Remove it.", line)
     raise InputError(name, "is neither FASTA nor FASTQ: the first line begins with neither '>' nor '@'.", line)

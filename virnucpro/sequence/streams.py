@@ -22,7 +22,7 @@ from virnucpro.errors import InputError
 STDIN = "-"
 STDIN_NAME = "<stdin>"
 _READ_BYTES = 1 << 18
-_MAGIC_BYTES = 6
+_PEEK_BYTES = 1 << 12
 _FEED_BYTES = 1 << 13
 """Compressed bytes are unpacked in small bites, so that a very repetitive file stays small in memory."""
 
@@ -75,8 +75,8 @@ class InputStream:
         read_bytes: how much is read at once.
 
     Attributes:
-        compression: known once the first chunk was read.
-        sha256: hex digest of the raw bytes, known once :meth:`chunks` is exhausted.
+        compression: known once the first bytes were read.
+        sha256: hex digest of the raw bytes, known once :meth:`chunks` or :meth:`raw_chunks` is exhausted.
     """
 
     def __init__(self, source: str, read_bytes: int = _READ_BYTES) -> None:
@@ -84,6 +84,19 @@ class InputStream:
         self.compression = "none"
         self.sha256 = ""
         self._read_bytes = read_bytes
+        self._head = b""
+        self._rest = self._read()
+
+    def peek(self) -> bytes:
+        """The first raw bytes, some thousand unless the source is shorter; they are read again afterwards.
+
+        Raises:
+            InputError: the source cannot be read.
+        """
+        while len(self._head) < _PEEK_BYTES and (chunk := next(self._rest, b"")):
+            self._head += chunk
+        self.compression = compression_of(self._head)
+        return self._head
 
     def chunks(self) -> Iterator[bytes]:
         """The unpacked bytes, in chunks that are never empty.
@@ -91,19 +104,8 @@ class InputStream:
         Raises:
             InputError: the source cannot be read, is damaged or is cut off.
         """
-        raw = self.raw_chunks()
-        head = b""
-        for chunk in raw:
-            head += chunk
-            if len(head) >= _MAGIC_BYTES:
-                break
-        self.compression = compression_of(head)
-        if self.compression != "none":
-            yield from self._members(_chain(head, raw))
-            return
-        if head:
-            yield head
-        yield from raw
+        self.peek()
+        yield from self.raw_chunks() if self.compression == "none" else self._members(self.raw_chunks())
 
     def raw_chunks(self) -> Iterator[bytes]:
         """The bytes as they are, counted into the digest.
@@ -111,6 +113,11 @@ class InputStream:
         Raises:
             InputError: the source cannot be read.
         """
+        if self._head:
+            yield self._head
+        yield from self._rest
+
+    def _read(self) -> Iterator[bytes]:
         digest = hashlib.sha256()
         stream = open_source(self.source)
         try:
@@ -153,11 +160,6 @@ class InputStream:
                 shown(self.source),
                 f"the {self.compression} data is cut off before its end. Copy or download the file again.",
             )
-
-
-def _chain(head: bytes, raw: Iterator[bytes]) -> Iterator[bytes]:
-    yield head
-    yield from raw
 
 
 def _bites(raw: Iterator[bytes]) -> Iterator[bytes]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from virnucpro.bundles import Bundle
+from virnucpro.bundles.rules import Rules
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir, read_json, write_json
 
@@ -22,6 +23,31 @@ def features_made_from(bundle: Bundle, dtype: str, unit_digest: str) -> dict[str
     return {"unit_digest": unit_digest, "fingerprint": f"{bundle.fingerprint}/{dtype}"}
 
 
+class ScoredRun(Protocol):
+    """What results are made from: stored scores and the rules that turn them into calls. No model."""
+
+    @property
+    def dir(self) -> RunDir:
+        """Where the scores are."""
+
+    @property
+    def rules(self) -> Rules:
+        """From scores to calls."""
+
+    @property
+    def reporter(self) -> Reporter:
+        """Progress."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A finished run whose scores are on disk; see ``ScoredRun``."""
+
+    dir: RunDir
+    rules: Rules
+    reporter: Reporter
+
+
 @dataclass(frozen=True)
 class Run:
     """One run: where it lives, what model, how it is cut, and who is told how far it is.
@@ -33,7 +59,6 @@ class Run:
         fragment_length: nt.
         unit_rows: most rows in a unit.
         dtype: float32, bfloat16 or float16.
-        threshold: p_virus from which a sequence is called virus.
         reporter: progress.
     """
 
@@ -43,23 +68,29 @@ class Run:
     fragment_length: int
     unit_rows: int
     dtype: str
-    threshold: float
     reporter: Reporter
+
+    @property
+    def rules(self) -> Rules:
+        """What turns scores into calls."""
+        return self.bundle.rules
 
 
 @dataclass(frozen=True)
 class IndexedInput:
-    """One input file as extraction found it.
+    """One input, a file or the two files of a pair, as extraction found it.
 
     Attributes:
         source: as the user named it.
         stem: prefix of its result files.
-        format: fasta, fastq or empty.
+        format: fasta, fastq, bam, cram, sam or empty.
         compression: none, gzip, bzip2, xz or zstd.
         sha256: of the bytes as they are in the file.
         first_sequence: number of its first sequence in the run.
         num_sequences: how many.
         num_bases: of all its sequences.
+        mate_source: second file of a pair; empty where there is none.
+        mate_sha256: of its bytes.
     """
 
     source: str
@@ -70,6 +101,8 @@ class IndexedInput:
     first_sequence: int
     num_sequences: int
     num_bases: int
+    mate_source: str = ""
+    mate_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +136,11 @@ class Index:
     def num_sequences(self) -> int:
         """Sequences of all inputs."""
         return sum(item.num_sequences for item in self.inputs)
+
+    @property
+    def run_stem(self) -> str:
+        """Prefix of the files of the run as a whole."""
+        return self.inputs[0].stem if len(self.inputs) == 1 else "all"
 
     @property
     def num_rows(self) -> int:

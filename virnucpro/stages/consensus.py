@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro import store
+from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError
 from virnucpro.sequence.table import UnitTable, are_own_source
-from virnucpro.stages.base import Index, Run
+from virnucpro.stages.base import Index, ScoredRun
 
 SUM_DTYPE = np.dtype(
     [
@@ -25,11 +26,17 @@ SUM_DTYPE = np.dtype(
         ("num_fragments", "i8"),
         ("num_scored", "i8"),
         ("num_rows", "i8"),
+        ("num_frameless", "i8"),
         ("num_open", "i8"),
+        ("num_failed", "i8"),
+        ("top_log_odds", "f8"),
+        ("top_start", "i8"),
+        ("top_stop", "i8"),
     ]
 )
 """A sequence: extraction status, sum of its fragments' calibrated log-odds, how many fragments, how many of them have a
-score, rows (kept frames), and fragments with an open frame."""
+score, rows that are kept frames, rows that are whole fragments, scored fragments with an open frame, rows that could
+not be computed; and the highest log-odds of a fragment with where the first such lies (0-based half-open)."""
 
 _SMALLEST_SCORE = 1e-7  # of a float32 softmax; keeps the log finite
 
@@ -40,18 +47,25 @@ class ScoredUnit:
 
     Attributes:
         table: the unit.
-        scores: (n, 2) float32, not virus and virus.
-        log_odds: (f,) float64 calibrated log-odds of the fragments, NaN where there is no row.
+        scores: (n, 2) float32, not virus and virus; NaN where a row could not be computed.
+        log_odds: (f,) float64 calibrated log-odds of the fragments, NaN where there is no row with a score.
         num_open: (f,) int64, kept frames of each fragment (rows of frame 0 do not count).
+        num_failed: (f,) int64, rows of each fragment that could not be computed.
     """
 
     table: UnitTable
     scores: NDArray[np.float32]
     log_odds: NDArray[np.float64]
     num_open: NDArray[np.int64]
+    num_failed: NDArray[np.int64]
+
+    @property
+    def has_failed(self) -> NDArray[np.bool_]:
+        """(n,) whether each row could not be computed."""
+        return np.asarray(np.isnan(self.scores).any(axis=1))
 
 
-def run(run: Run, index: Index) -> NDArray[np.void]:
+def run(run: ScoredRun, index: Index) -> NDArray[np.void]:
     """Fill the sums of all sequences and return them, (num_sequences,) SUM_DTYPE, memory-mapped.
 
     Raises:
@@ -71,7 +85,7 @@ def run(run: Run, index: Index) -> NDArray[np.void]:
     return sums
 
 
-def scored_units(run: Run, index: Index) -> Iterator[ScoredUnit]:
+def scored_units(run: ScoredRun, index: Index) -> Iterator[ScoredUnit]:
     """Each unit in order, with a score for every row, duplicates of earlier rows included."""
     path = run.dir.row_scores
     path.unlink(missing_ok=True)
@@ -88,37 +102,39 @@ def scored_units(run: Run, index: Index) -> Iterator[ScoredUnit]:
             mine = known[rows]
             mine[own] = computed
             mine[~own] = known[source[~own]]
-            yield score_fragments(run, table, np.array(mine))
+            yield score_fragments(run.rules, table, np.array(mine))
     finally:
         path.unlink(missing_ok=True)
 
 
-def score_fragments(run: Run, table: UnitTable, scores: NDArray[np.float32]) -> ScoredUnit:
-    """Join the rows of each fragment by the bundle's rule."""
+def score_fragments(rules: Rules, table: UnitTable, scores: NDArray[np.float32]) -> ScoredUnit:
+    """Join the rows of each fragment by the bundle's rule; rows that could not be computed are left out."""
     num_rows = table.fragments["num_rows"].astype(np.int64)
-    starts = np.cumsum(num_rows) - num_rows
-    occupied = num_rows > 0
+    failed = np.asarray(np.isnan(scores).any(axis=1))
+    num_failed = _per_fragment(failed.astype(np.int64), num_rows)
+    num_open = _per_fragment((table.rows["frame"] != 0).astype(np.int64), num_rows)
+    num_computed = num_rows - num_failed
     log_odds = np.full(len(num_rows), np.nan)
-    num_open = np.zeros(len(num_rows), dtype=np.int64)
-    if occupied.any():
-        safe = np.maximum(scores.astype(np.float64), _SMALLEST_SCORE)
-        ranges = starts[occupied]
-        if run.bundle.row_rule == "max":
+    scored = num_computed > 0
+    if scored.any():
+        safe = np.log(np.maximum(scores[~failed].astype(np.float64), _SMALLEST_SCORE))
+        ranges = (np.cumsum(num_computed) - num_computed)[scored]
+        if rules.row_rule == "max":
             # The published rule: virus when the largest virus score is >= the largest other score.
             best = np.maximum.reduceat(safe, ranges, axis=0)
-            joined = np.log(best[:, 1]) - np.log(best[:, 0])
+            joined = best[:, 1] - best[:, 0]
         else:
-            joined = np.add.reduceat(np.log(safe[:, 1]) - np.log(safe[:, 0]), ranges) / num_rows[occupied]
-        lengths = (table.fragments["stop"] - table.fragments["start"])[occupied]
-        log_odds[occupied] = run.bundle.calibration.fragment_log_odds(joined, lengths)
-        num_open[occupied] = np.add.reduceat((table.rows["frame"] != 0).astype(np.int64), ranges)
-    return ScoredUnit(table, scores, log_odds, num_open)
+            joined = np.add.reduceat(safe[:, 1] - safe[:, 0], ranges) / num_computed[scored]
+        lengths = (table.fragments["stop"] - table.fragments["start"])[scored]
+        log_odds[scored] = rules.calibration.fragment_log_odds(joined, lengths)
+    return ScoredUnit(table, scores, log_odds, num_open, num_failed)
 
 
-def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logistic function."""
-    with np.errstate(over="ignore"):  # a genome's log-odds may pass 709; its probability is then 0
-        return np.asarray(1.0 / (1.0 + np.exp(-log_odds)), dtype=np.float64)
+def _per_fragment(values: NDArray[np.int64], num_rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(f,) sums of the rows' values."""
+    totals = np.concatenate([[0], np.cumsum(values)])
+    stops = np.cumsum(num_rows)
+    return np.asarray(totals[stops] - totals[stops - num_rows], dtype=np.int64)
 
 
 def _add(sums: NDArray[np.void], unit: ScoredUnit) -> None:
@@ -131,9 +147,31 @@ def _add(sums: NDArray[np.void], unit: ScoredUnit) -> None:
     count = int(position[-1]) + 1
     part = sums[first : first + count]
     scored = ~np.isnan(unit.log_odds)
+    _raise_tops(part, fragments[scored], position[scored], unit.log_odds[scored])
     # One after the other and not unit by unit: the sum is then the same to the last bit however the run is cut.
     np.add.at(part["log_odds"], position[scored], unit.log_odds[scored])
-    part["num_fragments"] += np.bincount(position, minlength=count)
-    part["num_scored"] += np.bincount(position[scored], minlength=count)
-    part["num_rows"] += np.bincount(position, weights=unit.num_open, minlength=count).astype(np.int64)
-    part["num_open"] += np.bincount(position[unit.num_open > 0], minlength=count)
+    num_rows = fragments["num_rows"].astype(np.int64)
+    for name, values in (
+        ("num_fragments", np.ones(len(fragments), dtype=np.int64)),
+        ("num_scored", scored),
+        ("num_rows", unit.num_open),
+        ("num_frameless", num_rows - unit.num_open),
+        ("num_open", (unit.num_open > 0) & scored),
+        ("num_failed", unit.num_failed),
+    ):
+        part[name] += np.bincount(position, weights=values, minlength=count).astype(np.int64)
+
+
+def _raise_tops(
+    part: NDArray[np.void], fragments: NDArray[np.void], position: NDArray[np.int64], log_odds: NDArray[np.float64]
+) -> None:
+    """Let sequences know their best fragment; call it before these are counted in ``num_scored``."""
+    # By sequence, then best first, then as they lie (the sort is stable): the first of each sequence is its best.
+    order = np.lexsort((-log_odds, position))
+    order = order[np.append(True, np.diff(position[order]) > 0)[: len(order)]]
+    here = part[position[order]]
+    is_higher = (here["num_scored"] == 0) | (log_odds[order] > here["top_log_odds"])
+    best = order[is_higher]
+    part["top_log_odds"][position[best]] = log_odds[best]
+    part["top_start"][position[best]] = fragments["start"][best]
+    part["top_stop"][position[best]] = fragments["stop"][best]

@@ -3,58 +3,44 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict, replace
 
 from virnucpro import store
-from virnucpro.errors import CountError, RunMismatchError, UsageError
+from virnucpro.errors import CountError, RunMismatchError
+from virnucpro.samples import Sample, samples_of
 from virnucpro.sequence.extract import Extraction
-from virnucpro.sequence.streams import digest_of
+from virnucpro.sequence.streams import digest_of, shown
 from virnucpro.sequence.table import UnitTable, are_own_source
 from virnucpro.stages.base import Index, IndexedInput, IndexedUnit, Run
 
 _log = logging.getLogger(__name__)
-_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".fasta", ".fastq", ".fna", ".ffn", ".fas", ".fa", ".fq")
 
 
-def stems_of(inputs: tuple[str, ...]) -> list[str]:
-    """Prefix of each input's results: its file name without the usual endings.
-
-    Raises:
-        UsageError: two inputs would write the same files.
-    """
-    stems: dict[str, str] = {}
-    for source in inputs:
-        stem = "stdin" if source == "-" else source.rstrip("/").rsplit("/", maxsplit=1)[-1]
-        while True:
-            ending = next((end for end in _SUFFIXES if stem.lower().endswith(end) and len(stem) > len(end)), None)
-            if ending is None:
-                break
-            stem = stem[: -len(ending)]
-        if stem in stems:
-            raise UsageError(
-                f"{stems[stem]} and {source} would both write {stem}.sequences.tsv. Rename one, or run them apart."
-            )
-        stems[stem] = source
-    return list(stems)
-
-
-def run(run: Run) -> Index:
+def run(run: Run, samples: tuple[Sample, ...] = (), reference: str | None = None) -> Index:
     """Cut the inputs into units, or check that they are the ones that were cut before.
+
+    Args:
+        run: the run.
+        samples: what its inputs are; a sample for each input where none are given.
+        reference: FASTA file that the reads of CRAM inputs were aligned to.
 
     Raises:
         InputError: an input cannot be read.
         RunMismatchError: the inputs are not those this run was made from.
     """
+    samples = samples or samples_of(run.inputs)
     if run.dir.index.exists():
         index = Index.read(run.dir)
-        _check_inputs(run, index)
+        _check_inputs(run, samples, index)
         _log.info("extract: done before, %s rows in %d units", f"{index.num_rows:,}", len(index.units))
-        return index
+        return _renamed(index, samples)
     extraction = Extraction(
-        run.inputs,
+        [sample.paths[0] if len(sample.paths) == 1 else sample.paths for sample in samples],
         fragment_length=run.fragment_length,
         min_length=run.bundle.min_length,
         unit_rows=run.unit_rows,
         score_frameless=run.bundle.scores_frameless,
+        reference=reference,
     )
     units: list[IndexedUnit] = []
     num_fragments = num_begun = 0
@@ -65,24 +51,20 @@ def run(run: Run) -> Index:
             num_fragments += len(table.fragments)
             num_begun += len(table.sequences)
             advance(len(table.sequences))
-    stems = stems_of(run.inputs)
     inputs = tuple(
-        IndexedInput(
-            source=item.source,
-            stem=stem,
-            format=item.format,
-            compression=item.compression,
-            sha256=item.sha256,
-            first_sequence=item.first_sequence,
-            num_sequences=item.num_sequences,
-            num_bases=item.num_bases,
-        )
-        for stem, item in zip(stems, extraction.inputs, strict=True)
+        IndexedInput(stem=sample.name, **asdict(item)) for sample, item in zip(samples, extraction.inputs, strict=True)
     )
     index = Index(inputs, tuple(units), num_fragments)
     if index.num_sequences != num_begun:
         raise CountError(f"{index.num_sequences} sequences were read, {num_begun} are in the units")
-    for item in inputs:
+    _warn(extraction)
+    index.write(run.dir)
+    return index
+
+
+def _warn(extraction: Extraction) -> None:
+    """Say what is odd about the inputs."""
+    for item in extraction.inputs:
         if item.num_sequences == 0:
             _log.warning("%s holds no sequences", item.source)
     if extraction.num_duplicate_names:
@@ -92,8 +74,6 @@ def run(run: Run) -> Index:
             extraction.num_duplicate_names,
             names,
         )
-    index.write(run.dir)
-    return index
 
 
 def _indexed(table: UnitTable, num_begun: int) -> IndexedUnit:
@@ -108,15 +88,28 @@ def _indexed(table: UnitTable, num_begun: int) -> IndexedUnit:
     )
 
 
-def _check_inputs(run: Run, index: Index) -> None:
-    now = [digest_of(source) for source in run.inputs]
-    then = [item.sha256 for item in index.inputs]
-    if len(now) != len(then):
-        raise RunMismatchError(run.dir.root, [("number of inputs", len(then), len(now))])
-    differences = [
-        (f"content of {source}", f"sha256 {old[:12]}", f"sha256 {new[:12]}")
-        for source, old, new in zip(run.inputs, then, now, strict=True)
-        if old != new
-    ]
+def _check_inputs(run: Run, samples: tuple[Sample, ...], index: Index) -> None:
+    if len(samples) != len(index.inputs):
+        raise RunMismatchError(run.dir.root, [("number of inputs", len(index.inputs), len(samples))])
+    differences: list[tuple[str, object, object]] = []
+    for sample, item in zip(samples, index.inputs, strict=True):
+        now, then = [digest_of(path) for path in sample.paths], list(filter(None, (item.sha256, item.mate_sha256)))
+        if len(now) != len(then):
+            differences.append((f"number of files of {sample.name}", len(then), len(now)))
+            continue
+        differences += [
+            (f"content of {path}", f"sha256 {old[:12]}", f"sha256 {new[:12]}")
+            for path, old, new in zip(sample.paths, then, now, strict=True)
+            if old != new
+        ]
     if differences:
-        raise RunMismatchError(run.dir.root, [(name, old, new) for name, old, new in differences])
+        raise RunMismatchError(run.dir.root, differences)
+
+
+def _renamed(index: Index, samples: tuple[Sample, ...]) -> Index:
+    """The index with the names of today: results carry those, whatever files and samples were called before."""
+    inputs = []
+    for sample, item in zip(samples, index.inputs, strict=True):
+        source, *mates = map(shown, sample.paths)
+        inputs.append(replace(item, stem=sample.name, source=source, mate_source="".join(mates)))
+    return replace(index, inputs=tuple(inputs))

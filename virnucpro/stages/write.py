@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.config import TABLE_FORMATS, TableFormat
 from virnucpro.errors import CountError
-from virnucpro.report import legacy, tables
-from virnucpro.report.calls import CALL_NAMES, STATUS_NAMES, Call, answer
-from virnucpro.run_dir import write_json
+from virnucpro.report import formats, legacy, schema, tables
+from virnucpro.report.calls import CALL_NAMES, STATUS_NAMES, Answers, Call, Calling, Judge, probability
+from virnucpro.report.region_files import RegionWriter, ScoredSequences
+from virnucpro.run_dir import RunDir, write_json
+from virnucpro.samples import SUMMARY_NAME
 from virnucpro.sequence.table import FRAME_NAMES
-from virnucpro.stages.base import Index, IndexedInput, Run
-from virnucpro.stages.consensus import ScoredUnit, probability, scored_units
+from virnucpro.stages.base import Index, IndexedInput, ScoredRun
+from virnucpro.stages.consensus import ScoredUnit, scored_units
 
 _log = logging.getLogger(__name__)
+
+_CALLS_IN_FASTA = (Call.VIRUS, Call.UNCERTAIN)
+"""Calls whose sequences are written beside the tables."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which results are asked for beside the ordinary ones.
+    """Which results are asked for.
 
     Attributes:
-        rows: ``.rows.tsv.gz`` (``--keep-intermediate``).
-        legacy: the published program's two files.
+        rows: ``.rows.tsv.gz`` too (``--keep-intermediate``).
+        legacy: the published program's two files too.
+        calling: what the user decided about calls.
+        format: of the tables of sequences, fragments and rows.
+        directory: where results go; None is the run's own.
     """
 
-    rows: bool
-    legacy: bool
+    rows: bool = False
+    legacy: bool = False
+    calling: Calling = field(default_factory=Calling)
+    format: TableFormat = "tsv"
+    directory: Path | None = None
 
 
 @dataclass
@@ -47,6 +62,9 @@ class Counts:
         fragments: number written.
         scored_fragments: how many of them have a score.
         frames: frame name to number of rows (``N0``: scored from nucleotides alone).
+        num_failed_rows: rows that could not be computed.
+        regions: kind to number of virus regions.
+        virus_fdr: estimated share of false calls among what is called virus; NaN where nothing is.
     """
 
     calls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALL_NAMES.values(), 0))
@@ -55,6 +73,20 @@ class Counts:
     fragments: int = 0
     scored_fragments: int = 0
     frames: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FRAME_NAMES.values(), 0))
+    num_failed_rows: int = 0
+    regions: dict[str, int] = field(default_factory=dict)
+    virus_fdr: float = float("nan")
+
+    def add_sequences(self, answers: Answers, lengths: NDArray[np.int64]) -> None:
+        """Count sequences; ``lengths`` are theirs in bases."""
+        for call, name in CALL_NAMES.items():
+            self.calls[name] += int((answers.call == call).sum())
+            self.bases[name] += int(lengths[answers.call == call].sum())
+        for status, name in STATUS_NAMES.items():
+            self.statuses[name] += int((answers.status == status).sum())
+        # The rate of the least likely one that is called virus is that of all of them.
+        rates = answers.fdr[answers.call == Call.VIRUS]
+        self.virus_fdr = float(np.fmax.reduce(rates, initial=self.virus_fdr))
 
 
 @dataclass(frozen=True)
@@ -80,19 +112,25 @@ class _NamedUnit:
         return [self.names[number] for number in (numbers - self.first).tolist()]
 
 
-def run(run: Run, index: Index, sums: NDArray[np.void], wanted: Wanted) -> list[Counts]:
+def run(run: ScoredRun, index: Index, sums: NDArray[np.void], wanted: Wanted) -> list[Counts]:
     """Write all results and return what was counted, an entry for each input.
 
     Raises:
         CountError: the results do not hold every sequence, fragment and row once.
+        UsageError: the library of the format is not installed.
     """
+    formats.require(wanted.format)
+    if not run.rules.presets and wanted.calling.preset != Calling.preset:
+        _log.warning("model %s has no presets: its threshold is used, %g", run.rules.name, run.rules.threshold)
+    results = RunDir(wanted.directory or run.dir.root)
     counted = []
     with run.reporter.stage("write", index.num_sequences, "sequences") as advance:
         units = _named_units(run, index)
         unit = next(units, None)
         for item in index.inputs:
             stop = item.first_sequence + item.num_sequences
-            with _InputWriter(run, item, sums, wanted) as writer:
+            judge = Judge(run.rules, wanted.calling, sums[item.first_sequence : stop])
+            with _InputWriter(results, item, sums, judge, wanted) as writer:
                 while unit is not None and unit.first < stop:
                     advance(writer.add(unit))
                     if unit.stop > stop:
@@ -101,13 +139,39 @@ def run(run: Run, index: Index, sums: NDArray[np.void], wanted: Wanted) -> list[
             counted.append(writer.counts)
     _check(index, counted)
     for item, counts in zip(index.inputs, counted, strict=True):
-        write_json(run.dir.result(item.stem, "summary.json"), _summary(run, item, counts))
+        _drop_stale(results, item.stem, counts, wanted)
+        write_json(results.result(item.stem, "summary.json"), _summary(run, item, counts, wanted.calling))
         calls = ", ".join(f"{number:,} {call}" for call, number in counts.calls.items())
         _log.info("%s: %s sequences: %s", item.source, f"{item.num_sequences:,}", calls)
     return counted
 
 
-def _named_units(run: Run, index: Index) -> Iterator[_NamedUnit]:
+def total(counted: list[Counts]) -> Counts:
+    """What was written for all inputs; ``virus_fdr`` is of one input alone and stays out."""
+    whole = Counts()
+    for counts in counted:
+        for name in ("calls", "statuses", "bases", "frames", "regions"):
+            ours, theirs = getattr(whole, name), getattr(counts, name)
+            for key, value in theirs.items():
+                ours[key] = ours.get(key, 0) + value
+        for name in ("fragments", "scored_fragments", "num_failed_rows"):
+            setattr(whole, name, getattr(whole, name) + getattr(counts, name))
+    return whole
+
+
+def output_digests(results: RunDir, index: Index) -> dict[str, str]:
+    """Digest of each result file that is there, by its path in the directory."""
+    digests = {}
+    for paths in (*(results.results(item.stem) for item in index.inputs), results.root.glob(SUMMARY_NAME)):
+        for path in paths:
+            with path.open("rb") as stream:
+                digests[str(path.relative_to(results.root))] = (
+                    f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+                )
+    return digests
+
+
+def _named_units(run: ScoredRun, index: Index) -> Iterator[_NamedUnit]:
     last_name = b""
     for unit in scored_units(run, index):
         names = unit.table.names.to_bytes()
@@ -120,37 +184,59 @@ def _named_units(run: Run, index: Index) -> Iterator[_NamedUnit]:
         yield _NamedUnit(unit, first, names)
 
 
+class _Fasta:
+    """A file of sequences as they were read, which come in pieces."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._is_open = False
+
+    def begin(self, name: bytes) -> None:
+        self._stream.write(b"%b>%b\n" % (b"\n" if self._is_open else b"", name))
+        self._is_open = True
+
+    def extend(self, piece: bytes) -> None:
+        self._stream.write(piece)
+
+    def end(self) -> None:
+        if self._is_open:
+            self._stream.write(b"\n")
+
+
 class _InputWriter:
     """The open result files of one input; they take their places when the block ends well."""
 
-    def __init__(self, run: Run, item: IndexedInput, sums: NDArray[np.void], wanted: Wanted) -> None:
-        self._run = run
+    def __init__(
+        self, results: RunDir, item: IndexedInput, sums: NDArray[np.void], judge: Judge, wanted: Wanted
+    ) -> None:
+        self._results = results
         self._sums = sums
+        self._judge = judge
         self._first = item.first_sequence
         self._stop = item.first_sequence + item.num_sequences
         self._stem = item.stem
         self._wanted = wanted
         self._files = ExitStack()
-        self._is_hit_open = False
+        self._failed: formats.TableWriter | None = None
         self.counts = Counts()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:  # a failure half-way closes what was opened
-
-            def table(suffix: str, columns: tuple[str, ...] = ()) -> IO[bytes]:
-                return stack.enter_context(tables.open_output(self._run.dir.result(self._stem, suffix), columns))
-
-            def legacy_table(name: str, columns: tuple[str, ...]) -> IO[bytes]:
-                return stack.enter_context(tables.open_output(self._run.dir.legacy_result(self._stem, name), columns))
-
-            self._sequences = table("sequences.tsv", tables.SEQUENCE_COLUMNS)
-            self._fragments = table("fragments.tsv.gz", tables.FRAGMENT_COLUMNS)
-            self._hits = table("virus.fna.gz")
-            self._rows = table("rows.tsv.gz", tables.ROW_COLUMNS) if self._wanted.rows else None
+            self._sequences = self._open_table(stack, schema.SEQUENCES)
+            self._fragments = self._open_table(stack, schema.FRAGMENTS)
+            self._rows = self._open_table(stack, schema.ROWS) if self._wanted.rows else None
+            self._sequences_of = {
+                call: _Fasta(stack.enter_context(tables.open_output(self._path(f"{CALL_NAMES[call]}.fna.gz"))))
+                for call in _CALLS_IN_FASTA
+            }
+            self._regions = stack.enter_context(RegionWriter(self._path))
+            self.counts.regions = self._regions.num_regions
             self._legacy = self._highest_file = None
             if self._wanted.legacy:
-                self._legacy = legacy_table("prediction_results.txt", legacy.RESULT_COLUMNS)
-                self._highest_file = legacy_table("prediction_results_highestscore.csv", legacy.HIGHEST_COLUMNS)
+                self._legacy = self._open_legacy(stack, "prediction_results.txt", legacy.RESULT_COLUMNS)
+                self._highest_file = self._open_legacy(
+                    stack, "prediction_results_highestscore.csv", legacy.HIGHEST_COLUMNS
+                )
                 self._highest = legacy.HighestScores()
             self._files = stack.pop_all()
         return self
@@ -162,18 +248,31 @@ class _InputWriter:
             if kind is not None:
                 files.__exit__(kind, error, trace)
                 return
-            if self._is_hit_open:
-                self._hits.write(b"\n")
+            for fasta in self._sequences_of.values():
+                fasta.end()
             if self._highest_file is not None:
                 self._highest_file.write(self._highest.lines())
 
     def add(self, named: _NamedUnit) -> int:
         """Write what of a unit belongs to this input; return how many sequences began in it."""
         self._add_rows(named)
+        self._add_failed_rows(named)
         self._add_fragments(named)
         begun = self._add_sequences(named)
-        self._add_hits(named)
+        self._add_pieces(named)
+        self._add_regions(named)
         return begun
+
+    def _path(self, suffix: str) -> Path:
+        return self._results.result(self._stem, suffix)
+
+    def _open_table(self, stack: ExitStack, table: schema.Table) -> formats.TableWriter:
+        file_format = self._wanted.format if self._wanted.format in table.files else "tsv"
+        path = self._path(table.suffix(file_format))
+        return stack.enter_context(formats.open_table(path, table, file_format))
+
+    def _open_legacy(self, stack: ExitStack, name: str, columns: tuple[str, ...]) -> IO[bytes]:
+        return stack.enter_context(tables.open_output(self._results.legacy_result(self._stem, name), columns))
 
     def _mine(self, numbers: NDArray[np.int64]) -> slice:
         """Where ascending sequence ``numbers`` are of this input."""
@@ -186,23 +285,19 @@ class _InputWriter:
         if not len(mine):
             return 0
         sums = self._sums[mine["number"][0] : mine["number"][-1] + 1]
-        answers = answer(self._run.bundle, self._run.threshold, sums)
+        answers = self._judge.answer(sums)
         names = named.names_of(mine["number"])
-        self._sequences.write(tables.sequence_lines(self._run.bundle, names, mine["length"], sums, answers))
-        for call, name in CALL_NAMES.items():
-            self.counts.calls[name] += int((answers.call == call).sum())
-            self.counts.bases[name] += int(mine["length"][answers.call == call].sum())
-        for status, name in STATUS_NAMES.items():
-            self.counts.statuses[name] += int((answers.status == status).sum())
+        self._sequences.write(tables.sequence_cells(self._judge.rules, names, mine["length"], sums, answers))
+        self.counts.add_sequences(answers, mine["length"])
         return len(mine)
 
     def _add_fragments(self, named: _NamedUnit) -> None:
         unit = named.unit
         mine = self._mine(unit.table.fragments["sequence"])
         fragments = unit.table.fragments[mine]
-        p_virus = probability(unit.log_odds[mine])
+        p_virus = probability(unit.log_odds[mine] + self._wanted.calling.shift)
         names = named.names_of(fragments["sequence"])
-        self._fragments.write(tables.fragment_lines(names, fragments, p_virus, unit.num_open[mine]))
+        self._fragments.write(tables.fragment_cells(names, fragments, p_virus, unit.num_open[mine]))
         self.counts.fragments += len(fragments)
         self.counts.scored_fragments += int((~np.isnan(p_virus)).sum())
 
@@ -218,25 +313,55 @@ class _InputWriter:
         names = tables.row_names(named.names_of(rows["sequence"]), rows)
         if self._rows is not None:
             strings = table.nucleotides.take(kept), table.proteins.take(kept)
-            self._rows.write(tables.row_lines(names, rows, *strings, scores))
+            self._rows.write(tables.row_cells(names, rows, *strings, scores))
         if self._legacy is not None:
+            computed = np.flatnonzero(~named.unit.has_failed[kept])
+            names, scores = [names[row] for row in computed.tolist()], scores[computed]
             self._legacy.write(legacy.result_lines(names, scores))
             self._highest.add(names, scores)
 
-    def _add_hits(self, named: _NamedUnit) -> None:
+    def _add_failed_rows(self, named: _NamedUnit) -> None:
+        table = named.unit.table
+        mine = self._mine(table.rows["sequence"])
+        rows = table.rows[mine][named.unit.has_failed[mine]]
+        if not len(rows):
+            return
+        if self._failed is None:
+            self._failed = self._open_table(self._files, schema.FAILED_ROWS)
+        self._failed.write(tables.failed_cells(named.names_of(rows["sequence"]), rows))
+        self.counts.num_failed_rows += len(rows)
+
+    def _add_pieces(self, named: _NamedUnit) -> None:
         table = named.unit.table
         mine = self._mine(table.piece_sequences)
         numbers = table.piece_sequences[mine]
         if not len(numbers):
             return
-        calls = answer(self._run.bundle, self._run.threshold, self._sums[numbers]).call
+        calls = self._judge.answer(self._sums[numbers]).call
         is_first = np.isin(numbers, table.sequences["number"])
-        for piece in np.flatnonzero(calls == Call.VIRUS).tolist():
+        for piece in np.flatnonzero(np.isin(calls, _CALLS_IN_FASTA)).tolist():
+            fasta = self._sequences_of[Call(calls[piece])]
             if is_first[piece]:
-                start = b"\n>" if self._is_hit_open else b">"
-                self._hits.write(start + named.names[int(numbers[piece]) - named.first] + b"\n")
-                self._is_hit_open = True
-            self._hits.write(table.pieces[mine.start + piece].tobytes())
+                fasta.begin(named.names[int(numbers[piece]) - named.first])
+            fasta.extend(table.pieces[mine.start + piece].tobytes())
+
+    def _add_regions(self, named: _NamedUnit) -> None:
+        table = named.unit.table
+        first, stop = max(named.first, self._first), min(named.stop, self._stop)
+        answers = self._judge.answer(self._sums[first:stop])
+        fragments, pieces = self._mine(table.fragments["sequence"]), self._mine(table.piece_sequences)
+        self._regions.add(
+            ScoredSequences(
+                first=first,
+                names=named.names[first - named.first : stop - named.first],
+                is_virus=answers.call == Call.VIRUS,
+                p_virus=answers.p_virus,
+                fragments=table.fragments[fragments],
+                log_odds=named.unit.log_odds[fragments],
+                pieces=table.pieces.slice(pieces.start, pieces.stop),
+                piece_sequences=table.piece_sequences[pieces],
+            )
+        )
 
 
 def _check(index: Index, counted: list[Counts]) -> None:
@@ -255,19 +380,32 @@ def _check(index: Index, counted: list[Counts]) -> None:
             raise CountError(f"{expected} {what} in, {written} out")
 
 
-def _summary(run: Run, item: IndexedInput, counts: Counts) -> dict[str, object]:
+def _drop_stale(results: RunDir, stem: str, counts: Counts, wanted: Wanted) -> None:
+    """Delete tables of earlier calls that these results contradict."""
+    for table in (schema.SEQUENCES, schema.FRAGMENTS, schema.ROWS):
+        for file_format in TABLE_FORMATS:
+            if file_format != wanted.format and (table is not schema.ROWS or wanted.rows):
+                results.result(stem, table.suffix(file_format)).unlink(missing_ok=True)
+    if not counts.num_failed_rows:
+        results.result(stem, schema.FAILED_ROWS.suffix("tsv")).unlink(missing_ok=True)
+
+
+def _summary(run: ScoredRun, item: IndexedInput, counts: Counts, calling: Calling) -> dict[str, Any]:
     return {
         "input": item.source,
-        "model": run.bundle.name,
-        "model_fingerprint": run.bundle.fingerprint,
-        "threshold": run.threshold,
+        "model": run.rules.name,
+        "model_fingerprint": run.rules.fingerprint,
+        **calling.described(run.rules),
         "num_sequences": item.num_sequences,
         "sequences_by_call": counts.calls,
         "sequences_by_status": counts.statuses,
+        "fdr_of_virus": None if math.isnan(counts.virus_fdr) else round(counts.virus_fdr, 4),
         "num_bases": item.num_bases,
         "bases_by_call": counts.bases,
         "num_fragments": counts.fragments,
         "num_fragments_scored": counts.scored_fragments,
         "num_rows": sum(counts.frames.values()),
         "rows_by_frame": counts.frames,
+        "num_rows_failed": counts.num_failed_rows,
+        "regions_by_kind": counts.regions,
     }

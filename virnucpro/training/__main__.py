@@ -1,4 +1,4 @@
-"""Train the bundled model, or evaluate a bundle: ``python -m virnucpro.training --help``."""
+"""Train the bundled model, calibrate or evaluate a bundle: ``python -m virnucpro.training --help``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ import torch
 from virnucpro.errors import VirNucProError
 from virnucpro.training.dev import DevSize
 from virnucpro.training.fit import Recipe
-from virnucpro.training.lite import evaluate_bundle, train_lite
+from virnucpro.training.genomes import load_genomes
+from virnucpro.training.insertions import measure_insertions
+from virnucpro.training.lite import calibrate_bundle, evaluate_bundle, train_lite
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the two commands; returns the exit code."""
+    """Run one of the commands; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         if arguments[:1] == ["evaluate"]:
             return _evaluate(arguments[1:])
+        if arguments[:1] == ["calibrate"]:
+            return _calibrate(arguments[1:])
+        if arguments[:1] == ["insertions"]:
+            return _insertions(arguments[1:])
         return _train(arguments)
     except VirNucProError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -33,7 +39,9 @@ def _train(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m virnucpro.training",
         description="Train the bundled model from scratch and write a bundle folder. The same command goes on where it "
-        "was stopped. 'python -m virnucpro.training evaluate --help' tells about the other command.",
+        "was stopped. 'python -m virnucpro.training evaluate --help' and '... calibrate --help',"
+        " '... insertions --help' tell about the other "
+        "commands.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, dev/ and manifest.tsv.gz")
     parser.add_argument("--output", type=Path, required=True, help="bundle folder to write")
@@ -68,6 +76,39 @@ def _evaluate(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     figures = evaluate_bundle(options.data, options.bundle, DevSize().scaled(options.dev_share))
     options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _calibrate(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m virnucpro.training calibrate",
+        description="Fit calibration and presets of a stored bundle on the dev part anew, write them into its "
+        "bundle.yaml and print its dev figures.",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder, changed in place")
+    parser.add_argument("--threads", type=int, default=1)
+    _add_dev_share(parser)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    figures = calibrate_bundle(load_genomes(options.data, "dev"), options.bundle, DevSize().scaled(options.dev_share))
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def _insertions(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m virnucpro.training insertions",
+        description="Put viruses of the dev part into its hosts, look for them, and write insertions.json.",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write insertions.json into")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[5, 6], help="a simulation for each (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    measure_insertions(options.data, options.bundle, options.output, options.seeds)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""From log-odds to probabilities: Platt's line a length, and how evidence adds up over fragments."""
+"""From log-odds to probabilities: Platt's line a length, how evidence adds up over fragments, how far both are off."""
 
 from __future__ import annotations
 
@@ -52,3 +52,29 @@ def fit_exponent(
         for exponent in candidates.tolist()
     ]
     return float(candidates[int(np.argmin(losses))])
+
+
+def calibration_error(
+    p_virus: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], num_bins: int = 15
+) -> float:
+    """Expected calibration error: how far the share of viruses is from the mean probability, over bins of equal weight.
+
+    Source: Naeini, Cooper and Hauskrecht (2015), with bins of equal mass instead of equal width.
+    """
+    order = np.argsort(p_virus, kind="stable")
+    p_virus, is_virus, weights = p_virus[order], is_virus[order], weights[order] / weights.sum()
+    bins = np.minimum((np.cumsum(weights) - weights / 2) * num_bins, num_bins - 1).astype(np.int64)
+    gaps = np.bincount(bins, weights=weights * (p_virus - is_virus))
+    return float(np.abs(gaps).sum())
+
+
+def threshold_at_fpr(
+    p_virus: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], highest_fpr: float
+) -> float:
+    """Least probability of four decimals that at most ``highest_fpr`` of the others reach."""
+    order = np.argsort(-p_virus[~is_virus], kind="stable")
+    others, mass = p_virus[~is_virus][order], np.cumsum(weights[~is_virus][order])
+    first_too_many = int(np.searchsorted(mass, highest_fpr * mass[-1] * (1 + 1e-12), side="right"))
+    if first_too_many == len(others):
+        return 0.0
+    return min(float(np.floor(others[first_too_many] * 1e4) + 1) / 1e4, 1.0)

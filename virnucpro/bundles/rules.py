@@ -1,0 +1,139 @@
+"""What of a bundle turns stored scores into calls. No weights: results can be written anew without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.config import PRESETS
+from virnucpro.errors import StoreError
+from virnucpro.run_dir import read_json, write_json
+
+SCHEMA = 1
+DEFAULT_PRESET = "balanced"
+
+RowRule = Literal["mean", "max"]
+
+
+class Thresholds(NamedTuple):
+    """Probabilities that part the calls: below the first not virus, from the second on virus, between uncertain."""
+
+    not_virus: float
+    virus: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """From a head's log-odds to a probability at equal prevalence.
+
+    Attributes:
+        lengths: fragment lengths (nt) the line was fitted at, ascending.
+        slope: one for each length.
+        intercept: one for each length.
+        exponent: how the evidence of ``n`` fragments grows: ``n ** exponent`` times their mean.
+    """
+
+    lengths: tuple[float, ...]
+    slope: tuple[float, ...]
+    intercept: tuple[float, ...]
+    exponent: float
+
+    def __post_init__(self) -> None:
+        if not len(self.lengths) == len(self.slope) == len(self.intercept) > 0:
+            raise ValueError("calibration: lengths, slope and intercept must be lists of one length")
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError("calibration: lengths must ascend")
+
+    def fragment_log_odds(self, log_odds: NDArray[np.float64], lengths_nt: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Calibrated log-odds of fragments; both arguments (n,)."""
+        slope = np.interp(lengths_nt, self.lengths, self.slope)
+        return slope * log_odds + np.interp(lengths_nt, self.lengths, self.intercept)
+
+    def sequence_log_odds(self, mean: NDArray[np.float64], num_fragments: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Log-odds of sequences from the mean calibrated log-odds of their fragments."""
+        return mean * np.power(np.maximum(num_fragments, 1), self.exponent)
+
+
+def read_calibration(content: Mapping[str, Any]) -> Calibration:
+    """A calibration as ``bundle.yaml`` and ``rules.json`` hold it.
+
+    Raises:
+        KeyError, TypeError, ValueError: it makes no sense.
+    """
+    return Calibration(
+        tuple(content["lengths"]),
+        tuple(content["slope"]),
+        tuple(content["intercept"]),
+        float(content["exponent"]),
+    )
+
+
+def read_presets(content: Mapping[str, Any]) -> dict[str, Thresholds]:
+    """Presets as ``bundle.yaml`` and ``rules.json`` hold them: none, or each of ``PRESETS``.
+
+    Raises:
+        TypeError, ValueError: they make no sense.
+    """
+    presets = {name: Thresholds(*map(float, pair)) for name, pair in dict(content).items()}
+    if presets and set(presets) != set(PRESETS):
+        raise ValueError(f"presets: expected {', '.join(PRESETS)}")
+    for name, (not_virus, virus) in presets.items():
+        if not 0 <= not_virus <= virus <= 1:
+            raise ValueError(f"presets: {name} is not two ascending probabilities")
+    return presets
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a bundle's scores become calls.
+
+    Attributes:
+        name: of the bundle.
+        fingerprint: of the bundle.
+        fragment_length: nt, what the head was trained on.
+        min_length: nt; shorter sequences get no call.
+        scores_frameless: whether fragments without an open frame are scored from nucleotides alone.
+        row_rule: how rows make a fragment.
+        calibration: from log-odds to probability.
+        threshold: probability from which a sequence is called virus where there are no presets.
+        presets: name to thresholds at equal prevalence; empty for a bundle that has none.
+    """
+
+    name: str
+    fingerprint: str
+    fragment_length: int
+    min_length: int
+    scores_frameless: bool
+    row_rule: RowRule
+    calibration: Calibration
+    threshold: float
+    presets: Mapping[str, Thresholds]
+
+    def thresholds(self, preset: str) -> Thresholds:
+        """Those of a preset; where the bundle has none, its threshold parts virus from not virus."""
+        return self.presets[preset] if self.presets else Thresholds(self.threshold, self.threshold)
+
+    def write(self, path: Path) -> None:
+        """Write them as JSON, atomically."""
+        write_json(path, {"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> Rules:
+        """Read what ``write`` wrote.
+
+        Raises:
+            StoreError: the file is damaged, or of another schema.
+        """
+        content: dict[str, Any] = read_json(path)
+        try:
+            if content.pop("schema") != SCHEMA:
+                raise StoreError(path, f"is of another schema than {SCHEMA}, which this program reads")
+            calibration, presets = read_calibration(content["calibration"]), read_presets(content["presets"])
+            return cls(**content | {"calibration": calibration, "presets": presets})
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(path, f"cannot be understood ({type(error).__name__}: {error})") from error

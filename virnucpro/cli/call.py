@@ -1,0 +1,101 @@
+"""``virnucpro call``, and the options about calls that it shares with ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from virnucpro.config import PRESETS, TABLE_FORMATS, TableFormat, make_config
+from virnucpro.logs import start_logging
+
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+CALL_SETTINGS = ("preset", "threshold", "fdr", "prevalence")
+_OPTIONS = (
+    click.option(
+        "--preset",
+        type=click.Choice(PRESETS),
+        help="The model's thresholds, as error rates of its own at equal prevalence.  [default: balanced]",
+    ),
+    click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        help="Instead of a preset: p_virus from which a sequence is called virus, and below which it is not.",
+    ),
+    click.option(
+        "--fdr",
+        type=click.FloatRange(0, 1),
+        help="Instead of a preset: call virus while at most this share of the calls is expected to be false.",
+    ),
+    click.option(
+        "--prevalence",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="Expected share of viral sequences; shifts p_virus and fdr.  [default: 0.5]",
+    ),
+)
+format_option = click.option(
+    "--format",
+    "table_format",
+    type=click.Choice(TABLE_FORMATS),
+    default="tsv",
+    show_default=True,
+    help="Of the tables of sequences, fragments and rows.",
+)
+
+_EPILOG = """\
+Reads the stored scores in RUN/run, no model. With the settings of predict it writes the same tables, byte for byte.
+
+\b
+Examples:
+  virnucpro call results --preset strict
+  virnucpro call results --fdr 0.05 --prevalence 0.02 -o results_fdr5
+"""
+
+
+def call_options(command: _Command) -> _Command:
+    """Give a command the options that decide on calls."""
+    return reduce(lambda wrapped, option: option(wrapped), reversed(_OPTIONS), command)
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@call_options
+@click.option("-o", "--output", type=Path, help="Directory for the results.  [default: RUN, where they are replaced]")
+@format_option
+@click.option("--keep-intermediate", is_flag=True, help="Also write .rows.tsv.gz: every kept frame with its scores.")
+@click.option("--legacy-output", is_flag=True, help="Also write the published program's two result files.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+def call(
+    run: Path,
+    output: Path | None,
+    table_format: TableFormat,
+    keep_intermediate: bool,
+    legacy_output: bool,
+    quiet: bool,
+    verbose: bool,
+    **settings: object,
+) -> None:
+    """Call the sequences of the finished run in RUN anew, with other thresholds, in seconds."""
+    config = make_config(None, {f"science.{name}": value for name, value in settings.items()})
+    start_logging(-1 if quiet else int(verbose))
+
+    from virnucpro.report.calls import Calling  # noqa: PLC0415 - brings numpy, which --help should not wait for
+    from virnucpro.stages import call as stage  # noqa: PLC0415
+    from virnucpro.stages.write import Wanted  # noqa: PLC0415
+
+    stage.run(
+        run,
+        Wanted(
+            rows=keep_intermediate,
+            legacy=legacy_output,
+            calling=Calling.from_settings(config.science),
+            format=table_format,
+            directory=output,
+        ),
+        show_bars=not quiet,
+    )

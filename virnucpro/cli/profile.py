@@ -1,0 +1,95 @@
+"""``virnucpro profile``."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+
+import click
+
+from virnucpro.config import DTYPES
+from virnucpro.errors import UsageError
+from virnucpro.logs import start_logging
+
+_QUIET_LOAD = 0.5
+_EPILOG = """\
+The figures are kept in the cache (VIRNUCPRO_CACHE, profiles/), for this model, device, float type, number
+of CPUs and version of torch. From then on predict takes token budgets and loader workers from there,
+unless its own options name others. Results do not change. Measure on a quiet machine.
+
+\b
+Examples:
+  virnucpro profile
+  virnucpro profile -m 500 --device cuda:0 --seconds 300
+  virnucpro profile --show --json
+  virnucpro profile --forget
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("-m", "--model", default="lite", show_default=True, help="Model to measure, as in predict.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps; the first of several."
+)
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Float type.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads in all.  [default: all it may use]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="About how long; a large model needs more to try large batches.",
+)
+@click.option("--show", is_flag=True, help="Print the saved figures; measure nothing.")
+@click.option("--forget", is_flag=True, help="Delete the saved figures; measure nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def profile(
+    model: str,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    seconds: float,
+    show: bool,
+    forget: bool,
+    as_json: bool,
+) -> None:
+    """Find the batch size and the numbers of processes that are fastest on this machine."""
+    if show and forget:
+        raise UsageError("--show prints the figures and --forget deletes them: choose one.")
+    start_logging(-1)
+
+    from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
+    from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
+    from virnucpro.tuning import measure, profiles  # noqa: PLC0415
+    from virnucpro.tuning.machine import dtype_name  # noqa: PLC0415
+    from virnucpro.tuning.profile_text import choice_text, profile_text  # noqa: PLC0415
+
+    place = choose_devices(device)[0]
+    float_type = dtype_name(dtype, place)
+    bundle = load_bundle(model, dtype=float_type)
+    if forget:
+        was_there = profiles.forget(profiles.key_of(bundle, place, float_type))
+        click.echo("The profile is deleted." if was_there else "There was no profile.")
+        return
+    if show:
+        found = profiles.find(bundle, place, float_type)
+        if found is None:
+            raise UsageError(f"there is no profile of {model} on {place} in {float_type}. Measure: virnucpro profile")
+        click.echo(json.dumps(asdict(found), indent=2) if as_json else profile_text(found))
+        return
+    measured = measure.measure(measure.ProfileSettings(bundle, place, float_type, threads or available_cpus(), seconds))
+    path = profiles.save(measured)
+    click.echo(json.dumps(asdict(measured), indent=2) if as_json else profile_text(measured))
+    if not as_json:
+        click.echo(f"\npredict takes from now on: {choice_text(measured)}\nkept in {path}")
+
+
+def _warn_if_busy(num_cpus: int) -> None:
+    load = os.getloadavg()[0]
+    if load > _QUIET_LOAD * num_cpus:
+        click.echo(
+            f"Warning: other programs keep {load:.1f} of {num_cpus} CPUs busy; the figures will hold for such a "
+            "machine. Measure again when it is quiet.",
+            err=True,
+        )

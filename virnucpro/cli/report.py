@@ -1,0 +1,48 @@
+"""``virnucpro report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virnucpro.errors import UsageError
+from virnucpro.logs import start_logging
+
+_EPILOG = """\
+RUN is the output directory of virnucpro predict; each input in it gets its own page, STEM.report.html, which
+stands alone and can be sent by mail. Nothing is computed again.
+
+\b
+Examples:
+  virnucpro report results
+  virnucpro report results -o contigs.html
+  virnucpro report results --plots pdf
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("run", type=Path)
+@click.option("-o", "--output", type=Path, help="The page, where RUN holds one input.  [default: RUN/STEM.report.html]")
+@click.option("--plots", "file_format", type=click.Choice(["png", "svg", "pdf"]), help="Also figures: RUN/STEM.plots/.")
+@click.option("--multiqc", is_flag=True, help="Also what MultiQC reads: RUN/STEM.virnucpro_mqc.json.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+def report(run: Path, output: Path | None, file_format: str | None, multiqc: bool, quiet: bool) -> None:
+    """Show the results of RUN as a page."""
+    start_logging(-1 if quiet else 0)
+
+    from virnucpro.report.multiqc import write_multiqc  # noqa: PLC0415 - --help should not wait for these
+    from virnucpro.report.page import write_report  # noqa: PLC0415
+    from virnucpro.report.plots import write_plots  # noqa: PLC0415
+    from virnucpro.report.results import stems_of  # noqa: PLC0415
+
+    stems = stems_of(run)
+    if output is not None and len(stems) > 1:
+        raise UsageError(f"{run} holds {len(stems)} inputs, and --output names one file. Leave --output out.")
+    for stem in stems:
+        click.echo(write_report(run, stem, output))
+        if file_format is not None:
+            click.echo(write_plots(run, stem, file_format))
+    if multiqc:
+        for path in write_multiqc(run, stems):
+            click.echo(path)

@@ -1,0 +1,101 @@
+"""What is asked of a run, in a form that can be stored and asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from virnucpro.config import Config, TableFormat, make_config
+from virnucpro.samples import Sample
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run writes beside the ordinary results, and what it must know of its inputs.
+
+    Attributes:
+        keep_intermediate: write ``.rows.tsv.gz``, every kept frame with its scores.
+        keep_embeddings: keep embeddings and merged features in ``run/``.
+        legacy_output: also write the published program's two files.
+        is_length_meant: cut fragments of the configured length though the model was trained on others.
+        table_format: of the result tables: tsv, parquet or jsonl.
+        reference: FASTA file that the reads of CRAM inputs were aligned to.
+        with_report: write ``.report.html`` and the files for MultiQC (of TSV tables).
+        plots: also write figures as png, svg or pdf.
+    """
+
+    keep_intermediate: bool = False
+    keep_embeddings: bool = False
+    legacy_output: bool = False
+    is_length_meant: bool = False
+    table_format: TableFormat = "tsv"
+    reference: str | None = None
+    with_report: bool = True
+    plots: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Inputs, settings and options of a run.
+
+    Attributes:
+        samples: what is read, in order.
+        config: settings.
+        options: what else is wanted.
+    """
+
+    samples: tuple[Sample, ...]
+    config: Config = field(default_factory=Config)
+    options: Options = field(default_factory=Options)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Files of all samples, in order."""
+        return tuple(path for sample in self.samples for path in sample.paths)
+
+    @property
+    def stems(self) -> list[str]:
+        """Prefix of each sample's results."""
+        return [sample.name for sample in self.samples]
+
+    @property
+    def run_stem(self) -> str:
+        """Prefix of the files of the run as a whole."""
+        return self.stems[0] if len(self.samples) == 1 else "all"
+
+    def as_record(self) -> dict[str, Any]:
+        """As JSON, with paths that hold in any folder."""
+        config, options = self.config, self.options
+        if Path(config.science.model).exists():
+            config = replace(config, science=replace(config.science, model=_absolute(config.science.model)))
+        if options.reference is not None:
+            options = replace(options, reference=_absolute(options.reference))
+        return {
+            "samples": [
+                {"name": sample.name, "paths": [_absolute(path) for path in sample.paths]} for sample in self.samples
+            ],
+            "settings": {
+                f"{kind}.{name}": value for kind, part in asdict(config).items() for name, value in part.items()
+            },
+            "options": asdict(options),
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Request:
+        """From what ``as_record`` gave."""
+        return cls(
+            tuple(_sample(item["name"], item["paths"]) for item in record["samples"]),
+            make_config(None, record["settings"]),
+            Options(**record["options"]),
+        )
+
+
+def _sample(name: str, paths: Sequence[str]) -> Sample:
+    first, *mate = paths
+    return Sample(name, (first, mate[0]) if mate else (first,))
+
+
+def _absolute(path: str) -> str:
+    return path if path == "-" else str(Path(path).absolute())

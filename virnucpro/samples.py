@@ -1,0 +1,206 @@
+"""Samples of a run: what is read together and reported together, named on the command line or in a sheet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnucpro.errors import InputError, UsageError
+from virnucpro.run_dir import atomic_write
+
+SUMMARY_NAME = "samples.tsv"
+SUMMARY_COLUMNS = (
+    "sample", "sequences", "bases", "virus", "uncertain", "not_virus", "no_call",
+    "percent_virus_sequences", "percent_virus_bases",
+)  # fmt: skip
+
+_REQUIRED, _OPTIONAL = ("sample", "path"), ("path2",)
+_SUFFIXES = (
+    *(".gz", ".bz2", ".xz", ".zst", ".bam", ".cram", ".sam"),
+    *(".fasta", ".fastq", ".fna", ".ffn", ".fas", ".fa", ".fq"),
+)
+_LONGEST_NAME_BYTES = 200
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample.
+
+    Attributes:
+        name: prefix of its result files.
+        paths: its file, or the two files of a pair; ``-`` is stdin.
+    """
+
+    name: str
+    paths: tuple[str] | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """What became of a sample.
+
+    Attributes:
+        name: of the sample.
+        sequences: call to number of sequences.
+        bases: call to number of bases.
+    """
+
+    name: str
+    sequences: Mapping[str, int]
+    bases: Mapping[str, int]
+
+
+def samples_of(inputs: Sequence[str | Sample]) -> tuple[Sample, ...]:
+    """A sample for each input; one that is a file is named like it, without the usual endings.
+
+    Raises:
+        UsageError: two inputs would write the same files.
+    """
+    samples: dict[str, Sample] = {}
+    for item in inputs:
+        sample = item if isinstance(item, Sample) else Sample(_name_of(item), (item,))
+        if sample.name in samples:
+            first = samples[sample.name].paths[0]
+            raise UsageError(
+                f"{first} and {sample.paths[0]} would both write {sample.name}.sequences.tsv. "
+                "Rename one, or run them apart."
+            )
+        samples[sample.name] = sample
+    return tuple(samples.values())
+
+
+def read_samplesheet(path: Path) -> tuple[Sample, ...]:
+    """The samples of a sheet, in its order.
+
+    A sheet is a table, comma- or tab-separated, with the columns ``sample``, ``path`` and, for pairs,
+    ``path2``. Paths are relative to the sheet. Empty lines and lines that begin with ``#`` are passed over.
+
+    Raises:
+        InputError: the sheet cannot be read or followed; the error has its line.
+    """
+    lines = _lines(path)
+    if not lines:
+        raise InputError(str(path), "is empty. A sample sheet has a line `sample,path` and a line for each sample.")
+    number, header = lines[0]
+    delimiter = "\t" if "\t" in header else ","
+    columns = _columns(path, number, _cells(path, number, header, delimiter))
+    lines_of: dict[str, int] = {}
+    samples = []
+    for number, line in lines[1:]:
+        cells = _cells(path, number, line, delimiter)
+        if len(cells) != len(columns):
+            raise InputError(str(path), f"{len(cells)} cells under {len(columns)} columns.", number)
+        sample = _sample(path, number, dict(zip(columns, cells, strict=True)))
+        key = sample.name.casefold()  # some file systems take A.tsv and a.tsv for one file
+        if key in lines_of:
+            raise InputError(
+                str(path), f"sample {sample.name} stands in line {lines_of[key]} too. Give each its own name.", number
+            )
+        lines_of[key] = number
+        samples.append(sample)
+    if not samples:
+        raise InputError(str(path), "names no samples. Add a line for each.", lines[0][0])
+    return tuple(samples)
+
+
+def write_summary(path: Path, samples: Iterable[SampleCounts]) -> None:
+    """Write a table with a line for each sample; percentages are ``NA`` where there is nothing to divide by."""
+    calls = ("virus", "uncertain", "not_virus", "no_call")
+    lines = ["\t".join(SUMMARY_COLUMNS)]
+    for sample in samples:
+        cells = [
+            sample.name,
+            sum(sample.sequences.values()),
+            sum(sample.bases.values()),
+            *(sample.sequences.get(call, 0) for call in calls),
+            _percent_virus(sample.sequences),
+            _percent_virus(sample.bases),
+        ]
+        lines.append("\t".join(map(str, cells)))
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _percent_virus(amounts: Mapping[str, int]) -> str:
+    total = sum(amounts.values())
+    return f"{100 * amounts.get('virus', 0) / total:.4f}" if total else "NA"
+
+
+def _name_of(source: str) -> str:
+    """The name of a file without directories and endings."""
+    name = "stdin" if source == "-" else source.rstrip("/").rsplit("/", maxsplit=1)[-1]
+    while ending := next((end for end in _SUFFIXES if name.lower().endswith(end) and len(name) > len(end)), None):
+        name = name[: -len(ending)]
+    return name
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Line numbers and lines, without empty ones and comments."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), "is no UTF-8 text. Save the sample sheet as CSV (UTF-8).") from error
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror}). Check its name.") from error
+    lines = enumerate(text.split("\n"), start=1)
+    return [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _cells(path: Path, number: int, line: str, delimiter: str) -> list[str]:
+    try:
+        (cells,) = csv.reader([line.rstrip("\r")], delimiter=delimiter, skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise InputError(str(path), f"is no line of a table ({error}). Check its quotes.", number) from error
+    return [cell.strip() for cell in cells]
+
+
+def _columns(path: Path, number: int, columns: list[str]) -> list[str]:
+    expected = "Name the columns sample, path and, for pairs, path2, separated by commas or tabs."
+    unknown = [column for column in columns if column not in _REQUIRED + _OPTIONAL]
+    if unknown:
+        raise InputError(str(path), f"unknown column {unknown[0]!r}. {expected}", number)
+    missing = [column for column in _REQUIRED if column not in columns]
+    if missing:
+        raise InputError(str(path), f"there is no column {missing[0]}. {expected}", number)
+    if len(set(columns)) < len(columns):
+        raise InputError(str(path), f"a column stands there twice. {expected}", number)
+    return columns
+
+
+def _sample(sheet: Path, number: int, cells: dict[str, str]) -> Sample:
+    name = cells["sample"]
+    if problem := _name_problem(name):
+        raise InputError(str(sheet), f"{problem} The name begins the names of the sample's result files.", number)
+    if not cells["path"]:
+        raise InputError(str(sheet), f"sample {name} has no path.", number)
+    path = _file(sheet, number, cells["path"])
+    if not cells.get("path2"):
+        return Sample(name, (path,))
+    mate = _file(sheet, number, cells["path2"])
+    if Path(path).samefile(mate):
+        raise InputError(str(sheet), f"path and path2 of sample {name} are the same file.", number)
+    return Sample(name, (path, mate))
+
+
+def _name_problem(name: str) -> str:
+    """Why a name cannot begin the names of files; empty where it can."""
+    if not name:
+        return "a sample has no name."
+    if name[0] in "-.":
+        return f"the sample name {name!r} begins with {name[0]!r}."
+    if "/" in name or "\\" in name or ".." in name or not name.isprintable():
+        return f"the sample name {name!r} holds a slash, two dots or a control character."
+    if len(name.encode()) > _LONGEST_NAME_BYTES:
+        return f"the sample name {name[:20]}... is longer than {_LONGEST_NAME_BYTES} bytes."
+    return ""
+
+
+def _file(sheet: Path, number: int, name: str) -> str:
+    path = sheet.parent / name
+    if not path.exists():
+        raise InputError(str(sheet), f"no such file: {path}. Paths are relative to the sample sheet.", number)
+    if path.is_dir():
+        raise InputError(str(sheet), f"{path} is a directory. Name a sequence file.", number)
+    return str(path)

@@ -46,7 +46,7 @@ def num_finished(out: Path) -> int:
 
 
 def kill_at_random(process, out: Path, rng: random.Random) -> Counter[str]:
-    """Kill one to three processes at a time, each time after some progress; returns how many of each kind."""
+    """Kill two to four processes at a time, each time after some progress; returns how many of each kind."""
     run, kills, before = psutil.Process(process.pid), Counter(), 0
     deadline = time.monotonic() + 1200
     while process.poll() is None and kills.total() < NUM_KILLS:
@@ -56,7 +56,7 @@ def kill_at_random(process, out: Path, rng: random.Random) -> Counter[str]:
             continue
         before = num_finished(out)
         time.sleep(rng.random() * 0.5)
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(2, 4)):
             try:
                 alive = descendants(run)
                 kind = rng.choice(sorted(alive))

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
-from conftest import mixed_records, result_bytes, start, write_fasta
+from conftest import mixed_records, open_dna, result_bytes, start, write_fasta
+from tiny_models import write_tiny_bundle
 
 from virnucpro import store
 from virnucpro.run_dir import RunDir
@@ -223,3 +225,39 @@ def test_help_imports_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+STARVED = """
+import resource, sys
+from pathlib import Path
+import torch
+from virnucpro import predict
+from virnucpro.config import make_config
+from virnucpro.logs import start_logging
+
+start_logging(0)
+fasta, out, model, spare = sys.argv[1:]
+settings = {"science.model": model, "runtime.device": "cpu", "runtime.threads": 1, "runtime.token_budget": 10_000_000}
+predict([fasta], Path(out) / "warm", make_config(None, settings | {"runtime.token_budget": 500}))
+mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + int(spare), resource.RLIM_INFINITY))
+predict([fasta], Path(out) / "starved", make_config(None, settings))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs the size of this process from /proc")
+def test_a_batch_that_does_not_fit_the_memory_is_halved_and_the_run_completes(tmp_path):
+    """The allocator itself refuses: said once, and every score is there."""
+    bundle = write_tiny_bundle(tmp_path / "bundle", protein_width=256)
+    fasta = write_fasta(tmp_path / "in.fasta", {f"s{i}": open_dna(300, seed=i) for i in range(1200)})
+    command = [sys.executable, "-c", STARVED, fasta, tmp_path, bundle, str(300 << 20)]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("out of memory; batches are halved") >= 1
+    warm, starved = (
+        store.read_arrays(RunDir(tmp_path / name).scores(0), "scores", "scores")["scores"]
+        for name in ("warm", "starved")
+    )
+    np.testing.assert_allclose(starved, warm, rtol=0, atol=1e-5)

@@ -19,7 +19,7 @@ import torch
 
 from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
-from virnucpro.config import Config
+from virnucpro.config import Config, RuntimeConfig
 from virnucpro.encoders.device import available_cpus, choose_devices, parse_dtype
 from virnucpro.errors import IncompleteRunError, UsageError
 from virnucpro.executors.base import Executor, Worker
@@ -36,6 +36,7 @@ from virnucpro.run_dir import RunDir, write_json
 from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
 from virnucpro.stages import classify, consensus, embed, extract, merge, write
 from virnucpro.stages.base import ROLES, Index, Run
+from virnucpro.tuning import profiles
 
 _log = logging.getLogger(__name__)
 
@@ -254,25 +255,41 @@ def _run_units(run: Run, index: Index, request: Request, devices: list[str]) -> 
     threads = runtime.threads or available_cpus()
     merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
     classifier = SerialExecutor("cpu", threads)
-    budgets = dict.fromkeys(ROLES, runtime.token_budget)
-    settings = embed.settings_for(devices[0], budgets, runtime.loader_workers, threads)
-    embedder = _embed_executor(devices, threads, settings.loader_workers, parallel=runtime.parallel)
+    settings, embedder = _embedding(run, runtime, devices, threads)
     embedded = embed.run(run, index, todo, embedder, settings)
     merged = merge.run(run, embedded, len(todo), merger)
     keep_embeddings = request.options.keep_embeddings
     classify.run(run, index, merged, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
 
 
-def _embed_executor(devices: list[str], threads: int, loader_workers: int, *, parallel: bool) -> Executor:
-    """One process a GPU; on the CPU this process alone, or several with ``parallel``.
+def _embedding(
+    run: Run, runtime: RuntimeConfig, devices: list[str], threads: int
+) -> tuple[embed.EmbedSettings, Executor]:
+    """Budgets, workers and processes: the user's, else those of a saved profile, else what suits most machines."""
+    profile = profiles.find(run.bundle, devices[0], run.dtype)
+    budgets, loader_workers, processes = dict.fromkeys(ROLES, runtime.token_budget), runtime.loader_workers, 0
+    if profile is not None:
+        _log.info("token budgets and workers from a profile of this machine (virnucpro profile --show)")
+        budgets = budgets if runtime.token_budget else profile.token_budgets
+        loader_workers = profile.loader_workers if loader_workers < 0 else loader_workers
+        # One process may have been best; --parallel asks for several all the same.
+        processes = profile.num_processes if profile.threads == threads and profile.num_processes > 1 else 0
+    settings = embed.settings_for(devices[0], budgets, loader_workers, threads)
+    return settings, _embed_executor(devices, threads, settings, processes, parallel=runtime.parallel)
+
+
+def _embed_executor(
+    devices: list[str], threads: int, settings: embed.EmbedSettings, processes: int, *, parallel: bool
+) -> Executor:
+    """One process a GPU; on the CPU this process alone, or several (``processes``, where known) with ``parallel``.
 
     Whoever owns DataLoader workers is a process apart, which may end when one of them is killed.
     """
     if devices == ["cpu"]:
         # Four threads a process: small matrices gain little from more.
-        processes = min(threads, max(2, threads // 4)) if parallel else 1
+        processes = (processes or min(threads, max(2, threads // 4))) if parallel else 1
         devices = ["cpu"] * processes
-    if len(devices) == 1 and not loader_workers:
+    if len(devices) == 1 and not settings.loader_workers:
         return SerialExecutor(devices[0], threads)
     return LocalExecutor([Worker(i, device, max(1, threads // len(devices))) for i, device in enumerate(devices)])
 

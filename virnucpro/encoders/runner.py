@@ -25,6 +25,8 @@ from virnucpro.errors import ModelError
 _LOG = logging.getLogger(__name__)
 
 _SECONDS_A_SIGN = 0.5
+_NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""How PyTorch's allocator for the CPU says it: there is no class for it."""
 
 Advance = Callable[[int, int], None]
 Reload = Callable[[torch.device, torch.dtype], Encoder]
@@ -250,5 +252,9 @@ def _embed_if_it_fits(encoder: Encoder, batch: PackedBatch) -> torch.Tensor | No
     # A function of its own: while the exception lives, its frames keep the tensors that filled the memory.
     try:
         return encoder.embed(batch)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
+        return None
+    except RuntimeError as error:
+        if _NO_HOST_MEMORY not in str(error):
+            raise
         return None

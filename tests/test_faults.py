@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -245,7 +246,7 @@ predict([fasta], Path(out) / "starved", make_config(None, settings))
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs the size of this process from /proc")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the size of this process from /proc")
 def test_a_batch_that_does_not_fit_the_memory_is_halved_and_the_run_completes(tmp_path):
     """The allocator itself refuses: said once, and every score is there."""
     bundle = write_tiny_bundle(tmp_path / "bundle", protein_width=256)

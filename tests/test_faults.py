@@ -108,30 +108,55 @@ def test_a_killed_worker_costs_at_most_its_units(undisturbed, tmp_path, tiny_bun
     assert result_bytes(tmp_path / "out", "in", "rows.tsv.gz") == expected
 
 
-def test_a_full_disk_is_exit_4_and_the_run_goes_on_when_there_is_room(undisturbed, tmp_path, tiny_bundle):
-    """No space left: one line with the file, and finished work is kept."""
-    fasta, expected = undisturbed
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, and how to make it another size."""
     disk = tmp_path / "disk"
     disk.mkdir()
+
+    def resize(size):
+        subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("this user may not mount a small disk")
-    try:
-        arguments = command(fasta, disk / "out", tiny_bundle)
-        process = start(*arguments)
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 4, err
-        assert "no space left" in err
-        assert "Traceback" not in err
-        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
-        again = start(*arguments)
-        _, err = again.communicate(timeout=300)
-        assert again.returncode == 0, err
-        assert result_bytes(disk / "out", "in", "rows.tsv.gz") == expected
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    yield disk, resize
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_exit_4_and_the_run_goes_on_when_there_is_room(undisturbed, small_disk, tiny_bundle):
+    """No space left: one line with the file, and finished work is kept."""
+    fasta, expected = undisturbed
+    disk, resize = small_disk
+    resize("400k")
+    arguments = command(fasta, disk / "out", tiny_bundle)
+    process = start(*arguments)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 4, err
+    assert "no space left" in err
+    assert "Traceback" not in err
+    resize("64m")
+    again = start(*arguments)
+    _, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert result_bytes(disk / "out", "in", "rows.tsv.gz") == expected
+
+
+def test_a_disk_on_which_the_run_cannot_end_is_refused_before_anything_is_embedded(virnucpro, small_disk, tmp_path):
+    """Exit 4 with what is needed and what is there; when there is room the same command goes on."""
+    disk, resize = small_disk
+    bundle = write_tiny_bundle(tmp_path / "bundle", protein_width=1024, num_layers=1)
+    fasta = write_fasta(tmp_path / "in.fasta", {f"s{i}": open_dna(300, seed=i) for i in range(400)})
+    resize("3m")
+    arguments = ("predict", fasta, "-o", disk / "out", "--model", bundle, "--no-progress", "--no-report")
+    ended = virnucpro(*arguments)
+    assert ended.code == 4, ended.err
+    assert "MB more" in ended.err
+    assert not list((disk / "out/run").glob("embeddings/*/*"))
+    resize("64m")
+    assert virnucpro(*arguments).code == 0
 
 
 def test_one_directory_takes_one_run_at_a_time(undisturbed, tmp_path, tiny_bundle):

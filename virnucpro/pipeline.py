@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shlex
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,9 @@ import torch
 from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.config import Config, RuntimeConfig
+from virnucpro.encoders import read_config
 from virnucpro.encoders.device import available_cpus, choose_devices, parse_dtype
-from virnucpro.errors import IncompleteRunError, UsageError
+from virnucpro.errors import IncompleteRunError, ResourceError, UsageError
 from virnucpro.executors.base import Executor, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
@@ -256,10 +258,32 @@ def _run_units(run: Run, index: Index, request: Request, devices: list[str]) -> 
     merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
     classifier = SerialExecutor("cpu", threads)
     settings, embedder = _embedding(run, runtime, devices, threads)
+    _check_disk(run, index, todo, embedder.num_workers, keeps_all=request.options.keep_embeddings)
     embedded = embed.run(run, index, todo, embedder, settings)
     merged = merge.run(run, embedded, len(todo), merger)
     keep_embeddings = request.options.keep_embeddings
     classify.run(run, index, merged, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
+
+
+def _check_disk(run: Run, index: Index, todo: list[int], num_workers: int, *, keeps_all: bool) -> None:
+    """Refuse a disk on which the run cannot end, before the first second of a device.
+
+    Raises:
+        ResourceError: it has too little room.
+    """
+    width = sum(read_config(run.bundle.encoder(role)).width for role in ROLES)
+    num_bytes = 4 if run.dtype == "float32" else 2
+    rows = sorted((index.units[unit].num_sources for unit in todo), reverse=True)
+    alive = rows if keeps_all else rows[: embed.UNITS_ON_DISK * num_workers]
+    # Embeddings lie in their shards and, side by side, in the merged file; scores are two floats a row.
+    needed = 2 * width * num_bytes * sum(alive) + 8 * (sum(rows) + index.num_rows)
+    free = shutil.disk_usage(run.dir.root).free
+    if needed > free:
+        hint = " Without --keep-embeddings it needs less." if keeps_all else ""
+        raise ResourceError(
+            f"{run.dir.root}: the run needs about {needed / 1e6:,.0f} MB more, its disk has {free / 1e6:,.0f} MB. Free "
+            f"some space and run the same command again, or name an --output on another disk.{hint}"
+        )
 
 
 def _embedding(

@@ -30,8 +30,10 @@ from virnucpro.stages import poison
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 
 _log = logging.getLogger(__name__)
-_GPU_TOKEN_BUDGET = 65_536
+GPU_TOKEN_BUDGET = 65_536
 _MAX_UNITS_TO_WRITE = 2
+UNITS_ON_DISK = 4
+"""Units of a worker whose embeddings are on disk at the same time: one just scored, the others on their way there."""
 _TAIL_UNITS_A_WORKER = 4
 
 
@@ -147,7 +149,7 @@ class EmbedWork:
             return load_encoder(path, device, dtype)
 
         encoder = load_encoder(path, device, getattr(torch, self.dtype))
-        suited = encoder.cpu_token_budget if device.type == "cpu" else _GPU_TOKEN_BUDGET
+        suited = encoder.cpu_token_budget if device.type == "cpu" else GPU_TOKEN_BUDGET
         loader = unit_loader(
             source,
             load_tokenizer(path),

@@ -18,13 +18,13 @@ from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.errors import ResourceError
 from virnucpro.models.checkup import free_memory_bytes
 from virnucpro.sequence.ragged import Ragged
+from virnucpro.stages.embed import GPU_TOKEN_BUDGET
 from virnucpro.tuning.arithmetic import measure_matmul, transformer_shape
 from virnucpro.tuning.machine import peak_memory_bytes, synchronise
 from virnucpro.tuning.profiles import BudgetRate, Sweep
 
 CPU_BUDGETS = tuple(1024 << power for power in range(7))
 GPU_BUDGETS = tuple(8192 << power for power in range(5))
-DEFAULT_GPU_BUDGET = 65_536
 
 _SHORTEST_RUN_SECONDS = 0.15  # below, the clock and the neighbours decide
 _MOST_RUNS = 7
@@ -52,7 +52,7 @@ class _Candidate:
 
 def usual_budget(encoder: Encoder, device: torch.device) -> int:
     """The token budget of a run without a profile and without ``--token-budget``."""
-    return encoder.cpu_token_budget if device.type == "cpu" else DEFAULT_GPU_BUDGET
+    return encoder.cpu_token_budget if device.type == "cpu" else GPU_TOKEN_BUDGET
 
 
 def sweep_budgets(

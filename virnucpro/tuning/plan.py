@@ -21,6 +21,7 @@ from virnucpro.errors import ResourceError
 from virnucpro.models.checkup import free_memory_bytes
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.consensus import SUM_DTYPE
+from virnucpro.stages.embed import UNITS_ON_DISK
 from virnucpro.tuning import profiles
 from virnucpro.tuning.arithmetic import transformer_shape
 from virnucpro.tuning.budgets import usual_budget
@@ -29,9 +30,6 @@ from virnucpro.tuning.machine import peak_memory_bytes
 from virnucpro.tuning.sampling import SampledInput, sample_input
 from virnucpro.tuning.speed import RowCosts, RunProgram, embed_rate, row_costs, run_on_one_read, sampled_strings
 from virnucpro.tuning.text import size
-
-_UNITS_ON_DISK = 4
-"""Units of a device whose embeddings are on disk at the same time: one just scored, the others on their way there."""
 
 _FLOAT32_COPIES, _KEPT_COPIES = 4, 2
 """Embeddings of whole units in memory: one that is made, three that wait to be written; and the image of one file."""
@@ -309,7 +307,7 @@ def _disk(settings: PlanSettings, counted: Counted, amounts: Amounts, costs: Row
     after = stored + results
     # An embedding is there twice for a while: in its shard, and merged.
     embedded = amounts.num_computed * Range.exactly(2 * width * kept_bytes)
-    most = 2.0 * width * kept_bytes * _UNITS_ON_DISK * len(settings.devices) * LayoutConfig().unit_rows
+    most = 2.0 * width * kept_bytes * UNITS_ON_DISK * len(settings.devices) * LayoutConfig().unit_rows
     alive = Range(min(embedded.low, most), min(embedded.likely, most), min(embedded.high, most))
     sums = amounts.num_sequences * Range.exactly(SUM_DTYPE.itemsize) + amounts.num_rows * Range.exactly(_SCORE_BYTES)
     return after + alive + sums, after, after + embedded

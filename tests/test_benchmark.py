@@ -49,10 +49,12 @@ def test_encoders_agree_with_fair_esm_and_with_the_plain_layers(measured):
 
 def test_results_have_the_scores_and_windows_of_the_peer(measured):
     record, table = measured("results", rows=120)
-    written, whole, *stages = of(record, "results")
+    written, whole, kept, *stages = of(record, "results")
     assert written["ratio"] > 0
-    assert whole["agrees"]
-    assert whole["ratio"] > 0
+    assert "merged files kept" in kept["what"]
+    for figure in (whole, kept):
+        assert figure["agrees"]
+        assert figure["ratio"] > 0
     assert [figure["what"].split()[-1] for figure in stages] == ["merge", "classify", "consensus", "write"]
     assert "rows of 3,328" in table
 

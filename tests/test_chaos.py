@@ -13,7 +13,7 @@ from conftest import mixed_records, read_tsv, result_bytes, start, write_fasta
 from tiny_models import write_tiny_bundle
 
 NUM_KILLS = 30
-SETTINGS = ("--unit-rows", 8, "--no-progress", "--keep-intermediate")
+SETTINGS = ("--unit-rows", 8, "--no-progress", "--keep-intermediate", "--keep-embeddings")
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,15 @@ def test_scores_do_not_depend_on_the_batch_nor_on_training_mode(head):
     assert torch.allclose(whole, alone, atol=1e-6)
 
 
+def test_parts_side_by_side_have_the_scores_of_the_whole(head):
+    features = torch.randn(5, 6)
+    whole = head.scores(features)
+    for width in (1, 2, 5):
+        assert torch.allclose(head.scores(features[:, :width], features[:, width:]), whole, atol=1e-6)
+    halves = features.half()
+    assert torch.equal(head.scores(halves[:, :2], halves[:, 2:]), head.scores(*halves.float().split([2, 4], dim=1)))
+
+
 def test_saved_and_loaded_is_the_same(head, tmp_path: Path):
     path = tmp_path / "head.safetensors"
     save_head(path, head, {"note": "test"})
@@ -82,3 +91,5 @@ def test_other_tensors_are_a_model_error(head, tmp_path: Path):
 def test_features_of_another_width_are_a_model_error(head):
     with pytest.raises(ModelError, match="width 6"):
         head.scores(torch.zeros(2, 7))
+    with pytest.raises(ModelError, match=r"\(2, 3\), \(2, 2\)"):
+        head.scores(torch.zeros(2, 3), torch.zeros(2, 2))

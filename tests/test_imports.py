@@ -44,8 +44,8 @@ ROOMS_OF = {
     "subprocess": {"benchmarks"},
     "httpx2": {"models"},
     "pysam": {"sequence", "report"},
-    "matplotlib": {"report"},
-    "jinja2": {"report"},
+    "matplotlib": {"report", "training"},
+    "jinja2": {"report", "training"},
     "pyarrow": {"report"},
     "torch.multiprocessing": {"batching"},
     "torch.utils.data": {"batching"},
@@ -132,7 +132,9 @@ def test_nobody_imports_the_front_door_but_for_the_version():
 
 def test_nothing_that_predicts_imports_training():
     """The training room can be left out."""
-    assert [place for room, target, place in room_edges() if target == "training" and room != "training"] == []
+    assert [
+        place for room, target, place in room_edges() if target == "training" and room not in ("training", "cli")
+    ] == []
 
 
 @pytest.mark.parametrize("library", ROOMS_OF)

@@ -154,6 +154,34 @@ def test_pairs_that_cannot_be_merged_are_listed_when_all_others_are(run_dir, num
     }
 
 
+def score_again(virnucpro, embedded, out, bundle, *more):
+    """Run the command of the fixture in another directory."""
+    settings = ("--model", bundle, "--unit-rows", 8, "--device", "cpu", "-q", *more)
+    ended = virnucpro("predict", embedded / "in.fasta", "-o", out, *settings)
+    assert ended.code == 0, ended.err
+    return {path.name: path.read_bytes() for path in (out / "run/scores").iterdir()}
+
+
+def scores_of(embedded):
+    return {path.name: path.read_bytes() for path in (embedded / "out/run/scores").iterdir()}
+
+
+def test_a_unit_whose_shards_are_gone_is_scored_from_its_merged_file(virnucpro, embedded, tmp_path, tiny_bundle):
+    """To the same bits, and nothing is embedded again."""
+    out = tmp_path / "out"
+    shutil.copytree(embedded / "out", out)
+    shutil.rmtree(out / "run/embeddings")
+    shutil.rmtree(out / "run/scores")
+    assert score_again(virnucpro, embedded, out, tiny_bundle, "--keep-embeddings") == scores_of(embedded)
+    assert not (out / "run/embeddings").exists()
+
+
+def test_scores_are_the_same_bits_whether_or_not_embeddings_are_kept(virnucpro, embedded, tmp_path, tiny_bundle):
+    """And without that, neither shards nor merged files stay."""
+    assert score_again(virnucpro, embedded, tmp_path / "out", tiny_bundle) == scores_of(embedded)
+    assert not [*tmp_path.glob("out/run/embeddings/*/unit-*"), *tmp_path.glob("out/run/merged/unit-*")]
+
+
 def test_merge_alone_by_its_command(virnucpro, run_dir, embedded):
     """It says what it did; again there is nothing to do; a pair that is not there waits."""
     number = len(units_of(run_dir))

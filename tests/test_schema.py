@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import mixed_records
 
-from virnucpro.report.schema import FRAGMENTS, ROWS, SEQUENCES, TABLES
+from virnucpro.report.schema import FRAGMENTS, READS, REGIONS, ROWS, SAMPLES, SEQUENCES, TABLES
+from virnucpro.samples import SUMMARY_COLUMNS
 
 DOCS = Path(__file__).parents[1] / "docs" / "results.md"
 ODD_NAMES = [b"plain", b"caf\xc3\xa9|x:y;z", b"bytes\xff\xfe", b'"quoted"\\', b"NA"]
@@ -81,6 +82,23 @@ def test_real_tables_hold_the_schema(runs, table, file_format):
 def test_every_format_holds_the_same_values(runs, table, file_format):
     """To the last decimal, null for NA; a sequence that is called NA keeps its name."""
     assert lines_of(runs, table, file_format)[1] == lines_of(runs, table, "tsv")[1]
+
+
+def test_regions_hold_the_schema(runs):
+    """Columns in order, and each value of its type."""
+    header, lines = lines_of(runs, REGIONS, "tsv")
+    assert tuple(header) == REGIONS.header
+    assert all(
+        not column.values or value in column.values
+        for line in lines
+        for column, value in zip(REGIONS.columns, line, strict=True)
+    )
+
+
+def test_other_commands_write_the_columns_of_the_schema():
+    """The summary of samples, which is written below the reports; that of reads takes its header from here."""
+    assert SAMPLES.header == SUMMARY_COLUMNS
+    assert READS.header[:2] == ("read", "contig")
 
 
 def test_names_are_bytes_in_tsv_and_escaped_where_a_format_needs_unicode(runs):

@@ -13,6 +13,7 @@ from conftest import mixed_records, write_fasta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
+from xxhash import xxh3_128
 
 from virnucpro import store
 from virnucpro.errors import DiskFullError, StoreError
@@ -105,12 +106,71 @@ def test_arrays_are_read_as_they_were_written(tmp_path, array):
         assert read[name].tobytes() == written.tobytes()
 
 
-def test_arrays_of_more_than_one_chunk_are_read_as_they_were_written(tmp_path):
-    """Many rows, and a slice whose lines do not lie end to end."""
+def test_lines_that_do_not_lie_end_to_end_are_read_as_they_were_written(tmp_path):
+    """And have the digest of those that do."""
     array = np.random.default_rng(1).random((3000, 7), dtype=np.float32)[:, 1:6]
     digest = store.write_arrays(tmp_path / "a.h5", "merged", {"feature": array}, MADE_FROM)
     assert np.array_equal(store.read_arrays(tmp_path / "a.h5", "merged", "feature")["feature"], array)
     assert digest == store.write_arrays(tmp_path / "b.h5", "merged", {"feature": array.copy()}, MADE_FROM)
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 50, 99])
+def test_blocks_are_the_array_piece_by_piece(scores, num_rows):
+    """In order, none longer than asked for."""
+    whole = store.read_arrays(scores, "scores", "scores")["scores"]
+    with store.open_array(scores, "scores", MADE_FROM, "scores") as stored:
+        assert (stored.shape, stored.dtype) == (whole.shape, whole.dtype)
+        blocks = [block.copy() for block in stored.blocks(num_rows)]
+    assert {len(block) for block in blocks[:-1]} <= {num_rows}
+    assert np.array_equal(np.concatenate(blocks), whole)
+
+
+def test_an_empty_array_has_no_blocks(tmp_path):
+    """And is no error."""
+    store.write_arrays(tmp_path / "a.h5", "scores", {"scores": np.empty((0, 2), np.float32)}, MADE_FROM)
+    with store.open_array(tmp_path / "a.h5", "scores", MADE_FROM, "scores") as stored:
+        assert list(stored.blocks(10)) == []
+
+
+def test_damage_in_a_block_shows_when_the_last_one_was_read(scores):
+    """Whichever block it is in; and a file made from something else is not even opened."""
+    content = bytearray(scores.read_bytes())
+    values = store.read_arrays(scores, "scores", "scores")["scores"].tobytes()
+    content[bytes(content).index(values) + 5] ^= 1
+    scores.write_bytes(content)
+    with store.open_array(scores, "scores", MADE_FROM, "scores") as stored:
+        blocks = stored.blocks(20)
+        with pytest.raises(StoreError, match="scores is not what was written") as caught:
+            for _ in blocks:
+                pass
+    assert caught.value.path == scores
+    with (
+        pytest.raises(StoreError, match="another fingerprint"),
+        store.open_array(scores, "scores", MADE_FROM | {"fingerprint": "other"}, "scores"),
+    ):
+        pass
+
+
+def test_an_array_that_was_replaced_with_its_digest_is_found_by_verify(scores):
+    """The digest of the file is over those of its arrays."""
+    with h5py.File(scores, "r+") as file:
+        file["scores"][0] = 0
+        file["scores"].attrs["xxh3_128"] = np.bytes_(xxh3_128(file["scores"][...]).hexdigest().encode())
+    assert store.read_arrays(scores, "scores", "scores")["scores"][0].tolist() == [0, 0]
+    with pytest.raises(StoreError, match="its digest differs"):
+        store.verify(scores, "scores", MADE_FROM)
+
+
+def test_arrays_lie_in_one_piece_behind_all_else(tmp_path):
+    """What HDF5 lays out in memory is then small, however large the arrays are."""
+    arrays = {"small": np.ones(9), "a/large": np.ones((500, 200)), "a/empty": np.ones((0, 3))}
+    store.write_arrays(tmp_path / "a.h5", "unit", arrays, MADE_FROM)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert all(file[name].chunks is None for name in arrays)
+        start = file["small"].id.get_offset()
+        assert file["a/large"].id.get_offset() == start + arrays["small"].nbytes
+    assert start < 4096
+    assert (tmp_path / "a.h5").stat().st_size == start + sum(array.nbytes for array in arrays.values())
 
 
 def test_the_same_content_is_the_same_file(tmp_path, table):
@@ -127,7 +187,7 @@ def test_attributes_are_what_a_file_was_made_from(scores):
     """As text and numbers, without reading its arrays."""
     attributes = store.read_attributes(scores, "scores")
     assert {name: attributes[name] for name in MADE_FROM} == MADE_FROM
-    assert (attributes["format"], attributes["version"], attributes["kind"]) == ("virnucpro", 1, "scores")
+    assert (attributes["format"], attributes["version"], attributes["kind"]) == ("virnucpro", 2, "scores")
 
 
 def assert_refused(path, kind, name, *, problem):
@@ -161,8 +221,8 @@ def test_a_file_of_another_kind_is_refused(scores):
 def test_a_file_of_another_version_is_refused(scores):
     """Both versions are named."""
     with h5py.File(scores, "r+") as file:
-        file.attrs["version"] = 2
-    assert_refused(scores, "scores", "scores", problem="format version 2, this program reads 1")
+        file.attrs["version"] = 1
+    assert_refused(scores, "scores", "scores", problem="format version 1, this program reads 2")
 
 
 def test_a_file_of_another_program_is_refused(tmp_path):

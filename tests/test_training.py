@@ -29,7 +29,7 @@ from virnucpro.training.sampling import mutate, reverse_complement, sample_fragm
 HOSTS = ("bacteria", "fungi", "organelle")
 
 
-def write_data(folder: Path) -> Path:
+def write_data(folder: Path, length: int = 3500) -> Path:
     """Random genomes: viruses are rich in A, hosts in C; one family and one genus are only in dev."""
     generator = np.random.default_rng(11)
     rows = []
@@ -43,7 +43,7 @@ def write_data(folder: Path) -> Path:
                 name = f"{kind}_{part}_{number}"
                 group = f"{kind}{'New' if split == 'dev_novel' else number % 2}"
                 weights = [0.4, 0.2, 0.2, 0.2] if kind == "virus" else [0.2, 0.4, 0.2, 0.2]
-                bases = "".join(generator.choice(list("ACGT"), size=3500, p=weights))
+                bases = "".join(generator.choice(list("ACGT"), size=length, p=weights))
                 records.append(f">{name} some words\n{bases[:1000]}\n{bases[1000:]}\n")
                 rows.append({"id": name, "class": kind, "split": split, "family_or_genus": group})
             (folder / part / f"{kind}.fasta.gz").write_bytes(gzip.compress("".join(records).encode()))

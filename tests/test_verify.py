@@ -84,6 +84,19 @@ def test_an_unfinished_run_is_exit_5_and_is_finished_on_request(virnucpro, run_d
     assert result_bytes(run_dir.root, "in") == result_bytes(original, "in")
 
 
+def test_repair_from_another_folder_changes_no_name(virnucpro, tmp_path, tiny_bundle, monkeypatch):
+    """Inputs named relative to the folder of the run are found, and are named so in the results."""
+    write_fasta(tmp_path / "in.fasta", mixed_records(6))
+    monkeypatch.chdir(tmp_path)
+    assert virnucpro("predict", "in.fasta", "-o", "out", "--model", tiny_bundle, "-q").code == 0
+    before = result_bytes(tmp_path / "out", "in")
+    RunDir(tmp_path / "out").scores(0).unlink()
+    monkeypatch.chdir("/")
+    assert virnucpro("verify", tmp_path / "out", "--repair", "-q").code == 0
+    assert result_bytes(tmp_path / "out", "in") == before
+    assert virnucpro("verify", tmp_path / "out", "-q").code == 0
+
+
 def test_what_is_no_run_is_a_usage_error(virnucpro, tmp_path):
     """Exit 2, and what to name instead."""
     ended = virnucpro("verify", tmp_path / "nowhere")

@@ -40,19 +40,27 @@ class MLPHead(nn.Module):
         return logits
 
     @torch.inference_mode()
-    def scores(self, features: torch.Tensor) -> torch.Tensor:
-        """Softmax scores (N, 2) float32 of features (N, input_width) float32; column 1 is virus.
+    def scores(self, *parts: torch.Tensor) -> torch.Tensor:
+        """Softmax scores (N, 2) float32; column 1 is virus.
+
+        Args:
+            *parts: floats (N, any width), which side by side are the features; they are never laid side by side.
 
         Raises:
-            ModelError: the features have another width.
+            ModelError: together they have another width than the head.
         """
-        if features.ndim != 2 or features.shape[1] != self.input_width:
+        shapes = [tuple(part.shape) for part in parts]
+        if any(len(shape) != 2 for shape in shapes) or sum(shape[1] for shape in shapes) != self.input_width:
             raise ModelError(
-                f"the head takes features of width {self.input_width}, but these have shape {tuple(features.shape)}: "
-                "the encoders do not belong to this head."
+                f"the head takes features of width {self.input_width}, but these have shape "
+                f"{', '.join(map(str, shapes))}: the encoders do not belong to this head."
             )
         self.eval()
-        logits: torch.Tensor = self(features.float())
+        weights = torch.split(self.hidden_layer.weight, [part.shape[1] for part in parts], dim=1)
+        hidden = self.hidden_layer.bias.expand(len(parts[0]), -1)
+        for part, weight in zip(parts, weights, strict=True):
+            hidden = torch.addmm(hidden, part.float(), weight.T)
+        logits: torch.Tensor = self.output_layer(torch.relu(self.bn1(hidden)))
         return logits.softmax(dim=1)
 
 

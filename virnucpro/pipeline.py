@@ -247,9 +247,9 @@ def _pinned(run: Run) -> dict[str, Any]:
 
 
 def _run_units(run: Run, index: Index, request: Request, devices: list[str]) -> None:
-    """Embed, merge and classify each unit that lacks scores.
+    """Embed and classify each unit that lacks scores; merge it in between where embeddings are kept.
 
-    The three stages pull from one another, so a unit's embeddings are on the disk only until it is scored, and
+    The stages pull from one another, so a unit's embeddings are on the disk only until it is scored, and
     the devices go on while finished units are merged.
     """
     todo = classify.pending(run, index)
@@ -259,10 +259,11 @@ def _run_units(run: Run, index: Index, request: Request, devices: list[str]) -> 
     classifier = SerialExecutor("cpu", threads)
     settings, embedder = _embedding(run, runtime, devices, threads)
     _check_disk(run, index, todo, embedder.num_workers, keeps_all=request.options.keep_embeddings)
-    embedded = embed.run(run, index, todo, embedder, settings)
-    merged = merge.run(run, embedded, len(todo), merger)
+    units = embed.run(run, index, todo, embedder, settings)
     keep_embeddings = request.options.keep_embeddings
-    classify.run(run, index, merged, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
+    if keep_embeddings:
+        units = merge.run(run, units, len(todo), merger)
+    classify.run(run, index, units, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
 
 
 def _check_disk(run: Run, index: Index, todo: list[int], num_workers: int, *, keeps_all: bool) -> None:
@@ -275,8 +276,8 @@ def _check_disk(run: Run, index: Index, todo: list[int], num_workers: int, *, ke
     num_bytes = 4 if run.dtype == "float32" else 2
     rows = sorted((index.units[unit].num_sources for unit in todo), reverse=True)
     alive = rows if keeps_all else rows[: embed.UNITS_ON_DISK * num_workers]
-    # Embeddings lie in their shards and, side by side, in the merged file; scores are two floats a row.
-    needed = 2 * width * num_bytes * sum(alive) + 8 * (sum(rows) + index.num_rows)
+    # Embeddings that are kept lie in their shards and, side by side, in the merged file; scores are two floats a row.
+    needed = (2 if keeps_all else 1) * width * num_bytes * sum(alive) + 8 * (sum(rows) + index.num_rows)
     free = shutil.disk_usage(run.dir.root).free
     if needed > free:
         hint = " Without --keep-embeddings it needs less." if keeps_all else ""

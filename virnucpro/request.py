@@ -66,15 +66,17 @@ class Request:
         return self.stems[0] if len(self.samples) == 1 else "all"
 
     def as_record(self) -> dict[str, Any]:
-        """As JSON, with paths that hold in any folder."""
+        """As JSON, with paths that hold in any folder, and as they were named in the present one."""
         config, options = self.config, self.options
         if Path(config.science.model).exists():
             config = replace(config, science=replace(config.science, model=_absolute(config.science.model)))
         if options.reference is not None:
             options = replace(options, reference=_absolute(options.reference))
         return {
+            "directory": str(Path.cwd()),
             "samples": [
-                {"name": sample.name, "paths": [_absolute(path) for path in sample.paths]} for sample in self.samples
+                {"name": sample.name, "paths": [_absolute(path) for path in sample.paths], "named": [*sample.paths]}
+                for sample in self.samples
             ],
             "settings": {
                 f"{kind}.{name}": value for kind, part in asdict(config).items() for name, value in part.items()
@@ -83,10 +85,11 @@ class Request:
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Request:
-        """From what ``as_record`` gave."""
+    def from_record(cls, record: dict[str, Any], *, as_named: bool = False) -> Request:
+        """From what ``as_record`` gave; ``as_named`` for results that hold the names of then, in the folder of then."""
+        paths = "named" if as_named else "paths"
         return cls(
-            tuple(_sample(item["name"], item["paths"]) for item in record["samples"]),
+            tuple(_sample(item["name"], item[paths]) for item in record["samples"]),
             make_config(None, record["settings"]),
             Options(**record["options"]),
         )

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import json
 import os
 import shutil
@@ -34,6 +33,13 @@ from typing import Any
 from virnucpro.errors import DiskFullError, ResourceError, RunMismatchError, StoreError, UsageError
 
 _TEMPORARY_MARK = ".virnucpro-tmp-"
+RESULT_SUFFIXES = (
+    *(f"{table}.{ending}" for table in ("sequences", "fragments", "rows") for ending in ("parquet", "jsonl", "tsv")),
+    *(f"{table}.{ending}.gz" for table in ("fragments", "rows") for ending in ("tsv", "jsonl")),
+    *("virus.fna.gz", "uncertain.fna.gz", "failed.tsv", "summary.json"),
+    *("regions.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz"),
+)
+"""Endings of all files that ``predict`` and ``call`` write for an input; its other neighbours are none of theirs."""
 
 
 @contextmanager
@@ -155,13 +161,8 @@ class RunDir:
 
     def results(self, stem: str) -> list[Path]:
         """The result files of an input that are there; log, run record and what is made from it are none."""
-        not_ours = (".log", ".run.json", ".report.html", "_mqc.json")
-        ours = (
-            path
-            for path in self.root.glob(f"{glob.escape(stem)}.*")
-            if path.is_file() and not path.name.endswith(not_ours)
-        )
-        return sorted([*ours, *(self.root / f"{stem}_merged").glob("*")])
+        ours = (self.result(stem, suffix) for suffix in RESULT_SUFFIXES)
+        return sorted([*(path for path in ours if path.is_file()), *(self.root / f"{stem}_merged").glob("*")])
 
     def prepare(self, *, force: bool) -> None:
         """Make the directory, or refuse one that holds something else.

@@ -1,15 +1,16 @@
-"""The files of a run on disk, format version 1.
+"""The files of a run on disk, format version 2.
 
 Every file is HDF5 and holds one unit of one kind.
 
-- The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (1), ``kind``, and
-  ``digest``: the SHA-256 of its arrays (name, type, shape and bytes, in order of name).
+- The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (2), ``kind``, and ``digest``: the XXH3
+  (128 bits) of a line for each array in order of name: name, type, shape and the array's own digest.
 - It MUST carry what it was made from: ``unit_digest`` (the digest of the unit file; all kinds but
   ``unit``) and ``fingerprint`` (of the encoder, or of the bundle; embeddings, merged, scores).
 - Text attributes MUST be of fixed length (UTF-8): they then lie in the object header, which has a checksum.
   Those of variable length lie in a heap that has none, where one flipped bit can make HDF5 read for ever.
-- Arrays MUST be contiguous ranges of rows, in row order. They MAY be empty. Those with content
-  carry Fletcher-32 checksums, so that a flipped bit is an error and not a number.
+- Arrays MUST be ranges of rows, in row order, and lie in the file in one piece, neither chunked nor filtered. They
+  MAY be empty. Each carries the attribute ``xxh3_128``, the digest of its bytes, in hexadecimal digits. Whoever reads
+  an array MUST hold it against that, so that a flipped bit is an error and not a number.
 - A list of strings ``x`` is two arrays: ``x/values`` (uint8, end to end) and ``x/offsets`` (int64).
 
 =========== ================================================================================
@@ -27,25 +28,25 @@ Nothing is compressed: embeddings do not shrink (ratio 1.00 to 1.06), only their
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128
 
 from virnucpro.errors import StoreError
 from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import UnitTable
 
-VERSION = 1
-_CHUNK_BYTES = 1 << 20
-"""Larger chunks miss HDF5's own cache and are copied once more."""
-_image_numbers = itertools.count()
+VERSION = 2
+_ARRAY_DIGEST = "xxh3_128"
 _STRINGS = ("names", "nucleotides", "proteins", "pieces")
 _ATTRIBUTES = ("format", "version", "kind", "digest", "unit_digest", "fingerprint", "first_row")
 _TABLES = ("sequences", "fragments", "rows", "piece_sequences")
@@ -54,30 +55,132 @@ _TABLES = ("sequences", "fragments", "rows", "piece_sequences")
 def write_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], made_from: Mapping[str, str | int]) -> str:
     """Write one file, atomically, and return its digest.
 
-    The image is built in memory first: a full disk is then an ordinary error of one ``write``, where
-    HDF5 itself would leave a half-open file behind.
+    HDF5 lays the file out in memory without the arrays, which then go straight to the disk: a full disk is an
+    ordinary error of ``write``, where HDF5 itself would leave a half-open file behind.
 
     Raises:
         DiskFullError: no space is left.
     """
-    digest = _digest(arrays)
-    # HDF5 takes two images of one name for one file, also where two threads write two shards at the same time.
-    with h5py.File(f"image-{next(_image_numbers)}", "w", driver="core", backing_store=False, libver="v110") as file:
-        attributes = {"format": "virnucpro", "version": VERSION, "kind": kind, "digest": digest, **made_from}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    digests = {name: xxh3_128(_bytes_of(array)).hexdigest() for name, array in arrays.items()}
+    digest = _digest(arrays, digests)
+    attributes = {"format": "virnucpro", "version": VERSION, "kind": kind, "digest": digest, **made_from}
+    layout = _lay_out(arrays, digests, attributes)
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        stream.write(layout.metadata)
+        for name, offset in layout.offsets.items():
+            stream.seek(offset)
+            stream.write(_bytes_of(arrays[name]))
+        stream.truncate(layout.num_bytes)
+    return digest
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A file without its arrays.
+
+    Attributes:
+        metadata: its first bytes, zeros where arrays go.
+        offsets: array that is not empty to where its first byte lies.
+        num_bytes: length of the whole file.
+    """
+
+    metadata: bytes
+    offsets: dict[str, int]
+    num_bytes: int
+
+
+class _Image(io.BytesIO):
+    """A file that HDF5 writes metadata to; it asks for the room of the arrays by setting the length."""
+
+    num_bytes = 0
+
+    def truncate(self, size: int | None = None) -> int:
+        self.num_bytes = self.tell() if size is None else size
+        return self.num_bytes
+
+
+def _lay_out(
+    arrays: Mapping[str, NDArray[Any]], digests: Mapping[str, str], attributes: Mapping[str, str | int]
+) -> _Layout:
+    creation, links = h5py.h5p.create(h5py.h5p.DATASET_CREATE), h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)  # the same content is the same file
+    links.set_create_intermediate_group(True)
+    image, datasets = _Image(), {}
+    with h5py.File(image, "w", libver="v110") as file:
         for name, value in attributes.items():
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
         for name, array in arrays.items():
-            if array.size:
-                row_bytes = max(1, array.nbytes // len(array))
-                chunks = (min(len(array), max(1, _CHUNK_BYTES // row_bytes)), *array.shape[1:])
-                file.create_dataset(name, data=array, chunks=chunks, fletcher32=True)
-            else:
-                file.create_dataset(name, data=array)
-        file.flush()
-        image = file.id.get_file_image()
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(image)
-    return digest
+            space, kind = h5py.h5s.create_simple(array.shape), h5py.h5t.py_create(array.dtype, logical=True)
+            created = h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=creation, lcpl=links)
+            datasets[name] = h5py.Dataset(created)
+            datasets[name].attrs[_ARRAY_DIGEST] = np.bytes_(digests[name].encode())
+        offsets = {}
+        # With the largest last, and all else before the first, the image ends where that one begins.
+        filled = [name for name, array in arrays.items() if array.size]
+        for name in sorted(filled, key=lambda name: arrays[name].nbytes):
+            datasets[name][:1] = arrays[name][:1]  # from now on HDF5 has a place for all of it
+            offsets[name] = datasets[name].id.get_offset()
+    return _Layout(image.getvalue(), offsets, image.num_bytes)
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in an open file, to be read piece by piece; see ``open_array``."""
+
+    _path: Path
+    _dataset: h5py.Dataset
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+        return tuple(self._dataset.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its values."""
+        dtype: np.dtype[Any] = self._dataset.dtype
+        return dtype
+
+    def blocks(self, num_rows: int) -> Iterator[NDArray[Any]]:
+        """At most ``num_rows`` rows at a time, in order; each block is gone when the next one is asked for.
+
+        Whether they are what was written shows after the last one: keep nothing before this ends.
+
+        Raises:
+            StoreError: they are damaged.
+        """
+        digest = xxh3_128()
+        # One buffer for all blocks: touching new memory takes as long as reading.
+        buffer = np.empty((min(num_rows, len(self._dataset)), *self.shape[1:]), self.dtype)
+        for start in range(0, self.shape[0], num_rows):
+            block = buffer[: self.shape[0] - start]
+            if block.size:
+                with _named(self._path):
+                    self._dataset.read_direct(block, np.s_[start : start + len(block)])
+            digest.update(_bytes_of(block))
+            yield block
+        _check_content(self._path, self._dataset, digest.hexdigest())
+
+
+@contextmanager
+def open_array(path: Path, kind: str, made_from: Mapping[str, str], name: str) -> Iterator[StoredArray]:
+    """Open one array of a file whose attributes must equal ``made_from``.
+
+    Raises:
+        StoreError: it is missing, damaged or made from something else.
+    """
+    with ExitStack() as stack:
+        with _named(path):
+            file = stack.enter_context(h5py.File(path, "r"))
+            attributes = _attributes(file)
+            _check_kind(path, attributes, kind)
+            dataset = file[name]
+        _check_made_from(path, attributes, made_from)
+        yield StoredArray(path, dataset)
 
 
 def read_arrays(path: Path, kind: str, *names: str) -> dict[str, NDArray[Any]]:
@@ -98,32 +201,19 @@ def read_attributes(path: Path, kind: str) -> dict[str, Any]:
     return _read(path, kind, ())[0]
 
 
-def read_checked(path: Path, kind: str, made_from: Mapping[str, str], name: str) -> NDArray[Any]:
-    """Read one array of a file whose attributes must equal ``made_from``.
-
-    Raises:
-        StoreError: it is missing, damaged or made from something else.
-    """
-    attributes, arrays = _read(path, kind, (name,))
-    _check_made_from(path, attributes, made_from)
-    return arrays[name]
-
-
 def verify(path: Path, kind: str, made_from: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     """Read everything a file holds, hold it against its digest and against what it must be made from.
 
     Raises:
         StoreError: it is missing, damaged, changed or made from something else.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            attributes = _attributes(file)
-            _check_kind(path, attributes, kind)
-            arrays = {name: file[name][...] for name in _array_names(file)}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise _store_error(path, error) from error
+    with _named(path), h5py.File(path, "r") as file:
+        attributes = _attributes(file)
+        _check_kind(path, attributes, kind)
+        arrays = {name: _array(path, file[name]) for name in _array_names(file)}
+        digests = {name: _stored_digest(file[name]) for name in arrays}
     _check_made_from(path, attributes, made_from)
-    if _digest(arrays) != attributes["digest"]:
+    if _digest(arrays, digests) != attributes["digest"]:
         raise StoreError(path, "does not hold what was written (its digest differs)")
     return arrays
 
@@ -182,22 +272,38 @@ def read_rows(path: Path, name: str) -> tuple[NDArray[np.void], int, Ragged]:
 
 
 def _read(path: Path, kind: str, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    try:
-        with h5py.File(path, "r") as file:
-            attributes = _attributes(file)
-            _check_kind(path, attributes, kind)
-            return attributes, {name: file[name][...] for name in names}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise _store_error(path, error) from error
+    with _named(path), h5py.File(path, "r") as file:
+        attributes = _attributes(file)
+        _check_kind(path, attributes, kind)
+        return attributes, {name: _array(path, file[name]) for name in names}
 
 
-def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    sha256 = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha256.update(f"{name} {array.dtype.descr} {array.shape}\n".encode())
-        sha256.update(array.view(np.uint8).data if array.size else b"")
-    return sha256.hexdigest()
+def _array(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
+    array: NDArray[Any] = dataset[...]
+    _check_content(path, dataset, xxh3_128(_bytes_of(array)).hexdigest())
+    return array
+
+
+def _check_content(path: Path, dataset: h5py.Dataset, digest: str) -> None:
+    with _named(path):
+        expected = _stored_digest(dataset)
+    if digest != expected:
+        raise StoreError(path, f"is damaged ({dataset.name[1:]} is not what was written)")
+
+
+def _stored_digest(dataset: h5py.Dataset) -> str:
+    return bytes(dataset.attrs[_ARRAY_DIGEST]).decode(errors="replace")
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], digests: Mapping[str, str]) -> str:
+    """Of a whole file; ``digests`` are those of its arrays."""
+    lines = (f"{name} {array.dtype.descr} {array.shape} {digests[name]}\n" for name, array in sorted(arrays.items()))
+    return xxh3_128("".join(lines).encode()).hexdigest()
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    """The bytes of a contiguous array, which are not copied."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:
@@ -231,6 +337,12 @@ def _check_made_from(path: Path, attributes: Mapping[str, Any], made_from: Mappi
             raise StoreError(path, f"was made from another {name.replace('_', ' ')}")
 
 
-def _store_error(path: Path, error: Exception) -> StoreError:
-    problem = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
-    return StoreError(path, problem)
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn what HDF5 raises into an error that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(path, "is missing") from error
+    except (OSError, KeyError, RuntimeError) as error:
+        raise StoreError(path, f"is damaged ({error})") from error

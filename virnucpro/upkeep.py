@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,8 +113,11 @@ def repair(path: Path, findings: Findings, *, show_bars: bool = False) -> None:
     from virnucpro import pipeline  # noqa: PLC0415 - brings torch, which looking does not need
 
     with _opened(path) as run_dir:
-        request = Request.from_record(read_json(run_dir.request))
+        record = read_json(run_dir.request)
+        request = Request.from_record(record, as_named=True)
         if "-" in request.sources:
             raise UsageError(f"{path} was made from stdin. Run the same predict command again, with the same input.")
         verification.drop(run_dir, findings.problems)
-    pipeline.execute(request, path, show_bars=show_bars)
+    path = path.absolute()
+    with contextlib.chdir(record["directory"]):  # results hold the names of the inputs as they were given there
+        pipeline.execute(request, path, show_bars=show_bars)

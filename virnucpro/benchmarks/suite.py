@@ -32,7 +32,7 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Figure]]] = {
     program.MEMORY: program.measure_memory,
 }
 
-_PACKAGES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "fair-esm", "biopython")
+_PACKAGES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "xxhash", "fair-esm", "biopython")
 _WIDTH_WITHOUT_TERMINAL = 180
 
 

@@ -5,6 +5,7 @@ No command imports torch before it is run, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import signal
 import sys
@@ -16,29 +17,29 @@ import click
 from virnucpro import __version__
 from virnucpro.errors import VirNucProError
 
-_COMMANDS = {
-    "predict": "virnucpro.cli.predict:predict",
-    "merge": "virnucpro.cli.merge:merge",
-    "verify": "virnucpro.cli.verify:verify",
-    "call": "virnucpro.cli.call:call",
-    "report": "virnucpro.cli.report:report",
-    "assign": "virnucpro.cli.assign:assign",
-    "plan": "virnucpro.cli.plan:plan",
-    "profile": "virnucpro.cli.profile:profile",
-    "schema": "virnucpro.cli.schema:schema",
-    "benchmark": "virnucpro.cli.benchmark:benchmark",
-    "citation": "virnucpro.cli.citation:citation",
-    "models": "virnucpro.cli.models:models",
-    "doctor": "virnucpro.cli.doctor:doctor",
+_SECTIONS = {
+    "Predict": ("predict",),
+    "After a run": ("call", "report", "assign", "verify", "merge", "rerun"),
+    "Models and this machine": ("models", "doctor"),
+    "Time and memory": ("plan", "profile", "benchmark"),
+    "Models of your own": ("train", "evaluate"),
+    "About": ("schema", "citation", "completion"),
 }
+"""Commands as the help lists them. Each is the object of its name in the module of its name."""
 
 _EPILOG = """\
 Exit codes: 0 complete, 1 internal error, 2 usage, 3 input refused, 4 resources (memory, disk, directory
 in use), 5 finished with losses (all listed), 6 model missing or damaged, 130 and 143 interrupted (the
 same command goes on).
 
-Example: virnucpro predict contigs.fasta -o results
+\b
+Example:
+  virnucpro predict contigs.fasta -o results
 """
+
+
+_SHORT_HELP = 64
+"""Characters of the line that the list of commands has for each."""
 
 
 class _Commands(click.Group):
@@ -46,21 +47,46 @@ class _Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return list(_COMMANDS)
+        return [name for names in _SECTIONS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in self.list_commands(ctx):
             return None
-        module, _, name = _COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        command: click.Command = getattr(import_module(f"virnucpro.cli.{cmd_name}"), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.list_commands(ctx)))
+        for title, names in _SECTIONS.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), command.get_short_help_str(_SHORT_HELP))
+                        for name, command in commands
+                        if command
+                    ]
+                )
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, "-V", "--version", message="virnucpro %(version)s")
 def cli() -> None:
-    """Tell which sequences of a metagenome are viral."""
+    """Tell which sequences of a metagenome are viral.
+
+    'virnucpro COMMAND --help' describes a command.
+    """
 
 
 class _Interrupted(BaseException):
@@ -91,20 +117,29 @@ def _exit_code(error: BaseException) -> int:
         how = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
         click.echo(f"Interrupted ({how}). Finished work is kept: the same command goes on from here.", err=True)
         return 128 + number
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
-    if isinstance(error, VirNucProError):
-        click.echo(f"Error: {error}", err=True)
-        return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, (click.ClickException, VirNucProError)):
+        _say(error)
+        return error.exit_code
     if not isinstance(error, BrokenPipeError):
         logging.getLogger("virnucpro").error("internal error", exc_info=error)
         click.echo(f"Error: internal: {type(error).__name__}: {error}. Please report it with the log.", err=True)
     return 1
+
+
+def _say(error: click.ClickException | VirNucProError) -> None:
+    """Say what went wrong; where the command line itself cannot be followed, also where its help is."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+    elif isinstance(error, click.UsageError):
+        program = error.ctx.command_path if error.ctx else "virnucpro"
+        sentence = " ".join(error.format_message().split()).rstrip(".")  # Click may list choices on lines of their own
+        click.echo(f"Error: {sentence}. See '{program} --help'.", err=True)
+    else:
+        click.echo(f"Error: {error}", err=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

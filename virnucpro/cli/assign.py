@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from virnucpro.cli.options import FILE, SOURCE, run_argument
 from virnucpro.errors import UsageError
 
 if TYPE_CHECKING:
     from virnucpro.report.assign import ReadCounts
 
 _TABLE_ENDING = ".sequences.tsv"
+_SHARE = click.FloatRange(0, 1)
 
 _EPILOG = """\
-Writes RUN/<stem>.reads.tsv.gz, a line for each read, and RUN/<stem>.reads.json, counts that add up. A read
+Writes RUN/STEM.reads.tsv.gz, a line for each read, and RUN/STEM.reads.json, counts that add up. A read
 takes the call of the contig of its best alignment, or has a status that says why not.
 
 \b
@@ -27,20 +29,40 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("run", type=Path)
-@click.option("--reads", required=True, help="Reads aligned to the contigs: PAF, BAM, CRAM or SAM; - is stdin.")
-@click.option("--sample", help="Which sample of RUN holds the contigs, where it has several.")
-@click.option("--min-identity", type=click.FloatRange(0, 1), default=0.95, show_default=True)
-@click.option("--min-coverage", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="Of the read.")
-@click.option("--reference", help="FASTA of the contigs, for a CRAM.")
-@click.option("-o", "--output", type=Path, help="Table to write.  [default: RUN/<stem>.reads.tsv.gz]")
+@run_argument
+@click.option(
+    "--reads",
+    type=SOURCE,
+    metavar="FILE",
+    required=True,
+    help="Reads aligned to the contigs: PAF, BAM, CRAM or SAM; - is stdin.",
+)
+@click.option("--sample", metavar="NAME", help="Sample of RUN that holds the contigs, where it has several.")
+@click.option(
+    "--min-identity",
+    type=_SHARE,
+    metavar="X",
+    default=0.95,
+    show_default=True,
+    help="Lowest share of equal bases in the alignment.",
+)
+@click.option(
+    "--min-coverage",
+    type=_SHARE,
+    metavar="X",
+    default=0.8,
+    show_default=True,
+    help="Lowest share of the read that is aligned.",
+)
+@click.option("--reference", type=FILE, metavar="FASTA", help="FASTA of the contigs, for a CRAM.")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Table to write.  [default: RUN/STEM.reads.tsv.gz]")
 def assign(
     run: Path,
     reads: str,
     sample: str | None,
     min_identity: float,
     min_coverage: float,
-    reference: str | None,
+    reference: Path | None,
     output: Path | None,
 ) -> None:
     """Give reads the call of the contig they align to.
@@ -52,7 +74,8 @@ def assign(
     from virnucpro.report.assign import Limits, assign_reads  # noqa: PLC0415 - --help should not wait for it
 
     output = output or run / f"{table.name.removesuffix(_TABLE_ENDING)}.reads.tsv.gz"
-    counts = assign_reads(table, reads, output, Limits(min_identity, min_coverage), reference)
+    limits = Limits(min_identity, min_coverage)
+    counts = assign_reads(table, reads, output, limits, str(reference) if reference else None)
     _print(counts)
     click.echo(f"{output}", err=True)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from virnucpro.cli.options import COUNT, FILE, measured_model_option, threads_option
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
@@ -28,31 +29,68 @@ def _split(context: click.Context, option: click.Parameter, value: str) -> tuple
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-_COUNT = click.IntRange(min=1)
-
-
 @click.command(epilog=_EPILOG)
-@click.option("--only", callback=_split, default=",".join(_SECTIONS), show_default=True, help="Sections to measure.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JSON file.")
+@click.option(
+    "--only",
+    metavar="NAMES",
+    callback=_split,
+    default=",".join(_SECTIONS),
+    show_default=True,
+    help="Sections to measure, with commas between them.",
+)
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Also write the figures to this JSON file.")
 @click.option(
     "--seconds",
+    metavar="S",
     type=click.FloatRange(min=0),
     default=5.0,
     show_default=True,
     help="Budget of each contestant; each runs three times at least.",
 )
-@click.option("-t", "--threads", type=_COUNT, help="CPU threads.  [default: all it may use]")
-@click.option("-m", "--model", default="lite", show_default=True, help="Model of predict and memory.")
-@click.option("--records", type=_COUNT, default=200_000, show_default=True, help="Reads that extraction gets.")
-@click.option("--esm2", callback=_split, default="8M,35M", show_default=True, help="ESM-2 sizes: 8M 35M 150M 650M 3B.")
-@click.option("--dnabert-layers", type=_COUNT, default=12, show_default=True, help="Layers of DNABERT-S.")
-@click.option("--strings", type=_COUNT, default=128, show_default=True, help="Strings that encoders get.")
-@click.option("--rows", type=_COUNT, default=20_000, show_default=True, help="Rows that the results section gets.")
-@click.option("--predict-reads", type=_COUNT, default=100_000, show_default=True, help="Reads of predict.")
+@threads_option
+@measured_model_option
 @click.option(
-    "--reads", callback=_split, default="10000,100000,1000000", show_default=True, help="Reads of the memory runs."
+    "--records",
+    type=COUNT,
+    metavar="N",
+    default=200_000,
+    show_default=True,
+    help="Reads that the section extraction gets.",
 )
-@click.option("--read-length", type=_COUNT, default=300, show_default=True, help="Bases of those reads.")
+@click.option(
+    "--esm2", metavar="SIZES", callback=_split, default="8M,35M", show_default=True, help="Of 8M, 35M, 150M, 650M, 3B."
+)
+@click.option("--dnabert-layers", type=COUNT, metavar="N", default=12, show_default=True, help="Layers of DNABERT-S.")
+@click.option(
+    "--strings", type=COUNT, metavar="N", default=128, show_default=True, help="Strings that the section encoders gets."
+)
+@click.option(
+    "--rows", type=COUNT, metavar="N", default=20_000, show_default=True, help="Rows that the section results gets."
+)
+@click.option(
+    "--predict-reads",
+    type=COUNT,
+    metavar="N",
+    default=100_000,
+    show_default=True,
+    help="Reads that the section predict gets.",
+)
+@click.option(
+    "--reads",
+    metavar="NUMBERS",
+    callback=_split,
+    default="10000,100000,1000000",
+    show_default=True,
+    help="Reads that the runs of the section memory get.",
+)
+@click.option(
+    "--read-length",
+    type=COUNT,
+    metavar="N",
+    default=300,
+    show_default=True,
+    help="Bases of the reads of predict and memory.",
+)
 def benchmark(
     only: tuple[str, ...],
     output: Path | None,
@@ -68,7 +106,7 @@ def benchmark(
     reads: tuple[str, ...],
     read_length: int,
 ) -> None:
-    """Measure speed and memory of this machine, side by side with named peers."""
+    """Measure speed and memory beside named peers."""
     _check(only, _SECTIONS, "--only")
     if not all(number.isdigit() and int(number) > 0 for number in reads):
         raise UsageError(f"--reads takes numbers such as 10000,1000000, not {','.join(reads)}.")

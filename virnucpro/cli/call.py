@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import click
 
+from virnucpro.cli.options import FOLDER, legacy_option, quiet_option, rows_option, run_argument, verbose_option
 from virnucpro.config import PRESETS, TABLE_FORMATS, TableFormat, make_config
 from virnucpro.logs import start_logging
 
@@ -24,16 +25,19 @@ _OPTIONS = (
     click.option(
         "--threshold",
         type=click.FloatRange(0, 1),
+        metavar="P",
         help="Instead of a preset: p_virus from which a sequence is called virus, and below which it is not.",
     ),
     click.option(
         "--fdr",
         type=click.FloatRange(0, 1),
-        help="Instead of a preset: call virus while at most this share of the calls is expected to be false.",
+        metavar="P",
+        help="Instead of a preset: call virus as long as at most this share of the calls is expected to be false.",
     ),
     click.option(
         "--prevalence",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        metavar="P",
         help="Expected share of viral sequences; shifts p_virus and fdr.  [default: 0.5]",
     ),
 )
@@ -43,7 +47,7 @@ format_option = click.option(
     type=click.Choice(TABLE_FORMATS),
     default="tsv",
     show_default=True,
-    help="Of the tables of sequences, fragments and rows.",
+    help="Format of the tables of sequences, fragments and rows.",
 )
 
 _EPILOG = """\
@@ -62,14 +66,20 @@ def call_options(command: _Command) -> _Command:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@run_argument
 @call_options
-@click.option("-o", "--output", type=Path, help="Directory for the results.  [default: RUN, where they are replaced]")
+@click.option(
+    "-o",
+    "--output",
+    type=FOLDER,
+    metavar="DIR",
+    help="Directory for the results.  [default: RUN, where they are replaced]",
+)
 @format_option
-@click.option("--keep-intermediate", is_flag=True, help="Also write .rows.tsv.gz: every kept frame with its scores.")
-@click.option("--legacy-output", is_flag=True, help="Also write the published program's two result files.")
-@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@rows_option
+@legacy_option
+@quiet_option
+@verbose_option
 def call(
     run: Path,
     output: Path | None,
@@ -80,7 +90,10 @@ def call(
     verbose: bool,
     **settings: object,
 ) -> None:
-    """Call the sequences of the finished run in RUN anew, with other thresholds, in seconds."""
+    """Call the sequences of a finished run anew.
+
+    RUN is the output directory of predict. Thresholds may be others; it takes seconds.
+    """
     config = make_config(None, {f"science.{name}": value for name, value in settings.items()})
     start_logging(-1 if quiet else int(verbose))
 

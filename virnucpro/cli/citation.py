@@ -24,7 +24,14 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--format", "style", type=click.Choice(_FORMATS), default="text", show_default=True, help="Form.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(_FORMATS),
+    default="text",
+    show_default=True,
+    help="Form: plain text, BibTeX, the CITATION.cff, or sentences for Methods.",
+)
 def citation(style: str) -> None:
     """Print what to cite."""
     from virnucpro.citation import parse_cff, read_cff  # noqa: PLC0415 - --help should not wait for it

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from virnucpro.cli.options import json_option
+
 _EPILOG = """\
 OK: works. WARN: works, but see the line. FAIL: does not work. Exit code 1 if anything fails.
 
@@ -20,10 +22,13 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+@json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Look whether VirNucPro works on this machine: libraries, devices, disk, models, a self-test."""
+    """Check that VirNucPro works on this machine.
+
+    Looks at libraries, devices, disk and models, and runs a self-test with known answers.
+    """
     from virnucpro.models.checkup import look  # noqa: PLC0415 - --help should not wait for it
 
     findings = []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from virnucpro.cli.options import COUNT, no_progress_option, quiet_option, run_argument
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
@@ -14,19 +15,22 @@ this by itself: the command is for runs whose embeddings were made elsewhere, or
 
 Exit code 1 if some pairs cannot be merged; they are listed with the reason, and all others are merged.
 
-Example: virnucpro merge results --merge-threads 8
+\b
+Example:
+  virnucpro merge results --merge-threads 8
 """
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("run", type=Path)
-@click.option(
-    "--merge-threads", type=click.IntRange(min=1), help="Processes that merge.  [default: the CPUs one may use]"
-)
-@click.option("--no-progress", is_flag=True, help="No progress bars.")
-@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+@run_argument
+@click.option("--merge-threads", type=COUNT, metavar="N", help="Processes that merge.  [default: one a CPU]")
+@no_progress_option
+@quiet_option
 def merge(run: Path, merge_threads: int | None, no_progress: bool, quiet: bool) -> None:
-    """Merge nucleotide and protein embeddings of RUN, the output directory of predict, unit by unit."""
+    """Merge the embeddings of a run, unit by unit.
+
+    RUN is the output directory of predict.
+    """
     start_logging(-1 if quiet else 0)
 
     from virnucpro import upkeep  # noqa: PLC0415 - --help should not wait for it

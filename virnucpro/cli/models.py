@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from virnucpro.cli.options import json_option, no_progress_option, quiet_option
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.logs import start_logging
 
@@ -25,7 +26,20 @@ On a machine with network, then on one without:
   virnucpro models export models.tar 500
   virnucpro models import models.tar
 """
-_QUIET = click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+_FETCH_EPILOG = """\
+A fetch that was stopped goes on with the same command.
+
+\b
+Example:
+  virnucpro models fetch 500
+"""
+_VERIFY_EPILOG = """\
+Exit code 6 if a file is not what was recorded.
+
+\b
+Example:
+  virnucpro models verify 500
+"""
 
 
 @click.group(epilog=_GROUP_EPILOG)
@@ -33,8 +47,8 @@ def models() -> None:
     """List, fetch, verify and carry models."""
 
 
-@models.command("list", epilog="Example: virnucpro models list --json")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@models.command("list", epilog="\b\nExample:\n  virnucpro models list --json")
+@json_option
 def list_models(as_json: bool) -> None:
     """Show the models that are here and those that can be fetched."""
     from virnucpro.models.inventory import list_entries  # noqa: PLC0415 - --help should not wait for it
@@ -50,25 +64,34 @@ def list_models(as_json: bool) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-@models.command(epilog="Example: virnucpro predict in.fasta -o out --model $(virnucpro models path mine)")
+@models.command(epilog="\b\nExample:\n  virnucpro models path lite")
 @click.argument("name")
 def path(name: str) -> None:
-    """Print the folder of NAME (of each part, where NAME is not a bundle yet)."""
+    """Print the folder of a model.
+
+    Of each part, where NAME is not a bundle yet.
+    """
     from virnucpro.models.inventory import places_of  # noqa: PLC0415
 
     for place in places_of(name):
         click.echo(place.folder)
 
 
-@models.command(epilog="A fetch that was stopped goes on with the same command.\n\nExample: virnucpro models fetch 500")
+@models.command(epilog=_FETCH_EPILOG)
 @click.argument("name")
 @click.option("--mirror", metavar="URL", help="Take every file from this address instead of its own host.")
-@click.option("--retries", type=click.IntRange(min=0), default=4, show_default=True, help="Attempts after the first.")
-@click.option("--again", is_flag=True, help="Fetch also what a cache of the hub or of torch holds.")
-@click.option("--no-progress", is_flag=True, help="No progress bars.")
-@_QUIET
+@click.option(
+    "--retries", type=click.IntRange(min=0), metavar="N", default=4, show_default=True, help="Attempts after the first."
+)
+@click.option("--again", is_flag=True, help="Fetch what a cache of the hub or of torch holds, too.")
+@no_progress_option
+@quiet_option
 def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress: bool, quiet: bool) -> None:
-    """Fetch the released checkpoints of NAME, whatever of them is not here yet."""
+    """Fetch a released model.
+
+    Of the checkpoints of NAME, whatever is not here yet. Every file is held against what its source
+    says of it.
+    """
     from virnucpro.models import fetch as fetching  # noqa: PLC0415
     from virnucpro.models.download import Patience  # noqa: PLC0415
     from virnucpro.models.inventory import places_of  # noqa: PLC0415
@@ -83,10 +106,13 @@ def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress:
         click.echo(folder)
 
 
-@models.command(epilog="Exit code 6 if a file is not what was recorded.\n\nExample: virnucpro models verify 500")
+@models.command(epilog=_VERIFY_EPILOG)
 @click.argument("name", required=False)
 def verify(name: str | None) -> None:
-    """Hold every file of NAME, or of all models here, against its recorded SHA-256."""
+    """Hold every file of a model against its SHA-256.
+
+    Without NAME, of all models that are here.
+    """
     from virnucpro.models import inventory  # noqa: PLC0415
 
     places = inventory.places_here() if name is None else inventory.places_of(name)
@@ -103,11 +129,11 @@ def verify(name: str | None) -> None:
         raise ModelError(f"{count} not what was recorded. Delete and fetch or import what is named above.")
 
 
-@models.command(epilog="Example: virnucpro models record --answers my_bundle/")
+@models.command(epilog="\b\nExample:\n  virnucpro models record --answers my_bundle/")
 @click.argument("name")
 @click.option("--answers", is_flag=True, help="Also run the bundle and record what it answers, for doctor.")
 def record(name: str, answers: bool) -> None:
-    """Record the SHA-256 of the files of NAME as they are now.
+    """Record the SHA-256 of the files of a model.
 
     NAME is a bundle, a bundle folder, or a checkpoint whose files were put into their folder by hand.
     """
@@ -128,13 +154,16 @@ def record(name: str, answers: bool) -> None:
         click.echo(f"{file.sha256}  {file.name}")
 
 
-@models.command("export", epilog="Example: virnucpro models export models.tar lite 500")
-@click.argument("file", type=Path)
+@models.command("export", epilog="\b\nExample:\n  virnucpro models export models.tar lite 500")
+@click.argument("file", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--force", is_flag=True, help="Replace FILE where it is there.")
-@_QUIET
+@quiet_option
 def export_models(file: Path, names: tuple[str, ...], force: bool, quiet: bool) -> None:
-    """Write the models NAME, or all that are here, to one archive FILE."""
+    """Write models to one archive.
+
+    Without NAME, all that are here.
+    """
     from virnucpro.models.archive import export_archive  # noqa: PLC0415
     from virnucpro.models.inventory import places_here  # noqa: PLC0415
 
@@ -145,11 +174,14 @@ def export_models(file: Path, names: tuple[str, ...], force: bool, quiet: bool) 
     click.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 
-@models.command("import", epilog="Example: virnucpro models import models.tar")
-@click.argument("file", type=Path)
-@_QUIET
+@models.command("import", epilog="\b\nExample:\n  virnucpro models import models.tar")
+@click.argument("file", type=click.Path(path_type=Path))
+@quiet_option
 def import_models(file: Path, quiet: bool) -> None:
-    """Bring the models of the archive FILE to this machine, checked; all of them, or nothing."""
+    """Bring the models of an archive to this machine.
+
+    Every file is held against its SHA-256; all of them come, or nothing.
+    """
     from virnucpro.models.archive import import_archive  # noqa: PLC0415
 
     start_logging(-1 if quiet else 0)

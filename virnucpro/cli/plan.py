@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from virnucpro.config import DTYPES
+from virnucpro.cli.options import (
+    FOLDER,
+    SOURCE,
+    json_option,
+    measured_device_option,
+    measured_dtype_option,
+    measured_model_option,
+    threads_option,
+)
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
@@ -32,22 +40,29 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("inputs", nargs=-1, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, type=SOURCE, metavar="INPUT...")
 @click.option(
-    "-o", "--output", type=Path, default=Path("results"), show_default=True, help="Where predict would write."
+    "-o",
+    "--output",
+    type=FOLDER,
+    metavar="DIR",
+    default=Path("results"),
+    show_default=True,
+    help="Directory that predict would write to.",
 )
-@click.option("-m", "--model", default="lite", show_default=True, help="Model, as in predict.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Float type.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads in all.  [default: all it may use]")
+@measured_model_option
+@measured_device_option
+@measured_dtype_option
+@threads_option
 @click.option(
     "--sample-mb",
+    metavar="MB",
     type=click.FloatRange(min=0.01),
     default=4.0,
     show_default=True,
-    help="Text to read of each input, in MB; a smaller file is read whole.",
+    help="Megabytes of text to read of each input; a smaller file is read whole.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@json_option
 def plan(
     inputs: tuple[str, ...],
     output: Path,
@@ -58,7 +73,10 @@ def plan(
     sample_mb: float,
     as_json: bool,
 ) -> None:
-    """Foresee rows, time, memory and disk of a run on INPUT."""
+    """Foresee time, memory and disk of a run.
+
+    INPUT is what predict would be given; files only, no stdin.
+    """
     if not inputs:
         raise UsageError("no input. Name the FASTA or FASTQ files of the run: virnucpro plan in.fasta")
     start_logging(-1)

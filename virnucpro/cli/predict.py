@@ -7,6 +7,22 @@ from pathlib import Path
 import click
 
 from virnucpro.cli.call import CALL_SETTINGS, call_options, format_option
+from virnucpro.cli.options import (
+    COUNT,
+    DEVICES,
+    FILE,
+    FOLDER,
+    PLOTS,
+    SOURCE,
+    complete_model,
+    legacy_option,
+    no_progress_option,
+    only_one,
+    quiet_option,
+    rows_option,
+    threads_option,
+    verbose_option,
+)
 from virnucpro.config import DTYPES, TableFormat, make_config
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
@@ -14,8 +30,9 @@ from virnucpro.request import Options
 from virnucpro.samples import Sample, read_samplesheet
 
 _EPILOG = """\
-Results in DIR, prefixed by the input's name: .sequences.tsv (a row for every input sequence),
-.fragments.tsv.gz, .virus.fna.gz, .summary.json; and for the run .run.json and .log.
+Results in DIR, prefixed by the input's name without its endings (STEM): .sequences.tsv (a row for every input
+sequence), .fragments.tsv.gz, .virus.fna.gz, .regions.tsv, .report.html, .summary.json and more; and for the run
+.run.json and .log.
 
 Stopped? The same command goes on where it was.
 
@@ -28,47 +45,87 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("inputs", nargs=-1, metavar="INPUT...")
-@click.option("-o", "--output", "--output-dir", "output", type=Path, help="Directory for the results. [required]")
-@click.option("--samplesheet", type=Path, help="Table of samples: sample, path and, for pairs, path2.")
-@click.option("--reference", help="FASTA that the reads of a CRAM were aligned to.")
+@click.argument("inputs", nargs=-1, type=SOURCE, metavar="INPUT...")
 @click.option(
-    "-m", "--model", help="lite (bundled), 300 or 500 (published), a bundle folder or a head.  [default: lite]"
+    "-o",
+    "--output",
+    "--output-dir",
+    "output",
+    type=FOLDER,
+    metavar="DIR",
+    multiple=True,
+    callback=only_one,
+    help="Directory for the results.  [required]",
 )
-@click.option("--model-type", type=click.Choice(["300", "500", "custom"]), help="Published name for --model.")
-@click.option("--model-path", help="Bundle folder or head file (.pth, .safetensors), with --model-type custom.")
-@click.option("--fragment-length", type=click.IntRange(min=3), help="Fragment length in bases.  [default: the model's]")
+@click.option("--samplesheet", type=FILE, metavar="FILE", help="Table of samples: sample, path and, for pairs, path2.")
+@click.option("--reference", type=FILE, metavar="FASTA", help="FASTA that the reads of a CRAM were aligned to.")
+@click.option(
+    "-m",
+    "--model",
+    metavar="MODEL",
+    shell_complete=complete_model,
+    help="lite (bundled), 300 or 500 (published), a bundle folder or a head file.  [default: lite]",
+)
+@click.option("--model-type", type=click.Choice(["300", "500", "custom"]), help="Published option; see --model.")
+@click.option(
+    "--model-path",
+    type=click.Path(),
+    metavar="PATH",
+    help="Bundle folder or head file (.pth, .safetensors), with --model-type custom.",
+)
+@click.option(
+    "--fragment-length",
+    type=click.IntRange(min=3),
+    metavar="N",
+    help="Bases of a fragment.  [default: the model's]",
+)
 @click.option(
     "--expected-length",
     type=click.IntRange(min=3),
-    help="The same, also where the model was trained on another; for a head, what it was trained on.",
+    metavar="N",
+    help="As --fragment-length, also where the model was trained on another; for a head, what it was trained on.",
 )
 @call_options
 @format_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")
-@click.option("--device", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]")
-@click.option("--gpus", help="Physical GPUs to use, such as 0,1; one process each.")
-@click.option("--parallel", is_flag=True, default=None, help="Several worker processes where there is no GPU.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads in all.  [default: all it may use]")
+@click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: auto]")
+@click.option("--gpus", metavar="NUMBERS", help="Physical GPUs to use, such as 0,1; one process each.  [default: all]")
+@click.option("--parallel", is_flag=True, default=None, help="Use several worker processes where there is no GPU.")
+@threads_option
 @click.option(
-    "--merge-threads", type=click.IntRange(min=1), help="Processes that merge.  [default: 1, with --parallel --threads]"
+    "--merge-threads",
+    type=COUNT,
+    metavar="N",
+    help="Processes that merge embeddings that are kept.  [default: 1; with --parallel as many as --threads]",
 )
-@click.option("--loader-workers", type=click.IntRange(min=0), help="Processes a device that read ahead.")
-@click.option("--token-budget", type=click.IntRange(min=1), help="Tokens in a batch of the encoders.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Rows the head scores at a time.  [default: 4096]")
-@click.option("--unit-rows", type=click.IntRange(min=1), help="Rows in a unit of work.  [default: 16384]")
-@click.option("--config", "config_file", type=Path, help="YAML file with science:, layout: and runtime: settings.")
+@click.option(
+    "--loader-workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Processes a device that read ahead.  [default: of a profile, else by device]",
+)
+@click.option(
+    "--token-budget",
+    type=COUNT,
+    metavar="N",
+    help="Tokens in a batch of the encoders.  [default: of a profile, else by device]",
+)
+@click.option("--batch-size", type=COUNT, metavar="N", help="Rows the head scores at a time.  [default: 4096]")
+@click.option("--unit-rows", type=COUNT, metavar="N", help="Rows in a unit of work.  [default: 16384]")
+@click.option(
+    "--config", "config_file", type=FILE, metavar="FILE", help="YAML with science:, layout: and runtime: settings."
+)
 @click.option("--resume", is_flag=True, help="Go on where an earlier run stopped (always so; accepted for scripts).")
 @click.option("--fresh", is_flag=True, help="Start over: drop what an earlier run in DIR stored.")
 @click.option("--force", is_flag=True, help="Start over, and write into a directory that holds other files.")
-@click.option("--keep-intermediate", is_flag=True, help="Also write .rows.tsv.gz: every kept frame with its scores.")
+@rows_option
 @click.option("--keep-embeddings", is_flag=True, help="Keep embeddings and features in DIR/run.")
-@click.option("--legacy-output", is_flag=True, help="Also write the published program's two result files.")
-@click.option("--no-report", is_flag=True, help="Do not write .report.html and the files for MultiQC.")
-@click.option("--plots", type=click.Choice(["png", "svg", "pdf"]), help="Also write figures: DIR/STEM.plots/.")
-@click.option("--no-progress", is_flag=True, help="No progress bars.")
-@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@legacy_option
+@click.option("--no-report", is_flag=True, help="Do not write STEM.report.html and the files for MultiQC.")
+@click.option("--plots", type=PLOTS, help="Also write figures: DIR/STEM.plots/.")
+@no_progress_option
+@quiet_option
+@verbose_option
 def predict(
     inputs: tuple[str, ...],
     output: Path | None,
@@ -85,7 +142,7 @@ def predict(
     legacy_output: bool,
     table_format: TableFormat,
     samplesheet: Path | None,
-    reference: str | None,
+    reference: Path | None,
     no_report: bool,
     plots: str | None,
     no_progress: bool,
@@ -123,7 +180,7 @@ def predict(
         legacy_output=legacy_output,
         is_length_meant=expected_length is not None,
         table_format=table_format,
-        reference=reference,
+        reference=str(reference) if reference else None,
         with_report=not no_report,
         plots=plots,
     )

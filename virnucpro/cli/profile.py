@@ -8,7 +8,13 @@ from dataclasses import asdict
 
 import click
 
-from virnucpro.config import DTYPES
+from virnucpro.cli.options import (
+    json_option,
+    measured_device_option,
+    measured_dtype_option,
+    measured_model_option,
+    threads_option,
+)
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
@@ -28,22 +34,21 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("-m", "--model", default="lite", show_default=True, help="Model to measure, as in predict.")
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps; the first of several."
-)
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Float type.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="CPU threads in all.  [default: all it may use]")
+@measured_model_option
+@measured_device_option
+@measured_dtype_option
+@threads_option
 @click.option(
     "--seconds",
+    metavar="S",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
     show_default=True,
-    help="About how long; a large model needs more to try large batches.",
+    help="About how long to measure; a large model needs more to try large batches.",
 )
 @click.option("--show", is_flag=True, help="Print the saved figures; measure nothing.")
 @click.option("--forget", is_flag=True, help="Delete the saved figures; measure nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@json_option
 def profile(
     model: str,
     device: str,
@@ -54,7 +59,10 @@ def profile(
     forget: bool,
     as_json: bool,
 ) -> None:
-    """Find the batch size and the numbers of processes that are fastest on this machine."""
+    """Find the settings that are fastest on this machine.
+
+    Measures batch sizes, processes and threads; of several devices the first.
+    """
     if show and forget:
         raise UsageError("--show prints the figures and --forget deletes them: choose one.")
     start_logging(-1)
@@ -78,6 +86,7 @@ def profile(
             raise UsageError(f"there is no profile of {model} on {place} in {float_type}. Measure: virnucpro profile")
         click.echo(json.dumps(asdict(found), indent=2) if as_json else profile_text(found))
         return
+    _warn_if_busy(available_cpus())
     measured = measure.measure(measure.ProfileSettings(bundle, place, float_type, threads or available_cpus(), seconds))
     path = profiles.save(measured)
     click.echo(json.dumps(asdict(measured), indent=2) if as_json else profile_text(measured))

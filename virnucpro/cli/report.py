@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from virnucpro.cli.options import FILE, PLOTS, quiet_option, run_argument
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
@@ -22,13 +23,19 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("run", type=Path)
-@click.option("-o", "--output", type=Path, help="The page, where RUN holds one input.  [default: RUN/STEM.report.html]")
-@click.option("--plots", "file_format", type=click.Choice(["png", "svg", "pdf"]), help="Also figures: RUN/STEM.plots/.")
-@click.option("--multiqc", is_flag=True, help="Also what MultiQC reads: RUN/STEM.virnucpro_mqc.json.")
-@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+@run_argument
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="FILE",
+    help="Page to write, where RUN holds one input.  [default: RUN/STEM.report.html]",
+)
+@click.option("--plots", "file_format", type=PLOTS, help="Also write figures: RUN/STEM.plots/.")
+@click.option("--multiqc", is_flag=True, help="Also write what MultiQC reads: RUN/STEM.virnucpro_mqc.json.")
+@quiet_option
 def report(run: Path, output: Path | None, file_format: str | None, multiqc: bool, quiet: bool) -> None:
-    """Show the results of RUN as a page."""
+    """Show the results of a run as a page."""
     start_logging(-1 if quiet else 0)
 
     from virnucpro.report.multiqc import write_multiqc  # noqa: PLC0415 - --help should not wait for these

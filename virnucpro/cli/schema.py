@@ -17,9 +17,9 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--table", metavar="NAME", help="One table: sequences, say.  [default: all]")
+@click.option("--table", metavar="NAME", help="One table, such as sequences.  [default: all]")
 def schema(table: str | None) -> None:
-    """Print what the columns of the result tables hold, as JSON.
+    """Print what the columns of the tables hold, as JSON.
 
     TSV writes NA for a missing value, Parquet and JSON lines null. Positions name their coordinate system.
     """

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from virnucpro.cli.options import no_progress_option, quiet_option, run_argument
 from virnucpro.errors import IncompleteRunError, VirNucProError
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
-Reads every stored file and result and holds it against its recorded SHA-256. Exit codes: 0 all is well,
+Reads every stored file and result and holds it against its recorded digest. Exit codes: 0 all is well,
 1 something is damaged, 5 nothing is damaged, but the run is not finished or has failed rows.
 
 With --repair what is damaged is deleted and computed again, failed rows are tried again, and an unfinished
@@ -24,12 +25,15 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("run", type=Path)
+@run_argument
 @click.option("--repair", is_flag=True, help="Compute again what is damaged, missing or failed.")
-@click.option("--no-progress", is_flag=True, help="No progress bars.")
-@click.option("-q", "--quiet", is_flag=True, help="Warnings and errors only.")
+@no_progress_option
+@quiet_option
 def verify(run: Path, repair: bool, no_progress: bool, quiet: bool) -> None:
-    """Check that RUN, the output directory of predict, holds what was written and lacks nothing."""
+    """Check that a run is whole and undamaged.
+
+    RUN is the output directory of predict.
+    """
     start_logging(-1 if quiet else 0)
 
     from virnucpro import upkeep  # noqa: PLC0415 - --help should not wait for it

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from virnucpro.errors import CountError, InputError
+from virnucpro.report import schema
 from virnucpro.report.tables import open_output
 from virnucpro.run_dir import write_json
 from virnucpro.sequence.alignments import alignment_format, name_of, primary_alignments
@@ -27,8 +28,6 @@ from virnucpro.sequence.streams import InputStream, shown
 
 if TYPE_CHECKING:
     import pysam
-
-READ_COLUMNS = ("read", "contig", "identity", "coverage", "call", "p_virus", "status")
 
 _BATCH_READS = 1 << 14
 _PAF_COLUMNS = 12
@@ -123,7 +122,7 @@ def assign_reads(table: Path, reads: str, output: Path, limits: Limits, referenc
     calls = read_calls(table)
     counts = ReadCounts(0, dict.fromkeys(map(str, ReadStatus), 0), {})
     stream = InputStream(reads)
-    with open_output(output, READ_COLUMNS) as stream_out:
+    with open_output(output, schema.READS.header) as stream_out:
         for alignment in best_alignments(stream, reference):
             contig = calls.get(alignment.contig)
             status = _status(alignment, contig, limits)

@@ -27,13 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.report.regions import DEFAULT_SETTINGS, FinderSettings, evidence_of, find_proviruses
+from virnucpro.report.schema import REGIONS
 from virnucpro.report.tables import open_output
 from virnucpro.sequence.ragged import Ragged
 
 WHOLE, PROVIRUS = "whole", "provirus"
-REGION_COLUMNS = (
-    "region", "sequence", "start", "stop", "length", "kind", "p_virus", "score", "num_fragments", "topology",
-)  # fmt: skip
 
 _GFF3_HEADER = b"##gff-version 3\n"
 _GFF3_TYPES = {WHOLE: b"viral_sequence", PROVIRUS: b"proviral_region"}
@@ -148,7 +146,7 @@ class RegionWriter:
             def file(suffix: str, columns: tuple[str, ...] = ()) -> IO[bytes]:
                 return stack.enter_context(open_output(self._place(suffix), columns))
 
-            self._table = file("regions.tsv", REGION_COLUMNS)
+            self._table = file("regions.tsv", REGIONS.header)
             self._gff3 = file("regions.gff3")
             self._gff3.write(_GFF3_HEADER)
             self._bed = file("regions.bed")
@@ -291,14 +289,18 @@ def _window_lines(sequences: _Complete) -> bytes:
     has_next = np.ones(len(starts), dtype=bool)
     has_next[sequences.offsets[1:] - 1] = False
     stops[has_next] = starts[1:][has_next[:-1]]
-    names = np.repeat(np.arange(len(sequences.names)), np.diff(sequences.offsets))
     scored = ~np.isnan(sequences.log_odds)
+    numbers = np.repeat(np.arange(len(sequences.names)), np.diff(sequences.offsets))[scored]
     with np.errstate(over="ignore"):
         p_virus = 1 / (1 + np.exp(-sequences.log_odds[scored]))
     columns = zip(
-        names[scored].tolist(), starts[scored].tolist(), stops[scored].tolist(), p_virus.tolist(), strict=True
+        [sequences.names[number] for number in numbers.tolist()],
+        starts[scored].tolist(),
+        stops[scored].tolist(),
+        p_virus.tolist(),
+        strict=True,
     )
-    return b"".join(b"%b\t%d\t%d\t%.4f\n" % (sequences.names[name], *values) for name, *values in columns)
+    return b"".join([b"%b\t%d\t%d\t%.4f\n" % values for values in columns])
 
 
 def _table_line(region: _Found) -> bytes:

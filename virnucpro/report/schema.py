@@ -179,7 +179,65 @@ LEGACY_HIGHEST = Table(
     ),
 )  # fmt: skip
 
-TABLES = {table.name: table for table in (SEQUENCES, FRAGMENTS, ROWS, FAILED_ROWS, LEGACY_RESULTS, LEGACY_HIGHEST)}
+REGIONS = Table(
+    "regions",
+    {"tsv": "<stem>.regions.tsv"},
+    written="always",
+    meaning="a line for every virus region, in the order of the input",
+    columns=(
+        Column("region", "string", "its sequence; of a provirus with |provirus_<start>_<stop> behind it"),
+        Column("sequence", "string", "id of its sequence"),
+        _START,
+        _STOP,
+        Column("length", "integer", "its bases", "bases"),
+        Column("kind", "string", "the whole sequence, or a viral part of a longer one", values=("whole", "provirus")),
+        Column("p_virus", "number", "of a whole sequence as in sequences; of a provirus the mean of its fragments' "
+               "smoothed probabilities", "probability"),
+        Column("score", "number", "sum of tempered log-odds of its fragments; higher is surer", "nats"),
+        Column("num_fragments", "integer", "windows in it"),
+        Column("topology", "string", "not told", is_nullable=True),
+    ),
+)  # fmt: skip
+
+SAMPLES = Table(
+    "samples",
+    {"tsv": "samples.tsv"},
+    written="for several samples",
+    meaning="a line for every sample, in the order given",
+    columns=(
+        Column("sample", "string", "its name: of the sheet, or of the input file"),
+        Column("sequences", "integer", "how many it has"),
+        Column("bases", "integer", "of all its sequences", "bases"),
+        *(Column(call, "integer", f"sequences with the call {call}") for call in
+          ("virus", "uncertain", "not_virus", "no_call")),
+        Column("percent_virus_sequences", "number", "sequences called virus", "percent", is_nullable=True),
+        Column("percent_virus_bases", "number", "bases of sequences called virus", "percent", is_nullable=True),
+    ),
+)  # fmt: skip
+
+READS = Table(
+    "reads",
+    {"tsv": "<stem>.reads.tsv.gz"},
+    written="by virnucpro assign",
+    meaning="a line for every read",
+    columns=(
+        Column("read", "string", "id of the read"),
+        Column("contig", "string", "id of the contig of its best alignment", is_nullable=True),
+        Column("identity", "number", "of that alignment", "share", is_nullable=True),
+        Column("coverage", "number", "part of the read in that alignment", "share", is_nullable=True),
+        Column("call", "string", "of the contig, where the read is assigned", is_nullable=True,
+               values=tuple(CALL_NAMES.values())),
+        Column("p_virus", "number", "of the contig, where the read is assigned", "probability", is_nullable=True),
+        Column("status", "string", "whether it took the call, or why not"),
+    ),
+)  # fmt: skip
+
+TABLES = {
+    table.name: table
+    for table in (
+        SEQUENCES, FRAGMENTS, ROWS, REGIONS, FAILED_ROWS, SAMPLES, READS, LEGACY_RESULTS, LEGACY_HIGHEST,
+    )
+}  # fmt: skip
 
 
 def described(table: Table) -> dict[str, Any]:

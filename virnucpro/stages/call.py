@@ -90,6 +90,21 @@ def _write_record(
         "statuses": whole.statuses,
         "bases": whole.bases,
     }
+    if "request" in record:
+        record["request"] = _request(record["request"], wanted)
     record["outputs"] = write.output_digests(results, index)
     record["called"] = {"version": __version__, "command": sys.argv}
     write_json(results.root / name, record)
+
+
+def _request(then: dict[str, Any], wanted: write.Wanted) -> dict[str, Any]:
+    """What must be asked of ``predict`` for these results; see ``Request.as_record``."""
+    calling = wanted.calling
+    settings = {
+        "science.preset": calling.preset if calling.threshold is None and calling.fdr is None else "",
+        "science.threshold": -1.0 if calling.threshold is None else calling.threshold,
+        "science.fdr": -1.0 if calling.fdr is None else calling.fdr,
+        "science.prevalence": calling.prevalence,
+    }
+    options = {"keep_intermediate": wanted.rows, "legacy_output": wanted.legacy, "table_format": wanted.format}
+    return then | {"settings": then["settings"] | settings, "options": then["options"] | options}

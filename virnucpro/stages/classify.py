@@ -1,8 +1,13 @@
-"""Features through the head: two scores a row."""
+"""Embeddings through the head: two scores a row.
+
+The head takes the two embeddings of a row as they lie in the two shards, so no merged file is needed. Where there is
+one and the shards are gone, it is split again: the head then does the same arithmetic, and the bits are the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +16,16 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.bundles import Bundle
-from virnucpro.errors import ModelError, WorkerError
-from virnucpro.executors.base import Executor, UnitDone, UnitFailed, Worker
+from virnucpro.encoders.weights import read_config
+from virnucpro.errors import CountError, ModelError, StoreError, WorkerError
+from virnucpro.executors.base import Executor, Outcome, UnitDone, UnitFailed, Worker
 from virnucpro.heads import MLPHead, load_head
 from virnucpro.progress import Advance
 from virnucpro.run_dir import RunDir
-from virnucpro.stages.base import ROLES, Index, Run, features_made_from
+from virnucpro.stages.base import ROLES, Index, Run, features_made_from, shard_made_from
+
+_Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
+"""Nucleotide and protein embeddings of some rows."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +33,11 @@ class ClassifyWork:
     """Scores units; see ``executors.base.Work``. Drops what a scored unit no longer needs.
 
     Attributes:
-        run_dir: where features are and scores go.
+        run_dir: where embeddings are and scores go.
         bundle: the model.
         dtype: float type the encoders computed in.
         batch_size: rows the head scores at a time.
-        keep_embeddings: leave shards and features where they are.
+        keep_embeddings: leave shards and merged files where they are.
     """
 
     run_dir: RunDir
@@ -37,31 +46,68 @@ class ClassifyWork:
     batch_size: int
     keep_embeddings: bool
 
-    def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
-        """Score each unit."""
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
+        """Score each unit; one whose embeddings are damaged does not keep the others from it."""
         head = load_head(self.bundle.head)
         for unit in units:
             torch.set_num_threads(worker.num_threads)
-            unit_digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
-            made_from = features_made_from(self.bundle, self.dtype, unit_digest)
-            feature = store.read_checked(self.run_dir.merged(unit), "merged", made_from, "feature")
-            scores = self._scores(head, feature)
-            store.write_arrays(self.run_dir.scores(unit), "scores", {"scores": scores}, made_from)
-            if not self.keep_embeddings:
-                for path in (*(self.run_dir.embedding(role, unit) for role in ROLES), self.run_dir.merged(unit)):
-                    path.unlink(missing_ok=True)
-            yield UnitDone(unit, len(scores))
+            try:
+                yield self._classify(head, unit)
+            except (StoreError, CountError) as error:
+                yield UnitFailed(unit, str(error))
 
-    def _scores(self, head: MLPHead, feature: NDArray[np.floating]) -> NDArray[np.float32]:
-        """(n, 2) scores; NaN for the rows that were left out, whose features are NaN, and for no other."""
-        scores = np.empty((len(feature), 2), dtype=np.float32)
-        for start in range(0, len(feature), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            scores[batch] = head.scores(torch.from_numpy(feature[batch])).numpy()
-        unscored = np.isnan(scores).any(axis=1)
-        if unscored.any() and not np.isnan(feature[unscored]).any(axis=1).all():
-            raise ModelError(f"{self.bundle.head}: gives NaN for features that are finite. Its weights are damaged.")
-        return scores
+    def _classify(self, head: MLPHead, unit: int) -> UnitDone:
+        unit_digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
+        shards = [self.run_dir.embedding(role, unit) for role in ROLES]
+        merged = self.run_dir.merged(unit)
+        is_split = all(shard.exists() for shard in shards) or not merged.exists()
+        pairs = self._of_shards(unit, unit_digest) if is_split else self._of_merged(unit, unit_digest)
+        scores = self._scores(head, pairs)
+        made_from = features_made_from(self.bundle, self.dtype, unit_digest)
+        store.write_arrays(self.run_dir.scores(unit), "scores", {"scores": scores}, made_from)
+        if not self.keep_embeddings:
+            for path in (*shards, merged):
+                path.unlink(missing_ok=True)
+        return UnitDone(unit, len(scores))
+
+    def _of_shards(self, unit: int, unit_digest: str) -> Iterator[_Pair]:
+        """The embeddings of a unit, some rows at a time; each pair is gone when the next one is asked for.
+
+        Raises:
+            StoreError: a file is missing, or damaged, which may show after the last pair.
+            CountError: there are more embeddings of one kind than of the other.
+        """
+        with ExitStack() as files:
+            parts = []
+            for role in ROLES:
+                made_from = shard_made_from(self.bundle, role, self.dtype, unit_digest)
+                path = self.run_dir.embedding(role, unit)
+                parts.append(files.enter_context(store.open_array(path, "embedding", made_from, "embedding")))
+            num_nucleotide, num_protein = (part.shape[0] for part in parts)
+            if num_nucleotide != num_protein:
+                raise CountError(f"unit {unit}: {num_nucleotide} nucleotide and {num_protein} protein embeddings")
+            yield from zip(*(part.blocks(self.batch_size) for part in parts), strict=True)
+
+    def _of_merged(self, unit: int, unit_digest: str) -> Iterator[_Pair]:
+        """The same from the merged file."""
+        width = read_config(self.bundle.nucleotide).width
+        made_from = features_made_from(self.bundle, self.dtype, unit_digest)
+        with store.open_array(self.run_dir.merged(unit), "merged", made_from, "feature") as feature:
+            for block in feature.blocks(self.batch_size):
+                yield np.ascontiguousarray(block[:, :width]), np.ascontiguousarray(block[:, width:])
+
+    def _scores(self, head: MLPHead, pairs: Iterable[_Pair]) -> NDArray[np.float32]:
+        """(n, 2) scores; NaN for the rows that were left out, whose embeddings are NaN, and for no other."""
+        batches = [np.empty((0, 2), dtype=np.float32)]
+        for pair in pairs:
+            scores = head.scores(*map(torch.from_numpy, pair)).numpy()
+            unscored = np.isnan(scores).any(axis=1)
+            if unscored.any() and not sum(np.isnan(part[unscored]).any(axis=1) for part in pair).all():
+                raise ModelError(
+                    f"{self.bundle.head}: gives NaN for features that are finite. Its weights are damaged."
+                )
+            batches.append(scores)
+        return np.concatenate(batches)
 
 
 def run(
@@ -87,7 +133,8 @@ def run(
 
     failed = list(run.reporter.stream("classify", num_rows, "rows", score))
     if failed:
-        raise WorkerError(f"{len(failed)} units cannot be scored, all others are:\n{failed[0].reason}")
+        reasons = "\n".join(f"  unit {failure.unit}: {failure.reason.strip()}" for failure in failed)
+        raise WorkerError(f"{len(failed)} units cannot be scored, all others are:\n{reasons}")
 
 
 def pending(run: Run, index: Index) -> list[int]:

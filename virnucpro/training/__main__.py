@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from virnucpro.errors import VirNucProError
+from virnucpro.training.datasets import load_dataset
 from virnucpro.training.dev import DevSize
 from virnucpro.training.fit import Recipe
 from virnucpro.training.genomes import load_genomes
@@ -57,7 +58,7 @@ def _train(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     recipe = replace(Recipe(), fragments=options.fragments, seed=options.seed)
     size = DevSize().scaled(options.dev_share)
-    figures = train_lite(options.data, options.output, recipe, size, options.minutes)
+    figures = train_lite(load_dataset([options.data]), options.output, recipe, size, options.minutes)
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def log_loss(log_odds: NDArray[np.float64], is_virus: NDArray[np.bool_], weights
 
 def fit_exponent(
     means: list[NDArray[np.float64]],
-    num_fragments: list[int],
+    num_fragments: Sequence[int | NDArray[np.int64]],
     labels: list[NDArray[np.bool_]],
     weights: list[NDArray[np.float64]],
 ) -> float:
@@ -39,19 +41,33 @@ def fit_exponent(
 
     Args:
         means: mean calibrated log-odds of the sequences of each set.
-        num_fragments: how many fragments a sequence of each set has.
+        num_fragments: how many fragments the sequences of each set have, one number for all or one each.
         labels: whether each is viral.
         weights: of each sequence.
     """
     candidates = np.round(np.arange(0.0, 1.5001, 0.01), 2)
     losses = [
         sum(
-            log_loss(mean * float(count) ** exponent, label, weight)
+            log_loss(mean * np.power(np.float64(count), exponent), label, weight)
             for mean, count, label, weight in zip(means, num_fragments, labels, weights, strict=True)
         )
         for exponent in candidates.tolist()
     ]
     return float(candidates[int(np.argmin(losses))])
+
+
+def reliability(
+    p_virus: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], num_bins: int = 15
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Bins of equal weight by probability: mean probability, share of viruses and weight of each that is not empty."""
+    order = np.argsort(p_virus, kind="stable")
+    p_virus, is_virus, weights = p_virus[order], is_virus[order], weights[order] / weights.sum()
+    bins = np.minimum((np.cumsum(weights) - weights / 2) * num_bins, num_bins - 1).astype(np.int64)
+    mass: NDArray[np.float64] = np.bincount(bins, weights=weights).astype(np.float64)
+    filled = mass > 0
+    mean = np.bincount(bins, weights=weights * p_virus)[filled] / mass[filled]
+    share = np.bincount(bins, weights=weights * is_virus)[filled] / mass[filled]
+    return mean, share, mass[filled]
 
 
 def calibration_error(
@@ -61,11 +77,8 @@ def calibration_error(
 
     Source: Naeini, Cooper and Hauskrecht (2015), with bins of equal mass instead of equal width.
     """
-    order = np.argsort(p_virus, kind="stable")
-    p_virus, is_virus, weights = p_virus[order], is_virus[order], weights[order] / weights.sum()
-    bins = np.minimum((np.cumsum(weights) - weights / 2) * num_bins, num_bins - 1).astype(np.int64)
-    gaps = np.bincount(bins, weights=weights * (p_virus - is_virus))
-    return float(np.abs(gaps).sum())
+    mean, share, mass = reliability(p_virus, is_virus, weights, num_bins)
+    return float((mass * np.abs(mean - share)).sum())
 
 
 def threshold_at_fpr(

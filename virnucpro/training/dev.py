@@ -12,9 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.batching.collator import VarlenCollator
+from virnucpro.batching.loader import pack_unit
+from virnucpro.batching.packing import GreedyPacker
+from virnucpro.bundles import Bundle
+from virnucpro.encoders import load_encoder
 from virnucpro.encoders.base import Encoder
-from virnucpro.heads import MLPHead
+from virnucpro.encoders.device import default_dtype
+from virnucpro.encoders.runner import AsyncInferenceRunner
+from virnucpro.errors import InputError
+from virnucpro.heads import MLPHead, load_head
 from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.frames import keep_frames, row_buffers
 from virnucpro.sequence.ragged import Ragged
@@ -25,7 +31,6 @@ NOVEL, SEEN = "dev_novel", "dev_seen"
 LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 SMALLEST_SCORE = 1e-7
 """Scores below it count as this, as in ``stages.consensus``."""
-_BATCH_ROWS = 2048
 _MAX_FRAMES = 6
 
 
@@ -49,10 +54,12 @@ class DevSequences:
     Attributes:
         letters: (n, length) uint8 ASCII.
         origins: (n,) ``dev_novel``, ``dev_seen`` or the host class.
+        groups: (n,) family or genus.
     """
 
     letters: NDArray[np.uint8]
     origins: NDArray[np.str_]
+    groups: NDArray[np.str_]
 
     @property
     def is_virus(self) -> NDArray[np.bool_]:
@@ -75,20 +82,30 @@ class DevSequences:
 
 
 def draw_dev(genomes: Genomes, length: int, size: DevSize) -> DevSequences:
-    """Draw sequences of ``length`` bases; a group that has no record of that length is left out."""
+    """Draw sequences of ``length`` bases; a group that has no record of that length is left out.
+
+    Raises:
+        InputError: there is no virus or no host of that length.
+    """
     generator = np.random.default_rng([size.seed, length])
     wanted: list[tuple[str, Pool, int]] = [
         (split, virus_pool(genomes, split), size.num_virus) for split in (NOVEL, SEEN)
     ]
     hosts = sorted(set(genomes.classes.tolist()) - {VIRUS})
     wanted += [(name, host_pool(genomes, name), size.num_host) for name in hosts]
-    parts, origins = [], []
+    parts, origins, records = [], [], []
     for name, pool, count in wanted:
         if not len(pool.records) or genomes.lengths[pool.records].max() < length:
             continue
-        parts.append(LETTERS[sample_fragments(genomes, pool, length, count, generator)[0]])
+        codes, drawn = sample_fragments(genomes, pool, length, count, generator)
+        parts.append(LETTERS[codes])
+        records.append(drawn)
         origins += [name] * count
-    return DevSequences(np.concatenate(parts), np.array(origins))
+    if not ({NOVEL, SEEN} & set(origins) and set(hosts) & set(origins)):
+        raise InputError(
+            "dev part", f"has no virus or no host of {length:,} bases; add longer records, or change the splits."
+        )
+    return DevSequences(np.concatenate(parts), np.array(origins), genomes.groups[np.concatenate(records)])
 
 
 @dataclass(frozen=True)
@@ -98,7 +115,7 @@ class Rows:
     Attributes:
         nucleotides: n strings.
         proteins: n proteins, empty for a fragment without an open frame.
-        fragments: (n,) number of the fragment of each row; every fragment has a row.
+        fragments: (n,) number of the fragment of each row, ascending.
         sequences: (f,) number of the sequence of each fragment.
         lengths: (f,) bases of each fragment.
     """
@@ -110,8 +127,14 @@ class Rows:
     lengths: NDArray[np.int64]
 
 
-def cut_rows(letters: NDArray[np.uint8], fragment_length: int) -> Rows:
-    """Cut (n, length) sequences into fragments and those into rows, as the pipeline does with ``frameless: score``."""
+def cut_rows(letters: NDArray[np.uint8], fragment_length: int, *, scores_frameless: bool = True) -> Rows:
+    """Cut (n, length) sequences into fragments and those into rows, as the pipeline does.
+
+    Args:
+        letters: of the sequences.
+        fragment_length: nt.
+        scores_frameless: a fragment without an open frame has one row without a protein, else it has none.
+    """
     bounds = windows(letters.shape[1], fragment_length)
     num_fragments = len(letters) * len(bounds)
     buffers = row_buffers(_MAX_FRAMES * num_fragments, fragment_length)
@@ -120,7 +143,7 @@ def cut_rows(letters: NDArray[np.uint8], fragment_length: int) -> Rows:
     fragment = 0
     for record in letters:
         for start, stop in bounds.tolist():
-            counts[fragment] = keep_frames(record, start, stop, buffers, num_rows, True)
+            counts[fragment] = keep_frames(record, start, stop, buffers, num_rows, scores_frameless)
             num_rows += int(counts[fragment])
             fragment += 1
     return Rows(
@@ -136,34 +159,94 @@ def _ragged(values: NDArray[np.uint8], offsets: NDArray[np.int64], num_items: in
     return Ragged(values[: offsets[num_items]].copy(), offsets[: num_items + 1].copy())
 
 
-def embed_all(encoder: Encoder, strings: Ragged) -> NDArray[np.float32]:
-    """(n, width) embeddings; zero for empty strings."""
-    tokens = encoder.tokenizer(strings)
-    order = np.argsort(tokens.lengths, kind="stable")
-    order = order[tokens.lengths[order] > 0]
-    embeddings = np.zeros((len(strings), encoder.width), dtype=np.float32)
-    collate = VarlenCollator()
-    for first in range(0, len(order), _BATCH_ROWS):
-        rows = order[first : first + _BATCH_ROWS]
-        embeddings[rows] = encoder.embed(collate(tokens, rows)).numpy()
+def embed_all(
+    encoder: Encoder,
+    strings: Ragged,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+) -> NDArray[np.float32]:
+    """(n, width) embeddings; zero for empty strings, and a repeated string is computed once."""
+    unit = pack_unit(0, strings, encoder.tokenizer, GreedyPacker(encoder.cpu_token_budget))
+    (_, embeddings), *_ = AsyncInferenceRunner(encoder, device).embeddings([unit])
     return embeddings
 
 
-def row_log_odds(rows: Rows, nucleotide: Encoder, protein: Encoder, head: MLPHead) -> NDArray[np.float64]:
-    """(n,) log-odds of the head for each row."""
-    features = np.concatenate([embed_all(nucleotide, rows.nucleotides), embed_all(protein, rows.proteins)], axis=1)
-    scores = np.maximum(head.scores(torch.from_numpy(features)).numpy().astype(np.float64), SMALLEST_SCORE)
-    log_odds: NDArray[np.float64] = np.log(scores[:, 1]) - np.log(scores[:, 0])
-    return log_odds
+@dataclass(frozen=True)
+class Model:
+    """The three parts of a bundle, in memory.
+
+    Attributes:
+        nucleotide: on ``device``.
+        protein: on ``device``.
+        head: on the CPU.
+        device: of the encoders.
+    """
+
+    nucleotide: Encoder
+    protein: Encoder
+    head: MLPHead
+    device: torch.device
+
+    def features(self, rows: Rows) -> NDArray[np.float32]:
+        """(n, width) nucleotide and protein embeddings side by side."""
+        parts = ((self.nucleotide, rows.nucleotides), (self.protein, rows.proteins))
+        return np.concatenate([embed_all(encoder, strings, self.device) for encoder, strings in parts], axis=1)
+
+    def log_odds(self, rows: Rows) -> NDArray[np.float64]:
+        """(n,) log-odds of the head for each row."""
+        scores = self.head.scores(torch.from_numpy(self.features(rows))).numpy().astype(np.float64)
+        scores = np.maximum(scores, SMALLEST_SCORE)
+        log_odds: NDArray[np.float64] = np.log(scores[:, 1]) - np.log(scores[:, 0])
+        return log_odds
+
+
+def use_threads(number: int) -> None:
+    """Let each operation on the CPU use so many threads; with several, sums may differ in their last bits."""
+    torch.set_num_threads(number)
+
+
+def load_model(bundle: Bundle, device: str = "cpu") -> Model:
+    """Read the parts of a bundle; on a CPU in float32."""
+    place = torch.device(device)
+    return Model(
+        load_encoder(bundle.nucleotide, place, default_dtype(place)),
+        load_encoder(bundle.protein, place, default_dtype(place)),
+        load_head(bundle.head),
+        place,
+    )
 
 
 def join_rows(rows: Rows, log_odds: NDArray[np.float64], rule: str) -> NDArray[np.float64]:
-    """(f,) log-odds of fragments, by ``mean`` or ``max`` of their rows (the latter as in ``stages.consensus``)."""
-    starts = np.flatnonzero(np.append(True, np.diff(rows.fragments) > 0))
-    if rule == "mean":
-        joined: NDArray[np.float64] = np.add.reduceat(log_odds, starts) / np.bincount(rows.fragments)
+    """(f,) log-odds of fragments, by ``mean`` or ``max`` of their rows (the latter as in ``stages.consensus``).
+
+    NaN for a fragment without a row.
+    """
+    joined = np.full(len(rows.lengths), np.nan)
+    present, starts, counts = np.unique(rows.fragments, return_index=True, return_counts=True)
+    if not len(present):
         return joined
-    virus = np.maximum.reduceat(-np.logaddexp(0, -log_odds), starts)
-    other = np.maximum.reduceat(-np.logaddexp(0, log_odds), starts)
-    difference: NDArray[np.float64] = virus - other
-    return difference
+    if rule == "mean":
+        joined[present] = np.add.reduceat(log_odds, starts) / counts
+    else:
+        virus = np.maximum.reduceat(-np.logaddexp(0, -log_odds), starts)
+        joined[present] = virus - np.maximum.reduceat(-np.logaddexp(0, log_odds), starts)
+    return joined
+
+
+def fragment_log_odds(bundle: Bundle, rows: Rows, odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(f,) calibrated log-odds of fragments from those of rows; NaN for a fragment without a row."""
+    return bundle.calibration.fragment_log_odds(join_rows(rows, odds, bundle.row_rule), rows.lengths)
+
+
+def sequence_log_odds(bundle: Bundle, rows: Rows, odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Calibrated log-odds of sequences from those of rows; NaN for a sequence without a row."""
+    mean, num_scored = mean_of_fragments(rows, fragment_log_odds(bundle, rows, odds))
+    return bundle.calibration.sequence_log_odds(mean, num_scored)
+
+
+def mean_of_fragments(rows: Rows, fragments: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean over the fragments of each sequence that are not NaN, and how many those are."""
+    known = ~np.isnan(fragments)
+    num_sequences = int(rows.sequences.max(initial=-1)) + 1
+    counts = np.bincount(rows.sequences[known], minlength=num_sequences)
+    sums = np.bincount(rows.sequences[known], weights=fragments[known], minlength=num_sequences)
+    return np.divide(sums, counts, out=np.full(num_sequences, np.nan), where=counts > 0), counts

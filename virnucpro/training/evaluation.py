@@ -48,6 +48,25 @@ def recall_at_fpr(
     return float(true[allowed].max(initial=0.0) / true[-1])
 
 
+def roc_curve(
+    scores: NDArray[np.floating], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], num_points: int = 101
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """False positive rates, a fine grid near 0, and the share of viruses found at each."""
+    true, false = _sorted_mass(scores, is_virus, weights)
+    grid = np.linspace(0, 1, num_points) ** 2
+    return grid, np.interp(grid, np.append(0.0, false / false[-1]), np.append(0.0, true / true[-1]))
+
+
+def precision_recall_curve(
+    scores: NDArray[np.floating], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], num_points: int = 101
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shares of viruses found, and the precision with which that many are."""
+    true, false = _sorted_mass(scores, is_virus, weights)
+    grid = np.linspace(0, 1, num_points)
+    reached = np.minimum(np.searchsorted(true / true[-1], grid - 1e-12), len(true) - 1)
+    return grid, true[reached] / (true[reached] + false[reached])
+
+
 def equal_class_weights(classes: NDArray[np.str_]) -> NDArray[np.float64]:
     """Weight of each item so that every class weighs 1 in all."""
     _, members, counts = np.unique(classes, return_inverse=True, return_counts=True)

@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -25,8 +23,10 @@ from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
 from virnucpro.encoders.six_frame import STOP, Bags, SixFrameNetwork, SixFrameShape
 from virnucpro.errors import ModelError
 from virnucpro.heads import MLPHead
+from virnucpro.progress import Advance, Reporter
+from virnucpro.training.checkpoints import load_checkpoint, read_metadata, save_checkpoint
 from virnucpro.training.composition import first_vectors, record_groups
-from virnucpro.training.genomes import Genomes
+from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.indices import index_bags
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, mutate, sample_fragments, virus_pool
 from virnucpro.training.synthetic import synthesise
@@ -48,6 +48,8 @@ HOST_SHARES = {
     "organelle": 0.06,
 }
 """Share of each class among the host fragments of a batch: near equal, more of what dev shows to be hard."""
+OTHER_SHARE = 0.11
+"""Share of a class that is none of these: about the mean."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,16 @@ class Batches:
 
 def training_pools(genomes: Genomes) -> tuple[Pool, Pool]:
     """The virus pool and the host pool of the ``train`` part."""
-    present = [name for name in HOST_SHARES if name in set(genomes.classes.tolist())]
-    hosts = merge_pools([host_pool(genomes, name) for name in present], [HOST_SHARES[name] for name in present])
+    present = sorted(set(genomes.classes.tolist()) - {VIRUS}, key=_place)
+    shares = [HOST_SHARES.get(name, OTHER_SHARE) for name in present]
+    hosts = merge_pools([host_pool(genomes, name) for name in present], shares)
     return virus_pool(genomes, "train"), hosts
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Classes in the order of ``HOST_SHARES``, others after them: the order of pools decides what a seed draws."""
+    known = list(HOST_SHARES)
+    return (known.index(name) if name in known else len(known), name)
 
 
 def learning_rate_at(progress: float, recipe: Recipe) -> float:
@@ -261,23 +270,30 @@ class Fit:
             self.average.load_state_dict(self.network.state_dict())
 
     @property
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"network": self.network, "average": self.average}
+
+    @property
     def progress(self) -> float:
         """Done share of the training."""
         if self._minutes is not None:
             return self._seconds / (60 * self._minutes)
         return self.step * self.recipe.batch / self.recipe.fragments
 
-    def run(self) -> LiteNetwork:
+    def run(self, reporter: Reporter | None = None) -> LiteNetwork:
         """Train to the end; the running mean of the weights, its BatchNorm fitted to its own features."""
         torch.set_flush_denormal(True)  # moments of rare n-grams become denormal, which is many times slower
+        total = self.recipe.fragments if self._minutes is None else None
+        done = self.step * self.recipe.batch
         try:
-            self._train()
+            with (reporter or Reporter(bars=False)).stage("train", total, "fragments", done=done) as advance:
+                self._train(advance)
         finally:
             torch.set_flush_denormal(False)
         self._settle_head()
         return self.average.eval()
 
-    def _train(self) -> None:
+    def _train(self, advance: Advance) -> None:
         saved = logged = time.monotonic()
         total_loss = 0.0
         upcoming = _prefetch(self.batches, self.step)
@@ -285,6 +301,7 @@ class Fit:
             begun = time.monotonic()
             total_loss += self.take_step(next(upcoming))
             self._seconds += time.monotonic() - begun
+            advance(self.recipe.batch)
             if self.step % STEPS_A_LOG_LINE == 0:
                 now = time.monotonic()
                 rate = STEPS_A_LOG_LINE * self.recipe.batch / (now - logged)
@@ -339,31 +356,14 @@ class Fit:
         """Write the checkpoint, where one is kept."""
         if self._checkpoint is None:
             return
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": tensor.clone() for name, tensor in self.average.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            state = self.optimizer.state.get(parameter, {})
-            tensors |= {f"optimizer.{name}.{key}": value.contiguous() for key, value in state.items()}
-        part = self._checkpoint.with_name(self._checkpoint.name + ".part")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=self._identity())
-        part.replace(self._checkpoint)
+        save_checkpoint(self._checkpoint, self._networks, self.optimizer, "network", self._identity())
 
     def _load(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        metadata = read_metadata(path)
         if metadata.get("recipe") != self._identity()["recipe"]:
             raise ModelError(f"{path}: a checkpoint of another recipe. Use another --output, or delete it.")
         self.step, self._seconds = int(metadata["step"]), float(metadata["seconds"])
-        for prefix, network in (("network.", self.network), ("average.", self.average)):
-            network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        for name, parameter in self.network.named_parameters():
-            prefix = f"optimizer.{name}."
-            found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            # The fused optimiser pairs numbers by their place in memory: moments take the parameter's own layout.
-            moments = {k: torch.empty_like(parameter).copy_(v) if v.dim() else v for k, v in found.items()}
-            if moments:
-                self.optimizer.state[parameter] = moments
+        load_checkpoint(path, self._networks, self.optimizer, "network")
         _LOG.info("%s: going on at step %d", path, self.step)
 
     def _identity(self) -> dict[str, str]:

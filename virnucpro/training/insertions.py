@@ -23,9 +23,8 @@ from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.report.regions import Region, find_proviruses
 from virnucpro.run_dir import write_json
 from virnucpro.sequence.fragments import windows
-from virnucpro.training.dev import LETTERS, cut_rows, join_rows
+from virnucpro.training.dev import LETTERS, Model, cut_rows, join_rows, load_model
 from virnucpro.training.genomes import VIRUS, Genomes, load_genomes, select
-from virnucpro.training.lite import Model, load_model
 from virnucpro.training.sampling import reverse_complement
 
 _LOG = logging.getLogger(__name__)

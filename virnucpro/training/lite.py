@@ -16,15 +16,27 @@ import yaml
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle, load_bundle
-from virnucpro.bundles.rules import Thresholds, read_calibration, read_presets
-from virnucpro.encoders import load_encoder, save_encoder
-from virnucpro.encoders.base import Encoder
+from virnucpro.bundles.rules import Calibration, RowRule, Thresholds, read_calibration, read_presets
+from virnucpro.encoders import save_encoder
 from virnucpro.encoders.residue_conv import ResidueConvEncoder
 from virnucpro.encoders.six_frame import SixFrameEncoder
-from virnucpro.heads import MLPHead, load_head, save_head
+from virnucpro.heads import MLPHead, save_head
+from virnucpro.progress import Reporter
 from virnucpro.report.calls import probability
 from virnucpro.training.calibration import calibration_error, fit_exponent, fit_line, threshold_at_fpr
-from virnucpro.training.dev import DevSequences, DevSize, Rows, cut_rows, draw_dev, join_rows, row_log_odds
+from virnucpro.training.datasets import Dataset
+from virnucpro.training.dev import (
+    DevSequences,
+    DevSize,
+    Model,
+    Rows,
+    cut_rows,
+    draw_dev,
+    join_rows,
+    load_model,
+    mean_of_fragments,
+    sequence_log_odds,
+)
 from virnucpro.training.evaluation import auroc, average_precision, recall_at_fpr
 from virnucpro.training.fit import Fit, LiteNetwork, Recipe
 from virnucpro.training.genomes import Genomes, load_genomes
@@ -37,22 +49,10 @@ CONTIG_LENGTHS = (1000, 3000)
 CONTIG_SHARE = 0.25
 """Contigs have several fragments each, so fewer of them are drawn."""
 
+CHECKPOINT = "checkpoint.safetensors"
 _PARTS = ("nucleotide", "protein", "head")
 
 Figures = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Model:
-    """The three parts of a bundle, in memory."""
-
-    nucleotide: Encoder
-    protein: Encoder
-    head: MLPHead
-
-    def log_odds(self, rows: Rows) -> NDArray[np.float64]:
-        """(n,) log-odds of rows."""
-        return row_log_odds(rows, self.nucleotide, self.protein, self.head)
 
 
 @dataclass(frozen=True)
@@ -72,31 +72,29 @@ class ScoredDev:
     seconds: float
 
 
-def load_model(bundle: Bundle) -> Model:
-    """Read the parts of a bundle in float32 on the CPU."""
-    device = torch.device("cpu")
-    return Model(
-        load_encoder(bundle.nucleotide, device, torch.float32),
-        load_encoder(bundle.protein, device, torch.float32),
-        load_head(bundle.head),
-    )
-
-
-def train_lite(data: Path, output: Path, recipe: Recipe, size: DevSize, minutes: float | None = None) -> Figures:
+def train_lite(
+    dataset: Dataset,
+    output: Path,
+    recipe: Recipe,
+    size: DevSize,
+    minutes: float | None = None,
+    reporter: Reporter | None = None,
+) -> Figures:
     """Train everything, write the bundle folder ``output`` and return its dev figures.
 
     Args:
-        data: folder with ``train/``, ``dev/`` and ``manifest.tsv.gz``.
+        dataset: to train on, and to calibrate on.
         output: the bundle folder; ``checkpoint.safetensors`` lies beside the bundle until it is written.
         recipe: what to train.
         size: of the dev set.
         minutes: train about so long instead of ``recipe.fragments`` fragments.
+        reporter: told how far it is.
     """
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    checkpoint = output / "checkpoint.safetensors"
-    fit = Fit(recipe, load_genomes(data, "train"), checkpoint, minutes)
-    network = fit.run()
+    checkpoint = output / CHECKPOINT
+    fit = Fit(recipe, dataset.train, checkpoint, minutes)
+    network = fit.run(reporter)
     seconds = time.monotonic() - started
     _LOG.info("trained on %d fragments in %.0f s", fit.step * recipe.batch, seconds)
     provenance = {
@@ -105,37 +103,57 @@ def train_lite(data: Path, output: Path, recipe: Recipe, size: DevSize, minutes:
         "threads": torch.get_num_threads(),
         "training_seconds": round(seconds),
     }
-    figures = write_bundle(network, load_genomes(data, "dev"), output, size, provenance)
+    figures = write_lite(network, dataset.dev, output, size, provenance)
     checkpoint.unlink(missing_ok=True)
     return figures
 
 
-def write_bundle(
+def write_lite(
     network: LiteNetwork, dev_genomes: Genomes, output: Path, size: DevSize, provenance: Mapping[str, object]
 ) -> Figures:
-    """Store the encoders, the head and ``bundle.yaml``, and calibrate what was stored on dev."""
-    output.mkdir(parents=True, exist_ok=True)
+    """Store the encoders and the head, and make a calibrated bundle of them."""
     for name, encoder in (
         ("nucleotide", SixFrameEncoder(network.nucleotide)),
         ("protein", ResidueConvEncoder(network.protein)),
     ):
         save_encoder(output / f"{name}.safetensors", encoder.config(), encoder.stored_tensors())
-    save_head(output / "head.safetensors", network.head, {"classes": ["not_virus", "virus"]})
+    told = {"trained_on": "train part of the project's data: viruses by family, nine classes of hosts"}
+    return write_bundle(
+        output,
+        "lite",
+        network.head,
+        dev_genomes,
+        size,
+        fragment_length=FRAGMENT_LENGTH,
+        provenance={**told, **provenance},
+    )
+
+
+def write_bundle(
+    output: Path,
+    name: str,
+    head: MLPHead,
+    dev_genomes: Genomes,
+    size: DevSize,
+    *,
+    fragment_length: int,
+    min_length: int = 100,
+    scores_frameless: bool = True,
+    provenance: Mapping[str, object],
+) -> Figures:
+    """Store the head and ``bundle.yaml`` beside the encoders, which are there, and calibrate what was stored on dev."""
+    save_head(output / "head.safetensors", head, {"classes": ["not_virus", "virus"]})
     settings: dict[str, Any] = {
         "schema": 1,
-        "name": "lite",
-        "fragment_length": FRAGMENT_LENGTH,
-        "min_length": 100,
-        "frameless": "score",
+        "name": name,
+        "fragment_length": fragment_length,
+        "min_length": min_length,
+        "frameless": "score" if scores_frameless else "skip",
         "rows": "mean",
         **{part: f"{part}.safetensors" for part in _PARTS},
         "threshold": 0.5,
-        "calibration": {"lengths": [500], "slope": [1.0], "intercept": [0.0], "exponent": 0.5},
-        "provenance": {
-            "trained_on": "train part of the project's data: viruses by family, nine classes of hosts",
-            "date": datetime.now(tz=UTC).date().isoformat(),
-            **provenance,
-        },
+        "calibration": {"lengths": [fragment_length], "slope": [1.0], "intercept": [0.0], "exponent": 0.5},
+        "provenance": {**provenance, "date": datetime.now(tz=UTC).date().isoformat()},
     }
     _write_yaml(output / "bundle.yaml", settings)
     for part in _PARTS:
@@ -154,7 +172,11 @@ def calibrate_bundle(dev_genomes: Genomes, folder: Path, size: DevSize) -> Figur
     odds = {length: item.odds for length, item in scored.items()}
     settings["rows"] = max(
         ("mean", "max"),
-        key=lambda rule: auroc(join_rows(rows[500], odds[500], rule), dev[500].is_virus, dev[500].weights),
+        key=lambda rule: auroc(
+            last_where_unscored(mean_of_fragments(rows[500], join_rows(rows[500], odds[500], rule))[0]),
+            dev[500].is_virus,
+            dev[500].weights,
+        ),
     )
     settings["calibration"] = _calibrate(dev, rows, odds, settings["rows"])
     calibrated = replace(
@@ -215,29 +237,27 @@ def evaluate_bundle(data: Path, bundle_folder: Path, size: DevSize) -> Figures:
     return figures
 
 
-def score_dev(genomes: Genomes, bundle: Bundle, size: DevSize) -> dict[int, ScoredDev]:
-    """Draw the dev sequences of each length and score their rows."""
-    model = load_model(bundle)
+def score_dev(genomes: Genomes, bundle: Bundle, size: DevSize, model: Model | None = None) -> dict[int, ScoredDev]:
+    """Draw the dev sequences of each length and score their rows; ``model`` is the bundle's, where it is loaded."""
+    model = model or load_model(bundle)
     scored = {}
     for length in CALIBRATED_LENGTHS + CONTIG_LENGTHS:
         sequences = draw_dev(genomes, length, _size_at(length, size))
-        rows = cut_rows(sequences.letters, bundle.fragment_length)
+        rows = cut_rows(sequences.letters, bundle.fragment_length, scores_frameless=bundle.scores_frameless)
         started = time.perf_counter()
         odds = model.log_odds(rows)
         scored[length] = ScoredDev(sequences, rows, odds, time.perf_counter() - started)
     return scored
 
 
-def sequence_log_odds(bundle: Bundle, rows: Rows, odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Calibrated log-odds of sequences from those of rows."""
-    fragments = bundle.calibration.fragment_log_odds(join_rows(rows, odds, bundle.row_rule), rows.lengths)
-    counts = np.bincount(rows.sequences)
-    return bundle.calibration.sequence_log_odds(np.bincount(rows.sequences, weights=fragments) / counts, counts)
-
-
 def describe(dev: DevSequences, log_odds: NDArray[np.float64], presets: Mapping[str, Thresholds]) -> Figures:
-    """Figures of merit of calibrated log-odds, at equal prevalence."""
+    """Figures of merit of calibrated log-odds, at equal prevalence.
+
+    A sequence without a score (NaN) ranks last, is never called virus, and does not count for calibration.
+    """
+    is_scored = ~np.isnan(log_odds)
     is_virus, weights, p_virus = dev.is_virus, dev.weights, probability(log_odds)
+    log_odds = last_where_unscored(log_odds)
 
     def share(chosen: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
         return round(float(weights[chosen & among].sum() / weights[among].sum()), 4)
@@ -259,7 +279,7 @@ def describe(dev: DevSequences, log_odds: NDArray[np.float64], presets: Mapping[
         "recall_at_1_percent_fpr": round(recall_at_fpr(log_odds, is_virus, 0.01, weights), 4),
         "recall_at_p_half": share(log_odds >= 0, is_virus),
         "fpr_at_p_half": share(log_odds >= 0, ~is_virus),
-        "calibration_error": round(calibration_error(p_virus, is_virus, weights), 4),
+        "calibration_error": round(calibration_error(p_virus[is_scored], is_virus[is_scored], weights[is_scored]), 4),
         "presets": {
             name: {
                 "recall": share(p_virus >= limits.virus, is_virus),
@@ -270,30 +290,37 @@ def describe(dev: DevSequences, log_odds: NDArray[np.float64], presets: Mapping[
             for name, limits in presets.items()
         },
         "num_sequences": len(log_odds),
+        "num_unscored": int((~is_scored).sum()),
     }
 
 
+def last_where_unscored(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-odds in which NaN became a value below all others, for what ranks sequences."""
+    return np.where(np.isnan(log_odds), np.nanmin(log_odds, initial=0.0) - 1.0, log_odds)
+
+
 def _calibrate(
-    dev: dict[int, DevSequences], rows: dict[int, Rows], odds: dict[int, NDArray[np.float64]], rule: str
+    dev: dict[int, DevSequences], rows: dict[int, Rows], odds: dict[int, NDArray[np.float64]], rule: RowRule
 ) -> dict[str, Any]:
-    lines = [
-        fit_line(join_rows(rows[length], odds[length], rule), dev[length].is_virus, dev[length].weights)
-        for length in CALIBRATED_LENGTHS
-    ]
+    lines = []
+    for length in CALIBRATED_LENGTHS:
+        of_sequences = mean_of_fragments(rows[length], join_rows(rows[length], odds[length], rule))[0]
+        known = ~np.isnan(of_sequences)
+        lines.append(fit_line(of_sequences[known], dev[length].is_virus[known], dev[length].weights[known]))
     slopes, intercepts = zip(*lines, strict=True)
-    means, counts = [], []
+    line = Calibration(CALIBRATED_LENGTHS, slopes, intercepts, 0.0)
+    means, counts, scored = [], [], {}
     for length in CONTIG_LENGTHS:
-        lengths = rows[length].lengths
-        fragments = np.interp(lengths, CALIBRATED_LENGTHS, slopes) * join_rows(rows[length], odds[length], rule)
-        fragments = fragments + np.interp(lengths, CALIBRATED_LENGTHS, intercepts)
-        sequences = rows[length].sequences
-        means.append(np.bincount(sequences, weights=fragments) / np.bincount(sequences))
-        counts.append(int(np.bincount(sequences)[0]))
+        fragments = line.fragment_log_odds(join_rows(rows[length], odds[length], rule), rows[length].lengths)
+        mean, num_scored = mean_of_fragments(rows[length], fragments)
+        scored[length] = num_scored > 0
+        means.append(mean[scored[length]])
+        counts.append(num_scored[scored[length]])
     exponent = fit_exponent(
         means,
         counts,
-        [dev[length].is_virus for length in CONTIG_LENGTHS],
-        [dev[length].weights for length in CONTIG_LENGTHS],
+        [dev[length].is_virus[scored[length]] for length in CONTIG_LENGTHS],
+        [dev[length].weights[scored[length]] for length in CONTIG_LENGTHS],
     )
     return {
         "lengths": list(CALIBRATED_LENGTHS),

@@ -305,10 +305,10 @@ def _disk(settings: PlanSettings, counted: Counted, amounts: Amounts, costs: Row
     stored = amounts.num_rows * a_unit_row + amounts.num_computed * Range.exactly(_SCORE_BYTES)
     results = amounts.num_rows * costs.result_bytes
     after = stored + results
-    # An embedding is there twice for a while: in its shard, and merged.
-    embedded = amounts.num_computed * Range.exactly(2 * width * kept_bytes)
-    most = 2.0 * width * kept_bytes * UNITS_ON_DISK * len(settings.devices) * LayoutConfig().unit_rows
-    alive = Range(min(embedded.low, most), min(embedded.likely, most), min(embedded.high, most))
+    shards = amounts.num_computed * Range.exactly(width * kept_bytes)
+    embedded = shards * Range.exactly(2)  # embeddings that are kept are there twice: in their shards, and merged
+    most = 1.0 * width * kept_bytes * UNITS_ON_DISK * len(settings.devices) * LayoutConfig().unit_rows
+    alive = Range(min(shards.low, most), min(shards.likely, most), min(shards.high, most))
     sums = amounts.num_sequences * Range.exactly(SUM_DTYPE.itemsize) + amounts.num_rows * Range.exactly(_SCORE_BYTES)
     return after + alive + sums, after, after + embedded
 

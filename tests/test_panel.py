@@ -1,0 +1,122 @@
+"""Sequences of no organism: each kind is what its name says, and the panel counts calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from test_training import write_data
+
+from virnucpro.bundles import load_bundle
+from virnucpro.encoders.six_frame import BASE_CODES
+from virnucpro.training.dev import LETTERS, load_model
+from virnucpro.training.genomes import load_genomes
+from virnucpro.training.panel import (
+    HIGHEST_SHARE,
+    KINDS,
+    LENGTHS,
+    adapter_poly_g,
+    draw_panel,
+    homopolymers,
+    measure_panel,
+    open_random,
+    random_of_gc,
+    repeats_of,
+)
+from virnucpro.training.sampling import reverse_complement
+from virnucpro.training.shuffles import shuffle_words
+
+STOPS = ("TAA", "TAG", "TGA")
+
+
+@pytest.fixture(scope="module")
+def genomes(tmp_path_factory):
+    return load_genomes(write_data(tmp_path_factory.mktemp("data")), "dev")
+
+
+def words(codes, size):
+    return Counter(bytes(codes[i : i + size]) for i in range(len(codes) - size + 1))
+
+
+def generator():
+    return np.random.default_rng(3)
+
+
+BLANK = np.zeros((40, 600), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("word", [1, 2, 3, 4])
+@pytest.mark.parametrize("length", [3, 30, 700])
+def test_a_shuffle_keeps_how_often_each_word_occurs(word, length):
+    draw = generator()
+    for _ in range(20):
+        codes = draw.choice(5, size=length, p=[0.4, 0.2, 0.2, 0.19, 0.01]).astype(np.uint8)
+        made = shuffle_words(codes, word, draw)
+        assert words(made, word) == words(codes, word)
+        assert length < 100 or word > 3 or (made != codes).mean() > 0.3
+
+
+def test_all_walks_of_a_shuffle_are_about_as_likely():
+    codes = BASE_CODES[np.frombuffer(b"ACATAGA", dtype=np.uint8)].astype(np.uint8)
+    draw = generator()
+    seen = Counter(bytes(shuffle_words(codes, 2, draw)) for _ in range(1200))
+    assert len(seen) == 6  # C, T and G between the As in any order
+    assert min(seen.values()) > 150
+
+
+def test_open_random_has_a_frame_without_a_stop():
+    for codes in open_random(BLANK, generator()):
+        strands = (codes, reverse_complement(codes[None])[0])
+        texts = [LETTERS[strand].tobytes().decode() for strand in strands]
+        frames = [[text[i : i + 3] for i in range(0, 600, 3)] for text in texts]
+        assert any(not set(frame) & set(STOPS) for frame in frames)
+
+
+def test_gc_repeats_and_runs_are_as_asked_for():
+    gc = np.isin(random_of_gc(0.75)(BLANK, generator()), (1, 2)).mean()
+    assert gc == pytest.approx(0.75, abs=0.02)
+    runs = homopolymers(BLANK, generator())
+    assert (runs[:, 1:] != runs[:, :-1]).mean() < 0.1
+    repeats = repeats_of(5, 5)(BLANK, generator())
+    assert (repeats[:, 5:] == repeats[:, :-5]).mean() > 0.75
+    tailed = adapter_poly_g(BLANK, generator())
+    assert (tailed[:, 200:] == 2).mean() > 0.95
+
+
+def test_the_panel_is_large_and_the_same_for_a_seed(genomes):
+    panel = draw_panel(genomes, 1)
+    assert tuple(panel) == LENGTHS
+    assert sum(len(part.kinds) for part in panel.values()) >= 1000
+    assert all(part.codes.shape == (15 * len(KINDS), length) for length, part in panel.items())
+    assert all(part.codes.max() <= 3 for part in panel.values())
+    again, other = draw_panel(genomes, 1, 2)[300], draw_panel(genomes, 2, 2)[300]
+    assert np.array_equal(again.codes, draw_panel(genomes, 1, 2)[300].codes)
+    assert not np.array_equal(again.codes, other.codes)
+
+
+def test_lengths_that_no_record_has_are_left_out(tmp_path):
+    folder = write_data(tmp_path / "short", length=700)
+    assert tuple(draw_panel(load_genomes(folder, "dev"), 1, 1)) == (150, 300, 500)
+
+
+def test_shares_of_the_panel_are_those_of_its_calls(genomes):
+    """A stricter preset calls no more, and the whole is the mean of its kinds."""
+    torch.set_num_threads(1)
+    bundle = load_bundle("lite")
+    found = measure_panel(bundle, load_model(bundle), draw_panel(genomes, 1, 2))
+    assert found["goal"] == {"preset": "balanced", "highest_share": HIGHEST_SHARE}
+    shares = [found["presets"][preset] for preset in ("strict", "balanced", "sensitive")]
+    assert sorted(share["called_virus"] for share in shares) == [share["called_virus"] for share in shares]
+    for share in shares:
+        assert np.mean(list(share["by_kind"].values())) == pytest.approx(share["called_virus"], abs=1e-3)
+        assert np.mean(list(share["by_length"].values())) == pytest.approx(share["called_virus"], abs=1e-3)
+
+
+def test_a_bundle_without_presets_is_measured_at_its_threshold(genomes, tiny_bundle):
+    bundle = load_bundle(str(tiny_bundle))
+    panel = {150: draw_panel(genomes, 1, 2)[150]}
+    found = measure_panel(bundle, load_model(bundle), panel)
+    assert set(found["presets"]) == {"threshold"}
+    assert 0 <= found["presets"]["threshold"]["called_virus"] <= 1

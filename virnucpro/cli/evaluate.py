@@ -1,0 +1,80 @@
+"""``virnucpro evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virnucpro.cli.train import data_options
+from virnucpro.logs import start_logging
+
+_EPILOG = """\
+Writes evaluation.json and evaluation.html: curves, figures by length, virus family and host class, error
+rates of the presets, and how many sequences of no organism each preset calls virus. The same options give
+the same figures.
+
+\b
+Examples:
+  virnucpro evaluate --data data --model lite -o evaluation
+  virnucpro evaluate --data mine.fasta --labels mine.tsv --model my-bundle --dev-share 0.1 -o evaluation
+"""
+
+
+@click.command(epilog=_EPILOG)
+@data_options
+@click.option("-m", "--model", default="lite", show_default=True, help="Bundle to measure, as in predict.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="evaluation",
+    show_default=True,
+    help="Folder to write into.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of the sequences drawn.")
+@click.option("--panel/--no-panel", default=True, show_default=True, help="Measure sequences of no organism, too.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps; the first of several."
+)
+@click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings only on stderr.")
+def evaluate(
+    data: tuple[Path, ...],
+    labels: Path | None,
+    split_seed: int,
+    dev_share: float,
+    model: str,
+    output: Path,
+    seed: int,
+    panel: bool,
+    device: str,
+    threads: int,
+    quiet: bool,
+) -> None:
+    """Measure a model on labelled sequences it was not trained on."""
+    start_logging(-1 if quiet else 0)
+
+    from dataclasses import replace  # noqa: PLC0415 - with what follows: --help should not wait for torch
+
+    from virnucpro.bundles import load_bundle  # noqa: PLC0415
+    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
+    from virnucpro.run_dir import write_json  # noqa: PLC0415
+    from virnucpro.training.assessment import assess  # noqa: PLC0415
+    from virnucpro.training.datasets import load_dev  # noqa: PLC0415
+    from virnucpro.training.dev import DevSize, load_model, use_threads  # noqa: PLC0415
+    from virnucpro.training.page import write_page  # noqa: PLC0415
+    from virnucpro.training.summary import dev_table, panel_table  # noqa: PLC0415
+
+    use_threads(threads)
+    bundle = load_bundle(model)
+    genomes = load_dev(data, labels, split_seed)
+    size = replace(DevSize().scaled(dev_share), seed=seed)
+    found = assess(bundle, load_model(bundle, choose_devices(device)[0]), genomes, size, with_panel=panel)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "evaluation.json", found)
+    write_page(found, output / "evaluation.html")
+    click.echo(dev_table(found["lengths"]))
+    if panel:
+        click.echo("\n" + panel_table(found["panel"]))
+    click.echo(f"\n{output / 'evaluation.html'}")

@@ -1,0 +1,59 @@
+"""Types and options that several commands share, so that they have one name and one description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from virnucpro.config import DTYPES
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+SOURCE = click.Path(dir_okay=True, readable=False)
+"""A file of sequences, or ``-``. Whether it can be read is found out, and said with more words, when it is read."""
+COUNT = click.IntRange(min=1)
+MODELS = ("lite", "300", "500")
+PLOTS = click.Choice(["png", "svg", "pdf"])
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+def complete_model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers for a model: the names that every machine knows, else a file or folder."""
+    del context, parameter
+    names = [CompletionItem(name) for name in MODELS if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def only_one(context: click.Context, option: click.Parameter, values: tuple[Path, ...]) -> Path | None:
+    """The value of an option that may be given once; a second one is refused, not taken in silence."""
+    if len(values) > 1:
+        raise click.BadParameter(f"given {len(values)} times ({', '.join(map(str, values))}).", context, option)
+    return values[0] if values else None
+
+
+run_argument = click.argument("run", type=FOLDER, metavar="RUN")
+threads_option = click.option("-t", "--threads", type=COUNT, metavar="N", help="CPU threads in all.  [default: all]")
+no_progress_option = click.option("--no-progress", is_flag=True, help="Draw no progress bars.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Log more.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+rows_option = click.option(
+    "--keep-intermediate", is_flag=True, help="Also write STEM.rows.tsv.gz: every kept frame with its scores."
+)
+legacy_option = click.option("--legacy-output", is_flag=True, help="Also write the published program's two files.")
+measured_model_option = click.option(
+    "-m",
+    "--model",
+    metavar="MODEL",
+    default="lite",
+    show_default=True,
+    shell_complete=complete_model,
+    help="Model, as in predict.",
+)
+measured_device_option = click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}.")
+measured_dtype_option = click.option(
+    "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Float type of the encoders."
+)

@@ -1,0 +1,122 @@
+"""``virnucpro rerun``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from virnucpro.cli.options import COUNT, DEVICES, FOLDER, no_progress_option, quiet_option
+from virnucpro.errors import IncompleteRunError, UsageError, VirNucProError
+from virnucpro.logs import start_logging
+
+if TYPE_CHECKING:
+    from virnucpro.request import Request
+
+_EPILOG = """\
+RECORD is the .run.json that predict wrote beside its results, or the directory with it. The inputs must have
+the recorded SHA-256 and the model the recorded fingerprint. Versions that differ are said first. At the end
+every result file is held against its recorded SHA-256.
+
+Exit codes: 0 all result files are identical, 1 some are not, 3 an input is gone or another one, 6 the model is.
+
+\b
+Examples:
+  virnucpro rerun results/contigs.run.json
+  virnucpro rerun results -o /scratch/again
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("record", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=FOLDER,
+    help="Directory for the new results.  [default: that of RECORD with -rerun at its end]",
+)
+@click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: as recorded]")
+@click.option("-t", "--threads", metavar="N", type=COUNT, help="CPU threads in all.  [default: as recorded]")
+@no_progress_option
+@quiet_option
+def rerun(
+    record: Path, output: Path | None, device: str | None, threads: int | None, no_progress: bool, quiet: bool
+) -> None:
+    """Repeat a run from its record and compare the results."""
+    start_logging(-1 if quiet else 0)
+
+    from virnucpro import record as records  # noqa: PLC0415 - brings torch, which --help should not wait for
+
+    then = records.read_record(record)
+    root = (record if record.is_dir() else record.parent).absolute()
+    if output is not None and any(output.glob("*.run.json")):
+        raise UsageError(f"{output} holds the results of a finished run. Name another directory with --output.")
+    output = (output or root.with_name(f"{root.name}-rerun")).absolute()
+    with _in_folder_of(then):
+        request = _on(records.request_of(then), device, threads)
+        records.check_inputs(request, then)
+        records.check_model(request, then)
+        for name, (old, new) in records.version_differences(then).items():
+            click.echo(f"version of {name}: {old} then, {new} now")
+        now, incomplete = _run(request, output, show_bars=not (no_progress or quiet))
+    _compare(then["outputs"], now["outputs"], output)
+    if incomplete is not None:
+        raise incomplete
+
+
+@contextmanager
+def _in_folder_of(record: Mapping[str, Any]) -> Iterator[None]:
+    """Work where the run was started, where that folder is still there: its inputs may have relative names."""
+    folder = Path(record.get("directory", "."))
+    with chdir(folder if folder.is_dir() else "."):
+        yield
+
+
+def _on(request: Request, device: str | None, threads: int | None) -> Request:
+    """The request with another device and number of threads, which change no result."""
+    runtime = request.config.runtime
+    if device is not None:
+        runtime = replace(runtime, device=device, gpus="")
+    if threads is not None:
+        runtime = replace(runtime, threads=threads)
+    return replace(request, config=replace(request.config, runtime=runtime))
+
+
+def _run(request: Request, output: Path, *, show_bars: bool) -> tuple[dict[str, Any], IncompleteRunError | None]:
+    """The record of the new run, and what it could not compute: that too may be as it was.
+
+    A repetition that was stopped goes on; one that is finished begins anew, else it would compare what it stored.
+    """
+    from virnucpro import pipeline  # noqa: PLC0415 - brings torch
+    from virnucpro.run_dir import RunDir, read_json  # noqa: PLC0415
+
+    path = RunDir(output).result(request.run_stem, "run.json")
+    try:
+        return pipeline.execute(request, output, fresh=path.exists(), show_bars=show_bars).record, None
+    except IncompleteRunError as error:
+        return read_json(path), error
+
+
+def _compare(then: Mapping[str, str], now: Mapping[str, str], output: Path) -> None:
+    """Say which result files are not what they were.
+
+    Raises:
+        VirNucProError: some are not.
+    """
+    from virnucpro.record import differing_outputs  # noqa: PLC0415
+
+    differing = differing_outputs(then, now)
+    for name, how in sorted(differing.items()):
+        click.echo(f"{name}: {how}")
+    num_same = sum(now.get(name) == digest for name, digest in then.items())
+    click.echo(f"{num_same} of {len(then)} result files are identical")
+    if differing:
+        raise VirNucProError(
+            f"{output}: {len(differing)} result files are not those of the record; they are listed above. "
+            "Compare versions and settings of the two .run.json."
+        )

@@ -1,0 +1,122 @@
+"""``virnucpro train``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from virnucpro.logs import start_logging
+
+_EPILOG = """\
+Presets: lite trains small encoders and a head from scratch; head trains a head on the encoders of a bundle,
+whose embeddings are computed once and kept in the cache (VIRNUCPRO_CACHE, features/); published does so by
+the published recipe (Li et al. 2025), whose split of frames flatters what it measures while it trains.
+
+Genomes and clusters are never on both sides of the split, nor are families, but for viruses that are
+measured as of seen families. A training that was stopped goes on with the same command. The bundle is
+calibrated on the dev part; training.json holds recipe and figures.
+
+\b
+Examples:
+  virnucpro train --data data --output my-lite
+  virnucpro train --data mine.fasta --labels mine.tsv --output my-lite --minutes 30
+  virnucpro train --data phages.gb --data hosts.gb --output my-head --preset head --encoder 500 --layer 6
+"""
+
+
+_DATA_OPTIONS = (
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path, exists=True),
+        required=True,
+        multiple=True,
+        help="Folder with train/, dev/ and manifest.tsv.gz; FASTA (with --labels); or GenBank. Files: several times.",
+    ),
+    click.option(
+        "--labels",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Table of the FASTA records: id, label, and optionally group, cluster, genome, split.",
+    ),
+    click.option(
+        "--split-seed",
+        type=click.IntRange(min=0),
+        default=1,
+        show_default=True,
+        help="Of the split into train and dev, where the labels name none.",
+    ),
+    click.option(
+        "--dev-share",
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Share of the dev protocol's sequences to draw.",
+    ),
+)
+
+
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what the data are, which ``evaluate`` has too."""
+    for option in reversed(_DATA_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(epilog=_EPILOG)
+@data_options
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Bundle folder to write."
+)
+@click.option(
+    "--preset", type=click.Choice(("lite", "head", "published")), default="lite", show_default=True, help="Recipe."
+)
+@click.option("--encoder", "encoders", multiple=True, help="Bundle, or an encoder file (twice), for head, published.")
+@click.option("--layer", type=click.IntRange(min=1), help="Cut ESM-2 and DNABERT-S after so many layers.")
+@click.option("--fragments", type=click.IntRange(min=1), help="Sequences to train on.  [default: the preset's]")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Train about so long instead (lite).")
+@click.option(
+    "--fragment-length",
+    type=click.IntRange(min=100),
+    default=500,
+    show_default=True,
+    help="Bases of a fragment, for head and published.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of everything random.")
+@click.option("--device", default="auto", show_default=True, help="For the encoders of head and published.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("--fresh", is_flag=True, help="Delete the training that is in --output and start over.")
+@click.option("--no-progress", is_flag=True, help="Lines instead of bars.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings only on stderr.")
+def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: Path, **options: Any) -> None:  # noqa: ANN401 - Click's
+    """Train a model on labelled sequences."""
+    start_logging(-1 if options["quiet"] else 0)
+
+    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415 - --help should not wait for torch
+    from virnucpro.progress import Reporter  # noqa: PLC0415
+    from virnucpro.training import presets  # noqa: PLC0415
+    from virnucpro.training.datasets import load_dataset  # noqa: PLC0415
+    from virnucpro.training.dev import use_threads  # noqa: PLC0415
+    from virnucpro.training.summary import dev_table  # noqa: PLC0415
+
+    use_threads(options["threads"])
+    preset = options["preset"]
+    request = presets.Request(
+        preset=preset,
+        encoders=options["encoders"],
+        layer=options["layer"] or 0,
+        fragments=options["fragments"] or 0,
+        minutes=options["minutes"],
+        fragment_length=options["fragment_length"],
+        seed=options["seed"],
+        dev_share=options["dev_share"],
+        device="cpu" if preset == "lite" else choose_devices(options["device"])[0],
+    )
+    request.check()
+    dataset = load_dataset(data, labels, split_seed)
+    if options["fresh"]:
+        presets.start_over(output)
+    figures = presets.train(dataset, output, request, Reporter(bars=not (options["no_progress"] or options["quiet"])))
+    click.echo(dev_table(figures))
+    click.echo(f"\n{output}: use it with virnucpro predict --model {output}")

@@ -1,0 +1,275 @@
+"""Data sets to train on: a folder with its manifest, FASTA with a table of labels, or GenBank files.
+
+Whatever it comes from, a data set is two sets of records, ``train`` and ``dev``. No genome, no cluster and, but for
+viruses of the split ``dev_seen``, no family or genus is on both sides.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.encoders.six_frame import BASE_CODES
+from virnucpro.errors import InputError, UsageError
+from virnucpro.sequence.ragged import offsets_of
+from virnucpro.training.genbank import read_genbank
+from virnucpro.training.genomes import VIRUS, Genomes, load_genomes
+from virnucpro.training.labelled import LabelledRecord
+
+SPLITS = ("train", "dev", "dev_novel", "dev_seen")
+DEV_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What to train on and what to measure on.
+
+    Attributes:
+        train: records of the split ``train``.
+        dev: all others.
+        proteins: id of a training record to its annotated proteins; empty where there are no annotations.
+    """
+
+    train: Genomes
+    dev: Genomes
+    proteins: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+
+
+def load_dataset(paths: Sequence[Path], labels: Path | None = None, seed: int = 1) -> Dataset:
+    """Read a data set.
+
+    Args:
+        paths: one folder with ``train/``, ``dev/`` and ``manifest.tsv.gz``; or FASTA files, which need ``labels``; or
+            GenBank files.
+        labels: table of the FASTA records, see :func:`read_labels`.
+        seed: of the split, where the labels name none.
+
+    Raises:
+        InputError: a file cannot be read or contradicts another.
+        UsageError: the paths are not of one sort.
+    """
+    if len(paths) == 1 and paths[0].is_dir():
+        if labels is not None:
+            raise UsageError("--labels goes with FASTA files; a data folder has its manifest.tsv.gz.")
+        return Dataset(load_genomes(paths[0], "train"), load_genomes(paths[0], "dev"))
+    folders = [path for path in paths if path.is_dir()]
+    if folders:
+        raise UsageError(f"{folders[0]}: is a folder; give one folder, or files only.")
+    records = _read_files(paths, labels)
+    _check_classes(records, paths[0])
+    if all(record.split for record in records):
+        check_splits(records, str(labels or paths[0]))
+    else:
+        records = assign_splits(records, seed)
+    train = [record for record in records if record.split == "train"]
+    return Dataset(
+        _genomes_of(train, paths[0]),
+        _genomes_of([record for record in records if record.split != "train"], paths[0]),
+        {record.name: record.proteins for record in train if record.proteins},
+    )
+
+
+def load_dev(paths: Sequence[Path], labels: Path | None = None, seed: int = 1) -> Genomes:
+    """The dev part alone; of a data folder the train part is not read.
+
+    Raises:
+        InputError, UsageError: as :func:`load_dataset`.
+    """
+    if len(paths) == 1 and paths[0].is_dir() and labels is None:
+        return load_genomes(paths[0], "dev")
+    return load_dataset(paths, labels, seed).dev
+
+
+def read_labels(path: Path) -> dict[str, dict[str, str]]:
+    """Read the table of labels: tab-separated, a header line, ``id`` and ``label``, optionally more.
+
+    ======= ==========================================================================
+    column  what it holds
+    ======= ==========================================================================
+    id      first word of the record's header
+    label   ``virus``, or the class of hosts
+    group   family or genus; each record is a group of its own where it is empty
+    cluster records alike in sequence
+    genome  segments and contigs of one genome
+    split   ``train``, ``dev`` (hosts), ``dev_novel`` or ``dev_seen`` (viruses); all or none
+    ======= ==========================================================================
+
+    Raises:
+        InputError: a column is missing, an id is there twice, or a split is unknown.
+    """
+    table: dict[str, dict[str, str]] = {}
+    with _open_text(path) as lines:
+        reader = csv.DictReader(lines, delimiter="\t")
+        missing = {"id", "label"} - set(reader.fieldnames or ())
+        if missing:
+            raise InputError(str(path), f"has no column {' and '.join(sorted(missing))}; the first line names them.")
+        for number, row in enumerate(reader, 2):
+            values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+            if not values["label"]:
+                raise InputError(str(path), f"{values['id']} has no label.", number)
+            if values["id"] in table:
+                raise InputError(str(path), f"{values['id']} is there twice.", number)
+            if values.get("split") and values["split"] not in SPLITS:
+                raise InputError(str(path), f"split {values['split']!r} is none of {', '.join(SPLITS)}.", number)
+            table[values["id"]] = values
+    if len({bool(values.get("split")) for values in table.values()}) > 1:
+        raise InputError(str(path), "names a split for some records only; name it for all, or for none.")
+    return table
+
+
+def assign_splits(records: Sequence[LabelledRecord], seed: int, dev_share: float = DEV_SHARE) -> list[LabelledRecord]:
+    """Split whole families, clusters and genomes.
+
+    Of viruses, whole families of about ``dev_share`` of the bases become ``dev_novel``, and of the others clusters of
+    about ``dev_share`` become ``dev_seen``. Of each class of hosts, genera of about ``dev_share`` become ``dev``.
+    What shares a cluster or a genome stays together, across families too.
+
+    Args:
+        records: labelled.
+        seed: of which are taken.
+        dev_share: between 0 and 1, of the bases.
+    """
+    generator = np.random.default_rng([seed, 0x5EED])
+    held_out: dict[str, str] = {}
+
+    def hold_out(sets: list[list[LabelledRecord]], label: str, virus_split: str) -> None:
+        for record in _take([members for members in sets if _bases(members, label)], label, dev_share, generator):
+            held_out[record.name] = virus_split if record.label == VIRUS else "dev"
+
+    families = joined(records, lambda record: (record.group, record.cluster, record.genome))
+    for label in sorted({record.label for record in records}):
+        left = [members for members in families if members[0].name not in held_out]
+        hold_out(left, label, "dev_novel")
+    rest = [record for record in records if record.name not in held_out]
+    clusters = joined(rest, lambda record: ("", record.cluster, record.genome))
+    # A host among them would be in dev with its genus in train.
+    viral = [members for members in clusters if all(record.label == VIRUS for record in members)]
+    hold_out(viral, VIRUS, "dev_seen")
+    return [replace(record, split=held_out.get(record.name, "train")) for record in records]
+
+
+def check_splits(records: Sequence[LabelledRecord], source: str) -> None:
+    """Hold splits that the user named against the rule.
+
+    Raises:
+        InputError: a genome or cluster, or a family or genus that should be new, is on both sides.
+    """
+    for what, key_of in (
+        ("genome", lambda record: record.genome),
+        ("cluster", lambda record: record.cluster),
+        ("group", lambda record: "" if record.split == "dev_seen" else record.group),
+    ):
+        both = _on_both_sides(records, key_of)
+        if both:
+            raise InputError(source, f"{what} {both[0]} is in train and in dev; keep it on one side.")
+
+
+def joined(
+    records: Sequence[LabelledRecord], keys_of: Callable[[LabelledRecord], tuple[str, ...]]
+) -> list[list[LabelledRecord]]:
+    """Sets of records that share a key, directly or through others; an empty key joins nothing."""
+    owner: dict[tuple[int, str], int] = {}
+    parents = list(range(len(records)))
+
+    def root(number: int) -> int:
+        while parents[number] != number:
+            parents[number] = parents[parents[number]]
+            number = parents[number]
+        return number
+
+    for number, record in enumerate(records):
+        for key in enumerate(keys_of(record)):
+            if key[1]:
+                parents[root(number)] = root(owner.setdefault(key, number))
+    sets: dict[int, list[LabelledRecord]] = defaultdict(list)
+    for number, record in enumerate(records):
+        sets[root(number)].append(record)
+    return list(sets.values())
+
+
+def _take(
+    sets: list[list[LabelledRecord]], label: str, share: float, generator: np.random.Generator
+) -> list[LabelledRecord]:
+    """Random sets that hold about ``share`` of the bases of ``label``: at least one where there are two, never all."""
+    bases = np.array([_bases(members, label) for members in sets])
+    taken: list[LabelledRecord] = []
+    total = 0
+    for number in generator.permutation(len(sets))[:-1].tolist():
+        if taken and total + bases[number] > 1.5 * share * bases.sum():
+            continue
+        taken += sets[number]
+        total += int(bases[number])
+        if total >= share * bases.sum():
+            break
+    return taken
+
+
+def _bases(records: Sequence[LabelledRecord], label: str) -> int:
+    return sum(len(record.codes) for record in records if record.label == label)
+
+
+def _on_both_sides(records: Iterable[LabelledRecord], key_of: Callable[[LabelledRecord], str]) -> list[str]:
+    sides: dict[str, set[bool]] = defaultdict(set)
+    for record in records:
+        sides[key_of(record)].add(record.split == "train")
+    return sorted(key for key, found in sides.items() if key and len(found) == 2)
+
+
+def _read_files(paths: Sequence[Path], labels: Path | None) -> list[LabelledRecord]:
+    if labels is None:
+        return [record for path in paths for record in read_genbank(path)]
+    table = read_labels(labels)
+    records: dict[str, LabelledRecord] = {}
+    for path in paths:
+        for name, codes in _read_fasta(path):
+            if name not in table:
+                raise InputError(str(path), f"record {name} is not in {labels}.")
+            if name in records:
+                raise InputError(str(path), f"record {name} is there twice.")
+            row = table[name]
+            cluster, genome, split = (row.get(column, "") for column in ("cluster", "genome", "split"))
+            records[name] = LabelledRecord(name, codes, row["label"], row.get("group") or name, cluster, genome, split)
+    return list(records.values())
+
+
+def _read_fasta(path: Path) -> Iterable[tuple[str, NDArray[np.uint8]]]:
+    with _open_text(path) as lines:
+        text = lines.read()
+    if not text.lstrip().startswith(">"):
+        raise InputError(str(path), "is no FASTA; GenBank files go without --labels.")
+    for entry in text.lstrip()[1:].split("\n>"):
+        header, _, sequence = entry.partition("\n")
+        letters = "".join(sequence.split()).encode("ascii", "replace")
+        codes = BASE_CODES[np.frombuffer(letters, dtype=np.uint8)].astype(np.uint8)
+        yield (header.split() or [""])[0], codes
+
+
+def _open_text(path: Path) -> io.TextIOWrapper:
+    try:
+        is_gzip = path.read_bytes()[:2] == b"\x1f\x8b"
+        return io.TextIOWrapper(gzip.open(path) if is_gzip else path.open("rb"), encoding="utf-8")
+    except OSError as error:
+        raise InputError(str(path), f"cannot be read ({error.strerror}).") from error
+
+
+def _check_classes(records: Sequence[LabelledRecord], path: Path) -> None:
+    labels = {record.label for record in records}
+    if VIRUS not in labels or len(labels) < 2:
+        found = ", ".join(sorted(labels)) or "nothing"
+        raise InputError(str(path), f"holds {found}; training needs records labelled virus and records of hosts.")
+
+
+def _genomes_of(records: Sequence[LabelledRecord], path: Path) -> Genomes:
+    if not records:
+        raise InputError(str(path), "leaves train or dev without a record; label more groups, or name the splits.")
+    lengths = np.array([len(record.codes) for record in records], dtype=np.int64)
+    columns = (np.array([getattr(record, name) for record in records]) for name in ("label", "group", "split", "name"))
+    return Genomes(np.concatenate([record.codes for record in records]), offsets_of(lengths), *columns)

@@ -1,0 +1,215 @@
+"""Fit a head to the features of encoders that stay as they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
+
+from virnucpro.errors import InputError, ModelError
+from virnucpro.heads import MLPHead
+from virnucpro.progress import Reporter
+from virnucpro.training.checkpoints import load_checkpoint, read_metadata, save_checkpoint
+from virnucpro.training.genomes import Genomes
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """Everything that decides a head, beside data and encoders.
+
+    Attributes:
+        hidden_width: of the head.
+        batch: rows a step.
+        optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
+        learning_rate: at the start.
+        weight_decay: of the optimiser.
+        step_epochs: epochs after which the learning rate is multiplied by ``step_factor``.
+        step_factor: see there.
+        epochs: at most.
+        patience: epochs without a lower loss on held-out rows after which it stops.
+        held_out: which rows stop it: those of whole families and genera, or a tenth of all rows, overlapping
+            frames on both sides, as published.
+        weighted: the rows of a window count as one.
+        seed: of everything random.
+    """
+
+    hidden_width: int = 256
+    batch: int = 256
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    step_epochs: int = 5
+    step_factor: float = 0.5
+    epochs: int = 40
+    patience: int = 6
+    held_out: Literal["groups", "rows"] = "groups"
+    weighted: bool = True
+    seed: int = 1
+
+
+PUBLISHED = HeadRecipe(
+    hidden_width=512,
+    batch=32,
+    optimizer="sgd",
+    learning_rate=2e-4,
+    weight_decay=0.0,
+    step_epochs=10,
+    step_factor=0.85,
+    epochs=200,
+    patience=5,
+    held_out="rows",
+    weighted=False,
+)
+"""Li et al. 2025, bbaf224. Their scripts stop early; ``epochs`` is a limit of ours."""
+
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows with their features.
+
+    Attributes:
+        features: (n, width) float32.
+        labels: (n,) int64, 1 is virus.
+        weights: (n,) float32.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+
+    def take(self, rows: NDArray[np.int64]) -> Examples:
+        """Some of them."""
+        chosen = torch.from_numpy(rows)
+        return Examples(self.features[chosen], self.labels[chosen], self.weights[chosen])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def hold_out(records: NDArray[np.int64], genomes: Genomes, recipe: HeadRecipe) -> NDArray[np.bool_]:
+    """(n,) which rows do not train but tell when to stop; ``records`` (n,) are theirs."""
+    generator = np.random.default_rng([recipe.seed, 0x0DD])
+    if recipe.held_out == "rows":
+        return np.asarray(generator.random(len(records)) < HELD_OUT_SHARE)
+    is_held_out = np.zeros(len(genomes), dtype=bool)
+    for kind in sorted(set(genomes.classes.tolist())):
+        names = np.unique(genomes.groups[genomes.classes == kind])
+        if len(names) > 1:
+            chosen = generator.permutation(names)[: max(1, round(HELD_OUT_SHARE * len(names)))]
+            is_held_out |= (genomes.classes == kind) & np.isin(genomes.groups, chosen)
+    return np.asarray(is_held_out[records])
+
+
+class HeadFit:
+    """One training of a head, resumable after each epoch.
+
+    The same seed and features give the same weights, also over a resume.
+
+    Args:
+        recipe: what to do.
+        train: rows to train on.
+        held_out: rows that tell when to stop.
+        checkpoint: file to go on from, and to keep.
+        identity: of the features; a checkpoint of other ones is refused.
+    """
+
+    def __init__(
+        self, recipe: HeadRecipe, train: Examples, held_out: Examples, checkpoint: Path, identity: str
+    ) -> None:
+        for name, examples in (("train", train), ("stop", held_out)):
+            if len(set(examples.labels.tolist())) < 2:
+                raise InputError("train part", f"gives no rows of both labels to {name} on; more records are needed.")
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self._train_rows, self._held_out = train, held_out
+        width = train.features.shape[1]
+        self.head, self.best = MLPHead(width, recipe.hidden_width), MLPHead(width, recipe.hidden_width)
+        self._optimizer = _optimizer_of(self.head, recipe)
+        self.epoch, self.best_epoch, self.best_loss = 0, 0, float("inf")
+        self._checkpoint = checkpoint
+        self._identity = json.dumps({"recipe": asdict(recipe), "features": identity}, sort_keys=True)
+        if checkpoint.exists():
+            self._load()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last epoch is reached, or nothing was gained for long."""
+        return self.epoch >= self.recipe.epochs or self.epoch - self.best_epoch >= self.recipe.patience
+
+    def run(self, reporter: Reporter) -> MLPHead:
+        """Train to the end; the head of the epoch with the lowest loss on the held-out rows."""
+        with reporter.stage("train", self.recipe.epochs, "epochs", done=self.epoch) as advance:
+            while not self.is_done:
+                self.take_epoch()
+                self.save()
+                advance(1)
+        return self.best.eval()
+
+    def take_epoch(self) -> None:
+        """Train on every row once, and keep the head if it is the best so far."""
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.epoch)
+        rate = self.recipe.learning_rate * self.recipe.step_factor ** (self.epoch // self.recipe.step_epochs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        generator = np.random.default_rng([self.recipe.seed, self.epoch])
+        order = generator.permutation(len(self._train_rows))
+        self.head.train()
+        for first in range(0, len(order), self.recipe.batch):
+            rows = order[first : first + self.recipe.batch]
+            if len(rows) > 1:  # batch normalisation needs two
+                self._optimizer.zero_grad(set_to_none=True)
+                _loss(self.head, self._train_rows.take(rows), self.recipe).backward()  # type: ignore[no-untyped-call]
+                self._optimizer.step()
+        self.head.eval()
+        with torch.no_grad():
+            loss = float(_loss(self.head, self._held_out, self.recipe))
+        self.epoch += 1
+        _LOG.info("epoch %d: loss on held-out rows %.4f", self.epoch, loss)
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, self.epoch
+            self.best.load_state_dict(self.head.state_dict())
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {"epoch": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss}
+        metadata = {"identity": self._identity, "state": json.dumps(state)}
+        save_checkpoint(self._checkpoint, self._networks, self._optimizer, "head", metadata)
+
+    @property
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        return {"head": self.head, "best": self.best}
+
+    def _load(self) -> None:
+        metadata = read_metadata(self._checkpoint)
+        if metadata.get("identity") != self._identity:
+            raise ModelError(f"{self._checkpoint}: a checkpoint of another recipe. Use another --output, or delete it.")
+        load_checkpoint(self._checkpoint, self._networks, self._optimizer, "head")
+        state = json.loads(metadata["state"])
+        self.epoch, self.best_epoch, self.best_loss = state["epoch"], state["best_epoch"], state["best_loss"]
+        _LOG.info("%s: going on after epoch %d", self._checkpoint, self.epoch)
+
+
+def _optimizer_of(head: MLPHead, recipe: HeadRecipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            head.parameters(), lr=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _loss(head: MLPHead, examples: Examples, recipe: HeadRecipe) -> torch.Tensor:
+    losses = cross_entropy(head(examples.features), examples.labels, reduction="none")
+    if not recipe.weighted:
+        return losses.mean()
+    return (losses * examples.weights).sum() / examples.weights.sum()

@@ -1,0 +1,298 @@
+"""A panel of sequences of no organism, and how many of them a bundle calls virus.
+
+A metagenome holds more than organisms: adapters, low complexity, artefacts of sequencing and of assembly. None of it is
+viral, whatever its composition. The panel has kinds that training never shows beside some that resemble those of
+``synthetic.py``, which has generators and seeds of its own.
+
+Whole cloning vectors are not made: no vector is among the data of the project. ``vector_parts`` joins short elements
+that such vectors share (promoters, primer sites, a polylinker, tags, recombination sites) by random spacers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.bundles import Bundle
+from virnucpro.encoders.six_frame import BASE_CODES
+from virnucpro.report.calls import Call, Calling, Judge
+from virnucpro.sequence.table import Status
+from virnucpro.stages.consensus import SUM_DTYPE
+from virnucpro.training.dev import LETTERS, Model, cut_rows, fragment_log_odds
+from virnucpro.training.genomes import VIRUS, Genomes
+from virnucpro.training.sampling import Pool, host_pool, merge_pools, reverse_complement, sample_fragments, virus_pool
+from virnucpro.training.shuffles import shuffle_words
+
+LENGTHS = (150, 300, 500, 1000, 2000, 3000)
+HIGHEST_SHARE = 0.005
+"""Goal: the largest share of the panel that preset ``balanced`` may call virus."""
+
+Codes = NDArray[np.uint8]
+Maker = Callable[[Codes, np.random.Generator], Codes]
+"""From (n, length) originals to as many sequences of no organism."""
+
+_ADAPTERS = (
+    "AGATCGGAAGAGCACACGTCTGAACTCCAGTCA",  # TruSeq, read 1
+    "AGATCGGAAGAGCGTCGTGTAGGGAAAGAGTGT",  # TruSeq, read 2
+    "CTGTCTCTTATACACATCT",  # Nextera
+    "AATGATACGGCGACCACCGAGATCTACAC",  # P5
+    "CAAGCAGAAGACGGCATACGAGAT",  # P7
+)
+_VECTOR_PARTS = (
+    "TAATACGACTCACTATAGGG",  # T7 promoter
+    "ATTTAGGTGACACTATAG",  # SP6 promoter
+    "AATTAACCCTCACTAAAGGG",  # T3 promoter
+    "GTAAAACGACGGCCAGT",  # M13 forward primer
+    "CAGGAAACAGCTATGAC",  # M13 reverse primer
+    "TTGTGAGCGGATAACAA",  # lac operator
+    "GAATTCGAGCTCGGTACCCGGGGATCCTCTAGAGTCGACCTGCAGGCATGCAAGCTT",  # polylinker of pUC19
+    "CATCATCACCATCACCAC",  # histidine tag
+    "ATAACTTCGTATAGCATACATTATACGAAGTTAT",  # loxP
+    "GAAGTTCCTATTCTCTAGAAAGTATAGGAACTTC",  # FRT
+)
+_A, _C, _G, _T = range(4)
+_STOPS = ((_T, _A, _A), (_T, _A, _G), (_T, _G, _A))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of sequence.
+
+    Attributes:
+        name: of the kind.
+        make: makes them of originals.
+        originals: what it is given: fragments of dev viruses or of dev hosts.
+    """
+
+    name: str
+    make: Maker
+    originals: Literal["virus", "host"] = "host"
+
+
+@dataclass(frozen=True)
+class PanelPart:
+    """Sequences of one length.
+
+    Attributes:
+        codes: (n, length) base codes 0..3.
+        kinds: (n,) names.
+    """
+
+    codes: Codes
+    kinds: NDArray[np.str_]
+
+
+def random_of_gc(share: float) -> Maker:
+    """Independent bases with this share of G and C."""
+
+    def make(originals: Codes, generator: np.random.Generator) -> Codes:
+        weights = [(1 - share) / 2, share / 2, share / 2, (1 - share) / 2]
+        return generator.choice(4, size=originals.shape, p=weights).astype(np.uint8)
+
+    return make
+
+
+def open_random(originals: Codes, generator: np.random.Generator) -> Codes:
+    """Random bases, each stop codon of the first frame drawn again until there is none; either strand."""
+    count, length = originals.shape
+    gc = generator.uniform(0.3, 0.7, size=(count, 1, 1))
+
+    def draw(shape: tuple[int, ...], share: NDArray[np.float64]) -> Codes:
+        is_gc = generator.random(shape) < share
+        second = generator.random(shape) < 0.5
+        return np.where(is_gc, np.where(second, _C, _G), np.where(second, _A, _T)).astype(np.uint8)
+
+    codons = draw((count, -(-length // 3), 3), gc)
+    while (is_stop := _is_stop(codons)).any():
+        sequence = np.nonzero(is_stop)[0]
+        codons[is_stop] = draw((len(sequence), 3), gc[sequence, :, 0])
+    return _either_strand(codons.reshape(count, -1)[:, :length], generator)
+
+
+def shuffled(word: int) -> Maker:
+    """The original, its words of ``word`` bases as often as before."""
+
+    def make(originals: Codes, generator: np.random.Generator) -> Codes:
+        return np.stack([shuffle_words(codes, word, generator) for codes in originals])
+
+    return make
+
+
+def homopolymers(originals: Codes, generator: np.random.Generator) -> Codes:
+    """Runs of one base, 10 to 80 long, end to end."""
+    made = np.empty_like(originals)
+    for row in made:
+        runs = generator.integers(10, 81, size=len(row) // 10 + 1)
+        row[:] = np.repeat(generator.integers(0, 4, size=len(runs)), runs)[: len(row)]
+    return made
+
+
+def two_letters(originals: Codes, generator: np.random.Generator) -> Codes:
+    """Random sequences of two bases with one other in 20."""
+    made = np.empty_like(originals)
+    for row in made:
+        pair = generator.permutation(4)[:2]
+        row[:] = pair[(generator.random(len(row)) < generator.uniform(0.2, 0.8)).astype(np.int64)]
+        _replace(row, 0.05, generator)
+    return made
+
+
+def repeats_of(shortest: int, longest: int) -> Maker:
+    """A tandem repeat of one unit of ``shortest`` to ``longest`` bases, up to a tenth of the bases replaced."""
+
+    def make(originals: Codes, generator: np.random.Generator) -> Codes:
+        made = np.empty_like(originals)
+        for row in made:
+            row[:] = np.resize(generator.integers(0, 4, size=generator.integers(shortest, longest + 1)), len(row))
+            _replace(row, generator.uniform(0, 0.1), generator)
+        return made
+
+    return make
+
+
+def adapter_concatemers(originals: Codes, generator: np.random.Generator) -> Codes:
+    """Illumina adapters of either strand end to end, one base in a hundred wrong."""
+    made = np.empty_like(originals)
+    for row in made:
+        row[:] = _join(_ADAPTERS, len(row), 0, generator)
+        _replace(row, 0.01, generator)
+    return made
+
+
+def adapter_poly_g(originals: Codes, generator: np.random.Generator) -> Codes:
+    """Adapters, then the G of cycles without a signal (two-colour chemistry), one base in fifty wrong."""
+    made = adapter_concatemers(originals, generator)
+    for row in made:
+        row[int(generator.integers(20, 131)) :] = _G
+        _replace(row, 0.02, generator)
+    return made
+
+
+def vector_parts(originals: Codes, generator: np.random.Generator) -> Codes:
+    """Elements of cloning vectors, with random spacers of up to 60 bases."""
+    return np.stack([_join(_VECTOR_PARTS, originals.shape[1], 60, generator) for _ in originals])
+
+
+KINDS = (
+    *(Kind(f"random_gc{percent}", random_of_gc(percent / 100)) for percent in (25, 40, 50, 60, 75)),
+    Kind("open_random", open_random),
+    *(
+        Kind(f"shuffled_{name}_{source}", shuffled(word), source)
+        for word, name in enumerate(("mono", "di", "tri"), 1)
+        for source in ("virus", "host")
+    ),
+    Kind("homopolymers", homopolymers),
+    Kind("two_letters", two_letters),
+    Kind("microsatellite", repeats_of(2, 6)),
+    Kind("tandem_repeat", repeats_of(7, 120)),
+    Kind("adapter_concatemers", adapter_concatemers),
+    Kind("adapter_poly_g", adapter_poly_g),
+    Kind("vector_parts", vector_parts),
+)
+
+
+def draw_panel(genomes: Genomes, seed: int, num_each: int = 15) -> dict[int, PanelPart]:
+    """Length to the sequences of that length, ``num_each`` of each kind.
+
+    Args:
+        genomes: the dev part; lengths beyond its longest virus or host are left out.
+        seed: of everything random.
+        num_each: sequences of a kind and length.
+    """
+    pools = _pools(genomes)
+    longest = min(int(genomes.lengths[pool.records].max(initial=0)) for pool in pools.values())
+    parts = {}
+    for length in (length for length in LENGTHS if length <= longest):
+        made = []
+        for number, kind in enumerate(KINDS):
+            generator = np.random.default_rng([seed, length, number, 0xF0E])
+            originals = sample_fragments(genomes, pools[kind.originals], length, num_each, generator)[0]
+            made.append(kind.make(originals, generator))
+        parts[length] = PanelPart(np.concatenate(made), np.repeat([kind.name for kind in KINDS], num_each))
+    return parts
+
+
+def measure_panel(bundle: Bundle, model: Model, panel: Mapping[int, PanelPart]) -> dict[str, Any]:
+    """The share of the panel that each preset calls virus, in all, by kind and by length."""
+    kinds = np.concatenate([part.kinds for part in panel.values()])
+    lengths = np.repeat(list(panel), [len(part.kinds) for part in panel.values()])
+    sums = np.concatenate([_sums(bundle, model, LETTERS[part.codes]) for part in panel.values()])
+    return {
+        "num_sequences": len(kinds),
+        "lengths_nt": list(panel),
+        "goal": {"preset": "balanced", "highest_share": HIGHEST_SHARE},
+        "presets": {
+            preset: {
+                "called_virus": _share(is_virus),
+                "by_kind": {kind.name: _share(is_virus[kinds == kind.name]) for kind in KINDS},
+                "by_length": {str(length): _share(is_virus[lengths == length]) for length in panel},
+            }
+            for preset, is_virus in _called_virus(bundle, sums)
+        },
+    }
+
+
+def _called_virus(bundle: Bundle, sums: NDArray[np.void]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each preset and whether it calls each sequence virus; a bundle without presets has its threshold."""
+    if not bundle.presets:
+        yield "threshold", Judge(bundle.rules, Calling(), sums).answer(sums).call == Call.VIRUS
+    for preset in bundle.presets:
+        yield preset, Judge(bundle.rules, Calling(preset), sums).answer(sums).call == Call.VIRUS
+
+
+def _sums(bundle: Bundle, model: Model, letters: NDArray[np.uint8]) -> NDArray[np.void]:
+    """What sequences add up to, as ``stages.consensus`` has it."""
+    rows = cut_rows(letters, bundle.fragment_length, scores_frameless=bundle.scores_frameless)
+    log_odds = fragment_log_odds(bundle, rows, model.log_odds(rows))
+    is_scored = ~np.isnan(log_odds)
+    sums = np.zeros(len(letters), dtype=SUM_DTYPE)
+    sums["status"] = Status.OK
+    np.add.at(sums["log_odds"], rows.sequences[is_scored], log_odds[is_scored])
+    sums["num_fragments"] = np.bincount(rows.sequences, minlength=len(letters))
+    sums["num_scored"] = np.bincount(rows.sequences[is_scored], minlength=len(letters))
+    return sums
+
+
+def _pools(genomes: Genomes) -> dict[str, Pool]:
+    hosts = sorted(set(genomes.classes.tolist()) - {VIRUS})
+    viruses = [virus_pool(genomes, split) for split in sorted(set(genomes.splits[genomes.classes == VIRUS].tolist()))]
+    return {
+        "host": merge_pools([host_pool(genomes, name) for name in hosts], [1.0] * len(hosts)),
+        "virus": merge_pools(viruses, [1.0] * len(viruses)),
+    }
+
+
+def _is_stop(codons: Codes) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.any([(codons == stop).all(axis=-1) for stop in _STOPS], axis=0)
+    return found
+
+
+def _either_strand(codes: Codes, generator: np.random.Generator) -> Codes:
+    made = codes.copy()
+    is_reverse = generator.random(len(made)) < 0.5
+    made[is_reverse] = reverse_complement(made[is_reverse])
+    return made
+
+
+def _replace(row: Codes, rate: float, generator: np.random.Generator) -> None:
+    places = np.flatnonzero(generator.random(len(row)) < rate)
+    row[places] = generator.integers(0, 4, size=len(places))
+
+
+def _join(elements: tuple[str, ...], length: int, longest_spacer: int, generator: np.random.Generator) -> Codes:
+    """Random elements on either strand with random bases between them, ``length`` bases in all."""
+    pieces: list[Codes] = []
+    while sum(map(len, pieces)) < length:
+        letters = elements[int(generator.integers(len(elements)))].encode()
+        codes = BASE_CODES[np.frombuffer(letters, dtype=np.uint8)].astype(np.uint8)
+        pieces.append(_either_strand(codes[None], generator)[0])
+        pieces.append(generator.integers(0, 4, size=generator.integers(longest_spacer + 1)).astype(np.uint8))
+    return np.concatenate(pieces)[:length]
+
+
+def _share(chosen: NDArray[np.bool_]) -> float:
+    return round(float(chosen.mean()), 4)

@@ -1,0 +1,251 @@
+"""``virnucpro train``: what each preset does with a data set, from records to a calibrated bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from virnucpro.bundles import load_bundle
+from virnucpro.bundles.bundle import cache_dir
+from virnucpro.encoders import read_config
+from virnucpro.errors import RunMismatchError, UsageError
+from virnucpro.heads import MLPHead
+from virnucpro.progress import Reporter
+from virnucpro.run_dir import read_json, write_json
+from virnucpro.training.datasets import Dataset
+from virnucpro.training.dev import DevSize
+from virnucpro.training.features import FRAGMENTS_A_CHUNK, Drawing, FeatureCache, Rows, draw_rows
+from virnucpro.training.fit import Recipe, training_pools
+from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
+from virnucpro.training.lite import CHECKPOINT, Figures, train_lite, write_bundle
+from virnucpro.training.truncation import depth_of, write_truncated
+
+PRESETS = ("lite", "head", "published")
+HEAD_FRAGMENTS = 40_960
+REPORT = "training.json"
+_REQUEST = "training-request.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of a training; the same request goes on where it was stopped.
+
+    Attributes:
+        preset: one of ``PRESETS``.
+        encoders: bundle, or files of encoders, for ``head`` and ``published``.
+        layer: after how many layers to cut encoders that have more; 0 leaves them whole.
+        fragments: to train on; 0 for the preset's own number.
+        minutes: train about so long instead (``lite``).
+        fragment_length: nt (``head`` and ``published``).
+        seed: of everything random.
+        dev_share: share of the dev protocol's sequences.
+        device: torch device name of the encoders.
+    """
+
+    preset: Literal["lite", "head", "published"] = "lite"
+    encoders: tuple[str, ...] = ()
+    layer: int = 0
+    fragments: int = 0
+    minutes: float | None = None
+    fragment_length: int = 500
+    seed: int = 1
+    dev_share: float = 1.0
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """Raise UsageError for options that do not go together."""
+        if self.preset == "lite" and (self.encoders or self.layer):
+            raise UsageError("--encoder and --layer are for --preset head or published: lite trains its own encoders.")
+        if self.preset != "lite" and not self.encoders:
+            raise UsageError(f"--preset {self.preset} needs --encoder: a bundle, or two encoder files.")
+        if self.preset != "lite" and self.minutes is not None:
+            raise UsageError("--minutes is for --preset lite; give --fragments.")
+
+
+def start_over(output: Path) -> None:
+    """Delete the training that is in ``output``, its bundle included; other files stay."""
+    if not (output / _REQUEST).exists():
+        return
+    parts = (f"{role}.safetensors" for role in ("nucleotide", "protein", "head"))
+    for name in (REPORT, CHECKPOINT, "bundle.yaml", *parts, _REQUEST):
+        (output / name).unlink(missing_ok=True)
+
+
+def train(dataset: Dataset, output: Path, request: Request, reporter: Reporter) -> Figures:
+    """Train, write the bundle folder ``output`` with a report, and return its dev figures; what is done is not redone.
+
+    Raises:
+        RunMismatchError: ``output`` holds a training of another request or other data.
+        UsageError: options do not go together, or ``output`` holds something else.
+    """
+    request.check()
+    _agree(dataset, output, request)
+    if (output / REPORT).exists():
+        stored: Figures = read_json(output / REPORT)["dev"]
+        return stored
+    size = DevSize().scaled(request.dev_share)
+    if request.preset == "lite":
+        recipe = replace(Recipe(), seed=request.seed)
+        recipe = replace(recipe, fragments=request.fragments or recipe.fragments)
+        figures = train_lite(dataset, output, recipe, size, request.minutes, reporter)
+        described: dict[str, Any] = asdict(recipe)
+    else:
+        figures, described = _train_head(dataset, output, request, size, reporter)
+    write_json(output / REPORT, {"request": asdict(request), "recipe": described, "dev": figures})
+    return figures
+
+
+def _train_head(
+    dataset: Dataset, output: Path, request: Request, size: DevSize, reporter: Reporter
+) -> tuple[Figures, dict[str, Any]]:
+    is_published = request.preset == "published"
+    recipe = replace(PUBLISHED if is_published else HeadRecipe(), seed=request.seed)
+    drawing = _drawing_of(request)
+    encoders = place_encoders(request.encoders, request.layer, output)
+    digests = {role: _digest(path) for role, path in encoders.items()}
+    pools = training_pools(dataset.train)
+    num_chunks = max(1, -(-(request.fragments or HEAD_FRAGMENTS) // FRAGMENTS_A_CHUNK))
+    with reporter.stage("draw", num_chunks, "chunks") as advance:
+        chunks = []
+        for chunk in range(num_chunks):
+            chunks.append(draw_rows(dataset.train, pools, drawing, chunk, dataset.proteins))
+            advance(1)
+    cache = FeatureCache(cache_dir() / "features", encoders, digests, request.device)
+    examples = _examples(chunks, cache, reporter)
+    is_held_out = hold_out(np.concatenate([chunk.records for chunk in chunks]), dataset.train, recipe)
+    identity = f"{json.dumps(asdict(drawing), sort_keys=True)} {num_chunks} {sorted(digests.items())}"
+    checkpoint = output / CHECKPOINT
+    fit = HeadFit(
+        recipe,
+        examples.take(np.flatnonzero(~is_held_out)),
+        examples.take(np.flatnonzero(is_held_out)),
+        checkpoint,
+        identity,
+    )
+    head = fit.run(reporter)
+    figures = _write_head_bundle(head, dataset, output, request, drawing, size)
+    checkpoint.unlink(missing_ok=True)
+    stopped = {"epochs_taken": fit.epoch, "best_epoch": fit.best_epoch, "held_out_loss": round(fit.best_loss, 6)}
+    return figures, {"head": asdict(recipe), "drawing": asdict(drawing), "num_rows": len(examples), **stopped}
+
+
+def _drawing_of(request: Request) -> Drawing:
+    drawing = Drawing(request.fragment_length, seed=request.seed)
+    if request.preset == "head":
+        return drawing
+    return replace(
+        drawing,
+        shortest_nt=request.fragment_length,
+        longest_nt=request.fragment_length,
+        highest_mutation=0.0,
+        scores_frameless=False,
+        only_clear=True,
+        only_annotated=True,
+        equal_rows=True,
+    )
+
+
+def _write_head_bundle(
+    head: MLPHead, dataset: Dataset, output: Path, request: Request, drawing: Drawing, size: DevSize
+) -> Figures:
+    """Frameless windows get a score where the head has seen such."""
+    provenance = {"preset": request.preset, "encoders": list(request.encoders), "seed": request.seed}
+    return write_bundle(
+        output,
+        output.resolve().name,
+        head,
+        dataset.dev,
+        size,
+        fragment_length=request.fragment_length,
+        scores_frameless=drawing.scores_frameless,
+        provenance=provenance,
+    )
+
+
+def place_encoders(names: Sequence[str], layer: int, output: Path) -> dict[str, Path]:
+    """Put the two encoders into the bundle folder, cut where asked; returns role to file.
+
+    Args:
+        names: a bundle, or encoder files; of several for one role the last counts.
+        layer: encoders with more layers are cut after this many; 0 cuts none.
+        output: the bundle folder.
+
+    Raises:
+        UsageError: a role has no encoder, or ``layer`` cuts none.
+    """
+    sources = _encoder_files(names)
+    is_cut = {role: 0 < layer < depth_of(read_config(path)) for role, path in sources.items()}
+    if layer and not any(is_cut.values()):
+        raise UsageError(f"--layer {layer}: no encoder has more layers than that.")
+    placed = {}
+    for role, source in sources.items():
+        placed[role] = output / f"{role}.safetensors"
+        if is_cut[role]:
+            write_truncated(source, layer, placed[role])
+        elif not (placed[role].exists() and placed[role].samefile(source)):
+            shutil.copyfile(source, placed[role])
+    return placed
+
+
+def _encoder_files(names: Sequence[str]) -> dict[str, Path]:
+    roles = {"nt": "nucleotide", "aa": "protein"}
+    found: dict[str, Path] = {}
+    for name in names:
+        path = Path(name)
+        if path.is_file() and path.suffix == ".safetensors":
+            found[roles[read_config(path).alphabet]] = path
+        else:
+            bundle = load_bundle(name)
+            found |= {"nucleotide": bundle.nucleotide, "protein": bundle.protein}
+    missing = sorted({"nucleotide", "protein"} - found.keys())
+    if missing:
+        raise UsageError(
+            f"--encoder: no {missing[0]} encoder among {', '.join(names)}; give a second file, or a bundle."
+        )
+    return dict(sorted(found.items()))
+
+
+def _examples(chunks: Sequence[Rows], cache: FeatureCache, reporter: Reporter) -> Examples:
+    return Examples(
+        torch.from_numpy(cache.features(chunks, reporter)),
+        torch.from_numpy(np.concatenate([chunk.labels for chunk in chunks])),
+        torch.from_numpy(np.concatenate([chunk.weights for chunk in chunks])),
+    )
+
+
+def _agree(dataset: Dataset, output: Path, request: Request) -> None:
+    """Write the request into ``output``, or hold this one against that of the training that is there."""
+    path = output / _REQUEST
+    asked: Mapping[str, Any] = {**asdict(request), "encoders": list(request.encoders), "data": _data_digest(dataset)}
+    if not path.exists():
+        if (output / "bundle.yaml").exists():
+            raise UsageError(f"{output} holds a bundle already. Name another --output.")
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)
+        return
+    then = read_json(path)
+    differences = [(name, then.get(name), value) for name, value in asked.items() if then.get(name) != value]
+    if differences:
+        raise RunMismatchError(output, differences)
+
+
+def _data_digest(dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for part in (dataset.train, dataset.dev):
+        digest.update(part.codes.tobytes() + part.offsets.tobytes())
+        for column in (part.classes, part.groups, part.splits, part.ids):
+            digest.update("\n".join(column.tolist()).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -40,6 +40,21 @@ def descendants(run: psutil.Process) -> dict[str, list[psutil.Process]]:
     return {kind: processes for kind, processes in found.items() if processes}
 
 
+def victims(run: psutil.Process, rng: random.Random) -> list[tuple[str, psutil.Process]]:
+    """Two to four of the processes that there are now, each kind as likely."""
+    try:
+        alive = descendants(run)
+    except psutil.NoSuchProcess:
+        return []
+    chosen = []
+    for _ in range(rng.randint(2, 4)):
+        kinds = sorted(kind for kind, processes in alive.items() if processes)
+        if kinds:
+            kind = rng.choice(kinds)
+            chosen.append((kind, alive[kind].pop(rng.randrange(len(alive[kind])))))
+    return chosen
+
+
 def num_finished(out: Path) -> int:
     """Files that only progress adds to."""
     return len(list((out / "run").glob("scores/unit-*.h5")))
@@ -56,13 +71,11 @@ def kill_at_random(process, out: Path, rng: random.Random) -> Counter[str]:
             continue
         before = num_finished(out)
         time.sleep(rng.random() * 0.5)
-        for _ in range(rng.randint(2, 4)):
+        for kind, victim in victims(run, rng):
             try:
-                alive = descendants(run)
-                kind = rng.choice(sorted(alive))
-                rng.choice(alive[kind]).kill()
-            except (psutil.NoSuchProcess, IndexError):
-                continue  # it, or the whole run, has just ended
+                victim.kill()
+            except psutil.NoSuchProcess:
+                continue  # it has just ended
             kills[kind] += 1
     return kills
 

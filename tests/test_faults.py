@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,10 +17,13 @@ import pytest
 from conftest import mixed_records, open_dna, result_bytes, start, write_fasta
 from tiny_models import write_tiny_bundle
 
-from virnucpro import store
+from virnucpro import lifeline, store
+from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir
 
-SMALL_UNITS = ("--unit-rows", 5, "--token-budget", 900, "--threads", 2, "--no-progress")
+SMALL_UNITS = ("--unit-rows", 5, "--token-budget", 900, "--threads", 2, "--no-progress", "--no-report")
+KEPT = ("--keep-intermediate", "--keep-embeddings")
+"""Embeddings that are not kept are gone a moment after they are there, and nobody can wait for them."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def undisturbed(tmp_path_factory, tiny_bundle):
 
 
 def command(fasta, out, bundle, *more):
-    return ("predict", fasta, "-o", out, "--model", bundle, "--keep-intermediate", *SMALL_UNITS, *more)
+    return ("predict", fasta, "-o", out, "--model", bundle, *KEPT, *SMALL_UNITS, *more)
 
 
 def wait_for_files(folder, number, process):
@@ -149,7 +153,7 @@ def test_a_disk_on_which_the_run_cannot_end_is_refused_before_anything_is_embedd
     disk, resize = small_disk
     bundle = write_tiny_bundle(tmp_path / "bundle", protein_width=1024, num_layers=1)
     fasta = write_fasta(tmp_path / "in.fasta", {f"s{i}": open_dna(300, seed=i) for i in range(400)})
-    resize("3m")
+    resize("1600k")
     arguments = ("predict", fasta, "-o", disk / "out", "--model", bundle, "--no-progress", "--no-report")
     ended = virnucpro(*arguments)
     assert ended.code == 4, ended.err
@@ -181,7 +185,7 @@ def test_one_directory_takes_one_run_at_a_time(undisturbed, tmp_path, tiny_bundl
 def finished(virnucpro, tmp_path, tiny_bundle):
     """A small finished run that kept everything."""
     fasta = write_fasta(tmp_path / "in.fasta", mixed_records(20))
-    arguments = command(fasta, tmp_path / "out", tiny_bundle, "--keep-embeddings")
+    arguments = command(fasta, tmp_path / "out", tiny_bundle)
     assert virnucpro(*arguments).code == 0
     return fasta, tmp_path / "out", arguments
 
@@ -269,6 +273,19 @@ mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpage
 resource.setrlimit(resource.RLIMIT_AS, (mapped + int(spare), resource.RLIM_INFINITY))
 predict([fasta], Path(out) / "starved", make_config(None, settings))
 """
+
+
+def test_an_interrupt_that_a_callback_swallows_ends_the_stage_all_the_same():
+    """As one that comes while a weak reference dies: it is raised again at the next sign of progress."""
+    try:
+        with Reporter(bars=False).stage("embed", 2, "rows") as advance:
+            advance(1)
+            with contextlib.suppress(lifeline.Interrupted):
+                lifeline.interrupt(signal.SIGTERM, None)
+            with pytest.raises(lifeline.Interrupted):
+                advance(1)
+    finally:
+        lifeline.received.clear()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the size of this process from /proc")

@@ -1,4 +1,4 @@
-"""Child processes that leave the decisions to their parent and do not outlive it."""
+"""Who ends when: children with their parent, and the program when it is asked to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,31 @@ import multiprocessing
 import os
 import signal
 import threading
+from types import FrameType
 
 EXIT_CHILD_KILLED = 75
 """Exit code of a process that ended because a child it cannot do without was killed."""
+
+
+received: list[int] = []
+"""Signals that asked this process to end."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Signal handler: end what is being done."""
+    del frame
+    received.append(number)
+    raise Interrupted
+
+
+def check_interrupt() -> None:
+    """End if that was asked for: an interrupt that comes within a callback of C is swallowed there."""
+    if received:
+        raise Interrupted
 
 
 def follow_parent() -> None:

@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from virnucpro.lifeline import check_interrupt
 from virnucpro.logs import console
 
 _log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class Reporter:
         self._show(stage)
 
         def advance(amount: int) -> None:
+            check_interrupt()
             stage.count += amount
             if self._screen is not None:
                 self._screen.update(self._tasks[id(stage)], completed=done + stage.count, rate=f"{stage.rate():,.0f}/s")
@@ -132,6 +134,7 @@ class Reporter:
     @contextmanager
     def _clock(self, name: str) -> Iterator[None]:
         """Count time for ``name``, and for nobody else, while the block runs."""
+        check_interrupt()
         self._stop_watch(name)
         self._clocks.append(name)
         try:

@@ -10,11 +10,10 @@ import logging
 import signal
 import sys
 from importlib import import_module
-from types import FrameType
 
 import click
 
-from virnucpro import __version__
+from virnucpro import __version__, lifeline
 from virnucpro.errors import VirNucProError
 
 _SECTIONS = {
@@ -89,20 +88,12 @@ def cli() -> None:
     """
 
 
-class _Interrupted(BaseException):
-    """Ctrl-C or SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
-
-
-_received: list[int] = []
-"""Signals that asked for an end. An interrupt inside a C callback may surface as another error: this one tells."""
-
-
 def main() -> None:
     """Run the command line and exit with the documented code."""
-    _received.clear()
-    signal.signal(signal.SIGTERM, _interrupt)
+    lifeline.received.clear()
+    signal.signal(signal.SIGTERM, lifeline.interrupt)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, lifeline.interrupt)
     try:
         code = cli.main(standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - the last frame: whatever comes is ours to answer for
@@ -112,8 +103,8 @@ def main() -> None:
 
 def _exit_code(error: BaseException) -> int:
     """Say what went wrong in one line and give the documented exit code."""
-    if _received or isinstance(error, (click.Abort, KeyboardInterrupt)):
-        number = _received[0] if _received else signal.SIGINT
+    if lifeline.received or isinstance(error, (click.Abort, KeyboardInterrupt)):
+        number = lifeline.received[0] if lifeline.received else signal.SIGINT
         how = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
         click.echo(f"Interrupted ({how}). Finished work is kept: the same command goes on from here.", err=True)
         return 128 + number
@@ -140,9 +131,3 @@ def _say(error: click.ClickException | VirNucProError) -> None:
         click.echo(f"Error: {sentence}. See '{program} --help'.", err=True)
     else:
         click.echo(f"Error: {error}", err=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    del frame
-    _received.append(number)
-    raise _Interrupted

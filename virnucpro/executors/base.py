@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-MAX_FAILURES = 2
-"""Attempts at a unit: the first among others, the second alone, so that no neighbour is blamed for its fate."""
+MAX_FAILURES = 3
+"""Attempts at a unit whose process dies: one among others, then alone, so that no neighbour is blamed for its fate."""
 
 Advance = Callable[[int, int], None]
 """Told a unit and how many more of its rows are computed, now and then, before the unit is done."""

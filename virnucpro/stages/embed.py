@@ -255,7 +255,7 @@ def _embed_without_poison(work: EmbedWork, failure: UnitFailed, index: Index, ex
     """Find the rows of a unit that cannot be computed, list them, and embed the rest; return the number of rows."""
     unit = failure.unit
     num_rows = index.units[unit].num_sources
-    _log.warning("unit %d failed twice; looking for the rows that make it fail:\n%s", unit, failure.reason)
+    _log.warning("unit %d fails again and again; looking for the rows that make it fail:\n%s", unit, failure.reason)
     found = poison.find(num_rows, lambda parts: executor.run(ProbeWork(work, unit, parts), range(len(parts))))
     if found:
         _log.warning("unit %d: %d rows cannot be computed; the rest is", unit, len(found))

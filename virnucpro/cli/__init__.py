@@ -92,12 +92,15 @@ def main() -> None:
     """Run the command line and exit with the documented code."""
     lifeline.received.clear()
     signal.signal(signal.SIGTERM, lifeline.interrupt)
+    signal.signal(signal.SIGALRM, lifeline.interrupt_again)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
         signal.signal(signal.SIGINT, lifeline.interrupt)
     try:
         code = cli.main(standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - the last frame: whatever comes is ours to answer for
         sys.exit(_exit_code(error))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -86,7 +86,7 @@ class Executor(Protocol):
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """Yield each unit once, in any order, when it is done or has failed for good.
 
-        A unit whose work raises an unforeseen error, or whose process dies, is tried once more, alone.
+        A unit whose work raises an unforeseen error, or whose process dies, is tried again, alone.
 
         Raises:
             VirNucProError: what the work raised; it ends the run at once.

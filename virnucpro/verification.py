@@ -6,7 +6,6 @@ results are held against the digests in the run record. Nothing is changed here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.errors import StoreError
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.run_dir import RunDir, file_digest, read_json
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stages import poison
 from virnucpro.stages.base import ROLES, Index, IndexedUnit
@@ -177,12 +176,6 @@ def _verify_results(run_dir: RunDir, findings: Findings) -> Iterator[Problem]:
                 yield Problem("damaged", path, "is gone")
             elif f"sha256:{file_digest(path)}" != recorded:
                 yield Problem("damaged", path, f"is not what {record.name} says was written")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shard_of(manifest: Mapping[str, Any], role: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from virnucpro.errors import CountError
 from virnucpro.report import formats, legacy, schema, tables
 from virnucpro.report.calls import CALL_NAMES, STATUS_NAMES, Answers, Call, Calling, Judge, probability
 from virnucpro.report.region_files import RegionWriter, ScoredSequences
-from virnucpro.run_dir import RunDir, write_json
+from virnucpro.run_dir import RunDir, file_digest, write_json
 from virnucpro.samples import SUMMARY_NAME
 from virnucpro.sequence.table import FRAME_NAMES
 from virnucpro.stages.base import Index, IndexedInput, ScoredRun
@@ -164,10 +163,7 @@ def output_digests(results: RunDir, index: Index) -> dict[str, str]:
     digests = {}
     for paths in (*(results.results(item.stem) for item in index.inputs), results.root.glob(SUMMARY_NAME)):
         for path in paths:
-            with path.open("rb") as stream:
-                digests[str(path.relative_to(results.root))] = (
-                    f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-                )
+            digests[str(path.relative_to(results.root))] = f"sha256:{file_digest(path)}"
     return digests
 
 

@@ -288,6 +288,14 @@ def test_an_interrupt_that_a_callback_swallows_ends_the_stage_all_the_same():
         lifeline.received.clear()
 
 
+def test_a_program_that_ended_leaves_no_alarm_to_who_called_it(virnucpro):
+    """The interrupt that comes again is the program's own: an interpreter that ran it goes on as before."""
+    before = signal.getsignal(signal.SIGALRM)
+    assert virnucpro("--version").code == 0
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the size of this process from /proc")
 def test_a_batch_that_does_not_fit_the_memory_is_halved_and_the_run_completes(tmp_path):
     """The allocator itself refuses: said once, and every score is there."""

@@ -92,7 +92,7 @@ def main() -> None:
     """Run the command line and exit with the documented code."""
     lifeline.received.clear()
     signal.signal(signal.SIGTERM, lifeline.interrupt)
-    signal.signal(signal.SIGALRM, lifeline.interrupt_again)
+    alarm = signal.signal(signal.SIGALRM, lifeline.interrupt_again)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
         signal.signal(signal.SIGINT, lifeline.interrupt)
     try:
@@ -101,6 +101,7 @@ def main() -> None:
         sys.exit(_exit_code(error))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
     sys.exit(code if isinstance(code, int) else 0)
 
 

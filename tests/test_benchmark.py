@@ -1,11 +1,24 @@
 """``virnucpro benchmark`` at a tiny size: every figure is there, and ours and the peer's output are equal."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from virnucpro.benchmarks.duplicates import _count_other_calls
+from virnucpro.benchmarks.hollow import write_hollow
+from virnucpro.benchmarks.inputs import write_reads
+from virnucpro.benchmarks.launch import Watch, processes_of
 from virnucpro.benchmarks.measure import Figure, Goal, take_turns
+from virnucpro.benchmarks.memory import _growth_figures
 from virnucpro.benchmarks.plain_extraction import cut_windows
+from virnucpro.benchmarks.program import ProgramRun
+from virnucpro.bundles import load_bundle
 
 
 @pytest.fixture
@@ -64,9 +77,87 @@ def test_predict_and_memory_run_the_program(measured, tiny_bundle):
     whole, *stages = of(record, "predict")
     assert whole["unit"] == "fragments/s"
     assert {"of it extract", "of it embed", "of it write"} <= {figure["what"].strip() for figure in stages}
-    small, large, ratio = of(record, "memory")
+    small, small_time, large, _, growth = of(record, "memory")
     assert 0 < small["value"] < 8
-    assert ratio["ratio"] == pytest.approx(large["value"] / small["value"])
+    assert small_time["value"] > 0
+    assert growth["ratio"] == pytest.approx(large["value"] / small["value"])
+    assert [figure["point"]["x"] for figure in (small, large)] == [20, 80]
+
+
+def test_copies_of_reads_are_called_as_their_originals(measured):
+    record, table = measured("duplicates", model="hollow", predict_reads=60, read_length=150)
+    whole, embed, others = of(record, "duplicates")
+    assert whole["agrees"]
+    assert whole["max_difference"] == 0
+    assert embed["unit"] == others["unit"] == "s"
+    assert ">= 1.95x" in table
+
+
+def test_a_copy_that_is_called_otherwise_is_counted(tmp_path):
+    table = tmp_path / "sequences.tsv"
+    table.write_text("name\tcall\na\tvirus\nb\tvirus\nc\tvirus\nd\tnot_virus\n")
+    assert _count_other_calls(table, 2) == 1
+
+
+@pytest.mark.slow
+def test_several_processes_merge_to_the_same_files_and_embed_the_same_rows(measured):
+    """Slow: two dozen processes are started."""
+    record, _ = measured("scaling", model="hollow", rows=48)
+    one, *several, alone, two = of(record, "scaling")
+    assert [figure["point"]["x"] for figure in (one, *several)] == [1, 2, 4]
+    assert all(figure["agrees"] for figure in several)
+    assert all(figure["peer"] == "as many bytes written plainly" for figure in (one, *several))
+    assert two["ratio"] > 0
+    assert two["peer_values"] == alone["values"]
+
+
+def test_time_is_linear_and_memory_flat_where_the_sizes_are_settled():
+    runs = {
+        num_reads: ProgramRun(seconds, peak, num_reads, num_reads, {})
+        for num_reads, seconds, peak in ((1_000, 4.0, 2**28), (100_000, 10.0, 2**29), (1_000_000, 100.0, 2**29))
+    }
+    against_all, flat, exponent, foreseen = _growth_figures(runs)
+    assert against_all.ratio == 2
+    assert against_all.is_reached is None
+    assert (flat.ratio, flat.is_reached) == (1, True)
+    assert exponent.value == pytest.approx(1)
+    assert exponent.is_reached
+    assert foreseen.value == pytest.approx(0.5)
+
+
+def test_a_hollow_model_is_the_same_for_the_same_seed(tmp_path):
+    fingerprints = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        fingerprints.append(load_bundle(str(write_hollow(tmp_path / name, seed=3))).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_reads_that_are_written_again_have_new_names(tmp_path):
+    path = write_reads(tmp_path / "reads.fasta", 3, 9, 0.5, seed=1, num_copies=2)
+    names, bases = path.read_text().split()[::2], path.read_text().split()[1::2]
+    assert names == [f">r{number:09d}" for number in range(6)]
+    assert bases[:3] == bases[3:]
+    assert len(set(bases)) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the system does not tell")
+def test_the_memory_of_all_processes_of_a_run_is_seen():
+    """A child of the watched process holds most of it."""
+    child = "import time; held = bytearray(b'x' * 200_000_000); print('ready', flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            assert len(processes_of(process.pid)) == 2
+            watch = Watch(process.pid)
+            until = time.monotonic() + 20
+            while watch.peak_bytes < 200_000_000 and time.monotonic() < until:
+                time.sleep(0.05)
+            watch.stop()
+            assert 200_000_000 < watch.peak_bytes < 300_000_000
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_the_record_says_where_it_was_measured(measured):
@@ -100,6 +191,19 @@ def test_contestants_take_turns_and_run_three_times():
     rates = take_turns({name: lambda name=name: order.append(name) or 1 for name in "ab"}, 0)
     assert order == ["a", "b"] * 4
     assert [len(values) for values in rates.values()] == [3, 3]
+
+
+def test_what_is_done_before_and_after_a_run_is_off_the_clock():
+    order = []
+    rates = take_turns(
+        {"a": lambda: order.append("work") or 1},
+        0,
+        before={"a": lambda: time.sleep(0.05) or order.append("before")},
+        after={"a": lambda: time.sleep(0.05) or order.append("after")},
+        warm_up=False,
+    )
+    assert order == ["before", "work", "after"] * 3
+    assert min(rates["a"]) > 100
 
 
 def test_the_plain_rule_cuts_as_published():

@@ -115,6 +115,7 @@ def test_another_schema_is_refused(folder):
     [
         ({"frameless": "maybe"}, "frameless"),
         ({"rows": "median"}, "rows"),
+        ({"repetitive": "drop"}, "repetitive"),
         ({"fragment_length": "long"}, "long"),
         ({"threshold": [0.5]}, "cannot be understood"),
         ({"calibration": 3}, "cannot be understood"),
@@ -198,7 +199,7 @@ def test_the_fingerprint_changes_with_the_calibration(folder, part):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"fragment_length": 301}, {"min_length": 1}, {"frameless": "score"}, {"rows": "mean"}],
+    [{"fragment_length": 301}, {"min_length": 1}, {"frameless": "score"}, {"rows": "mean"}, {"repetitive": "doubt"}],
     ids=lambda settings: str(*settings),
 )
 def test_the_fingerprint_changes_with_the_rules(folder, settings):

@@ -136,6 +136,17 @@ def test_status_tells_failed_rows_from_a_model_that_needs_an_open_frame(rules):
     assert np.isnan(answers.p_virus).tolist() == np.isnan(answers.fdr).tolist() == [False, False, True, True, True]
 
 
+def test_a_sequence_that_repeats_itself_is_not_called_virus(rules):
+    """Whatever decides the calls; it keeps its probability, and any other call."""
+    sums = sums_of([0.99, 0.01])
+    sums["status"] = Status.REPETITIVE
+    for calling in (Calling(), Calling(threshold=0.5), Calling(fdr=0.3)):
+        answers = Judge(rules, calling, sums).answer(sums)
+        assert answers.call.tolist() == [Call.UNCERTAIN, Call.NOT_VIRUS]
+        assert answers.status.tolist() == [Status.REPETITIVE] * 2
+        np.testing.assert_allclose(answers.p_virus, [0.99, 0.01])
+
+
 def test_an_input_without_sequences_can_be_judged(rules):
     """Nothing in, nothing out."""
     sums = sums_of([])
@@ -210,13 +221,13 @@ def test_other_settings_change_calls_and_no_score(virnucpro, run, finished):
 
 def test_uncertain_sequences_are_written_as_they_were_read(virnucpro, run):
     """Each sequence in the file of its call, base for base."""
-    assert virnucpro("call", run, "--preset", "strict", "-q").code == 0
+    assert virnucpro("call", run, "--fdr", 0.12, "--prevalence", 0.9, "-q").code == 0
     records = mixed_records(9, seed=1)
     rows = read_tsv(run / "a.sequences.tsv")
     for call in ("virus", "uncertain"):
         expected = "".join(f">{row['name']}\n{records[row['name']]}\n" for row in rows if row["call"] == call)
         assert gzip.decompress((run / f"a.{call}.fna.gz").read_bytes()).decode() == expected
-    assert "uncertain" in {row["call"] for row in rows}
+    assert {"virus", "uncertain"} <= {row["call"] for row in rows}
 
 
 def test_a_run_is_called_anew_without_its_model(virnucpro, tiny_bundle, tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from virnucpro import store
 from virnucpro.bundles import load_bundle
-from virnucpro.bundles.rules import Calibration
+from virnucpro.bundles.rules import Bend, Calibration
 from virnucpro.errors import CountError
 from virnucpro.progress import Reporter
 from virnucpro.report.calls import Call, Calling, Judge, probability
@@ -127,6 +127,31 @@ def test_calibration_is_linear_between_lengths_and_constant_beyond(length, slope
     log_odds = np.array([-2.0, 0.0, 3.0])
     calibrated = CALIBRATION.fragment_log_odds(log_odds, np.full(3, length))
     np.testing.assert_allclose(calibrated, slope * log_odds + intercept)
+
+
+def test_a_bend_adds_to_its_own_length_and_in_part_to_those_between():
+    """Linear between its points, constant beyond."""
+    bends = (Bend((-1.0, 1.0), (0.0, 0.0)), Bend((-1.0, 1.0), (-0.2, 0.6)))
+    bent = replace(CALIBRATION, bends=bends)
+    log_odds = np.array([-5.0, -1.0, 0.0, 1.0, 5.0])
+    for length, share in ((100, 0.0), (200, 0.5), (300, 1.0), (9999, 1.0)):
+        lengths = np.full(5, length)
+        added = bent.fragment_log_odds(log_odds, lengths) - CALIBRATION.fragment_log_odds(log_odds, lengths)
+        np.testing.assert_allclose(added, share * np.array([-0.2, -0.2, 0.2, 0.6, 0.6]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "bend",
+    [((-1.0, 1.0), (0.0,)), ((1.0, -1.0), (0.0, 0.1)), ((0.0,), (0.0,)), ((-1.0, 1.0), (0.0, -2.0))],
+    ids=["one is missing", "points descend", "one point", "turns down"],
+)
+def test_a_bend_that_makes_no_sense_is_refused(bend):
+    """More log-odds never mean less."""
+    good = Bend((-1.0, 1.0), (0.0, 0.0))
+    with pytest.raises(ValueError, match="bend"):
+        replace(CALIBRATION, bends=(good, Bend(*bend)))
+    with pytest.raises(ValueError, match="bends"):
+        replace(CALIBRATION, bends=(good,))
 
 
 @given(mean=st.floats(-20, 20), num=st.integers(1, 10_000), exponent=st.floats(0, 1))

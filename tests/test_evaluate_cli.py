@@ -97,7 +97,7 @@ def test_sequences_without_a_score_rank_last_and_are_never_called(data):
     dev = draw_dev(load_genomes(data, "dev"), 300, DevSize(20, 20))
     log_odds = np.where(dev.is_virus, 3.0, -3.0)
     log_odds[np.flatnonzero(dev.is_virus)[::2]] = np.nan
-    found = describe(dev, log_odds, load_bundle("lite").presets)
+    found = describe(dev, log_odds, load_bundle("lite").presets, np.zeros(len(log_odds), dtype=bool))
     assert found["num_unscored"] == 20
     assert found["auroc"] == pytest.approx(0.5)
     assert found["presets"]["sensitive"]["recall"] == pytest.approx(0.5)

@@ -57,7 +57,9 @@ def refusal(path, block_bytes=1 << 20):
 
 
 names = st.lists(st.integers(0, 255).filter(lambda byte: byte not in b"\n\r\t "), max_size=8).map(bytes)
-bases = st.text("ACGTURYSWKMBDHVNXacgtn", max_size=40).map(str.encode)
+rare_bases = st.text("ACGTURYSWKMBDHVNXacgtn", max_size=40)
+common_bases = st.text("ACGTNacgtn", min_size=30, max_size=100)
+bases = (rare_bases | st.tuples(common_bases, rare_bases, common_bases).map("".join)).map(str.encode)
 records = st.lists(st.tuples(names, bases), max_size=8)
 
 
@@ -68,7 +70,7 @@ def wrapped(sequence, width, line_end):
 @settings(deadline=None)
 @given(
     records.filter(len),
-    st.integers(1, 50),
+    st.integers(1, 150),
     st.sampled_from([b"\n", b"\r\n", b"\n\n", b" \n"]),
     st.sampled_from([b"", b" a description", b"\tand > another"]),
     st.booleans(),
@@ -238,11 +240,15 @@ def test_alignments_packed_once_more_are_refused(written, packing, content):
         (b">a\nAC-GT\n", 2, "gaps"),
         (b">a\n\nAC.GT\n", 3, "gaps"),
         (b">a\nACGT>b\nACGT\n", 2, "line of its own"),
+        (b">a\n" + 9 * b"ACGTN" + b"-" + 9 * b"ACGTN" + b"\n", 2, "gaps"),
+        (b">a\n" + 9 * b"ACGRN" + b"-" + 9 * b"ACGTN" + b"\n", 2, "gaps"),
         (b">a\nACGT\n   1 acgt\n", 3, "no nucleotide letter"),
         (b">a\nAC\xc3\xa9\n", 2, "byte 0xc3"),
         (b">a\nAC\0GT\n", 2, "byte 0x00"),
         (b"@a\nACGT\n+\nIII\n", 4, "4 bases and 3 qualities"),
         (b"@a\nACGT\n+\nIIIII\n@b\nA\n+\nI\n", 4, "4 bases and 5 qualities"),
+        (b"@a\n" + 9 * b"ACGT" + b"\n+\n" + 10 * b"IIII" + b"\n", 4, "36 bases and 40 qualities"),
+        (b"@a\n" + 9 * b"ACGT" + b"E\n+\n", 2, "protein"),
         (b"@a\nACGT\nACGT\n+\nIIIIIIII\n", 3, "four lines"),
         (b"@a\nACGT\n+\nIIII\nb\nA\n+\nI\n", 5, "four lines"),
         (b"@a\nMKEL\n+\nIIII\n", 2, "protein"),

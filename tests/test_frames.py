@@ -22,11 +22,11 @@ def find_rows(fragment, score_frameless=False, before="", after=""):
     nt, aa = buffers.nucleotide_offsets, buffers.protein_offsets
     return [
         (
-            int(buffers.frames[i]),
+            int(buffers.rows["frame"][i]),
             buffers.nucleotides[nt[i] : nt[i + 1]].tobytes().decode(),
             buffers.proteins[aa[i] : aa[i + 1]].tobytes().decode(),
-            int(buffers.starts[i]) - start,
-            int(buffers.stops[i]) - start,
+            int(buffers.rows["start"][i]) - start,
+            int(buffers.rows["stop"][i]) - start,
         )
         for i in range(num_rows)
     ]

@@ -44,7 +44,7 @@ ROOMS_OF = {
     "subprocess": {"benchmarks"},
     "httpx2": {"models"},
     "pysam": {"sequence", "report"},
-    "matplotlib": {"report", "training"},
+    "matplotlib": {"report", "training", "benchmarks"},
     "jinja2": {"report", "training"},
     "pyarrow": {"report"},
     "torch.multiprocessing": {"batching"},

@@ -112,6 +112,7 @@ def test_shares_of_the_panel_are_those_of_its_calls(genomes):
     for share in shares:
         assert np.mean(list(share["by_kind"].values())) == pytest.approx(share["called_virus"], abs=1e-3)
         assert np.mean(list(share["by_length"].values())) == pytest.approx(share["called_virus"], abs=1e-3)
+        assert share["by_kind"]["homopolymers"] == 0  # the bundle doubts what repeats itself
 
 
 def test_a_bundle_without_presets_is_measured_at_its_threshold(genomes, tiny_bundle):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import mixed_records
 
-from virnucpro.report.schema import FRAGMENTS, READS, REGIONS, ROWS, SAMPLES, SEQUENCES, TABLES
+from virnucpro.report.schema import CASCADE, FRAGMENTS, READS, REGIONS, ROWS, SAMPLES, SEQUENCES, TABLES
 from virnucpro.samples import SUMMARY_COLUMNS
 
 DOCS = Path(__file__).parents[1] / "docs" / "results.md"
@@ -137,8 +137,9 @@ def test_the_command_prints_every_table_or_one(virnucpro):
     assert everything.keys() == TABLES.keys()
     (one,) = json.loads(virnucpro("schema", "--table", "sequences").out)["tables"].values()
     assert one == everything["sequences"]
-    columns = {column["name"]: column for column in one["columns"]}
+    columns = {column["name"]: column for column in one["columns"] if column["written"] == "always"}
     assert tuple(columns) == SEQUENCES.header
+    assert [column["name"] for column in one["columns"]] == [*CASCADE.header]
     assert columns["call"]["values"] == ["virus", "not_virus", "uncertain", "no_call"]
     assert "1-based" in columns["top_region"]["coordinates"]
     assert columns["p_virus"]["nullable"]
@@ -152,8 +153,9 @@ def test_the_documentation_tells_of_every_column(table):
     text = DOCS.read_text()
     part = text[text.index(f"`<stem>.{table.suffix('tsv')}`") :].split("\n## ")[0]
     found = re.findall(r"^\| ([a-z_]+) \|", part, flags=re.MULTILINE)
-    assert tuple(name for name in found if name != "column") == table.header
-    for column in table.columns:
+    columns = (*table.columns, *table.cascade_columns)
+    assert [name for name in found if name != "column"] == [column.name for column in columns]
+    for column in columns:
         for value in column.values:
             assert str(value) in part
 

@@ -327,6 +327,7 @@ def test_one_command_trains_a_head_on_the_encoders_of_a_bundle(data, tmp_path, t
     ("options", "said"),
     [
         (["--encoder", "lite"], "lite trains its own"),
+        (["--preset", "head", "--encoder", "lite", "--start", "lite"], "for --preset lite"),
         (["--preset", "head"], "needs --encoder"),
         (["--preset", "head", "--encoder", "lite", "--minutes", 1], "for --preset lite"),
         (["--preset", "head", "--encoder", "lite", "--layer", 3], "no encoder has more layers"),

@@ -17,13 +17,14 @@ from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import InputError, ModelError
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.training.__main__ import main
-from virnucpro.training.calibration import calibration_error, fit_exponent, fit_line, threshold_at_fpr
+from virnucpro.training.calibration import calibration_error, fit_bend, fit_exponent, fit_line, threshold_at_fpr
 from virnucpro.training.composition import first_vectors
 from virnucpro.training.dev import DevSize, cut_rows, draw_dev, join_rows
 from virnucpro.training.evaluation import auroc, average_precision, equal_class_weights, recall_at_fpr
 from virnucpro.training.fit import Fit, Recipe, choose_open_frames
 from virnucpro.training.genomes import Genomes, load_genomes
 from virnucpro.training.indices import index_bags
+from virnucpro.training.lite import write_lite
 from virnucpro.training.sampling import mutate, reverse_complement, sample_fragments, virus_pool
 
 HOSTS = ("bacteria", "fungi", "organelle")
@@ -181,6 +182,30 @@ def test_the_line_recovers_slope_and_intercept():
     assert (slope, intercept) == (pytest.approx(0.5, abs=0.02), pytest.approx(-1, abs=0.05))
 
 
+def test_a_bend_mends_what_a_line_cannot():
+    """Of a head that is never sure; the whole still ascends."""
+    generator = np.random.default_rng(14)
+    truth = generator.normal(0, 4, size=50_000)
+    log_odds, is_virus = 3 * np.tanh(truth / 3), generator.random(50_000) < 1 / (1 + np.exp(-truth))
+    weights = generator.random(50_000)
+    line = fit_line(log_odds, is_virus, weights)
+    bend = fit_bend(log_odds, line, is_virus, weights)
+    straight = line[0] * log_odds + line[1]
+    bent = straight + np.interp(log_odds, *bend)
+    errors = [calibration_error(1 / (1 + np.exp(-odds)), is_virus, weights) for odds in (straight, bent)]
+    assert errors[1] < errors[0] / 2
+    assert (line[0] * np.diff(bend.log_odds) + np.diff(bend.added) > 0).all()
+
+
+def test_the_bend_of_noise_is_flat_enough_to_ascend():
+    """Labels that have nothing to do with the log-odds, or even fall with them in places."""
+    log_odds = np.linspace(-3, 3, 2000)
+    is_virus = (log_odds > 0) ^ (np.abs(log_odds) < 1)
+    line = fit_line(log_odds, is_virus, np.ones(2000))
+    bend = fit_bend(log_odds, line, is_virus, np.ones(2000))
+    assert (line[0] * np.diff(bend.log_odds) + np.diff(bend.added) > 0).all()
+
+
 def test_the_exponent_recovers_independent_evidence():
     generator = np.random.default_rng(9)
     is_virus = generator.random(20_000) < 0.5
@@ -269,6 +294,21 @@ def test_a_resumed_training_gives_the_same_weights(data: Path, tmp_path: Path):
         assert torch.equal(tensor, whole[name]), name
     with pytest.raises(ModelError, match="another recipe"):
         Fit(replace(TINY, seed=2), genomes, checkpoint)
+
+
+def test_a_training_can_start_from_the_weights_of_another(data: Path, tmp_path: Path):
+    """Encoders and head are the bundle's, tables rounded to the 8 bits they are stored in."""
+    genomes = load_genomes(data, "train")
+    trained = Fit(TINY, genomes).run()
+    write_lite(trained, load_genomes(data, "dev"), tmp_path / "first", DevSize().scaled(0.01), {"seed": 1})
+    first = load_bundle(str(tmp_path / "first"))
+    recipe = replace(TINY, start=first.fingerprint, seed=2)
+    begun = Fit(recipe, genomes, start=first).network
+    assert torch.equal(begun.head.hidden_layer.weight, trained.head.hidden_layer.weight)
+    for name, tensor in begun.nucleotide.state_dict().items():
+        torch.testing.assert_close(tensor, trained.nucleotide.state_dict()[name], atol=0.05, rtol=0.02)
+    with pytest.raises(ModelError, match="not made of the parts"):
+        Fit(replace(recipe, head_width=64), genomes, start=first)
 
 
 def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: Path, capsys):

@@ -23,9 +23,11 @@ import yaml
 
 from virnucpro.errors import UsageError
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "fp8")
 TableFormat = Literal["tsv", "parquet", "jsonl"]
 TABLE_FORMATS: tuple[TableFormat, ...] = ("tsv", "parquet", "jsonl")
+CompileChoice = Literal["auto", "always", "never"]
+COMPILE_CHOICES: tuple[CompileChoice, ...] = ("auto", "always", "never")
 PRESETS = ("sensitive", "balanced", "strict")
 _WAYS_TO_CALL = {"science.preset", "science.threshold", "science.fdr"}
 """Settings of which one decides."""
@@ -38,15 +40,20 @@ class ScienceConfig:
     Attributes:
         model: bundle name or folder.
         fragment_length: nt; 0 takes the bundle's.
-        dtype: float type the encoders compute in; auto is float32 on the CPU, float16 on a GPU.
+        dtype: type the encoders compute in; auto is float32 on the CPU, bfloat16 on a GPU (float16 before Ampere). int8
+            (CPU) and fp8 (CUDA) compute the linear layers of transformers in 8 bits and all else in bfloat16.
         preset: sensitive, balanced or strict; empty takes balanced.
         threshold: p_virus, at ``prevalence``, from which a sequence is called virus, and below which it is not;
             negative takes the preset.
         fdr: highest false discovery rate of what is called virus; negative takes the preset.
         prevalence: expected share of viral sequences.
+        cascade: let a small model look at everything first, and ``model`` only at what that is not sure of.
+        cascade_low: p_virus of the small model, at equal prevalence, below which it is sure; negative takes the
+            bundle's.
+        cascade_high: p_virus above which it is sure.
 
-    The last four decide on calls alone. These are made anew at the end of every run from stored scores, so the manifest
-    does not pin them.
+    Preset, threshold, fdr and prevalence decide on calls alone. These are made anew at the end of every run from stored
+    scores, so the manifest does not pin them.
     """
 
     model: str = "lite"
@@ -56,6 +63,9 @@ class ScienceConfig:
     threshold: float = -1.0
     fdr: float = -1.0
     prevalence: float = 0.5
+    cascade: bool = False
+    cascade_low: float = -1.0
+    cascade_high: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class RuntimeConfig:
         merge_threads: processes that merge; 0 takes ``threads`` with ``parallel``, else one.
         token_budget: most tokens in a packed batch; 0 chooses.
         batch_size: rows the head scores at a time.
+        compile: auto, always or never compile the layers of transformers; auto does on a GPU where the rows repay it.
     """
 
     device: str = "auto"
@@ -92,6 +103,7 @@ class RuntimeConfig:
     merge_threads: int = 0
     token_budget: int = 0
     batch_size: int = 4096
+    compile: CompileChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -161,11 +173,20 @@ def _check(config: Config) -> None:
             (science.preset != "") + (science.threshold >= 0) + (science.fdr >= 0) <= 1,
             "science.preset, science.threshold and science.fdr are three ways to call: give one.",
         ),
+        (
+            max(science.cascade_low, science.cascade_high) < 0 or 0 <= science.cascade_low <= science.cascade_high <= 1,
+            "science.cascade_low and science.cascade_high: two ascending probabilities.",
+        ),
+        (
+            science.cascade or max(science.cascade_low, science.cascade_high) < 0,
+            "science.cascade_low and science.cascade_high are limits of a cascade: ask for one (--cascade).",
+        ),
         (layout.unit_rows >= 1, "layout.unit_rows: at least 1."),
         (runtime.threads >= 0, "runtime.threads: 0 (all) or more."),
         (runtime.merge_threads >= 0, "runtime.merge_threads: 0 (all) or more."),
         (runtime.token_budget >= 0, "runtime.token_budget: 0 (chosen) or more."),
         (runtime.batch_size >= 1, "runtime.batch_size: at least 1."),
+        (runtime.compile in COMPILE_CHOICES, f"runtime.compile: one of {', '.join(COMPILE_CHOICES)}."),
     ]
     for holds, rule in rules:
         if not holds:

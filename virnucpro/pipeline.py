@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ import torch
 
 from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.bundles.cascade import Limits
 from virnucpro.config import Config, RuntimeConfig
 from virnucpro.encoders import read_config
-from virnucpro.encoders.device import available_cpus, choose_devices, parse_dtype
+from virnucpro.encoders.device import available_cpus, choose_devices, float_dtype, parse_dtype
 from virnucpro.errors import IncompleteRunError, ResourceError, UsageError
 from virnucpro.executors.base import Executor, Worker
 from virnucpro.executors.local import LocalExecutor
@@ -30,15 +31,15 @@ from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.logs import add_log_file, remove_log_file
 from virnucpro.progress import Reporter
-from virnucpro.record import run_record
+from virnucpro.record import first_record, run_record
 from virnucpro.report import formats
 from virnucpro.report.calls import Calling
 from virnucpro.request import Options, Request
 from virnucpro.run_dir import RunDir, write_json
 from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
-from virnucpro.stages import classify, consensus, embed, extract, merge, write
+from virnucpro.stages import cascade, classify, embed, extract, merge, write
 from virnucpro.stages.base import ROLES, Index, Run
-from virnucpro.tuning import profiles
+from virnucpro.tuning import parity, profiles
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def execute(
     config = request.config
     devices = choose_devices(config.runtime.device, config.runtime.gpus or None)
     bundle = _load_bundle(request, devices)
+    first = _load_first(request, bundle, devices) if config.science.cascade else None
     run_dir = RunDir(output)
     run_dir.prepare(force=force)
     with run_dir.locked(), _log_to(run_dir.result(request.run_stem, "log")):
@@ -115,20 +117,25 @@ def execute(
         _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
         _log.info("command: %s", shlex.join(sys.argv))
         _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
-        run_dir.agree(_pinned(run))
+        # Before the manifest, which would pin a dtype that is refused.
+        verdict = parity.require(bundle, devices[0], run.dtype, config.runtime.threads or available_cpus())
+        run_dir.agree(_pinned(run) | (first.pinned() if first is not None else {}))
         write_json(run_dir.request, request.as_record())
         run.rules.write(run_dir.rules)
-        index = extract.run(run, request.samples, request.options.reference)
-        cautions = bundle.cautions(run.fragment_length, _mean_length_nt(index))
-        for caution in cautions:
-            _log.warning("%s", caution)
-        _run_units(run, index, request, devices)
-        counts = _write_results(run, index, request)
-        record = run_record(run, index, request, devices, counts, started) | {"warnings": cautions}
-        write_json(run_dir.result(request.run_stem, "run.json"), record)
-        _write_pages(run_dir, request)
-        run_dir.sweep()
-        _check_complete(run_dir, request.stems, counts)
+        with _first_look(run, first, request, devices) as look:
+            index = _extract(run, request) if look is None else cascade.extract(run, look)
+            cautions = _cautions(run, index, first)
+            _run_units(run, index, request, devices)
+            counts = _write_results(run, index, request, look)
+            record = run_record(run, index, request, devices, counts, started) | {"warnings": cautions}
+            if first is not None and look is not None:
+                record["cascade"] = first_record(first, look)
+            if verdict is not None:
+                record["parity"] = asdict(verdict)
+            write_json(run_dir.result(request.run_stem, "run.json"), record)
+            _write_pages(run_dir, request)
+            run_dir.sweep()
+            _check_complete(run_dir, request.stems, counts, look)
         _log.info("done in %.1f s: %s", (datetime.now(UTC) - started).total_seconds(), run_dir.root)
     return Results(run_dir.root, tuple(request.stems), tuple(counts), record)
 
@@ -137,8 +144,10 @@ def _check(request: Request) -> None:
     """Refuse what cannot be done before anything is loaded.
 
     Raises:
-        UsageError: no input, stdin twice, or a table format whose library is not installed.
+        UsageError: no input, stdin twice, a table format whose library is not installed, or what a cascade cannot do.
     """
+    if request.config.science.cascade and request.options.legacy_output:
+        raise UsageError(f"--legacy-output: {cascade.NO_LEGACY}")
     formats.require(request.options.table_format)
     if not request.samples:
         raise UsageError("no input. Name at least one FASTA or FASTQ file, or - for stdin.")
@@ -152,10 +161,56 @@ def _load_bundle(request: Request, devices: list[str]) -> Bundle:
     bundle.check_fragment_length(
         science.fragment_length or bundle.fragment_length, is_meant=request.options.is_length_meant
     )
+    parity.check_kinds(bundle, _dtype(request.config, devices))
     return bundle
 
 
-def _write_results(run: Run, index: Index, request: Request) -> list[write.Counts]:
+def _extract(run: Run, request: Request) -> Index:
+    return extract.run(run, request.samples, request.options.reference)
+
+
+def _load_first(request: Request, bundle: Bundle, devices: list[str]) -> cascade.FirstModel:
+    """The model that looks first, with its limits."""
+    science = request.config.science
+    given = Limits(science.cascade_low, science.cascade_high) if science.cascade_high >= 0 else None
+    return cascade.choose_first(bundle, load_bundle(bundle.first_model, dtype=_dtype(request.config, devices)), given)
+
+
+@contextmanager
+def _first_look(
+    run: Run, model: cascade.FirstModel | None, request: Request, devices: list[str]
+) -> Iterator[cascade.FirstLook | None]:
+    """What the first model finds in all sequences; None where there is no such model."""
+    if model is None:
+        yield None
+        return
+    first = replace(
+        run,
+        dir=run.dir.first,
+        bundle=model.bundle,
+        fragment_length=model.bundle.fragment_length,
+        dtype=str(float_dtype(getattr(torch, run.dtype))).removeprefix("torch."),
+        reporter=Reporter(run.reporter.bars),
+    )
+    _log.info("model %s, fingerprint %s, looks first", first.bundle.name, first.bundle.fingerprint[:16])
+    first.dir.agree(_pinned(first))
+    first.rules.write(first.dir.rules)
+    index = _extract(first, request)
+    _run_units(first, index, request, devices)
+    with cascade.first_look(first, index, model.limits) as look:
+        yield look
+
+
+def _cautions(run: Run, index: Index, first: cascade.FirstModel | None) -> list[str]:
+    """What the user should know, said in the log as well."""
+    cautions = run.bundle.cautions(run.fragment_length, _mean_length_nt(index))
+    cautions += first.cautions if first is not None else []
+    for caution in cautions:
+        _log.warning("%s", caution)
+    return cautions
+
+
+def _write_results(run: Run, index: Index, request: Request, look: cascade.FirstLook | None) -> list[write.Counts]:
     """From stored scores to the tables of each sample."""
     options = request.options
     wanted = write.Wanted(
@@ -164,10 +219,7 @@ def _write_results(run: Run, index: Index, request: Request) -> list[write.Count
         calling=Calling.from_settings(request.config.science),
         format=options.table_format,
     )
-    sums = consensus.run(run, index)
-    counts = write.run(run, index, sums, wanted)
-    del sums  # lets go of the file
-    run.dir.sequence_sums.unlink(missing_ok=True)
+    counts = write.from_scores(run, index, wanted, look)
     if len(request.samples) > 1:
         summary = (SampleCounts(name, item.calls, item.bases) for name, item in zip(request.stems, counts, strict=True))
         write_summary(run.dir.root / SUMMARY_NAME, summary)
@@ -192,18 +244,27 @@ def _write_pages(run_dir: RunDir, request: Request) -> None:
         write_multiqc(run_dir.root, request.stems)
 
 
-def _check_complete(run_dir: RunDir, stems: list[str], counts: list[write.Counts]) -> None:
+def _check_complete(
+    run_dir: RunDir, stems: list[str], counts: list[write.Counts], look: cascade.FirstLook | None
+) -> None:
     """Say that rows failed, once everything else is written.
 
     Raises:
         IncompleteRunError: some did.
     """
     failed = {stem: item.num_failed_rows for stem, item in zip(stems, counts, strict=True) if item.num_failed_rows}
+    losses = []
     if failed:
         files = ", ".join(str(run_dir.result(stem, "failed.tsv")) for stem in failed)
+        losses.append(f"{sum(failed.values()):,} rows could not be computed; they are listed in {files}.")
+    if look is not None and look.num_failed_rows:
+        losses.append(
+            f"{look.num_failed_rows:,} rows could not be computed by model {look.run.rules.name}; their sequences went "
+            f"on to the next model, and {look.run.dir.failed(0).parent} has the reasons."
+        )
+    if losses:
         raise IncompleteRunError(
-            f"{sum(failed.values()):,} rows could not be computed; they are listed in {files}. All else is done. "
-            f"'virnucpro verify {run_dir.root} --repair' tries them again."
+            f"{' '.join(losses)} All else is done. 'virnucpro verify {run_dir.root} --repair' tries them again."
         )
 
 
@@ -222,7 +283,7 @@ def _make_run(run_dir: RunDir, request: Request, bundle: Bundle, devices: list[s
 
 
 def _dtype(config: Config, devices: list[str]) -> str:
-    """Float type the encoders compute in."""
+    """Torch's name of the type the encoders compute in."""
     return str(parse_dtype(config.science.dtype, torch.device(devices[0]))).removeprefix("torch.")
 
 
@@ -299,7 +360,7 @@ def _embedding(
         loader_workers = profile.loader_workers if loader_workers < 0 else loader_workers
         # One process may have been best; --parallel asks for several all the same.
         processes = profile.num_processes if profile.threads == threads and profile.num_processes > 1 else 0
-    settings = embed.settings_for(devices[0], budgets, loader_workers, threads)
+    settings = embed.settings_for(devices[0], budgets, loader_workers, threads, runtime.compile)
     return settings, _embed_executor(devices, threads, settings, processes, parallel=runtime.parallel)
 
 

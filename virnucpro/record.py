@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro import __version__
-from virnucpro.bundles import load_bundle
+from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.config import ScienceConfig
 from virnucpro.encoders import read_config
 from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import InputError, ModelError, StoreError, UsageError
@@ -25,7 +26,8 @@ from virnucpro.request import Request
 from virnucpro.run_dir import read_json
 from virnucpro.sequence.streams import digest_of
 from virnucpro.stages import write
-from virnucpro.stages.base import Index, Run
+from virnucpro.stages.base import ROLES, Index, Run
+from virnucpro.stages.cascade import FirstLook, FirstModel
 
 _LIBRARIES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "pysam", "xxhash")
 _ENDING = ".run.json"
@@ -55,19 +57,14 @@ def run_record(
             "devices": devices,
         },
         "parameters": {
-            **asdict(replace(config.science, model=run.bundle.name)),
+            **_science(config.science, run),
             "fragment_length": run.fragment_length,
             "dtype": run.dtype,
             **Calling.from_settings(config.science).described(run.rules),
             **asdict(config.layout),
             **asdict(config.runtime),
         },
-        "model": {
-            "name": run.bundle.name,
-            "fingerprint": run.bundle.fingerprint,
-            "files": {role: f"sha256:{digest}" for role, digest in run.bundle.digests.items()},
-            "encoders": {role: read_config(run.bundle.encoder(role)).kind for role in ("nucleotide", "protein")},
-        },
+        "model": _model(run.bundle),
         "inputs": [asdict(item) for item in index.inputs],
         "counts": {
             "num_units": len(index.units),
@@ -75,11 +72,40 @@ def run_record(
             "num_fragments": index.num_fragments,
             "num_rows": index.num_rows,
             "num_rows_computed": sum(unit.num_sources for unit in index.units),
-            **{name: value for name, value in asdict(total).items() if isinstance(value, dict)},
+            **{name: value for name, value in asdict(total).items() if isinstance(value, dict) and value},
         },
         "outputs": write.output_digests(run.dir, index),
         "seconds": {"total": round(seconds, 3), **{k: round(v, 3) for k, v in run.reporter.seconds.items()}},
     }
+
+
+def first_record(first: FirstModel, look: FirstLook) -> dict[str, Any]:
+    """What the record of a cascade holds of the model that looked first."""
+    return {
+        "model": _model(first.bundle),
+        **first.limits._asdict(),
+        "num_units": len(look.index.units),
+        "num_fragments": look.index.num_fragments,
+        "num_rows": look.index.num_rows,
+        "num_rows_computed": sum(unit.num_sources for unit in look.index.units),
+        "num_rows_failed": look.num_failed_rows,
+        "seconds": {name: round(value, 3) for name, value in look.run.reporter.seconds.items()},
+    }
+
+
+def _model(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "fingerprint": bundle.fingerprint,
+        "files": {role: f"sha256:{digest}" for role, digest in bundle.digests.items()},
+        "encoders": {role: read_config(bundle.encoder(role)).kind for role in ROLES},
+    }
+
+
+def _science(science: ScienceConfig, run: Run) -> dict[str, Any]:
+    """The settings; those of a cascade have their own place."""
+    settings = asdict(replace(science, model=run.bundle.name))
+    return {name: value for name, value in settings.items() if not name.startswith("cascade")}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -120,6 +146,9 @@ def request_of(record: Mapping[str, Any]) -> Request:
     try:
         request = _named_as_then(Request.from_record(record["request"]), record["inputs"])
         science = replace(request.config.science, dtype=record["parameters"]["dtype"])
+        if science.cascade:  # the bundle may name other limits today
+            first = record["cascade"]
+            science = replace(science, cascade_low=float(first["low"]), cascade_high=float(first["high"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"the run record cannot be followed ({error!r}). Use the version that wrote it.") from error
     if "-" in request.sources:
@@ -166,7 +195,12 @@ def check_model(request: Request, record: Mapping[str, Any]) -> None:
     """
     science = request.config.science
     bundle = load_bundle(science.model, fragment_length=science.fragment_length, dtype=science.dtype)
-    then = record["model"]
+    _check_bundle(bundle, record["model"])
+    if science.cascade:
+        _check_bundle(load_bundle(bundle.first_model), record["cascade"]["model"])
+
+
+def _check_bundle(bundle: Bundle, then: Mapping[str, Any]) -> None:
     if bundle.fingerprint == then["fingerprint"]:
         return
     differing = [role for role, digest in bundle.digests.items() if then["files"].get(role) != f"sha256:{digest}"]

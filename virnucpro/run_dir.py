@@ -13,6 +13,9 @@ A run lives in the folder ``run/`` of the output directory::
     run/scores/unit-00042.h5              scores; when it exists the three above may be gone
     run/failed/unit-00042.json            rows that cannot be computed, with the reason; only where there are any
     run/sequences.npy, run/rows.npy       sums a sequence and scores a row, made anew by every consensus
+    run/first/run/...                     of a cascade, the run of the model that looks at everything first
+    run/joined.npy                        of a cascade, sums a sequence by the model that decided it, while results
+                                          are written
 
 A file that exists is done: it is written beside its place, fsynced and renamed.
 """
@@ -137,6 +140,26 @@ class RunDir:
     def row_scores(self) -> Path:
         """Memory-mapped scores of all rows, while consensus or write runs."""
         return self.work / "rows.npy"
+
+    @property
+    def first(self) -> RunDir:
+        """Of a cascade, the run of the model that looks at everything first; it has no results of its own."""
+        return RunDir(self.work / "first")
+
+    @property
+    def is_cascade(self) -> bool:
+        """Whether two models share the sequences of this run."""
+        return self.first.manifest.is_file()
+
+    @property
+    def runs(self) -> tuple[RunDir, ...]:
+        """This run, and before it, of a cascade, that of the model that looks first."""
+        return (self.first, self) if self.is_cascade else (self,)
+
+    @property
+    def joined_sums(self) -> Path:
+        """Memory-mapped sums a sequence of the model that decided it, while results are written."""
+        return self.work / "joined.npy"
 
     def unit(self, unit: int) -> Path:
         """Unit file."""

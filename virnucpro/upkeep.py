@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from virnucpro import verification
@@ -69,24 +69,28 @@ def merge(path: Path, *, num_processes: int | None = None, show_bars: bool = Fal
         UsageError: there is no such run.
         WorkerError: some pairs cannot be merged; all others are.
     """
+    reporter = Reporter(show_bars)
     with _opened(path) as run_dir:
         run_dir.sweep()
-        index, manifest = _index(run_dir), read_json(run_dir.manifest)
-        work = MergeWork(
-            run_dir,
-            {role: verification.shard_of(manifest, role) for role in ROLES},
-            f"{manifest['science.model_fingerprint']}/{verification.dtype_of(manifest)}",
-        )
-        units = range(len(index.units))
-        paired = [unit for unit in units if all(run_dir.embedding(role, unit).exists() for role in ROLES)]
-        here = [unit for unit in units if run_dir.merged(unit).exists() and work.is_done(unit)]
-        todo = sorted(set(paired) - set(here))
-        scored = sum(run_dir.scores(unit).exists() for unit in set(units) - set(paired) - set(here))
-        executor = PoolExecutor(num_processes or available_cpus())
-        merged = Reporter(show_bars).stream(
-            "merge", len(todo), "units", lambda advance: merge_all(work, todo, executor, advance)
-        )
-        num_merged = sum(1 for _ in merged)
+        runs = [(part, _index(part)) for part in run_dir.runs]
+        parts = [_merge(part, index, num_processes or available_cpus(), reporter) for part, index in runs]
+    return Merged(*(sum(numbers) for numbers in zip(*map(astuple, parts), strict=True)))
+
+
+def _merge(run_dir: RunDir, index: Index, num_processes: int, reporter: Reporter) -> Merged:
+    """Merge the units of one run."""
+    manifest = read_json(run_dir.manifest)
+    digests = {role: manifest[f"science.{role}_digest"] for role in ROLES}
+    dtype = verification.dtype_of(manifest)
+    work = MergeWork.of_model(run_dir, digests, manifest["science.model_fingerprint"], dtype)
+    units = range(len(index.units))
+    paired = [unit for unit in units if all(run_dir.embedding(role, unit).exists() for role in ROLES)]
+    here = [unit for unit in units if run_dir.merged(unit).exists() and work.is_done(unit)]
+    todo = sorted(set(paired) - set(here))
+    scored = sum(run_dir.scores(unit).exists() for unit in set(units) - set(paired) - set(here))
+    executor = PoolExecutor(num_processes)
+    merged = reporter.stream("merge", len(todo), "units", lambda advance: merge_all(work, todo, executor, advance))
+    num_merged = sum(1 for _ in merged)
     return Merged(num_merged, len(here), scored, len(units) - len(todo) - len(here) - scored)
 
 
@@ -98,7 +102,7 @@ def verify(path: Path, *, show_bars: bool = False) -> Findings:
         StoreError: its index or manifest is damaged.
     """
     with _opened(path) as run_dir:
-        num_units = len(_index(run_dir).units)
+        num_units = sum(len(_index(part).units) for part in run_dir.runs)
         with Reporter(show_bars).stage("verify", num_units, "units") as advance:
             return verification.verify(run_dir, advance)
 
@@ -117,7 +121,7 @@ def repair(path: Path, findings: Findings, *, show_bars: bool = False) -> None:
         request = Request.from_record(record, as_named=True)
         if "-" in request.sources:
             raise UsageError(f"{path} was made from stdin. Run the same predict command again, with the same input.")
-        verification.drop(run_dir, findings.problems)
+        verification.drop(findings.problems)
     path = path.absolute()
     with contextlib.chdir(record["directory"]):  # results hold the names of the inputs as they were given there
         pipeline.execute(request, path, show_bars=show_bars)

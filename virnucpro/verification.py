@@ -33,13 +33,13 @@ class Problem:
             not be computed).
         path: of the file.
         text: what is wrong with it.
-        unit: number of the unit it belongs to; None for results.
+        unit: the unit it belongs to: the directory of its run and its number there; None for results.
     """
 
     kind: Kind
     path: Path
     text: str
-    unit: int | None = None
+    unit: tuple[RunDir, int] | None = None
 
 
 @dataclass
@@ -74,13 +74,13 @@ def verify(run_dir: RunDir, advance: Callable[[int], None] = lambda _: None) -> 
         StoreError: manifest or index cannot be read, so that nothing else can be held against them.
     """
     findings = Findings()
-    index = Index.read(run_dir)
-    manifest = read_json(run_dir.manifest)
-    findings.num_rows = index.num_rows
-    own_of_all = np.zeros(index.num_rows, dtype=bool)
-    for unit, indexed in enumerate(index.units):
-        _verify_unit(run_dir, unit, indexed, manifest, findings, own_of_all)
-        advance(1)
+    for part in run_dir.runs:
+        index, manifest = Index.read(part), read_json(part.manifest)
+        findings.num_rows += index.num_rows
+        own_of_all = np.zeros(index.num_rows, dtype=bool)
+        for unit, indexed in enumerate(index.units):
+            _verify_unit(part, unit, indexed, manifest, findings, own_of_all)
+            advance(1)
     findings.problems += _verify_results(run_dir, findings)
     return findings
 
@@ -93,7 +93,7 @@ def _verify_unit(
     findings: Findings,
     is_scored: NDArray[np.bool_],
 ) -> None:
-    look = _Look(unit, findings)
+    look = _Look(run_dir, unit, findings)
     table = look.at(run_dir.unit(unit), "unit", {})
     if table is None:
         return
@@ -150,6 +150,7 @@ def _count_scored(
 class _Look:
     """Looks at the files of one unit."""
 
+    run_dir: RunDir
     unit: int
     findings: Findings
 
@@ -163,7 +164,7 @@ class _Look:
             return None
 
     def note(self, kind: Kind, path: Path, text: str) -> None:
-        self.findings.problems.append(Problem(kind, path, text, self.unit))
+        self.findings.problems.append(Problem(kind, path, text, (self.run_dir, self.unit)))
 
 
 def _verify_results(run_dir: RunDir, findings: Findings) -> Iterator[Problem]:
@@ -188,12 +189,12 @@ def dtype_of(manifest: Mapping[str, Any]) -> str:
     return str(manifest["science.dtype"])
 
 
-def drop(run_dir: RunDir, problems: list[Problem]) -> None:
+def drop(problems: list[Problem]) -> None:
     """Delete what is damaged or failed and all that is made from it, so that the same run makes it anew."""
     for problem in problems:
         if problem.unit is None:
             continue  # results are written anew in any case
-        unit = problem.unit
+        run_dir, unit = problem.unit
         chain = [*(run_dir.embedding(role, unit) for role in ROLES), run_dir.merged(unit), run_dir.scores(unit)]
         if problem.kind == "failed":
             stale = [problem.path, *chain]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import cosine_similarity
 
 from virnucpro.batching.loader import pack_unit
 from virnucpro.batching.packing import GreedyPacker
@@ -18,13 +19,14 @@ from virnucpro.benchmarks.measure import Figure, Goal, Settings, ratio_of, take_
 from virnucpro.benchmarks.plain_encoders import FairEsm, PlainDnabertS, has_fair_esm
 from virnucpro.encoders import load_encoder, save_encoder
 from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.low_bit import can_multiply_int8
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.sequence.ragged import Ragged
 
 SECTION = "encoders"
 _CPU = torch.device("cpu")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_TOLERANCES = {"float32": 1e-5, "bfloat16": 0.2}  # the largest of all values, which are about 1
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_TOLERANCES = {"float32": 1e-5, "bfloat16": 0.2, "int8": 0.6}  # the largest of all values, which are about 1
 _SINGLE_SHARE = 4  # one sequence at a time: one in so many
 
 _Embed = Callable[[], tuple[int, NDArray[np.float32]]]
@@ -52,6 +54,7 @@ def _measure_esm2(settings: Settings, size: str) -> Iterator[Figure]:
     goals = {
         ("float32", "fair-esm, padded batches"): Goal(least_ratio=2),
         ("bfloat16", "fair-esm, padded batches"): Goal(least_ratio=4),
+        ("int8", "fair-esm, padded batches"): Goal(least_ratio=6),
     }
     yield from _compare(f"ESM-2 {size}", ours, peers, goals, settings)
     if not peers:
@@ -77,11 +80,15 @@ def _ours(
     tokenizer: str | None,
     strings: Ragged,
 ) -> dict[str, _Embed]:
-    """The encoder in each dtype, through its file, as a run loads it."""
+    """The encoder in each dtype that this CPU has, through its file, as a run loads it."""
     with TemporaryDirectory(prefix="virnucpro-benchmark-") as folder:
         path = Path(folder) / "encoder.safetensors"
         save_encoder(path, config, tensors, tokenizer)
-        encoders = {name: load_encoder(path, _CPU, dtype) for name, dtype in _DTYPES.items()}
+        encoders = {
+            name: load_encoder(path, _CPU, dtype)
+            for name, dtype in _DTYPES.items()
+            if dtype != torch.int8 or can_multiply_int8()
+        }
     packer = GreedyPacker(next(iter(encoders.values())).cpu_token_budget)
 
     def embed_with(encoder: Encoder) -> _Embed:
@@ -131,8 +138,13 @@ def _compare(
                 goals.get((dtype, peer), Goal()),
                 float(np.abs(outputs[dtype][: len(expected)] - expected).max()),
                 _TOLERANCES[dtype],
-                f"{settings.num_strings} strings of 300- and 500-b fragments, threads: {settings.threads}",
+                f"{settings.num_strings} strings of 300- and 500-b fragments, threads: {settings.threads}; "
+                f"mean cosine {_mean_cosine(outputs[dtype][: len(expected)], expected):.5f}",
             )
+
+
+def _mean_cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(cosine_similarity(torch.from_numpy(one), torch.from_numpy(other)).mean())
 
 
 def _as_numpy(result: tuple[int, torch.Tensor]) -> tuple[int, NDArray[np.float32]]:

@@ -43,20 +43,38 @@ def random_bases(rng: np.random.Generator, num_reads: int, length_nt: int, codin
     return reads
 
 
-def write_reads(path: Path, num_reads: int, length_nt: int, coding_share: float, seed: int) -> Path:
-    """Write a FASTA file, ``>r000000000`` and on, a line a read."""
-    rng = np.random.default_rng(seed)
-    powers = 10 ** np.arange(_NAME_DIGITS - 1, -1, -1)
+def write_reads(
+    path: Path, num_reads: int, length_nt: int, coding_share: float, seed: int, *, num_copies: int = 1
+) -> Path:
+    """Write a FASTA file, ``>r000000000`` and on, a line a read.
+
+    Args:
+        path: of the file.
+        num_reads: distinct reads.
+        length_nt: of each.
+        coding_share: share of them that has no stop codon in frame +1.
+        seed: of the bases.
+        num_copies: how often all of them are written, one time after the other, under new names.
+    """
     with path.open("wb") as stream:
-        for first in range(0, num_reads, _BLOCK_READS):
-            count = min(_BLOCK_READS, num_reads - first)
-            lines = np.empty((count, 2 + _NAME_DIGITS + 1 + length_nt + 1), dtype=np.uint8)
-            lines[:, :2] = list(b">r")
-            lines[:, 2 : 2 + _NAME_DIGITS] = np.arange(first, first + count)[:, None] // powers % 10 + ord("0")
-            lines[:, 2 + _NAME_DIGITS] = lines[:, -1] = ord("\n")
-            lines[:, 3 + _NAME_DIGITS : -1] = random_bases(rng, count, length_nt, coding_share)
-            stream.write(lines.tobytes())
+        for copy in range(num_copies):
+            rng = np.random.default_rng(seed)
+            for first in range(0, num_reads, _BLOCK_READS):
+                reads = random_bases(rng, min(_BLOCK_READS, num_reads - first), length_nt, coding_share)
+                stream.write(_fasta_lines(reads, copy * num_reads + first))
     return path
+
+
+def _fasta_lines(reads: NDArray[np.uint8], first: int) -> bytes:
+    """Reads (num_reads, length_nt) as FASTA, numbered from ``first``."""
+    num_reads, length_nt = reads.shape
+    powers = 10 ** np.arange(_NAME_DIGITS - 1, -1, -1)
+    lines = np.empty((num_reads, 2 + _NAME_DIGITS + 1 + length_nt + 1), dtype=np.uint8)
+    lines[:, :2] = list(b">r")
+    lines[:, 2 : 2 + _NAME_DIGITS] = np.arange(first, first + num_reads)[:, None] // powers % 10 + ord("0")
+    lines[:, 2 + _NAME_DIGITS] = lines[:, -1] = ord("\n")
+    lines[:, 3 + _NAME_DIGITS : -1] = reads
+    return lines.tobytes()
 
 
 def random_strings(rng: np.random.Generator, letters: bytes, lengths: NDArray[np.int64]) -> Ragged:

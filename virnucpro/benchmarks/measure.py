@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import median
 
 MIN_RUNS = 3
+_COSTS = ("s", "ms", "GiB", "MiB")
+"""Units of what a run takes."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,21 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Where a figure lies on a curve of its section.
+
+    Attributes:
+        series: the curve; one curve holds figures of one unit.
+        x: the size it was measured at.
+        x_name: what that is a number of, in the plural.
+    """
+
+    series: str
+    x: float
+    x_name: str
+
+
+@dataclass(frozen=True)
 class Figure:
     """One line of the table.
 
@@ -78,6 +95,7 @@ class Figure:
         max_difference: largest difference between the two outputs (a count where they are text).
         tolerance: what that difference may be.
         note: what a reader must know.
+        point: its place on a curve, where it is one of several sizes.
     """
 
     section: str
@@ -91,6 +109,7 @@ class Figure:
     max_difference: float | None = None
     tolerance: float | None = None
     note: str = ""
+    point: Point | None = None
 
     @property
     def value(self) -> float | None:
@@ -101,6 +120,22 @@ class Figure:
     def peer_value(self) -> float | None:
         """Median of the peer's."""
         return median(self.peer_values) if self.peer_values else None
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Ratio to the peer of each pair of neighbouring runs; none where they are no pairs."""
+        if len(self.values) != len(self.peer_values):
+            return ()
+        return tuple(ours / theirs for ours, theirs in zip(self.values, self.peer_values, strict=True))
+
+    @property
+    def is_more_better(self) -> bool | None:
+        """Whether the larger of two values is the better one; None where neither unit nor goal tells."""
+        if self.unit.endswith("/s"):
+            return True
+        if self.unit in _COSTS or self.goal.most is not None or self.goal.most_ratio is not None:
+            return False
+        return None if self.goal.least is None and self.goal.least_ratio is None else True
 
     @property
     def agrees(self) -> bool | None:
@@ -127,30 +162,38 @@ def take_turns(
     seconds: float,
     *,
     before: Mapping[str, Callable[[], None]] | None = None,
+    after: Mapping[str, Callable[[], None]] | None = None,
+    warm_up: bool = True,
 ) -> dict[str, tuple[float, ...]]:
     """Run contestants one after the other, again and again, so that a busy machine slows all of them.
 
     Args:
         contestants: name to a function that does its work once and says how much that was.
-        seconds: budget of each; one untimed run comes before.
+        seconds: budget of each.
         before: what a contestant does before each of its runs, off the clock.
+        after: and after each.
+        warm_up: let each run once before, untimed; needless where a run takes long and starts processes anyway.
 
     Returns:
         Name to the rates of its runs: amount a second, in order.
     """
-    before = before or {}
-    for name, work in contestants.items():
-        before.get(name, _do_nothing)()
-        work()
+
+    def timed(name: str) -> float:
+        (before or {}).get(name, _do_nothing)()
+        begun = time.perf_counter()
+        amount = contestants[name]()
+        rate = amount / (time.perf_counter() - begun)
+        (after or {}).get(name, _do_nothing)()
+        return rate
+
+    for name in contestants if warm_up else ():
+        timed(name)
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     start = time.perf_counter()
     runs = 0
     while runs < MIN_RUNS or time.perf_counter() - start < seconds * len(contestants):
-        for name, work in contestants.items():
-            before.get(name, _do_nothing)()
-            begun = time.perf_counter()
-            amount = work()
-            rates[name].append(amount / (time.perf_counter() - begun))
+        for name in contestants:
+            rates[name].append(timed(name))
         runs += 1
     return {name: tuple(values) for name, values in rates.items()}
 

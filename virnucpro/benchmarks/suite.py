@@ -1,4 +1,4 @@
-"""All sections, the table they make and the record of the machine they ran on."""
+"""All sections, and the record of the machine they ran on."""
 
 from __future__ import annotations
 
@@ -13,84 +13,58 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from virnucpro import __version__
-from virnucpro.benchmarks import encoders, extraction, program, results, scaling
+from virnucpro.benchmarks import duplicates, encoders, extraction, gpu, memory, program, results, scaling
+from virnucpro.benchmarks.hollow import HOLLOW
 from virnucpro.benchmarks.measure import Figure, Settings
+from virnucpro.benchmarks.record import Record
+from virnucpro.benchmarks.tables import open_console, section_table
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders.device import available_cpus
-from virnucpro.run_dir import write_json
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Figure]]] = {
     extraction.SECTION: extraction.measure,
     encoders.SECTION: encoders.measure,
     results.SECTION: results.measure,
     scaling.SECTION: scaling.measure,
-    program.PREDICT: program.measure_predict,
-    program.MEMORY: program.measure_memory,
+    program.SECTION: program.measure,
+    duplicates.SECTION: duplicates.measure,
+    memory.SECTION: memory.measure,
+    gpu.SECTION: gpu.measure,
 }
 
 _PACKAGES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "xxhash", "fair-esm", "biopython")
-_WIDTH_WITHOUT_TERMINAL = 180
+_WITH_MODEL = {scaling.SECTION, program.SECTION, duplicates.SECTION, memory.SECTION}
 
 
-def run(settings: Settings, only: Sequence[str], output: Path | None) -> None:
-    """Measure the sections named; after each, print its table and write the record of all so far.
+def run(settings: Settings, only: Sequence[str], output: Path | None) -> Record:
+    """Measure the sections named; after each, print its table. The record is written after each figure.
 
     Args:
         settings: what is measured.
         only: names of sections.
         output: JSON file, or None.
 
+    Returns:
+        the record of all.
+
     Raises:
         ModelError: a section needs a model that is not there; found before anything is measured.
     """
-    if program.PREDICT in only or program.MEMORY in only:
+    if settings.model != HOLLOW and not _WITH_MODEL.isdisjoint(only):
         load_bundle(settings.model)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_WITHOUT_TERMINAL)
+    console = open_console()
     context = _context(settings)
-    figures: list[Figure] = []
+    record = Record(context, ())
     for name in only:
-        measured = list(SECTIONS[name](settings))
-        console.print(table(name, measured))
-        figures += measured
-        if output is not None:
-            write_json(
-                output, context | {"load_at_end": _load(), "figures": [_as_record(figure) for figure in figures]}
-            )
-
-
-def table(section: str, figures: Sequence[Figure]) -> Table:
-    """A section as a table: ours, the peer, their ratio, and the goal beside them."""
-    shown = Table(title=f"{section} (medians)", title_justify="left")
-    shown.add_column("what")
-    shown.add_column("figure", justify="right")
-    shown.add_column("against")
-    shown.add_column("its figure", justify="right")
-    shown.add_column("ratio", justify="right")
-    shown.add_column("goal", justify="right")
-    shown.add_column("reached")
-    shown.add_column("max diff", justify="right")
-    shown.add_column("runs", justify="right")
-    shown.add_column("note")
-    for figure in figures:
-        shown.add_row(
-            figure.what,
-            _number(figure.value, figure.unit),
-            figure.peer,
-            _number(figure.peer_value, figure.unit),
-            "" if figure.ratio is None else f"{figure.ratio:,.2f}x",
-            _goal(figure),
-            {None: "", True: "yes", False: "no"}[figure.is_reached],
-            _difference(figure),
-            str(len(figure.values) or ""),
-            figure.note,
-        )
-    return shown
+        measured: list[Figure] = []
+        for figure in SECTIONS[name](settings):
+            measured.append(figure)
+            record = Record(context | {"load_at_end": _load()}, (*record.figures, figure))
+            if output is not None:
+                record.write(output)
+        console.print(section_table(name, measured))
+    return record
 
 
 def commit() -> str | None:
@@ -107,42 +81,9 @@ def commit() -> str | None:
     return described.stdout.strip() or None
 
 
-def _number(value: float | None, unit: str) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:,.3g} {unit}"
-
-
-def _goal(figure: Figure) -> str:
-    goal = figure.goal
-    parts = [
-        *(f">= {value:,g} {figure.unit}" for value in [goal.least] if value is not None),
-        *(f"<= {value:,g} {figure.unit}" for value in [goal.most] if value is not None),
-        *(f">= {value:,g}x" for value in [goal.least_ratio] if value is not None),
-        *(f"<= {value:,g}x" for value in [goal.most_ratio] if value is not None),
-    ]
-    return ", ".join(parts)
-
-
-def _difference(figure: Figure) -> str:
-    if figure.max_difference is None:
-        return ""
-    return f"{figure.max_difference:.1g}" + ("" if figure.agrees is not False else f" (> {figure.tolerance:g})")
-
-
-def _as_record(figure: Figure) -> dict[str, Any]:
-    return asdict(figure) | {
-        "value": figure.value,
-        "peer_value": figure.peer_value,
-        "agrees": figure.agrees,
-        "is_reached": figure.is_reached,
-    }
-
-
 def _context(settings: Settings) -> dict[str, Any]:
     """What the figures depend on: program, machine and settings."""
     return {
-        "schema": 1,
         "program": "virnucpro",
         "version": __version__,
         "commit": commit(),

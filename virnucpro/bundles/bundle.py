@@ -7,6 +7,7 @@
     fragment_length: 500      # the head was trained on fragments of at most this many bases
     min_length: 100           # shorter sequences get no call
     frameless: score          # fragments without an open frame: score (from nucleotides alone) or skip
+    repetitive: doubt         # optional: sequences that repeat themselves are uncertain where they would be virus
     rows: mean                # rows of a fragment: mean of log-odds, or max (the published rule)
     nucleotide: nucleotide.safetensors
     protein: protein.safetensors
@@ -21,9 +22,11 @@
       slope: [1, 1, 1]
       intercept: [0, 0, 0]
       exponent: 0.5           # a sequence of n fragments: mean log-odds * n ** exponent
+      bends: [[[-3, 3], [-0.1, 0.2]], ...]  # optional: what a length adds to its line, at some log-odds
     provenance: {...}         # free: what it was trained on
     weak_below: 200           # optional: a warning where sequences are shorter than this on average (nt)
     recorded: {...}           # optional: role to digest, size and time of a large file, which is then not read for it
+    cascade: {...}            # optional: which model may look first, and when it is sure (``bundles/cascade.py``)
 """
 
 from __future__ import annotations
@@ -37,8 +40,9 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade, read_cascade
 from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds, read_calibration, read_presets
-from virnucpro.encoders import read_config
+from virnucpro.encoders import LOW_BIT_DTYPES, read_config
 from virnucpro.errors import ModelError
 
 SCHEMA = 1
@@ -56,6 +60,7 @@ class Bundle:
         fragment_length: nt.
         min_length: nt; shorter sequences get no call.
         scores_frameless: whether fragments without an open frame are scored from nucleotides alone.
+        doubts_repetitive: whether sequences that repeat themselves are not called virus.
         row_rule: how rows make a fragment.
         nucleotide: safetensors file of the nucleotide encoder.
         protein: safetensors file of the protein encoder.
@@ -66,6 +71,7 @@ class Bundle:
         weak_below: nt; on shorter sequences the scores say little.
         digests: role (nucleotide, protein, head) to SHA-256 of its file.
         fingerprint: SHA-256 over the settings and those digests.
+        cascade: which model may look first, and when it is sure; None where nothing is known of that.
     """
 
     name: str
@@ -73,6 +79,7 @@ class Bundle:
     fragment_length: int
     min_length: int
     scores_frameless: bool
+    doubts_repetitive: bool
     row_rule: RowRule
     nucleotide: Path
     protein: Path
@@ -83,6 +90,7 @@ class Bundle:
     weak_below: int
     digests: dict[str, str]
     fingerprint: str
+    cascade: Cascade | None = None
 
     @property
     def rules(self) -> Rules:
@@ -98,6 +106,11 @@ class Bundle:
             threshold=self.threshold,
             presets=self.presets,
         )
+
+    @property
+    def first_model(self) -> str:
+        """The model that looks at everything first where this one is asked for with ``--cascade``."""
+        return self.cascade.first if self.cascade is not None else DEFAULT_FIRST
 
     def encoder(self, role: str) -> Path:
         """Checkpoint of the encoder of ``role`` nucleotide or protein."""
@@ -153,7 +166,7 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
             ``.safetensors``). Of the published ones and of a head the bundle is made once, from the checkpoints on
             this machine, and kept in ``VIRNUCPRO_CACHE``.
         fragment_length: nt; for a head file that does not say what it was trained on.
-        dtype: in which encoders are kept that have to be converted first.
+        dtype: in which encoders are kept that have to be converted first; for 8 bits, bfloat16.
 
     Raises:
         ModelError: it cannot be found, lacks a file or makes no sense.
@@ -162,7 +175,8 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
     if model in PUBLISHED or (model not in BUNDLED and Path(model).is_file()):
         from virnucpro.bundles.published import make_bundle  # noqa: PLC0415 - imports torch
 
-        model = str(make_bundle(model, fragment_length=fragment_length, dtype=dtype))
+        kept_as = "bfloat16" if dtype in LOW_BIT_DTYPES else dtype
+        model = str(make_bundle(model, fragment_length=fragment_length, dtype=kept_as))
     folder = find_bundle(model)
     path = folder / "bundle.yaml"
     try:
@@ -172,6 +186,8 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
             raise ModelError(f"{path}: schema {settings['schema']}; this program reads {SCHEMA}.")
         if settings["frameless"] not in ("score", "skip") or settings["rows"] not in ("mean", "max"):
             raise ModelError(f"{path}: 'frameless' is score or skip, 'rows' is mean or max.")
+        if settings.get("repetitive", "doubt") != "doubt":
+            raise ModelError(f"{path}: 'repetitive' is doubt, or not there.")
         files = {role: folder / _plain_name(settings[role]) for role in ("nucleotide", "protein", "head")}
         for file in files.values():
             if not file.is_file():
@@ -185,6 +201,7 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
             fragment_length=int(settings["fragment_length"]),
             min_length=int(settings["min_length"]),
             scores_frameless=settings["frameless"] == "score",
+            doubts_repetitive="repetitive" in settings,
             row_rule=settings["rows"],
             threshold=float(settings["threshold"]),
             presets=read_presets(settings.get("presets") or {}),
@@ -192,6 +209,7 @@ def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32")
             weak_below=int(settings.get("weak_below", 0)),
             digests=digests,
             fingerprint=_fingerprint(settings, digests),
+            cascade=read_cascade(settings.get("cascade")),
             **files,
         )
     except OSError as error:
@@ -268,7 +286,8 @@ def _file_digest(path: Path, recorded: dict[str, Any] | None) -> str:
 
 
 def _fingerprint(settings: dict[str, Any], digests: dict[str, str]) -> str:
-    """Identity of all that changes a score; thresholds and prose (provenance, name) do not."""
-    keys = ("schema", "fragment_length", "min_length", "frameless", "rows", "calibration")
-    lines = [f"{key}={settings[key]!r}\n" for key in keys] + [f"{role}={digests[role]}\n" for role in sorted(digests)]
+    """Identity of all that changes a score; thresholds, limits of a cascade and prose (provenance, name) do not."""
+    keys = ("schema", "fragment_length", "min_length", "frameless", "rows", "calibration", "repetitive")
+    lines = [f"{key}={settings[key]!r}\n" for key in keys if key in settings]
+    lines += [f"{role}={digests[role]}\n" for role in sorted(digests)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

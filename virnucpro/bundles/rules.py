@@ -27,6 +27,18 @@ class Thresholds(NamedTuple):
     virus: float
 
 
+class Bend(NamedTuple):
+    """What is added to a line of the calibration: linear between points, constant beyond them.
+
+    Attributes:
+        log_odds: of the head, ascending.
+        added: at each of them.
+    """
+
+    log_odds: tuple[float, ...]
+    added: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Calibration:
     """From a head's log-odds to a probability at equal prevalence.
@@ -36,23 +48,35 @@ class Calibration:
         slope: one for each length.
         intercept: one for each length.
         exponent: how the evidence of ``n`` fragments grows: ``n ** exponent`` times their mean.
+        bends: one for each length, or none.
     """
 
     lengths: tuple[float, ...]
     slope: tuple[float, ...]
     intercept: tuple[float, ...]
     exponent: float
+    bends: tuple[Bend, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.lengths) == len(self.slope) == len(self.intercept) > 0:
             raise ValueError("calibration: lengths, slope and intercept must be lists of one length")
         if list(self.lengths) != sorted(set(self.lengths)):
             raise ValueError("calibration: lengths must ascend")
+        if len(self.bends) not in (0, len(self.lengths)):
+            raise ValueError("calibration: bends must be as many as lengths")
+        for slope, bend in zip(self.slope, self.bends, strict=False):
+            steps, rises = np.diff(bend.log_odds), np.diff(bend.added)
+            if not len(steps) == len(rises) > 0 or (steps <= 0).any() or (slope * steps + rises <= 0).any():
+                raise ValueError("calibration: a bend must have points whose log-odds, added ones too, ascend")
 
     def fragment_log_odds(self, log_odds: NDArray[np.float64], lengths_nt: NDArray[np.int64]) -> NDArray[np.float64]:
         """Calibrated log-odds of fragments; both arguments (n,)."""
         slope = np.interp(lengths_nt, self.lengths, self.slope)
-        return slope * log_odds + np.interp(lengths_nt, self.lengths, self.intercept)
+        calibrated = slope * log_odds + np.interp(lengths_nt, self.lengths, self.intercept)
+        for number, bend in enumerate(self.bends):
+            nearness = np.interp(lengths_nt, self.lengths, np.arange(len(self.lengths)) == number)
+            calibrated = calibrated + nearness * np.interp(log_odds, *bend)
+        return calibrated
 
     def sequence_log_odds(self, mean: NDArray[np.float64], num_fragments: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-odds of sequences from the mean calibrated log-odds of their fragments."""
@@ -70,6 +94,7 @@ def read_calibration(content: Mapping[str, Any]) -> Calibration:
         tuple(content["slope"]),
         tuple(content["intercept"]),
         float(content["exponent"]),
+        tuple(Bend(tuple(map(float, x)), tuple(map(float, y))) for x, y in content.get("bends") or ()),
     )
 
 

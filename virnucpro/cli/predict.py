@@ -41,7 +41,21 @@ Examples:
   virnucpro predict contigs.fasta -o results
   zcat reads.fastq.gz | virnucpro predict - -o results --threads 8
   virnucpro predict a.fna b.fna.gz -o results --parallel --keep-intermediate
+  virnucpro predict contigs.fasta -o results --model 300 --cascade
 """
+
+
+def _limits(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """Two ascending probabilities."""
+    if value is None:
+        return None
+    try:
+        low, high = map(float, value.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low <= high <= 1:
+        raise click.BadParameter(f"{value!r} is not two ascending probabilities, such as 0.1,0.98.", context, option)
+    return low, high
 
 
 @click.command(epilog=_EPILOG)
@@ -85,6 +99,18 @@ Examples:
     metavar="N",
     help="As --fragment-length, also where the model was trained on another; for a head, what it was trained on.",
 )
+@click.option(
+    "--cascade",
+    is_flag=True,
+    default=None,
+    help="Let lite look at everything first, and the model asked for at what lite is not sure of.",
+)
+@click.option(
+    "--cascade-limits",
+    metavar="LOW,HIGH",
+    callback=_limits,
+    help="With --cascade: p_virus below and above which lite is sure.  [default: the model's, else 0.1,0.98]",
+)
 @call_options
 @format_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")
@@ -109,6 +135,12 @@ Examples:
     type=COUNT,
     metavar="N",
     help="Tokens in a batch of the encoders.  [default: of a profile, else by device]",
+)
+@click.option(
+    "--compile/--no-compile",
+    default=None,
+    callback=lambda _context, _option, value: {True: "always", False: "never"}.get(value),
+    help="Compile the layers of transformers, or do not.  [default: on a GPU, where the rows repay it]",
 )
 @click.option("--batch-size", type=COUNT, metavar="N", help="Rows the head scores at a time.  [default: 4096]")
 @click.option("--unit-rows", type=COUNT, metavar="N", help="Rows in a unit of work.  [default: 16384]")
@@ -148,6 +180,7 @@ def predict(
     no_progress: bool,
     quiet: bool,
     verbose: bool,
+    cascade_limits: tuple[float, float] | None,
     **settings: object,
 ) -> None:
     """Tell which sequences of INPUT are viral.
@@ -162,7 +195,10 @@ def predict(
         raise UsageError("no output directory. Name one with -o DIR.")
     if resume and (fresh or force):
         raise UsageError("--resume goes on and --fresh or --force starts over: choose one.")
-    science = dict.fromkeys(("fragment_length", "dtype", *CALL_SETTINGS), "science")
+    settings["cascade_low"], settings["cascade_high"] = cascade_limits or (None, None)
+    science = dict.fromkeys(
+        ("fragment_length", "dtype", "cascade", "cascade_low", "cascade_high", *CALL_SETTINGS), "science"
+    )
     kinds = science | {"unit_rows": "layout"}
     options = {f"{kinds.get(name, 'runtime')}.{name}": value for name, value in settings.items()}
     given_length = options["science.fragment_length"]

@@ -74,6 +74,10 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--encoder", "encoders", multiple=True, help="Bundle, or an encoder file (twice), for head, published.")
 @click.option("--layer", type=click.IntRange(min=1), help="Cut ESM-2 and DNABERT-S after so many layers.")
+@click.option("--start", metavar="BUNDLE", help="Begin with the weights of a bundle that lite trained.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(min=0, min_open=True), help="The highest, for lite.  [default: 0.002]"
+)
 @click.option("--fragments", type=click.IntRange(min=1), help="Sequences to train on.  [default: the preset's]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Train about so long instead (lite).")
 @click.option(
@@ -106,6 +110,8 @@ def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: 
         preset=preset,
         encoders=options["encoders"],
         layer=options["layer"] or 0,
+        start=options["start"] or "",
+        learning_rate=options["learning_rate"] or 0.0,
         fragments=options["fragments"] or 0,
         minutes=options["minutes"],
         fragment_length=options["fragment_length"],

@@ -7,7 +7,7 @@ lengths without a bias go through a variable-length kernel where a CUDA device h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from virnucpro.batching.batch import PackedBatch
 
 VarlenKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PackedBatch], torch.Tensor]
 
-_MAX_KEPT_BIAS_TOKENS = 1024
+MAX_KEPT_BIAS_TOKENS = 1024
 _VARLEN_MIN_RUNS = 4  # below this the dense kernel, called once a run, is as fast
 
 
@@ -47,6 +47,25 @@ def packed_attention(
         kernel = varlen_kernel()
         if kernel is not None:
             return kernel(query, key, value, batch)
+    return dense_attention(query, key, value, runs, bias)
+
+
+def dense_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    runs: Sequence[tuple[int, int]],
+    bias: AlibiBias | None = None,
+) -> torch.Tensor:
+    """The same by one dense call for each run of equal lengths.
+
+    Args:
+        query: (T, H, D).
+        key: (T, H, D).
+        value: (T, H, D).
+        runs: length and number of sequences of each run, in order.
+        bias: as in :func:`packed_attention`.
+    """
     if len(runs) == 1:
         return _dense(query, key, value, runs[0], bias)
     output = torch.empty_like(query)
@@ -61,27 +80,31 @@ def packed_attention(
 class AlibiBias:
     """Symmetric ALiBi: ``-slope[h] * |i - j|``, from Press et al. 2022 as MosaicBERT makes it two-sided.
 
-    One table serves all lengths: the bias of a shorter sequence is its upper left corner. It is kept up to 1,024
-    tokens (24 MiB in bfloat16 with 12 heads); longer sequences are rare and get theirs made for the call.
+    A table serves all lengths up to its size, a power of two: the bias of a shorter sequence is its upper left corner.
+    Tables are kept up to 1,024 tokens (24 MiB in bfloat16 with 12 heads), and for good, since a recorded CUDA graph
+    reads them where they lay; longer sequences are rare and get theirs made for the call.
     """
 
     def __init__(self, num_heads: int) -> None:
         self._slopes = torch.tensor(alibi_slopes(num_heads))
-        self._table: torch.Tensor | None = None
+        self._tables: dict[tuple[int, torch.device, torch.dtype], torch.Tensor] = {}
 
     def __call__(self, length: int, like: torch.Tensor) -> torch.Tensor:
         """Return the bias (1, H, length, length) on the device of ``like``."""
         # CPU kernels take a float32 bias beside bfloat16 scores; CUDA ones want one type.
         dtype = torch.float32 if like.device.type == "cpu" else like.dtype
-        table = self._table
-        if table is None or table.shape[-1] < length or table.device != like.device or table.dtype != dtype:
-            size = max(64, 1 << (length - 1).bit_length()) if length <= _MAX_KEPT_BIAS_TOKENS else -(-length // 8) * 8
-            place = torch.arange(size, device=like.device)
-            distance = (place[:, None] - place[None, :]).abs()
-            table = (self._slopes.to(like.device)[:, None, None] * -distance).to(dtype)[None]
-            if size <= _MAX_KEPT_BIAS_TOKENS:
-                self._table = table
-        return table[:, :, :length, :length]
+        if length > MAX_KEPT_BIAS_TOKENS:
+            return self._make(-(-length // 8) * 8, like.device, dtype)[:, :, :length, :length]
+        kind = (max(64, 1 << (length - 1).bit_length()), like.device, dtype)
+        if kind not in self._tables:
+            self._tables[kind] = self._make(*kind)
+        return self._tables[kind][:, :, :length, :length]
+
+    def _make(self, size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Rows are padded to whole vectors of the CUDA kernels: these would copy the bias at every call else."""
+        place = torch.arange(size, device=device)
+        distance = (place[:, None] - place[None, :]).abs()
+        return (self._slopes.to(device)[:, None, None] * -distance).to(dtype)[None]
 
 
 def alibi_slopes(num_heads: int) -> list[float]:

@@ -14,12 +14,13 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import torch
 from tokenizers import Tokenizer as BytePairs
-from torch.nn.functional import embedding, gelu
+from torch.nn.functional import embedding
 
 from virnucpro.batching.batch import PackedBatch
 from virnucpro.encoders.attention import AlibiBias, packed_attention
 from virnucpro.encoders.base import Alphabet
-from virnucpro.encoders.layers import LayerNorm, Linear
+from virnucpro.encoders.compiled_layers import LayerSteps, count_layer_weights
+from virnucpro.encoders.layers import LayerNorm, Linear, LinearLayer, LinearMaker, linear_from
 from virnucpro.encoders.pooling import mean_over_tokens
 from virnucpro.encoders.weights import HasShape, check_tensors, current_name, setting
 from virnucpro.errors import ModelError
@@ -80,11 +81,11 @@ class DnabertSTokenizer:
 
 @dataclass(frozen=True)
 class _Layer:
-    qkv: Linear
-    output: Linear
+    qkv: LinearLayer
+    output: LinearLayer
     attention_norm: LayerNorm
-    gated: Linear
-    down: Linear
+    gated: LinearLayer
+    down: LinearLayer
     mlp_norm: LayerNorm
 
 
@@ -100,7 +101,11 @@ class DnabertS:
     cpu_token_budget = 8_192
 
     def __init__(
-        self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer_json: str | None
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        tokenizer_json: str | None,
+        linear: LinearMaker = Linear,
     ) -> None:
         tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
         check_tensors(tensors, _expected_shapes(config), _UNUSED)
@@ -112,9 +117,11 @@ class DnabertS:
         self._token_type = tensors["embeddings.token_type_embeddings.weight"][0]
         self._embedding_norm = LayerNorm.from_tensors(tensors, "embeddings.LayerNorm", eps)
         self._layers = [
-            _layer_from(tensors, f"encoder.layer.{number}", eps) for number in range(config["num_hidden_layers"])
+            _layer_from(tensors, f"encoder.layer.{number}", eps, linear)
+            for number in range(config["num_hidden_layers"])
         ]
         self._bias = AlibiBias(self._num_heads)
+        self.steps = LayerSteps("DNABERT-S", count_layer_weights(tensors, "encoder.layer."))
 
     @property
     def tokenizer(self) -> DnabertSTokenizer:
@@ -123,14 +130,24 @@ class DnabertS:
 
     @classmethod
     def from_tensors(
-        cls, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer_json: str | None
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        tokenizer_json: str | None,
+        linear: LinearMaker = Linear,
     ) -> Self:
         """Build from tensors under the checkpoint's names.
+
+        Args:
+            config: see the class.
+            tensors: on the device.
+            tokenizer_json: the checkpoint's tokenizer.
+            linear: makes the linear layers.
 
         Raises:
             ModelError: a name or shape does not fit the config.
         """
-        return cls(config, tensors, tokenizer_json)
+        return cls(config, tensors, tokenizer_json, linear)
 
     @classmethod
     def tokenizer_from(
@@ -161,11 +178,8 @@ class DnabertS:
         return states
 
     def _apply(self, layer: _Layer, states: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-        query, key, value = layer.qkv(states).view(len(states), 3, self._num_heads, -1).unbind(1)
-        attended = packed_attention(query, key, value, batch, self._bias).reshape(len(states), -1)
-        states = layer.attention_norm(layer.output(attended) + states)
-        gate, content = layer.gated(states).chunk(2, dim=-1)
-        return layer.mlp_norm(layer.down(gelu(gate) * content) + states)
+        attended = packed_attention(*self.steps(_project, layer, states, self._num_heads), batch, self._bias)
+        return self.steps(_finish, layer, states, attended)
 
 
 def convert_checkpoint(
@@ -191,13 +205,25 @@ def convert_checkpoint(
     return config, kept
 
 
-def _layer_from(tensors: Mapping[str, torch.Tensor], name: str, eps: float) -> _Layer:
+def _project(layer: _Layer, states: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """From states to query, key and value (T, H, D): what comes before attention."""
+    query, key, value = layer.qkv(states).view(len(states), 3, num_heads, -1).unbind(1)
+    return query, key, value
+
+
+def _finish(layer: _Layer, states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """From what was attended to (T, H, D) to the states of the next layer."""
+    states = layer.attention_norm(layer.output.onto(states, attended.reshape(len(states), -1)))
+    return layer.mlp_norm(layer.gated.gated_feed_forward(layer.down, states, states))
+
+
+def _layer_from(tensors: Mapping[str, torch.Tensor], name: str, eps: float, linear: LinearMaker) -> _Layer:
     return _Layer(
-        qkv=Linear.from_tensors(tensors, f"{name}.attention.self.Wqkv"),
-        output=Linear.from_tensors(tensors, f"{name}.attention.output.dense"),
+        qkv=linear_from(tensors, f"{name}.attention.self.Wqkv", linear),
+        output=linear_from(tensors, f"{name}.attention.output.dense", linear),
         attention_norm=LayerNorm.from_tensors(tensors, f"{name}.attention.output.LayerNorm", eps),
-        gated=Linear.from_tensors(tensors, f"{name}.mlp.gated_layers"),
-        down=Linear.from_tensors(tensors, f"{name}.mlp.wo"),
+        gated=linear_from(tensors, f"{name}.mlp.gated_layers", linear),
+        down=linear_from(tensors, f"{name}.mlp.wo", linear),
         mlp_norm=LayerNorm.from_tensors(tensors, f"{name}.mlp.layernorm", eps),
     )
 

@@ -12,12 +12,14 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding, gelu
+from torch.nn.functional import embedding
 
 from virnucpro.batching.batch import PackedBatch
+from virnucpro.encoders import row_passes
 from virnucpro.encoders.attention import packed_attention
 from virnucpro.encoders.base import Alphabet
-from virnucpro.encoders.layers import LayerNorm, Linear
+from virnucpro.encoders.compiled_layers import LayerSteps, count_layer_weights
+from virnucpro.encoders.layers import LayerNorm, Linear, LinearLayer, LinearMaker, linear_from
 from virnucpro.encoders.pooling import mean_over_tokens
 from virnucpro.encoders.weights import HasShape, StoredTensor, check_tensors, current_name, setting
 from virnucpro.errors import ModelError
@@ -77,11 +79,11 @@ class Esm2Tokenizer:
 @dataclass(frozen=True)
 class _Layer:
     attention_norm: LayerNorm
-    qkv: Linear
-    output: Linear
+    qkv: LinearLayer
+    output: LinearLayer
     mlp_norm: LayerNorm
-    up: Linear
-    down: Linear
+    up: LinearLayer
+    down: LinearLayer
 
 
 class Esm2:
@@ -96,7 +98,9 @@ class Esm2:
     alphabet: Alphabet = "aa"
     cpu_token_budget = 8_192
 
-    def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], linear: LinearMaker = Linear
+    ) -> None:
         self.width: int = setting(config, "width")
         self._num_heads: int = setting(config, "attention_heads")
         num_layers: int = setting(config, "num_layers")
@@ -108,11 +112,12 @@ class Esm2:
         check_tensors(tensors, expected, _UNUSED)
         self.tokenizer = self.tokenizer_from(config, None)
         self._embeddings = tensors["embed_tokens.weight"]
-        self._layers = [_layer_from(tensors, f"layers.{number}") for number in range(repr_layer)]
+        self._layers = [_layer_from(tensors, f"layers.{number}", linear) for number in range(repr_layer)]
         self._final_norm = (
             LayerNorm.from_tensors(tensors, "emb_layer_norm_after", _NORM_EPS) if repr_layer == num_layers else None
         )
         self._rotary = _RotaryTables(self.width // self._num_heads)
+        self.steps = LayerSteps("ESM-2", count_layer_weights(tensors, "layers."))
 
     @classmethod
     def from_tensors(
@@ -120,13 +125,20 @@ class Esm2:
         config: Mapping[str, Any],
         tensors: Mapping[str, torch.Tensor],
         tokenizer_json: str | None = None,  # noqa: ARG003  (the alphabet is fixed)
+        linear: LinearMaker = Linear,
     ) -> Self:
         """Build from tensors under fair-esm's names.
+
+        Args:
+            config: see the class.
+            tensors: see the class.
+            tokenizer_json: not used.
+            linear: makes the linear layers.
 
         Raises:
             ModelError: a name or shape does not fit the config.
         """
-        return cls(config, tensors)
+        return cls(config, tensors, linear)
 
     @classmethod
     def tokenizer_from(cls, config: Mapping[str, Any], tokenizer_json: str | None = None) -> Esm2Tokenizer:  # noqa: ARG003
@@ -150,11 +162,8 @@ class Esm2:
     def _apply(
         self, layer: _Layer, states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], batch: PackedBatch
     ) -> torch.Tensor:
-        qkv = layer.qkv(layer.attention_norm(states)).view(len(states), 3, self._num_heads, -1)
-        query, key = _rotate(qkv[:, :2], *rotary).unbind(1)
-        attended = packed_attention(query, key, qkv[:, 2], batch)
-        states = states + layer.output(attended.reshape(len(states), -1))
-        return states + layer.down(gelu(layer.up(layer.mlp_norm(states))))
+        attended = packed_attention(*self.steps(_project, layer, states, *rotary, self._num_heads), batch)
+        return self.steps(_finish, layer, states, attended)
 
 
 def convert_checkpoint(
@@ -257,19 +266,42 @@ class _RotaryTables:
 
     def __init__(self, depth: int) -> None:
         self._inverse_frequency = 1.0 / (10000 ** (torch.arange(0, depth, 2).float() / depth))
-        self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and sines (T, 1, 1, depth / 2), positions counted from 0 in each sequence."""
         device = batch.input_ids.device
-        if self._tables is None or len(self._tables[0]) < batch.max_seqlen or self._tables[0].device != device:
-            size = max(256, 1 << (batch.max_seqlen - 1).bit_length())
-            angles = torch.outer(torch.arange(size, dtype=torch.float32), self._inverse_frequency)
-            self._tables = (angles.cos().to(device), angles.sin().to(device))
+        tables = self._table(max(256, 1 << (batch.max_seqlen - 1).bit_length()), device)
         pieces = [torch.arange(length, device=device).repeat(count) for length, count in batch.runs()]
         positions = torch.cat(pieces)
-        cosine, sine = (table[positions][:, None, None] for table in self._tables)
+        cosine, sine = (table[positions][:, None, None] for table in tables)
         return cosine, sine
+
+    def _table(self, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        # A table is kept for good: a recorded CUDA graph reads it where it lay.
+        if (size, device) not in self._tables:
+            angles = torch.outer(torch.arange(size, dtype=torch.float32), self._inverse_frequency)
+            self._tables[size, device] = (angles.cos().to(device), angles.sin().to(device))
+        return self._tables[size, device]
+
+
+def _project(
+    layer: _Layer, states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, num_heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """From states to query, key and value (T, H, D): what comes before attention."""
+    qkv = layer.qkv(layer.attention_norm(states)).view(len(states), 3, num_heads, -1)
+    if qkv.device.type == "cpu" and not torch.compiler.is_compiling():
+        row_passes.rotate(qkv, cosine, sine)
+        query, key, value = qkv.unbind(1)
+        return query, key, value
+    query, key = _rotate(qkv[:, :2], cosine, sine).unbind(1)
+    return query, key, qkv[:, 2]
+
+
+def _finish(layer: _Layer, states: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """From what was attended to (T, H, D) to the states of the next layer."""
+    states = layer.output.onto(states, attended.reshape(len(states), -1))
+    return layer.up.feed_forward(layer.down, states, layer.mlp_norm(states))
 
 
 def _rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -278,7 +310,7 @@ def _rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).to(x.dtype)
 
 
-def _layer_from(tensors: Mapping[str, torch.Tensor], name: str) -> _Layer:
+def _layer_from(tensors: Mapping[str, torch.Tensor], name: str, linear: LinearMaker) -> _Layer:
     attention = f"{name}.self_attn"
     joined = {
         kind: tensors[f"{attention}.qkv_proj.{kind}"]
@@ -288,11 +320,11 @@ def _layer_from(tensors: Mapping[str, torch.Tensor], name: str) -> _Layer:
     }
     return _Layer(
         attention_norm=LayerNorm.from_tensors(tensors, f"{name}.self_attn_layer_norm", _NORM_EPS),
-        qkv=Linear(joined["weight"], joined["bias"]),
-        output=Linear.from_tensors(tensors, f"{attention}.out_proj"),
+        qkv=linear(joined["weight"], joined["bias"]),
+        output=linear_from(tensors, f"{attention}.out_proj", linear),
         mlp_norm=LayerNorm.from_tensors(tensors, f"{name}.final_layer_norm", _NORM_EPS),
-        up=Linear.from_tensors(tensors, f"{name}.fc1"),
-        down=Linear.from_tensors(tensors, f"{name}.fc2"),
+        up=linear_from(tensors, f"{name}.fc1", linear),
+        down=linear_from(tensors, f"{name}.fc2", linear),
     )
 
 

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import torch
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import gelu, layer_norm, linear
 
 
-class Linear:
-    """``x @ weight.T + bias`` in the dtype of ``weight``.
+class LinearLayer(ABC):
+    """``x @ weight.T + bias``, and what transformers make of it; an arithmetic may have faster ways to the same."""
+
+    @abstractmethod
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to (T, in)."""
+
+    def onto(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``residual + self(x)``."""
+        return residual + self(x)
+
+    def feed_forward(self, down: LinearLayer, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``residual + down(gelu(self(x)))``."""
+        return down.onto(residual, gelu(self(x)))
+
+    def gated_feed_forward(self, down: LinearLayer, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``residual + down(gelu(gate) * content)``, where ``self(x)`` is gate and content side by side."""
+        gate, content = self(x).chunk(2, dim=-1)
+        return down.onto(residual, gelu(gate) * content)
+
+
+LinearMaker = Callable[[torch.Tensor, torch.Tensor | None], LinearLayer]
+"""Makes a layer of a weight (out, in) in a float type and a bias (out,) or None."""
+
+
+class Linear(LinearLayer):
+    """Computed in the dtype of ``weight``.
 
     Args:
         weight: (out, in).
@@ -24,16 +50,28 @@ class Linear:
         self._is_prepacked = weight.device.type == "cpu" and weight.dtype == torch.float32 and _can_prepack()
         self._weight = _prepack(weight) if self._is_prepacked else weight
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], name: str) -> Linear:
-        """Take ``name.weight`` and, where there is one, ``name.bias``."""
-        return cls(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
-
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to (T, in)."""
         if self._is_prepacked:
             return _apply_prepacked(x, self._weight, self._bias)
         return linear(x, self._weight, self._bias)
+
+    def onto(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``residual + self(x)``, added while the product is at hand."""
+        if self._is_prepacked:
+            return _add_prepacked(residual, x, self._weight, self._bias)
+        return super().onto(residual, x)
+
+    def feed_forward(self, down: LinearLayer, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``residual + down(gelu(self(x)))``, GELU taken while the product is at hand."""
+        if self._is_prepacked:
+            return down.onto(residual, _apply_prepacked(x, self._weight, self._bias, "gelu"))
+        return super().feed_forward(down, residual, x)
+
+
+def linear_from(tensors: Mapping[str, torch.Tensor], name: str, make: LinearMaker = Linear) -> LinearLayer:
+    """Make a layer of ``name.weight`` and, where there is one, ``name.bias``."""
+    return make(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
 
 
 class LayerNorm:
@@ -66,8 +104,18 @@ def _prepack(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-def _apply_prepacked(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "none")  # noqa: SLF001
+def _apply_prepacked(
+    x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, activation: str = "none"
+) -> torch.Tensor:
+    """Apply, then ``activation``: none, or gelu (exact, with erf)."""
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, activation, [], "none")  # noqa: SLF001
+    return result
+
+
+def _add_prepacked(
+    residual: torch.Tensor, x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, packed, bias, "add")  # noqa: SLF001
     return result
 
 
@@ -76,6 +124,9 @@ def _can_prepack() -> bool:
     """Try it: these operators are torch's own, written for its compiler, and not promised to stay."""
     weight, x = torch.eye(16), torch.arange(32.0).view(2, 16)
     try:
-        return torch.equal(_apply_prepacked(x, _prepack(weight), None), x)
+        packed = _prepack(weight)
+        plain, added = _apply_prepacked(x, packed, None), _add_prepacked(x, x, packed, None)
+        activated = _apply_prepacked(x, packed, None, "gelu")
+        return torch.equal(plain, x) and torch.equal(added, x + x) and torch.allclose(activated, gelu(x))
     except (AttributeError, RuntimeError, TypeError):
         return False

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.bundles.rules import DEFAULT_PRESET, Rules, Thresholds
+from virnucpro.bundles.rules import DEFAULT_PRESET, Rules
 from virnucpro.config import ScienceConfig
 from virnucpro.sequence.table import Status
 
@@ -40,6 +40,9 @@ CALL_NAMES = {int(call): call.name.lower() for call in Call}
 EVIDENCE_NAMES = ("nucleotide", "protein+nucleotide")
 
 _EVEN = 0.5
+
+Limit = float | NDArray[np.float64]
+"""A probability at which the call changes: one for all sequences, or (n,) one for each."""
 
 
 @dataclass(frozen=True)
@@ -154,32 +157,52 @@ class Judge:
     def answer(self, sums: NDArray[np.void]) -> Answers:
         """Call some of its sequences; ``sums`` are theirs."""
         extracted, scored, failed = sums["status"], sums["num_scored"], sums["num_failed"]
-        final = np.select([extracted != Status.OK, failed > 0, scored == 0], [extracted, FAILED, NO_OPEN_FRAME])
+        final = np.select([~_are_fit(sums), failed > 0, scored == 0], [extracted, FAILED, NO_OPEN_FRAME], extracted)
         log_odds = self._log_odds(sums)
         p_virus = probability(log_odds + self._calling.shift)
         fdr = self._false_discovery.at(p_virus)
-        call = np.where(np.isnan(p_virus), Call.NO_CALL, self._calls(log_odds, p_virus, fdr))
+        call = np.where(np.isnan(p_virus), Call.NO_CALL, self._calls(sums, log_odds, p_virus, fdr))
+        call[(call == Call.VIRUS) & (extracted == Status.REPETITIVE)] = Call.UNCERTAIN
         return Answers(p_virus, fdr, call.astype(np.int64), final.astype(np.int64), sums["num_open"] > 0)
 
     def _log_odds(self, sums: NDArray[np.void]) -> NDArray[np.float64]:
-        """(n,) at equal prevalence, NaN where nothing was scored or the record is not fit to be called."""
-        scored = sums["num_scored"].astype(np.int64)
-        is_fit = (scored > 0) & (sums["status"] == Status.OK)
-        mean = np.where(is_fit, sums["log_odds"] / np.maximum(scored, 1), np.nan)
-        return self.rules.calibration.sequence_log_odds(mean, scored)
+        """(n,) as of ``sequence_log_odds``."""
+        return sequence_log_odds(self.rules, sums)
+
+    def _limits(self, sums: NDArray[np.void]) -> tuple[Limit, Limit]:
+        """Probabilities at equal prevalence: below the first not virus, from the second on virus."""
+        del sums  # one model, one pair for all
+        return self.rules.thresholds(self._calling.preset)
 
     def _calls(
-        self, log_odds: NDArray[np.float64], p_virus: NDArray[np.float64], fdr: NDArray[np.float64]
+        self,
+        sums: NDArray[np.void],
+        log_odds: NDArray[np.float64],
+        p_virus: NDArray[np.float64],
+        fdr: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         calling = self._calling
         if calling.fdr is not None:
             # What is more likely viral than not, and yet beyond the list, would be a bad "not virus".
             is_virus, is_not_virus = fdr <= calling.fdr, p_virus < _EVEN
         elif calling.threshold is not None:
-            is_virus, is_not_virus = _parted(p_virus, Thresholds(calling.threshold, calling.threshold))
+            is_virus, is_not_virus = _parted(p_virus, (calling.threshold, calling.threshold))
         else:
-            is_virus, is_not_virus = _parted(probability(log_odds), self.rules.thresholds(calling.preset))
+            is_virus, is_not_virus = _parted(probability(log_odds), self._limits(sums))
         return np.select([is_virus, is_not_virus], [Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN)
+
+
+def sequence_log_odds(rules: Rules, sums: NDArray[np.void]) -> NDArray[np.float64]:
+    """(n,) calibrated log-odds at equal prevalence, NaN where nothing was scored or the record is not fit for a call.
+
+    Args:
+        rules: of the model whose fragments were added up.
+        sums: (n,) ``stages.consensus.SUM_DTYPE``.
+    """
+    scored = sums["num_scored"].astype(np.int64)
+    is_fit = (scored > 0) & _are_fit(sums)
+    mean = np.where(is_fit, sums["log_odds"] / np.maximum(scored, 1), np.nan)
+    return rules.calibration.sequence_log_odds(mean, scored)
 
 
 def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -195,6 +218,7 @@ def reasons(rules: Rules) -> Mapping[int, bytes]:
         Status.EMPTY: b"the record holds no bases",
         Status.TOO_SHORT: f"shorter than {rules.min_length} bases".encode(),
         Status.AMBIGUOUS: f"fewer than {rules.min_length} bases are A, C, G or T".encode(),
+        Status.REPETITIVE: b"repeats itself: not called virus, however viral it looks",
         NO_OPEN_FRAME: b"no fragment has an open reading frame, and this model needs one",
     }
 
@@ -204,5 +228,11 @@ def failure(num_failed: int, num_rows: int) -> bytes:
     return b"%d of %d row%b could not be computed" % (num_failed, num_rows, b"" if num_rows == 1 else b"s")
 
 
-def _parted(p_virus: NDArray[np.float64], limits: Thresholds) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    return p_virus >= limits.virus, p_virus < limits.not_virus
+def _are_fit(sums: NDArray[np.void]) -> NDArray[np.bool_]:
+    """(n,) whether the records can be called at all."""
+    return np.isin(sums["status"], (Status.OK, Status.REPETITIVE))
+
+
+def _parted(p_virus: NDArray[np.float64], limits: tuple[Limit, Limit]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    not_virus, virus = limits
+    return p_virus >= virus, p_virus < not_virus

@@ -34,7 +34,7 @@ from virnucpro.report.results import (
     open_run,
     tally_sequences,
 )
-from virnucpro.report.schema import SEQUENCES
+from virnucpro.report.schema import CASCADE, SEQUENCES, Table
 from virnucpro.report.tracks import Proviruses, Track, read_proviruses, read_tracks
 from virnucpro.run_dir import atomic_write
 
@@ -54,6 +54,7 @@ STATUS_MEANINGS = {
     "empty": "holds no bases",
     "too_short": "shorter than the model needs",
     "ambiguous": "too few bases are A, C, G or T",
+    "repetitive": "repeat themselves",
     "no_open_frame": "this model needs an open reading frame",
     "failed": "some rows could not be computed",
 }
@@ -158,24 +159,28 @@ def _render(run: FinishedRun, tally: Tally, proviruses: Proviruses | None, track
             "colour": _COLOURS.__getitem__,
             "share_text": _share_text,
             "statuses": {status: number for status, number in tally.statuses.items() if number},
+            "models": {
+                model: (number, run.summary["cascade"]["bases_by_model"][model])
+                for model, number in _sequences_by_model(run).items()
+            },
             "status_meanings": STATUS_MEANINGS,
-            "numbers": _big_numbers(tally, proviruses),
+            "numbers": _big_numbers(run, tally, proviruses),
             "figures": _figures(tally, run.thresholds),
             "tracks": _track_figures(tracks),
             "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.hits),
             "proviruses": proviruses,
             "methods": _methods(run, works),
             "references": [work.text for work in (works.method, works.software, *works.of_encoders(_kinds(run)))],
-            "columns": _columns(),
+            "columns": _columns(CASCADE if "cascade" in run.summary else SEQUENCES),
         }
     )
 
 
-def _columns() -> dict[str, str]:
+def _columns(table: Table) -> dict[str, str]:
     """What each column of the table of sequences means, with the values it may hold."""
     return {
         column.name: f"{column.meaning} ({', '.join(map(str, column.values))})" if column.values else column.meaning
-        for column in SEQUENCES.columns
+        for column in table.columns
     }
 
 
@@ -213,8 +218,20 @@ def _texts(run: FinishedRun, tally: Tally, proviruses: Proviruses | None, tracks
         "checks": [
             f"{tally.num_sequences:,} sequences were read = {calls or 0}",
             f"{tally.num_sequences:,} sequences were read = {statuses or 0}",
+            *_models_check(run, tally),
         ],
     }
+
+
+def _models_check(run: FinishedRun, tally: Tally) -> list[str]:
+    """How a cascade shared the sequences."""
+    shares = [f"{number:,} decided by {model}" for model, number in _sequences_by_model(run).items()]
+    return [f"{tally.num_sequences:,} sequences were read = {' + '.join(shares)}"] if shares else []
+
+
+def _sequences_by_model(run: FinishedRun) -> dict[str, int]:
+    """Of a cascade, the model asked for before the one that looked first; empty for other runs."""
+    return dict(run.summary.get("cascade", {}).get("sequences_by_model", {}))
 
 
 def _lead(run: FinishedRun, tally: Tally) -> str:
@@ -224,11 +241,17 @@ def _lead(run: FinishedRun, tally: Tally) -> str:
     number, share = f"{tally.calls['virus']:,}", _percent(tally.calls["virus"], tally.num_sequences)
     return (
         f"{number} of {tally.num_sequences:,} sequences of {short_name(str(source))} were called virus ({share}), "
-        f"with model {run.summary.get('model', 'unknown')} of VirNucPro {run.record.get('version', 'unknown')}{when}."
+        f"with model {_models(run)} of VirNucPro {run.record.get('version', 'unknown')}{when}."
     )
 
 
-def _big_numbers(tally: Tally, proviruses: Proviruses | None) -> list[BigNumber]:
+def _models(run: FinishedRun) -> str:
+    """The model, and the one that looked first."""
+    first = run.summary.get("cascade", {}).get("first")
+    return f"{run.summary.get('model', 'unknown')}" + (f" after {first}" if first else "")
+
+
+def _big_numbers(run: FinishedRun, tally: Tally, proviruses: Proviruses | None) -> list[BigNumber]:
     calls, total = tally.calls, tally.num_sequences
     shown = [
         BigNumber("Sequences", f"{total:,}", _bases(tally.num_bases)),
@@ -246,6 +269,10 @@ def _big_numbers(tally: Tally, proviruses: Proviruses | None) -> list[BigNumber]
         shown.append(BigNumber("Proviruses", f"{proviruses.num_found:,}", "viral parts of longer sequences"))
     if calls["uncertain"]:
         shown.append(BigNumber("Uncertain", f"{calls['uncertain']:,}", _percent(calls["uncertain"], total)))
+    by_model = _sequences_by_model(run)
+    if by_model:
+        went_on, _ = by_model.values()
+        shown.append(BigNumber("Went on to the second model", f"{went_on:,}", _percent(went_on, total)))
     shown.append(BigNumber("No call", f"{calls['no_call']:,}", _percent(calls["no_call"], total)))
     return shown
 
@@ -330,7 +357,8 @@ def _track_text(track: Track) -> str:
 def _run_facts(run: FinishedRun) -> dict[str, object]:
     """What the page says of how the run was made; parts that its record lacks stay empty."""
     record = run.record
-    seconds = dict(record.get("seconds", {}))
+    seconds, cascade = dict(record.get("seconds", {})), record.get("cascade", {})
+    seconds |= {f"{stage}, first model": took for stage, took in cascade.get("seconds", {}).items()}
     total = float(seconds.pop("total", sum(seconds.values())))
     in_stages = sum(seconds.values()) or 1.0
     return {
@@ -361,12 +389,14 @@ def short_command(words: Sequence[str]) -> str:
 
 
 def _model_facts(run: FinishedRun) -> dict[str, Any]:
-    model = run.record.get("model", {})
+    model, cascade = run.record.get("model", {}), run.summary.get("cascade", {})
+    first = {{"first": "name", "first_fingerprint": "fingerprint"}.get(name, name): cascade[name] for name in cascade}
     return {
         "name": run.summary.get("model"),
         "fingerprint": run.summary.get("model_fingerprint"),
         **{f"{role} encoder": kind for role, kind in model.get("encoders", {}).items()},
         **model.get("files", {}),
+        **{f"looked first: {name}": value for name, value in first.items() if not isinstance(value, dict)},
     }
 
 
@@ -395,6 +425,18 @@ def _methods(run: FinishedRun, works: Citation) -> str:
         model=f"{kind.get(name, 'the model')} {name} (fingerprint {fingerprint}){fragments}",
         kinds=_kinds(run),
         rule=_rule(run),
+    ) + _first_sentence(run)
+
+
+def _first_sentence(run: FinishedRun) -> str:
+    """What a cascade adds to the Methods section; nothing for other runs."""
+    cascade = run.summary.get("cascade")
+    if cascade is None:
+        return ""
+    first = f"{cascade['first']} (fingerprint {cascade['first_fingerprint'][:16]})"
+    return (
+        f" Model {first} looked at all sequences first and decided those to which it gave a calibrated probability at "
+        f"equal prevalence below {cascade['low']:g} or above {cascade['high']:g}."
     )
 
 

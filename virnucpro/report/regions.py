@@ -55,12 +55,12 @@ class FinderSettings:
     virus_level: float = 2.2
     spread: float = 1.4
     largest_log_odds: float = 4.0
-    fragment_share: float = 0.5
+    fragment_share: float = 0.3
     host_nt: float = 500_000.0
     virus_nt: float = 30_000.0
     smallest_posterior: float = 0.8
     border_fragments: int = 6
-    flank_fragments: int = 20
+    flank_fragments: int = 30
     flank_prior_fragments: float = 10.0
     shortest_region_nt: int = 5_000
     shortest_sequence_nt: int = 20_000

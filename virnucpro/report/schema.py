@@ -6,7 +6,7 @@ The one source: tables take their headers and types from here, ``virnucpro schem
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from virnucpro.config import TableFormat
@@ -53,6 +53,7 @@ class Table:
         written: when.
         meaning: what a line is.
         columns: in order.
+        cascade_columns: what stands behind them in runs with ``--cascade``.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Table:
     written: str
     meaning: str
     columns: tuple[Column, ...]
+    cascade_columns: tuple[Column, ...] = ()
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -105,7 +107,13 @@ SEQUENCES = Table(
         Column("status", "string", "what became of it", values=tuple(STATUS_NAMES.values())),
         Column("reason", "string", "the status in words, where it is not ok", is_nullable=True),
     ),
+    cascade_columns=(
+        Column("model", "string", "the model that the whole answer is from"),
+    ),
 )  # fmt: skip
+
+CASCADE = replace(SEQUENCES, columns=SEQUENCES.columns + SEQUENCES.cascade_columns, cascade_columns=())
+"""``SEQUENCES`` as runs with ``--cascade`` write it."""
 
 FRAGMENTS = Table(
     "fragments",
@@ -255,7 +263,9 @@ def described(table: Table) -> dict[str, Any]:
                 "nullable": column.is_nullable,
                 "values": list(column.values) or None,
                 "meaning": column.meaning,
+                "written": written,
             }
-            for column in table.columns
+            for columns, written in ((table.columns, table.written), (table.cascade_columns, "with --cascade"))
+            for column in columns
         ],
     }

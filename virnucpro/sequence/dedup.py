@@ -17,6 +17,9 @@ _C2 = np.uint64(0x4CF5AD432745937F)
 _MIX1 = np.uint64(0xFF51AFD7ED558CCD)
 _MIX2 = np.uint64(0xC4CEB9FE1A85EC53)
 
+# A slot of an index is the number of an entry, from 1, below the upper half of its hash.
+_ENTRY = np.uint64(0xFFFFFFFF)
+
 
 @compiled
 def _rotate(word: np.uint64, bits: int) -> np.uint64:
@@ -87,48 +90,57 @@ def hash_strings(values: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArr
 @compiled
 def _find_or_add(
     slots: NDArray[np.uint64],
-    room: int,
+    entries: NDArray[np.uint64],
+    num_entries: int,
     hashes: NDArray[np.uint64],
     wanted: NDArray[np.bool_],
     first_number: int,
     sources: NDArray[np.int64],
 ) -> int:
-    """Fill ``sources``; returns how many entries were added, at most ``room``."""
+    """Fill ``sources``; returns how many entries there are then, at most ``len(entries)``."""
     last = np.uint64(len(slots) - 1)
-    added = 0
+    # A first look at every slot, for its own sake: these wait for the memory all at once, those below one by one.
+    for i in range(len(hashes)):
+        sources[i] = np.int64(slots[hashes[i, 0] & last])
     for i in range(len(hashes)):
         sources[i] = first_number + i
         if not wanted[i]:
             continue
-        slot = hashes[i, 0] & last
-        while slots[slot, 2] != 0 and (slots[slot, 0] != hashes[i, 0] or slots[slot, 1] != hashes[i, 1]):
+        h1, h2 = hashes[i, 0], hashes[i, 1]
+        slot = h1 & last
+        while slots[slot] != 0:
+            entry = slots[slot] & _ENTRY
+            # most others are told apart here, without a look at their entries
+            if (slots[slot] ^ h1) <= _ENTRY and entries[entry - 1, 0] == h1 and entries[entry - 1, 1] == h2:
+                sources[i] = np.int64(entries[entry - 1, 2])
+                break
             slot = (slot + np.uint64(1)) & last
-        if slots[slot, 2] != 0:
-            sources[i] = np.int64(slots[slot, 2]) - 1
-        elif added < room:
-            slots[slot, 0] = hashes[i, 0]
-            slots[slot, 1] = hashes[i, 1]
-            slots[slot, 2] = np.uint64(first_number + i + 1)
-            added += 1
-    return added
+        if slots[slot] == 0 and num_entries < len(entries):
+            entries[num_entries, 0] = h1
+            entries[num_entries, 1] = h2
+            entries[num_entries, 2] = np.uint64(first_number + i)
+            num_entries += 1
+            slots[slot] = (h1 & ~_ENTRY) | np.uint64(num_entries)
+    return num_entries
 
 
 @compiled
-def _copy_entries(slots: NDArray[np.uint64], larger: NDArray[np.uint64]) -> None:
-    last = np.uint64(len(larger) - 1)
-    for i in range(len(slots)):
-        if slots[i, 2] != 0:
-            slot = slots[i, 0] & last
-            while larger[slot, 2] != 0:
-                slot = (slot + np.uint64(1)) & last
-            larger[slot] = slots[i]
+def _place(slots: NDArray[np.uint64], entries: NDArray[np.uint64]) -> None:
+    """Fill empty slots."""
+    last = np.uint64(len(slots) - 1)
+    for i in range(len(entries)):
+        slot = entries[i, 0] & last
+        while slots[slot] != 0:
+            slot = (slot + np.uint64(1)) & last
+        slots[slot] = (entries[i, 0] & ~_ENTRY) | np.uint64(i + 1)
 
 
 class SequenceIndex:
     """The first number seen with each content, in a table that grows up to a fixed size.
 
     Once three quarters of the most slots are taken nothing more is added: later duplicates of what is
-    not in the table are then computed again, which costs time and never a result. A slot takes 24 bytes.
+    not in the table are then computed again, which costs time and never a result. A slot takes 8 bytes,
+    an entry 24.
 
     Args:
         max_slots: a power of two.
@@ -139,7 +151,8 @@ class SequenceIndex:
             raise ValueError(f"max_slots must be a power of two of at least 4, not {max_slots}")
         self._max_slots = max_slots
         self._num_entries = 0
-        self._slots = np.zeros((min(max_slots, 1 << 12), 3), dtype=np.uint64)
+        self._slots = np.zeros(min(max_slots, 1 << 12), dtype=np.uint64)
+        self._entries = np.empty((max_slots // 4 * 3, 3), dtype=np.uint64)  # takes memory only as it is filled
 
     def find_sources(
         self, hashes: NDArray[np.uint64], first_number: int, wanted: NDArray[np.bool_] | None = None
@@ -155,8 +168,9 @@ class SequenceIndex:
             wanted = np.ones(len(hashes), dtype=np.bool_)
         self._reserve(len(hashes))
         sources = np.empty(len(hashes), dtype=np.int64)
-        room = len(self._slots) // 4 * 3 - self._num_entries
-        self._num_entries += _find_or_add(self._slots, room, hashes, wanted, first_number, sources)
+        self._num_entries = _find_or_add(
+            self._slots, self._entries, self._num_entries, hashes, wanted, first_number, sources
+        )
         return sources
 
     def _reserve(self, num_items: int) -> None:
@@ -164,9 +178,8 @@ class SequenceIndex:
         while num_slots < self._max_slots and num_slots // 4 * 3 < self._num_entries + num_items:
             num_slots *= 2
         if num_slots > len(self._slots):
-            larger = np.zeros((num_slots, 3), dtype=np.uint64)
-            _copy_entries(self._slots, larger)
-            self._slots = larger
+            self._slots = np.zeros(num_slots, dtype=np.uint64)
+            _place(self._slots, self._entries[: self._num_entries])
 
 
 @compiled

@@ -17,15 +17,24 @@ from numpy.typing import NDArray
 
 from virnucpro.errors import InputError, UsageError
 from virnucpro.sequence.compiled import compiled
+from virnucpro.sequence.complexity import are_repetitive
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings
 from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
 from virnucpro.sequence.fragments import count_windows, window
-from virnucpro.sequence.frames import RowBuffers, are_clear, keep_frames, normalise, row_buffers
-from virnucpro.sequence.ragged import Ragged, offsets_of
+from virnucpro.sequence.frames import (
+    MAX_FRAMES,
+    are_clear,
+    count_frames,
+    find_frames,
+    normalise,
+    read_codons,
+    row_buffers,
+    write_rows,
+)
+from virnucpro.sequence.ragged import Ragged, grown
 from virnucpro.sequence.streams import STDIN, STDIN_NAME, open_source, shown
-from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
+from virnucpro.sequence.table import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
 
-_MAX_FRAMES = 6
 _FRAGMENTS_A_ROW = 4
 _NUM_EXAMPLES = 5
 
@@ -63,86 +72,90 @@ class InputSummary:
 
 
 class _OpenUnit(NamedTuple):
-    """Room for one unit, filled by :func:`_fill`."""
+    """Room for one unit, filled by :func:`_cut`.
+
+    Attributes:
+        counts: what there is of each.
+        fragments: FRAGMENT_DTYPE.
+        first_bases: where in its block the record of each fragment begins.
+        frames: kept frames of each fragment, from :func:`find_frames`.
+        piece_sequences: the record each piece belongs to.
+        piece_offsets: where each piece ends, after a 0.
+    """
 
     counts: NDArray[np.int64]
-    fragment_sequences: NDArray[np.int64]
-    fragment_indices: NDArray[np.int64]
-    fragment_starts: NDArray[np.int64]
-    fragment_stops: NDArray[np.int64]
-    fragment_rows: NDArray[np.int64]
+    fragments: NDArray[np.void]
+    first_bases: NDArray[np.int64]
+    frames: NDArray[np.uint8]
     piece_sequences: NDArray[np.int64]
-    piece_lengths: NDArray[np.int64]
+    piece_offsets: NDArray[np.int64]
 
 
 class _Block(NamedTuple):
     """Records of one block, ready to be cut."""
 
-    numbers: NDArray[np.int64]
+    first_number: int
     letters: NDArray[np.uint8]
+    codons: NDArray[np.uint8]
     offsets: NDArray[np.int64]
-    has_fragments: NDArray[np.bool_]
+
+
+def _open_unit(unit_rows: int) -> _OpenUnit:
+    limit = _FRAGMENTS_A_ROW * unit_rows
+    return _OpenUnit(
+        counts=np.zeros(4, dtype=np.int64),
+        fragments=np.empty(limit, dtype=FRAGMENT_DTYPE),
+        first_bases=np.empty(limit, dtype=np.int64),
+        frames=np.empty(limit, dtype=np.uint8),
+        piece_sequences=np.empty(limit + 1, dtype=np.int64),
+        piece_offsets=np.zeros(limit + 2, dtype=np.int64),
+    )
 
 
 @compiled
-def _fill(
+def _cut(
     block: _Block,
     cursor: NDArray[np.int64],
     unit: _OpenUnit,
-    buffers: RowBuffers,
     fragment_length: int,
     unit_rows: int,
     score_frameless: bool,
 ) -> bool:
     """Add fragments from ``cursor`` on until the unit is full (True) or the block used up (False)."""
     # unpacked once: numba counts references at each attribute
-    numbers, letters, offsets, has_fragments = block
-    (
-        counts,
-        fragment_sequences,
-        fragment_indices,
-        fragment_starts,
-        fragment_stops,
-        fragment_rows,
-        piece_sequences,
-        piece_lengths,
-    ) = unit
-    limit = _FRAGMENTS_A_ROW * unit_rows
-    while cursor[_RECORD] < len(numbers):
-        if counts[_SEQUENCES] >= limit or counts[_FRAGMENTS] >= limit:
+    first_number, _, codons, offsets = block
+    counts, fragments, first_bases, frames, piece_sequences, piece_offsets = unit
+    while cursor[_RECORD] < len(offsets) - 1:
+        if counts[_SEQUENCES] >= len(fragments) or counts[_FRAGMENTS] >= len(fragments):
             return True
-        record = cursor[_RECORD]
-        number = numbers[record]
+        record, index = cursor[_RECORD], cursor[_INDEX]
+        number = first_number + record
         first_base = offsets[record]
-        length = offsets[record + 1] - first_base
-        index = cursor[_INDEX]
-        stop = length
-        num_windows = 0
-        if has_fragments[record]:
-            num_windows = count_windows(length, fragment_length)
+        stop = length = offsets[record + 1] - first_base
+        num_windows = count_windows(length, fragment_length)
+        if num_windows > 0:
             start, stop = window(length, fragment_length, index)
-            num_rows = keep_frames(
-                letters[first_base : first_base + length], start, stop, buffers, counts[_ROWS], score_frameless
-            )
+            kept = find_frames(codons, first_base + start, first_base + stop, score_frameless)
+            num_rows = count_frames(kept)
             if counts[_ROWS] > 0 and counts[_ROWS] + num_rows > unit_rows:
                 return True
             fragment = counts[_FRAGMENTS]
-            fragment_sequences[fragment] = number
-            fragment_indices[fragment] = index
-            fragment_starts[fragment] = start
-            fragment_stops[fragment] = stop
-            fragment_rows[fragment] = num_rows
+            fragments[fragment]["sequence"] = number
+            fragments[fragment]["index"] = index
+            fragments[fragment]["start"] = start
+            fragments[fragment]["stop"] = stop
+            fragments[fragment]["num_rows"] = num_rows
+            first_bases[fragment] = first_base
+            frames[fragment] = kept
             counts[_FRAGMENTS] += 1
             counts[_ROWS] += num_rows
         if index == 0:
             counts[_SEQUENCES] += 1
-        piece = counts[_PIECES] - 1
-        if piece < 0 or piece_sequences[piece] != number:
-            piece += 1
-            piece_sequences[piece] = number
-            piece_lengths[piece] = 0
+        if counts[_PIECES] == 0 or piece_sequences[counts[_PIECES] - 1] != number:
+            piece_sequences[counts[_PIECES]] = number
             counts[_PIECES] += 1
-        piece_lengths[piece] += first_base + stop - cursor[_COVERED]
+            piece_offsets[counts[_PIECES]] = piece_offsets[counts[_PIECES] - 1]
+        piece_offsets[counts[_PIECES]] += first_base + stop - cursor[_COVERED]
         cursor[_COVERED] = first_base + stop
         if index + 1 < num_windows:
             cursor[_INDEX] = index + 1
@@ -152,8 +165,14 @@ def _fill(
     return False
 
 
-class _UnitBuilder:
-    """Takes blocks, gives units."""
+class UnitBuilder:
+    """Takes blocks, gives units.
+
+    Args:
+        fragment_length: bases of a fragment, at least 3.
+        unit_rows: rows of a unit; one fragment's rows always stay together.
+        score_frameless: a fragment without a kept frame gives one row of frame 0.
+    """
 
     def __init__(self, fragment_length: int, unit_rows: int, score_frameless: bool) -> None:
         self._fragment_length = fragment_length
@@ -161,13 +180,17 @@ class _UnitBuilder:
         self._score_frameless = score_frameless
         self._first_row = 0
         self._contents = SequenceIndex()
-        limit = _FRAGMENTS_A_ROW * unit_rows
-        # one fragment may fill a small unit beyond its rows, and the next is tried before it is turned away
-        self._buffers = row_buffers(max(unit_rows, _MAX_FRAMES) + _MAX_FRAMES, fragment_length)
-        self._unit = _OpenUnit(np.zeros(4, dtype=np.int64), *(np.empty(limit + 1, dtype=np.int64) for _ in range(7)))
+        self._bases = np.empty(0, dtype=np.uint8)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Take new arrays: those of the last unit are its table's."""
+        self._unit = _open_unit(self._unit_rows)
+        # one fragment may fill a small unit beyond its rows
+        self._buffers = row_buffers(max(self._unit_rows, MAX_FRAMES), self._fragment_length)
+        self._bases = np.empty(len(self._bases), dtype=np.uint8)
         self._sequences: list[NDArray[np.void]] = []
         self._names: list[Ragged] = []
-        self._bases: list[NDArray[np.uint8]] = []
 
     @property
     def is_empty(self) -> bool:
@@ -175,63 +198,65 @@ class _UnitBuilder:
         return not self._unit.counts.any()
 
     def units(self, block: RecordBlock, sequences: NDArray[np.void], letters: NDArray[np.uint8]) -> Iterator[UnitTable]:
-        """Add a block; yields the units that it closes."""
-        has_fragments = sequences["length"] > 0
-        ready = _Block(np.ascontiguousarray(sequences["number"]), letters, block.bases.offsets, has_fragments)
+        """Add a block; yields the units that it closes. A record without bases in the block gets no fragment."""
+        first_number = int(sequences["number"][0]) if len(sequences) else 0
+        ready = _Block(first_number, letters, read_codons(letters), block.bases.offsets)
         cursor = np.zeros(3, dtype=np.int64)
         num_begun = 0
         is_full = True
         while is_full:
-            num_before, covered = int(self._unit.counts[_SEQUENCES]), int(cursor[_COVERED])
-            is_full = _fill(
-                ready,
-                cursor,
-                self._unit,
-                self._buffers,
-                self._fragment_length,
-                self._unit_rows,
-                self._score_frameless,
-            )
-            stop = num_begun + int(self._unit.counts[_SEQUENCES]) - num_before
+            before, covered = self._unit.counts.tolist(), int(cursor[_COVERED])
+            is_full = _cut(ready, cursor, self._unit, self._fragment_length, self._unit_rows, self._score_frameless)
+            self._write_rows(ready, before[_FRAGMENTS], before[_ROWS])
+            self._add_bases(block.bases.values[covered : cursor[_COVERED]])
+            stop = num_begun + int(self._unit.counts[_SEQUENCES]) - before[_SEQUENCES]
             self._sequences.append(sequences[num_begun:stop])
             self._names.append(block.names.slice(num_begun, stop))
-            self._bases.append(block.bases.values[covered : cursor[_COVERED]])
             num_begun = stop
             if is_full:
                 yield self.close()
 
+    def _write_rows(self, block: _Block, first_fragment: int, num_rows: int) -> None:
+        """Write the rows of the fragments that were added last, behind ``num_rows`` others."""
+        unit = self._unit
+        added = slice(first_fragment, int(unit.counts[_FRAGMENTS]))
+        write_rows(
+            block.letters,
+            block.codons,
+            unit.fragments[added],
+            unit.first_bases[added],
+            unit.frames[added],
+            self._buffers,
+            num_rows,
+        )
+
+    def _add_bases(self, bases: NDArray[np.uint8]) -> None:
+        """Copy the bases of the pieces that were added last: the block can go while it is still in the cache."""
+        stop = int(self._unit.piece_offsets[self._unit.counts[_PIECES]])
+        self._bases = grown(self._bases, stop - len(bases), len(bases))
+        self._bases[stop - len(bases) : stop] = bases
+
     def close(self) -> UnitTable:
         """The open unit; a new one is begun."""
-        _, num_fragments, num_rows, num_pieces = (int(count) for count in self._unit.counts)
-        fragments = np.empty(num_fragments, dtype=FRAGMENT_DTYPE)
-        fragments["sequence"] = self._unit.fragment_sequences[:num_fragments]
-        fragments["index"] = self._unit.fragment_indices[:num_fragments]
-        fragments["start"] = self._unit.fragment_starts[:num_fragments]
-        fragments["stop"] = self._unit.fragment_stops[:num_fragments]
-        fragments["num_rows"] = self._unit.fragment_rows[:num_fragments]
-        rows = np.empty(num_rows, dtype=ROW_DTYPE)
-        rows["sequence"] = np.repeat(fragments["sequence"], fragments["num_rows"])
-        rows["fragment"] = np.repeat(fragments["index"], fragments["num_rows"])
-        rows["frame"] = self._buffers.frames[:num_rows]
-        rows["start"] = self._buffers.starts[:num_rows]
-        rows["stop"] = self._buffers.stops[:num_rows]
-        nucleotides = _copied(self._buffers.nucleotides, self._buffers.nucleotide_offsets, num_rows)
+        unit, buffers = self._unit, self._buffers
+        _, num_fragments, num_rows, num_pieces = unit.counts.tolist()
+        nucleotides = _used(buffers.nucleotides, buffers.nucleotide_offsets, num_rows)
         hashes = hash_strings(nucleotides.values, nucleotides.offsets)
+        rows = buffers.rows[:num_rows]
         rows["source"] = self._contents.find_sources(hashes, self._first_row)
         table = UnitTable(
             sequences=np.concatenate(self._sequences),
             names=Ragged.concatenate(self._names),
-            fragments=fragments,
+            fragments=unit.fragments[:num_fragments],
             rows=rows,
             first_row=self._first_row,
             nucleotides=nucleotides,
-            proteins=_copied(self._buffers.proteins, self._buffers.protein_offsets, num_rows),
-            pieces=Ragged(np.concatenate(self._bases), offsets_of(self._unit.piece_lengths[:num_pieces])),
-            piece_sequences=self._unit.piece_sequences[:num_pieces].copy(),
+            proteins=_used(buffers.proteins, buffers.protein_offsets, num_rows),
+            pieces=_used(self._bases, unit.piece_offsets, num_pieces),
+            piece_sequences=unit.piece_sequences[:num_pieces],
         )
         self._first_row += num_rows
-        self._unit.counts[:] = 0
-        self._sequences, self._names, self._bases = [], [], []
+        self._begin()
         return table
 
 
@@ -312,6 +337,32 @@ def _check_mates(
         )
 
 
+def describe_records(
+    block: RecordBlock, letters: NDArray[np.uint8], first_number: int, *, min_length: int, find_repetitive: bool
+) -> NDArray[np.void]:
+    """(n,) SEQUENCE_DTYPE of a block.
+
+    Args:
+        block: n whole records.
+        letters: its bases, normalised.
+        first_number: of its first record in the run.
+        min_length: as of ``Extraction``.
+        find_repetitive: as of ``Extraction``.
+    """
+    lengths = block.bases.lengths
+    sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
+    sequences["number"] = np.arange(first_number, first_number + len(block))
+    sequences["length"] = lengths
+    is_clear = are_clear(letters, block.bases.offsets, min_length)
+    is_repetitive = are_repetitive(letters, block.bases.offsets) if find_repetitive else False
+    sequences["status"] = np.select(
+        [lengths == 0, lengths < min_length, ~is_clear, is_repetitive],
+        [Status.EMPTY, Status.TOO_SHORT, Status.AMBIGUOUS, Status.REPETITIVE],
+        Status.OK,
+    )
+    return sequences
+
+
 class Extraction:
     """The extraction of some inputs into units.
 
@@ -322,6 +373,7 @@ class Extraction:
             (``Status.TOO_SHORT``, ``Status.AMBIGUOUS``); they are cut all the same.
         unit_rows: rows of a unit; one fragment's rows always stay together.
         score_frameless: a fragment without a kept frame gives one row of frame 0.
+        find_repetitive: records that repeat themselves are marked so (``Status.REPETITIVE``).
         block_bytes: how much is read at a time; changes nothing in the units.
         reference: FASTA file that the reads of CRAM inputs were aligned to.
 
@@ -338,6 +390,7 @@ class Extraction:
         min_length: int,
         unit_rows: int,
         score_frameless: bool = False,
+        find_repetitive: bool = False,
         block_bytes: int = BLOCK_BYTES,
         reference: str | None = None,
     ) -> None:
@@ -352,9 +405,10 @@ class Extraction:
         self.num_duplicate_names = 0
         self.duplicate_names: list[bytes] = []
         self._min_length = min_length
+        self._find_repetitive = find_repetitive
         self._block_bytes = block_bytes
         self._reference = reference
-        self._builder = _UnitBuilder(fragment_length, unit_rows, score_frameless)
+        self._builder = UnitBuilder(fragment_length, unit_rows, score_frameless)
         self._ids = SequenceIndex()
         self._num_sequences = 0
 
@@ -397,17 +451,10 @@ class Extraction:
 
     def _describe(self, block: RecordBlock, letters: NDArray[np.uint8]) -> NDArray[np.void]:
         """The block's SEQUENCE_DTYPE table."""
-        lengths = block.bases.lengths
         first_number = self._num_sequences
         self._num_sequences += len(block)
-        sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
-        sequences["number"] = np.arange(first_number, self._num_sequences)
-        sequences["length"] = lengths
-        is_clear = are_clear(letters, block.bases.offsets, self._min_length)
-        sequences["status"] = np.select(
-            [lengths == 0, lengths < self._min_length, ~is_clear],
-            [Status.EMPTY, Status.TOO_SHORT, Status.AMBIGUOUS],
-            Status.OK,
+        sequences = describe_records(
+            block, letters, first_number, min_length=self._min_length, find_repetitive=self._find_repetitive
         )
         same_name = self._ids.find_sources(hash_strings(block.names.values, block.names.offsets), first_number)
         is_repeated = same_name != sequences["number"]
@@ -431,5 +478,6 @@ def _is_pipe(source: str) -> bool:
     return path.is_fifo()
 
 
-def _copied(values: NDArray[np.uint8], offsets: NDArray[np.int64], num_items: int) -> Ragged:
-    return Ragged(values[: offsets[num_items]].copy(), offsets[: num_items + 1].copy())
+def _used(values: NDArray[np.uint8], offsets: NDArray[np.int64], num_items: int) -> Ragged:
+    """The items that there are in arrays with room for more."""
+    return Ragged(values[: offsets[num_items]], offsets[: num_items + 1])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class Ragged:
         lengths = np.where(kept, self.lengths, 0)
         return Ragged(self.values[np.repeat(kept, self.lengths)], offsets_of(lengths))
 
+    def only(self, kept: NDArray[np.bool_]) -> Ragged:
+        """The items that are ``kept`` (n,), in order, as a copy."""
+        return Ragged(self.values[np.repeat(kept, self.lengths)], offsets_of(self.lengths[kept]))
+
     def to_bytes(self) -> list[bytes]:
         """Each item as ``bytes`` (uint8 items only)."""
         whole = self.values.tobytes()
@@ -89,3 +95,12 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def grown(array: NDArray[Scalar], used: int, extra: int, usual: int = 0) -> NDArray[Scalar]:
+    """The array itself when ``extra`` more items fit, else a copy with room for them and the usual."""
+    if used + extra <= len(array):
+        return array
+    larger = np.empty(max(used, usual) + max(used, extra), dtype=array.dtype)
+    larger[:used] = array[:used]
+    return larger

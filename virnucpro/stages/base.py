@@ -13,14 +13,19 @@ from virnucpro.run_dir import RunDir, read_json, write_json
 ROLES = ("nucleotide", "protein")
 
 
+def fingerprint_of(digest: str, dtype: str) -> str:
+    """What stored numbers carry of how they were computed: by an encoder or a whole model, in which float type."""
+    return f"{digest}/{dtype}"
+
+
 def shard_made_from(bundle: Bundle, role: str, dtype: str, unit_digest: str) -> dict[str, str]:
     """What an embedding shard must carry."""
-    return {"unit_digest": unit_digest, "fingerprint": f"{bundle.digests[role]}/{dtype}"}
+    return {"unit_digest": unit_digest, "fingerprint": fingerprint_of(bundle.digests[role], dtype)}
 
 
 def features_made_from(bundle: Bundle, dtype: str, unit_digest: str) -> dict[str, str]:
     """What a merged file and a scores file must carry."""
-    return {"unit_digest": unit_digest, "fingerprint": f"{bundle.fingerprint}/{dtype}"}
+    return {"unit_digest": unit_digest, "fingerprint": fingerprint_of(bundle.fingerprint, dtype)}
 
 
 class ScoredRun(Protocol):

@@ -13,7 +13,7 @@ from virnucpro.errors import UsageError
 from virnucpro.progress import Reporter
 from virnucpro.report import formats
 from virnucpro.run_dir import RunDir, read_json, write_json
-from virnucpro.stages import consensus, write
+from virnucpro.stages import cascade, write
 from virnucpro.stages.base import Index, StoredRun
 
 _log = logging.getLogger(__name__)
@@ -41,15 +41,15 @@ def run(root: Path, wanted: write.Wanted, *, show_bars: bool = False) -> list[wr
     run_dir = RunDir(root)
     if not run_dir.manifest.is_file():
         raise UsageError(f"{root} holds no run of this program. Name the directory that predict wrote to with -o.")
+    if run_dir.is_cascade and wanted.legacy:
+        raise UsageError(f"{root}: {cascade.NO_LEGACY}")
     with run_dir.locked():
         index = _finished(run_dir)
         stored = StoredRun(run_dir, Rules.read(run_dir.rules), Reporter(show_bars))
         results = RunDir(wanted.directory or root)
         _make(results.root)
-        sums = consensus.run(stored, index)
-        counts = write.run(stored, index, sums, wanted)
-        del sums  # lets go of the file
-        run_dir.sequence_sums.unlink(missing_ok=True)
+        with cascade.stored_look(stored) as look:
+            counts = write.from_scores(stored, index, wanted, look)
         _write_record(stored, index, results, counts, wanted)
     return counts
 
@@ -57,7 +57,8 @@ def run(root: Path, wanted: write.Wanted, *, show_bars: bool = False) -> list[wr
 def _finished(run_dir: RunDir) -> Index:
     again = "Run its predict command again: finished work is kept."
     if not run_dir.index.is_file():
-        raise UsageError(f"{run_dir.root}: the run is not complete, its input has not been read to the end. {again}")
+        what = "not all has been looked at first" if run_dir.is_cascade else "its input has not been read to the end"
+        raise UsageError(f"{run_dir.root}: the run is not complete, {what}. {again}")
     index = Index.read(run_dir)
     missing = sum(not run_dir.scores(unit).is_file() for unit in range(len(index.units)))
     if missing:

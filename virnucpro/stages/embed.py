@@ -6,7 +6,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import tee
 
 import numpy as np
@@ -17,8 +17,11 @@ from virnucpro import store
 from virnucpro.batching.loader import unit_loader
 from virnucpro.batching.packing import GreedyPacker
 from virnucpro.bundles import Bundle
+from virnucpro.config import CompileChoice
 from virnucpro.encoders import load_encoder, load_tokenizer
 from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.compiled_layers import compile_layers, should_compile, steps_of
+from virnucpro.encoders.graphs import CudaRecorder, ReplayedEncoder, most_tokens_to_replay
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.errors import CountError, WorkerError
 from virnucpro.executors.base import Executor, UnitDone, UnitFailed, Worker
@@ -31,6 +34,13 @@ from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 
 _log = logging.getLogger(__name__)
 GPU_TOKEN_BUDGET = 65_536
+_LEAST_GPU_TOKEN_BUDGET = 1_024
+_NUMBERS_A_TOKEN = 22
+"""Numbers a token takes in a layer at once, in widths: four times the inner width, which is four widths, and six."""
+_SIXTEEN_BIT = ("bfloat16", "float16")  # 8 bits are made of 32 where layers are not compiled
+_USABLE_SHARE = 0.8  # of free memory: it falls into pieces, and libraries want some
+_KEPT_BYTES = 1 << 30  # embeddings on their way out
+_TOKENS_A_BASE = {"aa": 1 / 3, "nt": 1 / 4.6}
 _MAX_UNITS_TO_WRITE = 2
 UNITS_ON_DISK = 4
 """Units of a worker whose embeddings are on disk at the same time: one just scored, the others on their way there."""
@@ -44,10 +54,14 @@ class EmbedSettings:
     Attributes:
         token_budgets: role to most tokens in a batch; 0 takes what suits the encoder and the device.
         loader_workers: processes that read, tokenise and pack ahead, for each encoder of each worker.
+        compile_layers: auto compiles where the rows repay it; always also replays small batches as CUDA graphs.
+        rows_a_worker: that each worker has to embed, about.
     """
 
     token_budgets: Mapping[str, int]
     loader_workers: int
+    compile_layers: CompileChoice = "auto"
+    rows_a_worker: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,22 +152,37 @@ class EmbedWork:
     ) -> Iterator[tuple[Embedded, ...]]:
         """Each unit's number and (rows, width) embeddings, a pair for each role."""
         torch.set_num_threads(worker.num_threads)
+        device = torch.device(worker.device)
+        # Both before the first budget is reckoned, which takes the memory that the weights leave.
+        encoders = {role: self._encoder(role, device) for role in ROLES}
         queues = zip(ROLES, tee(units, len(ROLES)), strict=True)
-        streams = [self._embeddings(role, sources[role], queue, worker) for role, queue in queues]
+        streams = [self._embeddings(role, encoders[role], sources[role], queue, worker) for role, queue in queues]
         return zip(*streams, strict=True)
 
-    def _embeddings(self, role: str, source: Source, units: Iterable[int], worker: Worker) -> Iterator[Embedded]:
+    def _encoder(self, role: str, device: torch.device) -> Encoder:
+        """Load an encoder, and compile it where that pays."""
+        encoder = load_encoder(self.bundle.encoder(role), device, getattr(torch, self.dtype))
+        choice = self.settings.compile_layers
+        num_tokens = self.settings.rows_a_worker * self.bundle.fragment_length * _TOKENS_A_BASE[encoder.alphabet]
+        if should_compile(choice, encoder, device, num_tokens):
+            compile_layers(encoder, device)
+        steps = steps_of(encoder)
+        if choice == "always" and steps is not None and device.type == "cuda":
+            return ReplayedEncoder(encoder, CudaRecorder(device), most_tokens_to_replay(steps.num_weights))
+        return encoder
+
+    def _embeddings(
+        self, role: str, encoder: Encoder, source: Source, units: Iterable[int], worker: Worker
+    ) -> Iterator[Embedded]:
         path, device = self.bundle.encoder(role), torch.device(worker.device)
 
         def load(device: torch.device, dtype: torch.dtype) -> Encoder:
             return load_encoder(path, device, dtype)
 
-        encoder = load_encoder(path, device, getattr(torch, self.dtype))
-        suited = encoder.cpu_token_budget if device.type == "cpu" else GPU_TOKEN_BUDGET
         loader = unit_loader(
             source,
             load_tokenizer(path),
-            GreedyPacker(self.settings.token_budgets.get(role) or suited),
+            GreedyPacker(self.settings.token_budgets.get(role) or usual_token_budget(encoder, device, self.dtype)),
             units,
             self.settings.loader_workers,
             pin_memory=device.type == "cuda",
@@ -196,13 +225,51 @@ class ProbeWork:
             yield UnitDone(part, len(self.parts[part]))
 
 
-def settings_for(device: str, token_budgets: Mapping[str, int], loader_workers: int, threads: int) -> EmbedSettings:
+def settings_for(
+    device: str,
+    token_budgets: Mapping[str, int],
+    loader_workers: int,
+    threads: int,
+    compile_layers: CompileChoice = "auto",
+) -> EmbedSettings:
     """Fill in how many processes read ahead where the user left it open (negative)."""
     on_gpu = device != "cpu"
     if loader_workers < 0:
         # On the CPU tokenising would only compete with the encoder; a GPU must not wait for it.
         loader_workers = min(4, max(1, threads // 2)) if on_gpu else 0
-    return EmbedSettings(token_budgets, loader_workers)
+    return EmbedSettings(token_budgets, loader_workers, compile_layers)
+
+
+def usual_token_budget(encoder: Encoder, device: torch.device, dtype: str) -> int:
+    """The token budget where neither the user nor a profile names one.
+
+    Args:
+        encoder: on ``device``, with all else that is to stay there.
+        device: where.
+        dtype: it computes in.
+    """
+    if device.type == "cpu":
+        return encoder.cpu_token_budget
+    if device.type != "cuda":
+        return GPU_TOKEN_BUDGET
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    budget = token_budget_for(free + unused, encoder.width, 2 if dtype in _SIXTEEN_BIT else 4)
+    _log.info("%s: batches of %d tokens, with %.1f GB free", encoder.kind, budget, (free + unused) / 1e9)
+    return budget
+
+
+def token_budget_for(free_bytes: int, width: int, item_bytes: int) -> int:
+    """The largest power of two tokens that fits, up to what keeps any GPU busy.
+
+    Args:
+        free_bytes: of the device's memory, beside the weights.
+        width: of the token states of a transformer whose inner layers are four times as wide, gated or not.
+        item_bytes: of a number in the compute dtype.
+    """
+    fitting = max(1, int((_USABLE_SHARE * free_bytes - _KEPT_BYTES) / (_NUMBERS_A_TOKEN * width * item_bytes)))
+    power_of_two = 1 << (fitting.bit_length() - 1)
+    return min(GPU_TOKEN_BUDGET, max(_LEAST_GPU_TOKEN_BUDGET, power_of_two))
 
 
 def run(run: Run, index: Index, units: Sequence[int], executor: Executor, settings: EmbedSettings) -> Iterator[int]:
@@ -217,6 +284,7 @@ def run(run: Run, index: Index, units: Sequence[int], executor: Executor, settin
     if not todo:
         return
     num_rows = [index.units[unit].num_sources for unit in todo]
+    settings = replace(settings, rows_a_worker=sum(num_rows) // executor.num_workers)
     order = hand_out_order(todo, num_rows, _TAIL_UNITS_A_WORKER * executor.num_workers)
     yield from run.reporter.stream(
         "embed", sum(num_rows), "rows", lambda advance: _embed(run, index, order, executor, settings, advance)
@@ -255,6 +323,7 @@ def _embed_without_poison(work: EmbedWork, failure: UnitFailed, index: Index, ex
     """Find the rows of a unit that cannot be computed, list them, and embed the rest; return the number of rows."""
     unit = failure.unit
     num_rows = index.units[unit].num_sources
+    work = replace(work, settings=replace(work.settings, compile_layers="never"))  # for one unit it does not pay
     _log.warning("unit %d fails again and again; looking for the rows that make it fail:\n%s", unit, failure.reason)
     found = poison.find(num_rows, lambda parts: executor.run(ProbeWork(work, unit, parts), range(len(parts))))
     if found:

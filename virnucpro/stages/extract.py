@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 
 from virnucpro import store
 from virnucpro.errors import CountError, RunMismatchError
+from virnucpro.progress import Advance
 from virnucpro.samples import Sample, samples_of
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.streams import digest_of, shown
@@ -40,24 +42,40 @@ def run(run: Run, samples: tuple[Sample, ...] = (), reference: str | None = None
         min_length=run.bundle.min_length,
         unit_rows=run.unit_rows,
         score_frameless=run.bundle.scores_frameless,
+        find_repetitive=run.bundle.doubts_repetitive,
         reference=reference,
     )
-    units: list[IndexedUnit] = []
-    num_fragments = num_begun = 0
     with run.reporter.stage("extract", None, "sequences") as advance:
-        for unit, table in enumerate(extraction.units()):
-            store.write_unit(run.dir.unit(unit), table)
-            units.append(_indexed(table, num_begun))
-            num_fragments += len(table.fragments)
-            num_begun += len(table.sequences)
-            advance(len(table.sequences))
+        units, num_fragments = write_units(run, extraction.units(), advance)
     inputs = tuple(
         IndexedInput(stem=sample.name, **asdict(item)) for sample, item in zip(samples, extraction.inputs, strict=True)
     )
-    index = Index(inputs, tuple(units), num_fragments)
+    _warn(extraction)
+    return write_index(run, Index(inputs, units, num_fragments))
+
+
+def write_units(run: Run, tables: Iterable[UnitTable], advance: Advance) -> tuple[tuple[IndexedUnit, ...], int]:
+    """Write each unit; returns what the index says of them, and how many fragments they hold."""
+    units: list[IndexedUnit] = []
+    num_fragments = num_begun = 0
+    for unit, table in enumerate(tables):
+        store.write_unit(run.dir.unit(unit), table)
+        units.append(_indexed(table, num_begun))
+        num_fragments += len(table.fragments)
+        num_begun += len(table.sequences)
+        advance(len(table.sequences))
+    return tuple(units), num_fragments
+
+
+def write_index(run: Run, index: Index) -> Index:
+    """Write the index, which ends extraction, and return it.
+
+    Raises:
+        CountError: the units do not hold every sequence.
+    """
+    num_begun = index.units[-1].stop_sequence if index.units else 0
     if index.num_sequences != num_begun:
         raise CountError(f"{index.num_sequences} sequences were read, {num_begun} are in the units")
-    _warn(extraction)
     index.write(run.dir)
     return index
 

@@ -8,9 +8,10 @@ is not made again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from virnucpro.errors import CountError, StoreError, WorkerError
 from virnucpro.executors.base import Executor, Outcome, UnitDone, UnitFailed, Worker
 from virnucpro.progress import Advance
 from virnucpro.run_dir import RunDir
-from virnucpro.stages.base import ROLES, Run
+from virnucpro.stages.base import ROLES, Run, fingerprint_of
 from virnucpro.store import StoredArray
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,19 @@ class MergeWork:
     run_dir: RunDir
     shard_fingerprints: dict[str, str]
     fingerprint: str
+
+    @classmethod
+    def of_model(cls, run_dir: RunDir, encoder_digests: Mapping[str, str], fingerprint: str, dtype: str) -> Self:
+        """For the shards of a model.
+
+        Args:
+            run_dir: where they are.
+            encoder_digests: role to the digest of its encoder.
+            fingerprint: of the model.
+            dtype: float type the encoders computed in.
+        """
+        shards = {role: fingerprint_of(encoder_digests[role], dtype) for role in ROLES}
+        return cls(run_dir, shards, fingerprint_of(fingerprint, dtype))
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
         """Merge each unit; a pair that cannot be merged does not keep the others from it."""
@@ -104,11 +118,7 @@ def run(run: Run, units: Iterable[int], num_units: int, executor: Executor) -> I
     Raises:
         WorkerError: some pairs cannot be merged; raised when all others are. It lists them with the reasons.
     """
-    work = MergeWork(
-        run.dir,
-        {role: f"{run.bundle.digests[role]}/{run.dtype}" for role in ROLES},
-        f"{run.bundle.fingerprint}/{run.dtype}",
-    )
+    work = MergeWork.of_model(run.dir, run.bundle.digests, run.bundle.fingerprint, run.dtype)
     yield from run.reporter.stream(
         "merge", num_units, "units", lambda advance: merge_all(work, units, executor, advance)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,9 @@ from virnucpro.report.region_files import RegionWriter, ScoredSequences
 from virnucpro.run_dir import RunDir, file_digest, write_json
 from virnucpro.samples import SUMMARY_NAME
 from virnucpro.sequence.table import FRAME_NAMES
+from virnucpro.stages import consensus
 from virnucpro.stages.base import Index, IndexedInput, ScoredRun
+from virnucpro.stages.cascade import FirstLook, Join, joined
 from virnucpro.stages.consensus import ScoredUnit, scored_units
 
 _log = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ class Counts:
         num_failed_rows: rows that could not be computed.
         regions: kind to number of virus regions.
         virus_fdr: estimated share of false calls among what is called virus; NaN where nothing is.
+        sequences_by_model: of a cascade, model to number of sequences that it decided.
+        bases_by_model: of a cascade, model to number of bases in them.
     """
 
     calls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALL_NAMES.values(), 0))
@@ -75,6 +79,8 @@ class Counts:
     num_failed_rows: int = 0
     regions: dict[str, int] = field(default_factory=dict)
     virus_fdr: float = float("nan")
+    sequences_by_model: dict[str, int] = field(default_factory=dict)
+    bases_by_model: dict[str, int] = field(default_factory=dict)
 
     def add_sequences(self, answers: Answers, lengths: NDArray[np.int64]) -> None:
         """Count sequences; ``lengths`` are theirs in bases."""
@@ -86,6 +92,13 @@ class Counts:
         # The rate of the least likely one that is called virus is that of all of them.
         rates = answers.fdr[answers.call == Call.VIRUS]
         self.virus_fdr = float(np.fmax.reduce(rates, initial=self.virus_fdr))
+
+    def add_models(self, join: Join, sums: NDArray[np.void], lengths: NDArray[np.int64]) -> None:
+        """Count by whom sequences were decided; ``lengths`` are theirs in bases."""
+        for model, title in join.titles.items():
+            is_its = sums["model"] == model
+            self.sequences_by_model[title] = self.sequences_by_model.get(title, 0) + int(is_its.sum())
+            self.bases_by_model[title] = self.bases_by_model.get(title, 0) + int(lengths[is_its].sum())
 
 
 @dataclass(frozen=True)
@@ -111,8 +124,34 @@ class _NamedUnit:
         return [self.names[number] for number in (numbers - self.first).tolist()]
 
 
-def run(run: ScoredRun, index: Index, sums: NDArray[np.void], wanted: Wanted) -> list[Counts]:
+def from_scores(scored: ScoredRun, index: Index, wanted: Wanted, look: FirstLook | None = None) -> list[Counts]:
+    """Add up stored scores and write all results; see ``run``.
+
+    Args:
+        scored: run of the model asked for.
+        index: of its units.
+        wanted: which results, and where.
+        look: of a cascade, what the first model found.
+    """
+    try:
+        sums = consensus.run(scored, index)
+        if look is None:
+            return run(scored, index, sums, wanted)
+        with joined(scored, index, sums, look) as join:
+            return run(scored, index, join.sums, wanted, join)
+    finally:
+        scored.dir.sequence_sums.unlink(missing_ok=True)
+
+
+def run(run: ScoredRun, index: Index, sums: NDArray[np.void], wanted: Wanted, join: Join | None = None) -> list[Counts]:
     """Write all results and return what was counted, an entry for each input.
+
+    Args:
+        run: of the model asked for.
+        index: of its units.
+        sums: (num_sequences,) what all sequences add up to; of a cascade, those of ``join``.
+        wanted: which results, and where.
+        join: both runs of a cascade.
 
     Raises:
         CountError: the results do not hold every sequence, fragment and row once.
@@ -122,24 +161,26 @@ def run(run: ScoredRun, index: Index, sums: NDArray[np.void], wanted: Wanted) ->
     if not run.rules.presets and wanted.calling.preset != Calling.preset:
         _log.warning("model %s has no presets: its threshold is used, %g", run.rules.name, run.rules.threshold)
     results = RunDir(wanted.directory or run.dir.root)
+    has_strings = wanted.rows or wanted.legacy
     counted = []
     with run.reporter.stage("write", index.num_sequences, "sequences") as advance:
-        units = _named_units(run, index)
+        units = _named_units(scored_units(run, index) if join is None else join.units(with_strings=has_strings))
         unit = next(units, None)
         for item in index.inputs:
             stop = item.first_sequence + item.num_sequences
-            judge = Judge(run.rules, wanted.calling, sums[item.first_sequence : stop])
-            with _InputWriter(results, item, sums, judge, wanted) as writer:
+            mine = slice(item.first_sequence, stop)
+            judge = Judge(run.rules, wanted.calling, sums[mine]) if join is None else join.judge(wanted.calling, mine)
+            with _InputWriter(results, item, sums, judge, wanted, join) as writer:
                 while unit is not None and unit.first < stop:
                     advance(writer.add(unit))
                     if unit.stop > stop:
                         break  # the rest of this unit belongs to the next input
                     unit = next(units, None)
             counted.append(writer.counts)
-    _check(index, counted)
+    _check(index, counted, join)
     for item, counts in zip(index.inputs, counted, strict=True):
         _drop_stale(results, item.stem, counts, wanted)
-        write_json(results.result(item.stem, "summary.json"), _summary(run, item, counts, wanted.calling))
+        write_json(results.result(item.stem, "summary.json"), _summary(run, item, counts, wanted.calling, join))
         calls = ", ".join(f"{number:,} {call}" for call, number in counts.calls.items())
         _log.info("%s: %s sequences: %s", item.source, f"{item.num_sequences:,}", calls)
     return counted
@@ -149,7 +190,7 @@ def total(counted: list[Counts]) -> Counts:
     """What was written for all inputs; ``virus_fdr`` is of one input alone and stays out."""
     whole = Counts()
     for counts in counted:
-        for name in ("calls", "statuses", "bases", "frames", "regions"):
+        for name in ("calls", "statuses", "bases", "frames", "regions", "sequences_by_model", "bases_by_model"):
             ours, theirs = getattr(whole, name), getattr(counts, name)
             for key, value in theirs.items():
                 ours[key] = ours.get(key, 0) + value
@@ -167,9 +208,9 @@ def output_digests(results: RunDir, index: Index) -> dict[str, str]:
     return digests
 
 
-def _named_units(run: ScoredRun, index: Index) -> Iterator[_NamedUnit]:
+def _named_units(units: Iterable[ScoredUnit]) -> Iterator[_NamedUnit]:
     last_name = b""
-    for unit in scored_units(run, index):
+    for unit in units:
         names = unit.table.names.to_bytes()
         numbers, fragments = unit.table.sequences["number"], unit.table.fragments["sequence"]
         first = int(numbers[0]) if len(numbers) else int(fragments[0]) + 1
@@ -203,9 +244,16 @@ class _InputWriter:
     """The open result files of one input; they take their places when the block ends well."""
 
     def __init__(
-        self, results: RunDir, item: IndexedInput, sums: NDArray[np.void], judge: Judge, wanted: Wanted
+        self,
+        results: RunDir,
+        item: IndexedInput,
+        sums: NDArray[np.void],
+        judge: Judge,
+        wanted: Wanted,
+        join: Join | None,
     ) -> None:
         self._results = results
+        self._join = join
         self._sums = sums
         self._judge = judge
         self._first = item.first_sequence
@@ -218,7 +266,7 @@ class _InputWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:  # a failure half-way closes what was opened
-            self._sequences = self._open_table(stack, schema.SEQUENCES)
+            self._sequences = self._open_table(stack, schema.SEQUENCES if self._join is None else schema.CASCADE)
             self._fragments = self._open_table(stack, schema.FRAGMENTS)
             self._rows = self._open_table(stack, schema.ROWS) if self._wanted.rows else None
             self._sequences_of = {
@@ -283,7 +331,11 @@ class _InputWriter:
         sums = self._sums[mine["number"][0] : mine["number"][-1] + 1]
         answers = self._judge.answer(sums)
         names = named.names_of(mine["number"])
-        self._sequences.write(tables.sequence_cells(self._judge.rules, names, mine["length"], sums, answers))
+        cells = tables.sequence_cells(self._judge.rules, names, mine["length"], sums, answers)
+        if self._join is not None:
+            cells = (*cells, self._join.cells(sums))
+            self.counts.add_models(self._join, sums, mine["length"])
+        self._sequences.write(cells)
         self.counts.add_sequences(answers, mine["length"])
         return len(mine)
 
@@ -360,16 +412,18 @@ class _InputWriter:
         )
 
 
-def _check(index: Index, counted: list[Counts]) -> None:
+def _check(index: Index, counted: list[Counts], join: Join | None) -> None:
+    by_model = {} if join is None else {"models": "sequences_by_model"}
     for item, counts in zip(index.inputs, counted, strict=True):
-        for what, numbers in (("calls", counts.calls), ("statuses", counts.statuses)):
+        for what, name in ({"calls": "calls", "statuses": "statuses"} | by_model).items():
+            numbers: dict[str, int] = getattr(counts, name)
             if sum(numbers.values()) != item.num_sequences:
                 raise CountError(
                     f"{item.source}: {item.num_sequences} sequences in, {sum(numbers.values())} {what} out"
                 )
     for what, expected, written in (
-        ("fragments", index.num_fragments, sum(counts.fragments for counts in counted)),
-        ("rows", index.num_rows, sum(sum(counts.frames.values()) for counts in counted)),
+        ("fragments", (join or index).num_fragments, sum(counts.fragments for counts in counted)),
+        ("rows", (join or index).num_rows, sum(sum(counts.frames.values()) for counts in counted)),
         ("bases", sum(item.num_bases for item in index.inputs), sum(sum(c.bases.values()) for c in counted)),
     ):
         if expected != written:
@@ -386,7 +440,8 @@ def _drop_stale(results: RunDir, stem: str, counts: Counts, wanted: Wanted) -> N
         results.result(stem, schema.FAILED_ROWS.suffix("tsv")).unlink(missing_ok=True)
 
 
-def _summary(run: ScoredRun, item: IndexedInput, counts: Counts, calling: Calling) -> dict[str, Any]:
+def _summary(run: ScoredRun, item: IndexedInput, counts: Counts, calling: Calling, join: Join | None) -> dict[str, Any]:
+    by_model = {"sequences_by_model": counts.sequences_by_model, "bases_by_model": counts.bases_by_model}
     return {
         "input": item.source,
         "model": run.rules.name,
@@ -404,4 +459,5 @@ def _summary(run: ScoredRun, item: IndexedInput, counts: Counts, calling: Callin
         "rows_by_frame": counts.frames,
         "num_rows_failed": counts.num_failed_rows,
         "regions_by_kind": counts.regions,
+        **({} if join is None else {"cascade": join.described() | by_model}),
     }

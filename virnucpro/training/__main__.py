@@ -11,13 +11,16 @@ from pathlib import Path
 
 import torch
 
+from virnucpro.bundles.cascade import DEFAULT_FIRST
 from virnucpro.errors import VirNucProError
+from virnucpro.training.cascade import measure, write_cascade
 from virnucpro.training.datasets import load_dataset
 from virnucpro.training.dev import DevSize
 from virnucpro.training.fit import Recipe
 from virnucpro.training.genomes import load_genomes
 from virnucpro.training.insertions import measure_insertions
 from virnucpro.training.lite import calibrate_bundle, evaluate_bundle, train_lite
+from virnucpro.training.summary import cascade_table
 
 
 def main(arguments: list[str]) -> int:
@@ -30,6 +33,8 @@ def main(arguments: list[str]) -> int:
             return _calibrate(arguments[1:])
         if arguments[:1] == ["insertions"]:
             return _insertions(arguments[1:])
+        if arguments[:1] == ["cascade"]:
+            return _cascade(arguments[1:])
         return _train(arguments)
     except VirNucProError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -41,7 +46,7 @@ def _train(arguments: list[str]) -> int:
         "python -m virnucpro.training",
         description="Train the bundled model from scratch and write a bundle folder. The same command goes on where it "
         "was stopped. 'python -m virnucpro.training evaluate --help' and '... calibrate --help',"
-        " '... insertions --help' tell about the other "
+        " '... insertions --help', '... cascade --help' tell about the other "
         "commands.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, dev/ and manifest.tsv.gz")
@@ -110,6 +115,39 @@ def _insertions(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     measure_insertions(options.data, options.bundle, options.output, options.seeds)
+    return 0
+
+
+def _cascade(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m virnucpro.training cascade",
+        description="Find the limits of 'predict --cascade' for a model on the dev part, and print what they cost and "
+        "save at each length.",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
+    parser.add_argument("--model", required=True, help="the full model, as in predict")
+    parser.add_argument("--first", default=DEFAULT_FIRST, help="the model that looks first (%(default)s)")
+    parser.add_argument(
+        "--agreement",
+        type=float,
+        default=0.99,
+        help="least share of sequences, of those that the full model scores, to be called as it calls them, at every "
+        "length (%(default)s)",
+    )
+    parser.add_argument("--device", default="cpu", help="of the encoders (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="store the limits in the bundle.yaml of --model")
+    _add_dev_share(parser)
+    options = parser.parse_args(arguments)
+    if not 0 <= options.agreement <= 1:
+        parser.error("--agreement: a share from 0 to 1")
+    torch.set_num_threads(options.threads)
+    genomes, size = load_genomes(options.data, "dev"), DevSize().scaled(options.dev_share)
+    found, figures = measure((options.first, options.model), genomes, size, options.agreement, options.device)
+    sys.stdout.write(f"{cascade_table(figures)}\n\nlimits {found.low:g} and {found.high:g}: ")
+    sys.stdout.write(f"agreement {found.agreement:.4f} at the worst length, {100 * found.share:.1f} % go on\n")
+    if options.write:
+        sys.stdout.write(f"{write_cascade(options.model, found)}\n")
     return 0
 
 

@@ -14,7 +14,7 @@ from virnucpro.training.calibration import reliability
 from virnucpro.training.dev import NOVEL, SEEN, DevSequences, DevSize, Model, sequence_log_odds
 from virnucpro.training.evaluation import average_precision, precision_recall_curve, recall_at_fpr, roc_curve
 from virnucpro.training.genomes import Genomes
-from virnucpro.training.lite import describe, last_where_unscored, score_dev
+from virnucpro.training.lite import describe, doubted, last_where_unscored, score_dev
 from virnucpro.training.panel import draw_panel, measure_panel
 
 SCHEMA = 1
@@ -35,7 +35,8 @@ def assess(bundle: Bundle, model: Model, genomes: Genomes, size: DevSize, *, wit
     lengths = {}
     for length, scored in score_dev(genomes, bundle, size, model).items():
         log_odds = sequence_log_odds(bundle, scored.rows, scored.odds)
-        lengths[str(length)] = describe(scored.sequences, log_odds, bundle.presets) | {
+        is_doubted = doubted(bundle, scored.sequences)
+        lengths[str(length)] = describe(scored.sequences, log_odds, bundle.presets, is_doubted) | {
             "by_virus": _by_virus(scored.sequences, log_odds),
             "by_host": _by_host(scored.sequences, log_odds, bundle),
             "by_family": _by_family(scored.sequences, log_odds),
@@ -67,7 +68,7 @@ def _by_virus(dev: DevSequences, log_odds: NDArray[np.float64]) -> dict[str, dic
 
 def _by_host(dev: DevSequences, log_odds: NDArray[np.float64], bundle: Bundle) -> dict[str, dict[str, float]]:
     """Share of each host class that each preset calls virus: its false positive rate."""
-    p_virus = probability(log_odds)
+    p_virus = np.where(doubted(bundle, dev), 0.0, probability(log_odds))
     names = list(bundle.presets) or ["threshold"]
     return {
         host: {

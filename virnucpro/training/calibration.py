@@ -1,4 +1,4 @@
-"""From log-odds to probabilities: Platt's line a length, how evidence adds up over fragments, how far both are off."""
+"""From log-odds to probabilities: a bent line a length, how evidence adds up over fragments, how far both are off."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from virnucpro.bundles.rules import Bend
+
+_BEND_QUANTILES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
+_BEND_RIDGE = 1e-3  # on held-out halves of dev the error at 150 bases is 0.014; with less 0.012, and wild ends
+_STEEPEST_FALL = 0.9
 
 
 def fit_line(
@@ -23,6 +29,43 @@ def fit_line(
         if np.abs(step).max() < 1e-8:
             break
     return float(line[0]), float(line[1])
+
+
+def fit_bend(
+    log_odds: NDArray[np.float64],
+    line: tuple[float, float],
+    is_virus: NDArray[np.bool_],
+    weights: NDArray[np.float64],
+) -> Bend:
+    """What to add to a line so that probabilities hold everywhere: a head trained with smoothed labels is never sure.
+
+    Logistic regression of the label on a linear spline over quantiles of the log-odds, with the line as offset; flatter
+    where it would not ascend.
+
+    Args:
+        log_odds: (n,) of the head.
+        line: slope and intercept, as ``fit_line`` has them.
+        is_virus: (n,) labels.
+        weights: (n,).
+    """
+    slope, intercept = line
+    weights = weights / weights.sum()
+    order = np.argsort(log_odds, kind="stable")
+    places = np.searchsorted(np.cumsum(weights[order]), _BEND_QUANTILES)
+    points = np.unique(np.round(log_odds[order][np.minimum(places, len(order) - 1)], 3))
+    spline = np.stack([np.interp(log_odds, points, hat) for hat in np.eye(len(points))], axis=1)
+    added, ridge = np.zeros(len(points)), _BEND_RIDGE * np.eye(len(points))
+    for _ in range(50):
+        probability = 1 / (1 + np.exp(-(slope * log_odds + intercept + spline @ added)))
+        gradient = spline.T @ (weights * (is_virus - probability)) - ridge @ added
+        curvature = (spline * (weights * probability * (1 - probability))[:, None]).T @ spline + ridge
+        step = np.linalg.solve(curvature, gradient)
+        added = added + np.clip(step, -2.0, 2.0)
+        if np.abs(step).max() < 1e-8:
+            break
+    falls = -np.diff(added) / (slope * np.diff(points))  # 1 and more: no longer ascending
+    added = np.round(added / max(1.0, float(falls.max(initial=0.0)) / _STEEPEST_FALL), 4)
+    return Bend(tuple(points.tolist()), tuple(added.tolist()))
 
 
 def log_loss(log_odds: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:

@@ -7,6 +7,7 @@ of seen viruses (families by the square root of their bases), each strand alike,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from virnucpro.encoders.device import default_dtype
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.errors import InputError
 from virnucpro.heads import MLPHead, load_head
+from virnucpro.sequence.complexity import are_repetitive
 from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.frames import keep_frames, row_buffers
 from virnucpro.sequence.ragged import Ragged
@@ -66,6 +68,11 @@ class DevSequences:
         """(n,) whether each is viral."""
         return np.isin(self.origins, (NOVEL, SEEN))
 
+    @cached_property
+    def are_repetitive(self) -> NDArray[np.bool_]:
+        """(n,) whether each repeats itself, which no bundle that doubts such sequences calls virus."""
+        return find_repetitive(self.letters)
+
     @property
     def hosts(self) -> list[str]:
         """Host classes present."""
@@ -79,6 +86,11 @@ class DevSequences:
         share = np.where(is_virus, 0.5 / max(is_virus.sum(), 1), 0.5 / max((~is_virus).sum(), 1))
         weights: NDArray[np.float64] = (share / counts)[members]
         return weights
+
+
+def find_repetitive(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(n,) whether each of the (n, length) sequences repeats itself."""
+    return are_repetitive(letters.reshape(-1), np.arange(len(letters) + 1) * letters.shape[1])
 
 
 def draw_dev(genomes: Genomes, length: int, size: DevSize) -> DevSequences:

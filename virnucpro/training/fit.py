@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from virnucpro.bundles import Bundle
+from virnucpro.encoders import load_encoder
 from virnucpro.encoders.ngram_bag import NgramBag
 from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
 from virnucpro.encoders.six_frame import STOP, Bags, SixFrameNetwork, SixFrameShape
 from virnucpro.errors import ModelError
-from virnucpro.heads import MLPHead
+from virnucpro.heads import MLPHead, load_head
 from virnucpro.progress import Advance, Reporter
 from virnucpro.training.checkpoints import load_checkpoint, read_metadata, save_checkpoint
 from virnucpro.training.composition import first_vectors, record_groups
@@ -71,13 +73,15 @@ class Recipe:
         auxiliary: weight of each encoder's own loss (which group?) beside the head's.
         synthetic: share of the host half that is of no organism (``training/synthetic.py``).
         averaging: decay a step of the running mean of the weights that is kept.
+        start: fingerprint of the bundle whose weights are the first ones; where empty, the n-gram vectors start from
+            the composition of the training genomes and all else is random.
         seed: of everything random.
         nucleotide: shape of the nucleotide encoder.
         protein: shape of the protein encoder.
         head_width: hidden width of the head.
     """
 
-    fragments: int = 4_500_000
+    fragments: int = 14_000_000
     batch: int = 512
     lengths: tuple[int, ...] = (500, 300, 150)
     length_shares: tuple[float, ...] = (0.45, 0.25, 0.2)
@@ -91,6 +95,7 @@ class Recipe:
     auxiliary: float = 0.2
     synthetic: float = 0.06
     averaging: float = 0.999
+    start: str = ""
     seed: int = 1
     nucleotide: SixFrameShape = field(default_factory=SixFrameShape)
     protein: ResidueConvShape = field(default_factory=ResidueConvShape)
@@ -242,10 +247,19 @@ class Fit:
         genomes: the ``train`` part.
         checkpoint: file to go on from, and to keep; none without it.
         minutes: train for so long instead of ``recipe.fragments`` fragments (then the machine decides the weights).
+        start: the bundle that ``recipe.start`` names.
+
+    Raises:
+        ModelError: the checkpoint is of another recipe, or the bundle's parts are not those of this network.
     """
 
     def __init__(
-        self, recipe: Recipe, genomes: Genomes, checkpoint: Path | None = None, minutes: float | None = None
+        self,
+        recipe: Recipe,
+        genomes: Genomes,
+        checkpoint: Path | None = None,
+        minutes: float | None = None,
+        start: Bundle | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
@@ -266,7 +280,10 @@ class Fit:
         if checkpoint is not None and checkpoint.exists():
             self._load(checkpoint)
         else:
-            set_first_vectors(self.network.nucleotide, genomes)
+            if start is None:
+                set_first_vectors(self.network.nucleotide, genomes)
+            else:
+                take_weights(self.network, start)
             self.average.load_state_dict(self.network.state_dict())
 
     @property
@@ -381,6 +398,24 @@ def _prefetch(batches: Batches, step: int) -> Iterator[Batch]:
         for following in count(step + 2):
             yield ready.pop(0).result()
             ready.append(thread.submit(batches.__getitem__, following))
+
+
+def take_weights(network: LiteNetwork, start: Bundle) -> None:
+    """Give the encoders and the head the weights of a bundle that was trained so; the auxiliary outputs stay random.
+
+    Raises:
+        ModelError: its parts are of other kinds or widths.
+    """
+    encoders = [load_encoder(path, torch.device("cpu"), torch.float32) for path in (start.nucleotide, start.protein)]
+    found = [*(getattr(encoder, "network", None) for encoder in encoders), load_head(start.head)]
+    for part, first in zip((network.nucleotide, network.protein, network.head), found, strict=True):
+        if not isinstance(first, type(part)) or _shapes(first) != _shapes(part):
+            raise ModelError(f"model {start.name} is not made of the parts that are trained here. Start from another.")
+        part.load_state_dict(first.state_dict())
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def set_first_vectors(network: SixFrameNetwork, genomes: Genomes) -> None:

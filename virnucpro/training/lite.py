@@ -23,7 +23,7 @@ from virnucpro.encoders.six_frame import SixFrameEncoder
 from virnucpro.heads import MLPHead, save_head
 from virnucpro.progress import Reporter
 from virnucpro.report.calls import probability
-from virnucpro.training.calibration import calibration_error, fit_exponent, fit_line, threshold_at_fpr
+from virnucpro.training.calibration import calibration_error, fit_bend, fit_exponent, fit_line, threshold_at_fpr
 from virnucpro.training.datasets import Dataset
 from virnucpro.training.dev import (
     DevSequences,
@@ -79,6 +79,7 @@ def train_lite(
     size: DevSize,
     minutes: float | None = None,
     reporter: Reporter | None = None,
+    start: Bundle | None = None,
 ) -> Figures:
     """Train everything, write the bundle folder ``output`` and return its dev figures.
 
@@ -89,23 +90,32 @@ def train_lite(
         size: of the dev set.
         minutes: train about so long instead of ``recipe.fragments`` fragments.
         reporter: told how far it is.
+        start: the bundle that ``recipe.start`` names.
     """
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     checkpoint = output / CHECKPOINT
-    fit = Fit(recipe, dataset.train, checkpoint, minutes)
+    fit = Fit(recipe, dataset.train, checkpoint, minutes, start)
     network = fit.run(reporter)
     seconds = time.monotonic() - started
     _LOG.info("trained on %d fragments in %.0f s", fit.step * recipe.batch, seconds)
-    provenance = {
+    provenance: dict[str, object] = {
         "fragments": fit.step * recipe.batch,
         "seed": recipe.seed,
         "threads": torch.get_num_threads(),
         "training_seconds": round(seconds),
     }
+    if start is not None:
+        provenance["started_from"] = {"fingerprint": start.fingerprint, **_history(start)}
     figures = write_lite(network, dataset.dev, output, size, provenance)
     checkpoint.unlink(missing_ok=True)
     return figures
+
+
+def _history(start: Bundle) -> dict[str, object]:
+    """How the bundle that a training starts from was trained itself."""
+    told = yaml.safe_load((start.folder / "bundle.yaml").read_text(encoding="utf-8")).get("provenance") or {}
+    return {key: told[key] for key in ("fragments", "seed", "training_seconds", "started_from") if key in told}
 
 
 def write_lite(
@@ -139,6 +149,7 @@ def write_bundle(
     fragment_length: int,
     min_length: int = 100,
     scores_frameless: bool = True,
+    doubts_repetitive: bool = True,
     provenance: Mapping[str, object],
 ) -> Figures:
     """Store the head and ``bundle.yaml`` beside the encoders, which are there, and calibrate what was stored on dev."""
@@ -149,6 +160,7 @@ def write_bundle(
         "fragment_length": fragment_length,
         "min_length": min_length,
         "frameless": "score" if scores_frameless else "skip",
+        **({"repetitive": "doubt"} if doubts_repetitive else {}),
         "rows": "mean",
         **{part: f"{part}.safetensors" for part in _PARTS},
         "threshold": 0.5,
@@ -183,17 +195,23 @@ def calibrate_bundle(dev_genomes: Genomes, folder: Path, size: DevSize) -> Figur
         bundle, row_rule=settings["rows"], calibration=read_calibration(settings["calibration"]), presets={}
     )
     log_odds = {length: sequence_log_odds(calibrated, rows[length], odds[length]) for length in dev}
-    settings["presets"] = choose_presets({length: (dev[length], log_odds[length]) for length in CALIBRATED_LENGTHS})
+    settings["presets"] = choose_presets(
+        {length: (dev[length], log_odds[length], doubted(bundle, dev[length])) for length in CALIBRATED_LENGTHS}
+    )
     presets = read_presets(settings["presets"])
-    figures = {str(length): describe(dev[length], log_odds[length], presets) for length in dev}
+    figures = {
+        str(length): describe(dev[length], log_odds[length], presets, doubted(bundle, dev[length])) for length in dev
+    }
     for name in ("auroc", "calibration_error"):
         settings["provenance"][f"dev_{name}"] = {length: figures[length][name] for length in figures}
     _write_yaml(path, settings)
     return figures
 
 
-def choose_presets(scored: Mapping[int, tuple[DevSequences, NDArray[np.float64]]]) -> dict[str, list[float]]:
-    """Thresholds by the share of host sequences that reach them, host classes alike: the false positive rate.
+def choose_presets(
+    scored: Mapping[int, tuple[DevSequences, NDArray[np.float64], NDArray[np.bool_]]],
+) -> dict[str, list[float]]:
+    """Thresholds by the share of host sequences that are called, host classes alike: the false positive rate.
 
     ========= ======================= ====================================
     preset    virus from a rate of    not virus below
@@ -209,13 +227,14 @@ def choose_presets(scored: Mapping[int, tuple[DevSequences, NDArray[np.float64]]
     stricter in what it calls virus, and not looser in what it calls not virus.
 
     Args:
-        scored: length (nt) to dev sequences and their (n,) calibrated log-odds.
+        scored: length (nt) to dev sequences, their (n,) calibrated log-odds, and whether each is doubted and so not
+            called virus whatever its log-odds are.
     """
 
     def at(rate: float) -> float:
         return max(
-            threshold_at_fpr(probability(log_odds), dev.is_virus, dev.weights, rate)
-            for dev, log_odds in scored.values()
+            threshold_at_fpr(probability(np.where(is_doubted, -np.inf, log_odds)), dev.is_virus, dev.weights, rate)
+            for dev, log_odds, is_doubted in scored.values()
         )
 
     sensitive, balanced, strict, doubtful = at(0.05), at(0.01), at(0.001), at(0.1)
@@ -232,7 +251,8 @@ def evaluate_bundle(data: Path, bundle_folder: Path, size: DevSize) -> Figures:
     figures: Figures = {}
     for length, scored in score_dev(load_genomes(data, "dev"), bundle, size).items():
         log_odds = sequence_log_odds(bundle, scored.rows, scored.odds)
-        figures[str(length)] = describe(scored.sequences, log_odds, bundle.presets)
+        is_doubted = doubted(bundle, scored.sequences)
+        figures[str(length)] = describe(scored.sequences, log_odds, bundle.presets, is_doubted)
         figures[str(length)]["fragments_per_second"] = round(len(scored.rows.lengths) / scored.seconds)
     return figures
 
@@ -250,7 +270,17 @@ def score_dev(genomes: Genomes, bundle: Bundle, size: DevSize, model: Model | No
     return scored
 
 
-def describe(dev: DevSequences, log_odds: NDArray[np.float64], presets: Mapping[str, Thresholds]) -> Figures:
+def doubted(bundle: Bundle, dev: DevSequences) -> NDArray[np.bool_]:
+    """(n,) sequences that the bundle does not call virus, whatever their log-odds are."""
+    return dev.are_repetitive if bundle.doubts_repetitive else np.zeros(len(dev.origins), dtype=np.bool_)
+
+
+def describe(
+    dev: DevSequences,
+    log_odds: NDArray[np.float64],
+    presets: Mapping[str, Thresholds],
+    is_doubted: NDArray[np.bool_],
+) -> Figures:
     """Figures of merit of calibrated log-odds, at equal prevalence.
 
     A sequence without a score (NaN) ranks last, is never called virus, and does not count for calibration.
@@ -270,6 +300,16 @@ def describe(dev: DevSequences, log_odds: NDArray[np.float64], presets: Mapping[
         some = is_virus | (dev.origins == name)
         return round(auroc(log_odds[some], is_virus[some], weights[some]), 4)
 
+    def by_preset(limits: Thresholds) -> dict[str, float]:
+        is_called = (p_virus >= limits.virus) & ~is_doubted
+        is_uncertain = (p_virus >= limits.not_virus) & ~is_called
+        return {
+            "recall": share(is_called, is_virus),
+            "fpr": share(is_called, ~is_virus),
+            "uncertain_viruses": share(is_uncertain, is_virus),
+            "uncertain_hosts": share(is_uncertain, ~is_virus),
+        }
+
     return {
         "auroc": round(auroc(log_odds, is_virus, weights), 4),
         "auroc_novel": against_hosts("dev_novel"),
@@ -280,15 +320,7 @@ def describe(dev: DevSequences, log_odds: NDArray[np.float64], presets: Mapping[
         "recall_at_p_half": share(log_odds >= 0, is_virus),
         "fpr_at_p_half": share(log_odds >= 0, ~is_virus),
         "calibration_error": round(calibration_error(p_virus[is_scored], is_virus[is_scored], weights[is_scored]), 4),
-        "presets": {
-            name: {
-                "recall": share(p_virus >= limits.virus, is_virus),
-                "fpr": share(p_virus >= limits.virus, ~is_virus),
-                "uncertain_viruses": share((p_virus >= limits.not_virus) & (p_virus < limits.virus), is_virus),
-                "uncertain_hosts": share((p_virus >= limits.not_virus) & (p_virus < limits.virus), ~is_virus),
-            }
-            for name, limits in presets.items()
-        },
+        "presets": {name: by_preset(limits) for name, limits in presets.items()},
         "num_sequences": len(log_odds),
         "num_unscored": int((~is_scored).sum()),
     }
@@ -302,13 +334,16 @@ def last_where_unscored(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
 def _calibrate(
     dev: dict[int, DevSequences], rows: dict[int, Rows], odds: dict[int, NDArray[np.float64]], rule: RowRule
 ) -> dict[str, Any]:
-    lines = []
+    lines, bends = [], []
     for length in CALIBRATED_LENGTHS:
         of_sequences = mean_of_fragments(rows[length], join_rows(rows[length], odds[length], rule))[0]
         known = ~np.isnan(of_sequences)
-        lines.append(fit_line(of_sequences[known], dev[length].is_virus[known], dev[length].weights[known]))
+        labels, weights = dev[length].is_virus[known], dev[length].weights[known]
+        slope, intercept = (round(number, 4) for number in fit_line(of_sequences[known], labels, weights))
+        lines.append((slope, intercept))
+        bends.append(fit_bend(of_sequences[known], (slope, intercept), labels, weights))
     slopes, intercepts = zip(*lines, strict=True)
-    line = Calibration(CALIBRATED_LENGTHS, slopes, intercepts, 0.0)
+    line = Calibration(CALIBRATED_LENGTHS, slopes, intercepts, 0.0, tuple(bends))
     means, counts, scored = [], [], {}
     for length in CONTIG_LENGTHS:
         fragments = line.fragment_log_odds(join_rows(rows[length], odds[length], rule), rows[length].lengths)
@@ -324,9 +359,10 @@ def _calibrate(
     )
     return {
         "lengths": list(CALIBRATED_LENGTHS),
-        "slope": [round(slope, 4) for slope in slopes],
-        "intercept": [round(intercept, 4) for intercept in intercepts],
+        "slope": list(slopes),
+        "intercept": list(intercepts),
         "exponent": exponent,
+        "bends": [[list(bend.log_odds), list(bend.added)] for bend in bends],
     }
 
 

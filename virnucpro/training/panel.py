@@ -22,7 +22,7 @@ from virnucpro.encoders.six_frame import BASE_CODES
 from virnucpro.report.calls import Call, Calling, Judge
 from virnucpro.sequence.table import Status
 from virnucpro.stages.consensus import SUM_DTYPE
-from virnucpro.training.dev import LETTERS, Model, cut_rows, fragment_log_odds
+from virnucpro.training.dev import LETTERS, Model, cut_rows, find_repetitive, fragment_log_odds
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, reverse_complement, sample_fragments, virus_pool
 from virnucpro.training.shuffles import shuffle_words
@@ -250,7 +250,8 @@ def _sums(bundle: Bundle, model: Model, letters: NDArray[np.uint8]) -> NDArray[n
     log_odds = fragment_log_odds(bundle, rows, model.log_odds(rows))
     is_scored = ~np.isnan(log_odds)
     sums = np.zeros(len(letters), dtype=SUM_DTYPE)
-    sums["status"] = Status.OK
+    is_doubted = find_repetitive(letters) if bundle.doubts_repetitive else False
+    sums["status"] = np.where(is_doubted, Status.REPETITIVE, Status.OK)
     np.add.at(sums["log_odds"], rows.sequences[is_scored], log_odds[is_scored])
     sums["num_fragments"] = np.bincount(rows.sequences, minlength=len(letters))
     sums["num_scored"] = np.bincount(rows.sequences[is_scored], minlength=len(letters))

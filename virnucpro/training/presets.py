@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from virnucpro.bundles import load_bundle
+from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.encoders import read_config
 from virnucpro.errors import RunMismatchError, UsageError
@@ -42,6 +42,8 @@ class Request:
         preset: one of ``PRESETS``.
         encoders: bundle, or files of encoders, for ``head`` and ``published``.
         layer: after how many layers to cut encoders that have more; 0 leaves them whole.
+        start: bundle whose weights are the first ones (``lite``); empty for none.
+        learning_rate: the highest; 0 for the recipe's own (``lite``).
         fragments: to train on; 0 for the preset's own number.
         minutes: train about so long instead (``lite``).
         fragment_length: nt (``head`` and ``published``).
@@ -53,6 +55,8 @@ class Request:
     preset: Literal["lite", "head", "published"] = "lite"
     encoders: tuple[str, ...] = ()
     layer: int = 0
+    start: str = ""
+    learning_rate: float = 0.0
     fragments: int = 0
     minutes: float | None = None
     fragment_length: int = 500
@@ -68,6 +72,8 @@ class Request:
             raise UsageError(f"--preset {self.preset} needs --encoder: a bundle, or two encoder files.")
         if self.preset != "lite" and self.minutes is not None:
             raise UsageError("--minutes is for --preset lite; give --fragments.")
+        if self.preset != "lite" and (self.start or self.learning_rate):
+            raise UsageError("--start and --learning-rate are for --preset lite.")
 
 
 def start_over(output: Path) -> None:
@@ -93,9 +99,9 @@ def train(dataset: Dataset, output: Path, request: Request, reporter: Reporter) 
         return stored
     size = DevSize().scaled(request.dev_share)
     if request.preset == "lite":
-        recipe = replace(Recipe(), seed=request.seed)
-        recipe = replace(recipe, fragments=request.fragments or recipe.fragments)
-        figures = train_lite(dataset, output, recipe, size, request.minutes, reporter)
+        start = load_bundle(request.start) if request.start else None
+        recipe = _lite_recipe(request, start)
+        figures = train_lite(dataset, output, recipe, size, request.minutes, reporter, start)
         described: dict[str, Any] = asdict(recipe)
     else:
         figures, described = _train_head(dataset, output, request, size, reporter)
@@ -137,6 +143,15 @@ def _train_head(
     return figures, {"head": asdict(recipe), "drawing": asdict(drawing), "num_rows": len(examples), **stopped}
 
 
+def _lite_recipe(request: Request, start: Bundle | None) -> Recipe:
+    recipe = Recipe(seed=request.seed, start=start.fingerprint if start else "")
+    return replace(
+        recipe,
+        fragments=request.fragments or recipe.fragments,
+        learning_rate=request.learning_rate or recipe.learning_rate,
+    )
+
+
 def _drawing_of(request: Request) -> Drawing:
     drawing = Drawing(request.fragment_length, seed=request.seed)
     if request.preset == "head":
@@ -166,6 +181,7 @@ def _write_head_bundle(
         size,
         fragment_length=request.fragment_length,
         scores_frameless=drawing.scores_frameless,
+        doubts_repetitive=request.preset == "head",
         provenance=provenance,
     )
 

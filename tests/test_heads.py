@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from virnucpro.errors import ModelError
-from virnucpro.heads import MLPHead, load_head, save_head
+from virnucpro.heads import MLPHead, PackedHead, load_head, save_head
 
 
 @pytest.fixture
@@ -45,13 +45,15 @@ def test_scores_do_not_depend_on_the_batch_nor_on_training_mode(head):
     assert torch.allclose(whole, alone, atol=1e-6)
 
 
-def test_parts_side_by_side_have_the_scores_of_the_whole(head):
+@pytest.mark.parametrize("widths", [(6,), (1, 5), (2, 4), (3, 2, 1)])
+def test_packed_scores_of_the_parts_are_those_of_the_whole(head, widths):
+    head.bn1.weight.data.uniform_(0.5, 2)
+    head.bn1.bias.data.normal_()
     features = torch.randn(5, 6)
-    whole = head.scores(features)
-    for width in (1, 2, 5):
-        assert torch.allclose(head.scores(features[:, :width], features[:, width:]), whole, atol=1e-6)
-    halves = features.half()
-    assert torch.equal(head.scores(halves[:, :2], halves[:, 2:]), head.scores(*halves.float().split([2, 4], dim=1)))
+    packed = PackedHead(head, widths)
+    assert torch.allclose(packed.scores(*features.split(widths, dim=1)), head.scores(features), atol=1e-6)
+    halves = features.half().split(widths, dim=1)
+    assert torch.equal(packed.scores(*halves), packed.scores(*(part.float() for part in halves)))
 
 
 def test_saved_and_loaded_is_the_same(head, tmp_path: Path):
@@ -91,5 +93,5 @@ def test_other_tensors_are_a_model_error(head, tmp_path: Path):
 def test_features_of_another_width_are_a_model_error(head):
     with pytest.raises(ModelError, match="width 6"):
         head.scores(torch.zeros(2, 7))
-    with pytest.raises(ModelError, match=r"\(2, 3\), \(2, 2\)"):
-        head.scores(torch.zeros(2, 3), torch.zeros(2, 2))
+    with pytest.raises(ModelError, match="widths 3, 2"):
+        PackedHead(head, (3, 2))

@@ -189,9 +189,9 @@ def key_of(bundle):
     return parity.ParityKey(bundle.fingerprint, parity.device_name(CPU), "int8", str(torch.__version__))
 
 
-def verdict_of(bundle, cosine, agreement):
+def verdict_of(bundle, cosine, agreement, num_virus=200):
     cosines = dict.fromkeys(parity.ROLES, cosine)
-    return parity.Verdict(key_of(bundle), "float32", parity.NUM_ROWS, cosines, cosines, agreement)
+    return parity.Verdict(key_of(bundle), "float32", parity.NUM_ROWS, cosines, cosines, agreement, num_virus, 0.01)
 
 
 def keep(verdict):
@@ -265,6 +265,15 @@ def test_a_run_in_int8_says_so_everywhere_and_goes_on_in_int8_alone(virnucpro, t
     other = virnucpro(*command, "bfloat16")
     assert other.code == 2
     assert "science.dtype" in other.err
+
+
+@needs_int8
+@pytest.mark.parametrize(("num_virus", "warns"), [(0, True), (25, True), (26, False), (486, False), (512, True)])
+def test_labels_that_are_nearly_all_the_same_are_not_taken_for_evidence(tiny_bundle, caplog, num_virus, warns):
+    bundle = load_bundle(str(tiny_bundle))
+    keep(verdict_of(bundle, 0.9999, 1.0, num_virus))
+    assert parity.require(bundle, "cpu", "int8", 1).num_virus == num_virus
+    assert ("labels say little" in caplog.text) is warns
 
 
 def test_a_verdict_that_cannot_be_used_is_as_good_as_none(tiny_bundle):

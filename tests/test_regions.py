@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from virnucpro.errors import InputError
-from virnucpro.report.region_files import RegionWriter, ScoredSequences
+from virnucpro.report.region_files import RegionWriter, ScoredSequences, open_regions
 from virnucpro.report.regions import DEFAULT_SETTINGS, find_proviruses, find_regions
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.fragments import window
@@ -153,7 +153,7 @@ def write_regions(fasta: Path, output: Path, unit_rows: int, block_bytes: int = 
     output.mkdir(exist_ok=True)
     p_virus = np.where(VIRAL, 0.9375, 0.0625)
     last_name, first = b"", 0
-    with RegionWriter(lambda suffix: output / f"in.{suffix}") as writer:
+    with open_regions(lambda suffix: output / f"in.{suffix}") as writer:
         for table in Extraction([str(fasta)], FRAGMENT, 100, unit_rows, True, block_bytes).units():
             names = table.names.to_bytes()
             fragments = table.fragments
@@ -170,9 +170,8 @@ def write_regions(fasta: Path, output: Path, unit_rows: int, block_bytes: int = 
                     log_odds[i] = np.nan
             mine = slice(first, first + len(names))
             pieces = table.pieces, table.piece_sequences
-            writer.add(
-                ScoredSequences(first, names, np.array(VIRAL)[mine], p_virus[mine], fragments, log_odds, *pieces)
-            )
+            calls = np.array(VIRAL)[mine], p_virus[mine]
+            writer.add(ScoredSequences(first, Ragged.from_bytes(names), *calls, fragments, log_odds, *pieces))
     return writer
 
 
@@ -341,7 +340,7 @@ def test_any_cut_of_the_feed_gives_the_same_files(tmp_path_factory, places):
     folder = tmp_path_factory.mktemp("feed")
     results = []
     for name, cuts in (("whole", []), ("cut", sorted(places))):
-        with RegionWriter(lambda suffix, name=name: folder / f"{name}.{suffix}") as writer:
+        with open_regions(lambda suffix, name=name: folder / f"{name}.{suffix}") as writer:
             for unit in feed(cuts):
                 writer.add(unit)
         results.append([(folder / f"{name}.{suffix}").read_bytes() for suffix in SUFFIXES])
@@ -350,7 +349,7 @@ def test_any_cut_of_the_feed_gives_the_same_files(tmp_path_factory, places):
 
 def feed(cuts):
     """Three sequences, the second without a provirus, in units that end after so many fragments."""
-    counts, names = (250, 3, 150), [b"one", b"two", b"three"]
+    counts, names = (250, 3, 150), Ragged.from_bytes([b"one", b"two", b"three"])
     sequences = [random_dna(count * FRAGMENT, seed).encode() for seed, count in enumerate(counts)]
     fragments = np.zeros(sum(counts), dtype=FRAGMENT_DTYPE)
     fragments["sequence"] = np.repeat(np.arange(3), counts)
@@ -369,12 +368,12 @@ def feed(cuts):
         low, high = int(numbers[0]), int(numbers[-1]) + 1
         calls = np.array([False, True, False])[low:high], np.full(high - low, 0.75)
         yield ScoredSequences(
-            low, names[low:high], *calls, part, log_odds[first:last], Ragged.from_bytes(pieces), numbers
+            low, names.slice(low, high), *calls, part, log_odds[first:last], Ragged.from_bytes(pieces), numbers
         )
 
 
 def test_an_input_without_records_gives_headers(tmp_path):
-    with RegionWriter(lambda suffix: tmp_path / f"in.{suffix}"):
+    with open_regions(lambda suffix: tmp_path / f"in.{suffix}"):
         pass
     content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert content["in.regions.tsv"].startswith(b"region\tsequence\tstart\tstop\t")
@@ -389,7 +388,7 @@ def test_a_failure_leaves_no_file(tmp_path):
     """Files take their places together, when all is written."""
 
     def fail_half_way():
-        with RegionWriter(lambda suffix: tmp_path / f"in.{suffix}") as writer:
+        with open_regions(lambda suffix: tmp_path / f"in.{suffix}") as writer:
             writer.add(next(feed([])))
             raise InputError("in", "a test ends here.")
 

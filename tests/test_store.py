@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from itertools import islice
 
 import h5py
 import numpy as np
@@ -123,6 +124,21 @@ def test_blocks_are_the_array_piece_by_piece(scores, num_rows):
         blocks = [block.copy() for block in stored.blocks(num_rows)]
     assert {len(block) for block in blocks[:-1]} <= {num_rows}
     assert np.array_equal(np.concatenate(blocks), whole)
+
+
+def test_a_block_stays_until_so_many_more_were_asked_for(scores):
+    with store.open_array(scores, "scores", MADE_FROM, "scores") as array:
+        blocks = [(block, block.copy()) for block in islice(array.blocks(3, num_alive=2), 2)]
+    for block, then in blocks:
+        assert np.array_equal(block, then)
+
+
+def test_lists_of_strings_that_are_not_asked_for_are_not_read(tmp_path, table):
+    store.write_unit(tmp_path / "unit.h5", table)
+    unit = store.read_unit(tmp_path / "unit.h5", strings=("names",))
+    assert unit.names.to_bytes() == table.names.to_bytes()
+    assert not len(unit.pieces)
+    assert np.array_equal(unit.rows, table.rows)
 
 
 def test_an_empty_array_has_no_blocks(tmp_path):

@@ -29,9 +29,10 @@ Nothing is compressed: embeddings do not shrink (ratio 1.00 to 1.06), only their
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ from virnucpro.sequence.table import UnitTable
 
 VERSION = 2
 _ARRAY_DIGEST = "xxh3_128"
-_STRINGS = ("names", "nucleotides", "proteins", "pieces")
+STRINGS = ("names", "nucleotides", "proteins", "pieces")
+"""The lists of strings of a unit."""
 _ATTRIBUTES = ("format", "version", "kind", "digest", "unit_digest", "fingerprint", "first_row")
 _TABLES = ("sequences", "fragments", "rows", "piece_sequences")
 
@@ -145,18 +147,23 @@ class StoredArray:
         dtype: np.dtype[Any] = self._dataset.dtype
         return dtype
 
-    def blocks(self, num_rows: int) -> Iterator[NDArray[Any]]:
-        """At most ``num_rows`` rows at a time, in order; each block is gone when the next one is asked for.
+    def blocks(self, num_rows: int, num_alive: int = 1) -> Iterator[NDArray[Any]]:
+        """At most ``num_rows`` rows at a time, in order.
 
         Whether they are what was written shows after the last one: keep nothing before this ends.
+
+        Args:
+            num_rows: in a block.
+            num_alive: each block is gone when so many more have been asked for.
 
         Raises:
             StoreError: they are damaged.
         """
         digest = xxh3_128()
-        # One buffer for all blocks: touching new memory takes as long as reading.
-        buffer = np.empty((min(num_rows, len(self._dataset)), *self.shape[1:]), self.dtype)
-        for start in range(0, self.shape[0], num_rows):
+        # A few buffers for all blocks: touching new memory takes as long as reading.
+        shape = (min(num_rows, len(self._dataset)), *self.shape[1:])
+        buffers = cycle([np.empty(shape, self.dtype) for _ in range(num_alive)])
+        for start, buffer in zip(range(0, self.shape[0], num_rows), buffers, strict=False):
             block = buffer[: self.shape[0] - start]
             if block.size:
                 with _named(self._path):
@@ -233,30 +240,30 @@ def is_made_from(path: Path, kind: str, made_from: Mapping[str, str]) -> bool:
 def write_unit(path: Path, table: UnitTable) -> str:
     """Write a unit file and return its digest."""
     arrays: dict[str, NDArray[Any]] = {name: getattr(table, name) for name in _TABLES}
-    for name in _STRINGS:
+    for name in STRINGS:
         strings: Ragged = getattr(table, name)
         arrays[f"{name}/values"] = strings.values
         arrays[f"{name}/offsets"] = strings.offsets
     return write_arrays(path, "unit", arrays, {"first_row": table.first_row})
 
 
-def read_unit(path: Path) -> UnitTable:
-    """Read a whole unit file."""
-    names = [*_TABLES, *(f"{name}/{part}" for name in _STRINGS for part in ("values", "offsets"))]
+def read_unit(path: Path, strings: Collection[str] = STRINGS) -> UnitTable:
+    """Read a unit file; of its lists of strings only those named, the others are then without items."""
+    names = [*_TABLES, *(f"{name}/{part}" for name in strings for part in ("values", "offsets"))]
     attributes, arrays = _read(path, "unit", names)
 
-    def strings(name: str) -> Ragged:
-        return Ragged(arrays[f"{name}/values"], arrays[f"{name}/offsets"])
+    def list_of(name: str) -> Ragged:
+        return Ragged(arrays[f"{name}/values"], arrays[f"{name}/offsets"]) if name in strings else Ragged.from_bytes([])
 
     return UnitTable(
         first_row=int(attributes["first_row"]),
         sequences=arrays["sequences"],
-        names=strings("names"),
+        names=list_of("names"),
         fragments=arrays["fragments"],
         rows=arrays["rows"],
-        nucleotides=strings("nucleotides"),
-        proteins=strings("proteins"),
-        pieces=strings("pieces"),
+        nucleotides=list_of("nucleotides"),
+        proteins=list_of("proteins"),
+        pieces=list_of("pieces"),
         piece_sequences=arrays["piece_sequences"],
     )
 
@@ -308,7 +315,8 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 def _attributes(file: h5py.File) -> dict[str, Any]:
     # One by one: iterating calls back from C, where a Ctrl-C would be swallowed.
-    found = {name: file.attrs[name] for name in _ATTRIBUTES if name in file.attrs}
+    attributes = file.attrs
+    found = {name: attributes[name] for name in _ATTRIBUTES if name in attributes}
     return {
         name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in found.items()
     }

@@ -25,7 +25,7 @@ from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.heads import MLPHead, load_head, save_head
 from virnucpro.progress import Reporter
-from virnucpro.report.tables import row_names
+from virnucpro.report.tables import names_of_rows
 from virnucpro.run_dir import RunDir
 from virnucpro.stages import classify, consensus, extract, merge, write
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
@@ -153,10 +153,8 @@ class Embedded:
         names: list[str] = []
         for unit in range(len(self.index.units)):
             table = store.read_unit(self.run.dir.unit(unit))
-            ids = table.names.to_bytes()
-            first = int(table.sequences["number"][0])
-            of_rows = [ids[number - first] for number in table.rows["sequence"].tolist()]
-            names += [name.decode() for name in row_names(of_rows, table.rows)]
+            ids = table.names.take(table.rows["sequence"] - table.sequences["number"][0])
+            names += [name.decode() for name in names_of_rows(ids, table.rows).to_bytes()]
         return names
 
     def embeddings(self, role: str) -> NDArray[np.float32]:

@@ -28,8 +28,8 @@ class Limits(NamedTuple):
 
 
 DEFAULT_LIMITS = Limits(0.1, 0.98)
-"""Where a bundle names none: the bundled model puts at most 1.4 % of the viruses of its dev part below the lower one, and
-at most 0.3 % of the hosts above the upper one, at any length from 150 to 3,000 bases."""
+"""Where a bundle names none: the bundled model puts at most 1.4 % of the viruses of its dev part below the lower one
+and at most 0.3 % of the hosts above the upper one, at any length from 150 to 3,000 bases."""
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,12 @@ class Answers:
     status: NDArray[np.int64]
     has_open_frame: NDArray[np.bool_]
 
+    def __getitem__(self, part: slice) -> Answers:
+        """Those for some of the sequences."""
+        return Answers(
+            self.p_virus[part], self.fdr[part], self.call[part], self.status[part], self.has_open_frame[part]
+        )
+
 
 class FalseDiscovery:
     """Estimated share of false calls among all sequences with a probability at least as high.

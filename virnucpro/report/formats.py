@@ -17,9 +17,12 @@ from typing import IO, Any, Protocol
 
 from virnucpro.config import TableFormat
 from virnucpro.errors import UsageError
+from virnucpro.report import text
 from virnucpro.report.schema import Column, Table
-from virnucpro.report.tables import NOTHING, Cells, open_output
+from virnucpro.report.tables import Cells, open_output
+from virnucpro.report.text import NOTHING
 from virnucpro.run_dir import atomic_write
+from virnucpro.sequence.ragged import Ragged
 
 _GROUP_ROWS = 1 << 16
 """Lines in a row group of a Parquet file, however the run is cut."""
@@ -71,10 +74,7 @@ class _TsvWriter:
         self._stream = stream
 
     def write(self, cells: Cells) -> None:
-        if not cells or not len(cells[0]):
-            return
-        line = b"\t".join(b"%d" if isinstance(column[0], int) else b"%b" for column in cells) + b"\n"
-        self._stream.write(b"".join([line % values for values in zip(*cells, strict=True)]))
+        self._stream.write(text.lines(cells))
 
 
 class _JsonLinesWriter:
@@ -125,11 +125,11 @@ class _ParquetWriter:
         self._waiting = self._waiting.slice(num_rows)
 
 
-def _values(column: Column, cells: Any) -> list[Any]:  # noqa: ANN401 - text or numbers, as the column has it
+def _values(column: Column, cells: Ragged) -> list[Any]:
     """Cells of a column as JSON and Parquet have them."""
     if column.type == "integer":
-        return [int(cell) for cell in cells]
+        return [int(cell) for cell in cells.to_bytes()]
     if column.type == "number":
-        return [None if cell == NOTHING else float(cell) for cell in cells]
-    texts = [cell.decode(errors="backslashreplace") for cell in cells]
+        return [None if cell == NOTHING else float(cell) for cell in cells.to_bytes()]
+    texts = [cell.decode(errors="backslashreplace") for cell in cells.to_bytes()]
     return [None if text == "NA" else text for text in texts] if column.is_nullable else texts

@@ -16,28 +16,43 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 from urllib.parse import quote_from_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.report.regions import DEFAULT_SETTINGS, FinderSettings, evidence_of, find_proviruses
+from virnucpro.report import text
+from virnucpro.report.calls import probability
+from virnucpro.report.regions import DEFAULT_SETTINGS, FinderSettings, Region, evidence_of, find_proviruses
 from virnucpro.report.schema import REGIONS
-from virnucpro.report.tables import open_output
+from virnucpro.report.tables import open_output, opened
+from virnucpro.report.text import NOTHING
 from virnucpro.sequence.ragged import Ragged
 
 WHOLE, PROVIRUS = "whole", "provirus"
 
 _GFF3_HEADER = b"##gff-version 3\n"
-_GFF3_TYPES = {WHOLE: b"viral_sequence", PROVIRUS: b"proviral_region"}
-"""Terms of the Sequence Ontology: SO:0001041 and SO:0000751."""
+_KINDS = (WHOLE.encode(), PROVIRUS.encode())
+_GFF3_TYPES = (b"viral_sequence", b"proviral_region")
+"""Of either kind; terms of the Sequence Ontology: SO:0001041 and SO:0000751."""
 _GFF3_PLAIN = ".:^*$@!+_?-|"
 """Beside letters and digits, what the GFF3 specification lets a seqid hold unescaped."""
+_REGION_DTYPE = np.dtype(
+    [
+        ("position", "i8"),
+        ("start", "i8"),
+        ("stop", "i8"),
+        ("is_provirus", "?"),
+        ("p_virus", "f8"),
+        ("score", "f8"),
+        ("num_fragments", "i8"),
+    ]
+)
+"""A region: position of its sequence among those it was found with, 0-based half-open bounds, and what is found."""
 _MEMORY_BYTES = 1 << 24
 """An open sequence with more bases than this is kept on disk."""
 
@@ -48,7 +63,7 @@ class ScoredSequences:
 
     Attributes:
         first: number of the sequence that the first entries of the next three belong to.
-        names: of consecutive sequences, all that the fragments and pieces below belong to.
+        names: ids of consecutive sequences, all that the fragments and pieces below belong to.
         is_virus: (len(names),) whether each is called virus.
         p_virus: (len(names),) of the whole sequence, NaN where there is no call.
         fragments: (f,) FRAGMENT_DTYPE.
@@ -58,7 +73,7 @@ class ScoredSequences:
     """
 
     first: int
-    names: list[bytes]
+    names: Ragged
     is_virus: NDArray[np.bool_]
     p_virus: NDArray[np.float64]
     fragments: NDArray[np.void]
@@ -68,31 +83,11 @@ class ScoredSequences:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A region as the files state it; start and stop are 0-based half-open."""
-
-    sequence: bytes
-    start: int
-    stop: int
-    kind: str
-    p_virus: float
-    score: float
-    num_fragments: int
-
-    @property
-    def name(self) -> bytes:
-        """The sequence's own for a whole one, ``<id>|provirus_<start>_<stop>`` (1-based closed) for a part."""
-        if self.kind == WHOLE:
-            return self.sequence
-        return b"%b|provirus_%d_%d" % (self.sequence, self.start + 1, self.stop)
-
-
-@dataclass(frozen=True)
 class _Complete:
     """Sequences that have been read to their ends.
 
     Attributes:
-        names: (m) ids.
+        names: m ids.
         is_virus: (m,) called virus.
         p_virus: (m,) of the whole sequence.
         offsets: (m + 1,) where the fragments of each begin.
@@ -101,13 +96,19 @@ class _Complete:
         cut: from position in ``names``, start and stop to bases.
     """
 
-    names: list[bytes]
+    names: Ragged
     is_virus: NDArray[np.bool_]
     p_virus: NDArray[np.float64]
     offsets: NDArray[np.int64]
     bounds: NDArray[np.int64]
     log_odds: NDArray[np.float64]
     cut: Callable[[int, int, int], bytes]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(m,) bases of each: its last fragment ends where it does."""
+        lengths: NDArray[np.int64] = self.bounds[self.offsets[1:] - 1, 1]
+        return lengths
 
 
 @dataclass
@@ -122,49 +123,44 @@ class _Open:
     log_odds: list[NDArray[np.float64]]
 
 
-class RegionWriter:
+def open_regions(
+    place: Callable[[str], Path], settings: FinderSettings = DEFAULT_SETTINGS
+) -> AbstractContextManager[RegionWriter]:
     """The region files of one input; they take their places when the block ends well.
 
     Args:
         place: from the end of a file's name to its path.
         settings: of the finder.
+    """
+    return opened(lambda files: RegionWriter(files, place, settings))
+
+
+class RegionWriter:
+    """See ``open_regions``.
 
     Attributes:
         num_regions: kind to number of regions written.
     """
 
-    def __init__(self, place: Callable[[str], Path], settings: FinderSettings = DEFAULT_SETTINGS) -> None:
-        self._place = place
+    def __init__(self, files: ExitStack, place: Callable[[str], Path], settings: FinderSettings) -> None:
+        def file(suffix: str, columns: tuple[str, ...] = ()) -> IO[bytes]:
+            return files.enter_context(open_output(place(suffix), columns))
+
         self._settings = settings
+        self._table = file("regions.tsv", REGIONS.header)
+        self._gff3 = file("regions.gff3")
+        self._gff3.write(_GFF3_HEADER)
+        self._bed = file("regions.bed")
+        self._windows = file("windows.bedgraph.gz")
+        self._proviruses = file("proviruses.fna.gz")
+        folder = str(place("proviruses.fna.gz").parent)
+        self._bases: IO[bytes] = files.enter_context(tempfile.SpooledTemporaryFile(_MEMORY_BYTES, dir=folder))  # noqa: SIM115 - closed with them
         self._open: _Open | None = None
-        self._files = ExitStack()
         self.num_regions = {WHOLE: 0, PROVIRUS: 0}
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:  # a failure half-way closes what was opened
-
-            def file(suffix: str, columns: tuple[str, ...] = ()) -> IO[bytes]:
-                return stack.enter_context(open_output(self._place(suffix), columns))
-
-            self._table = file("regions.tsv", REGIONS.header)
-            self._gff3 = file("regions.gff3")
-            self._gff3.write(_GFF3_HEADER)
-            self._bed = file("regions.bed")
-            self._windows = file("windows.bedgraph.gz")
-            self._proviruses = file("proviruses.fna.gz")
-            folder = str(self._place("proviruses.fna.gz").parent)
-            self._bases: IO[bytes] = stack.enter_context(tempfile.SpooledTemporaryFile(_MEMORY_BYTES, dir=folder))
-            self._files = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._files as files:
-            if kind is not None:
-                files.__exit__(kind, error, trace)
-                return
-            self._close_open()
+    def finish(self) -> None:
+        """Write the sequence that is still open: there are no more units."""
+        self._close_open()
 
     def add(self, unit: ScoredSequences) -> None:
         """Take the next unit; units come in order."""
@@ -181,7 +177,8 @@ class RegionWriter:
             self._write(_complete_of(unit, numbers[done:-1], offsets[done:-1]))
             last = int(numbers[-1])
             index = last - unit.first
-            self._open = _Open(last, unit.names[index], bool(unit.is_virus[index]), float(unit.p_virus[index]), [], [])
+            name, p_virus = unit.names[index].tobytes(), float(unit.p_virus[index])
+            self._open = _Open(last, name, bool(unit.is_virus[index]), p_virus, [], [])
             self._extend(self._open, unit, slice(int(offsets[-2]), int(offsets[-1])))
 
     def _extend(self, sequence: _Open, unit: ScoredSequences, fragments: slice) -> None:
@@ -203,7 +200,7 @@ class RegionWriter:
 
         self._write(
             _Complete(
-                names=[sequence.name],
+                names=Ragged.from_bytes([sequence.name]),
                 is_virus=np.array([sequence.is_virus]),
                 p_virus=np.array([sequence.p_virus]),
                 offsets=np.array([0, len(log_odds)]),
@@ -216,42 +213,51 @@ class RegionWriter:
         self._bases.truncate()
 
     def _write(self, sequences: _Complete) -> None:
-        if not sequences.names:
+        if not len(sequences.names):
             return
         self._windows.write(_window_lines(sequences))
-        evidence = np.add.reduceat(evidence_of(sequences.log_odds, self._settings), sequences.offsets[:-1])
-        lengths = sequences.bounds[sequences.offsets[1:] - 1, 1]
-        may_have_regions = sequences.is_virus | (lengths >= self._settings.shortest_sequence_nt)
-        for position in np.flatnonzero(may_have_regions).tolist():
-            found = self._find(sequences, position, float(evidence[position]))
-            if found:
-                name = _gff3_escaped(sequences.names[position])
-                self._gff3.write(b"##sequence-region %b 1 %d\n" % (name, lengths[position]))
-            for region in found:
-                self._write_region(region)
-                if region.kind == PROVIRUS:
-                    bases = sequences.cut(position, region.start, region.stop)
-                    self._proviruses.write(b">%b\n%b\n" % (region.name, bases))
+        regions = self._find(sequences)
+        if not len(regions):
+            return
+        names = text.taken(sequences.names, regions["position"])
+        region_names = _region_names(names, regions)
+        self._table.write(_table_lines(names, region_names, regions))
+        self._bed.write(_bed_lines(names, region_names, regions))
+        lengths = sequences.lengths[regions["position"]]
+        self._gff3.write(_gff3_lines(names, region_names, regions, lengths, sum(self.num_regions.values())))
+        for place in np.flatnonzero(regions["is_provirus"]).tolist():
+            position, start, stop = (int(regions[name][place]) for name in ("position", "start", "stop"))
+            bases = sequences.cut(position, start, stop)
+            self._proviruses.write(b">%b\n%b\n" % (region_names[place].tobytes(), bases))
+        num_proviruses = int(regions["is_provirus"].sum())
+        self.num_regions[PROVIRUS] += num_proviruses
+        self.num_regions[WHOLE] += len(regions) - num_proviruses
 
-    def _find(self, sequences: _Complete, position: int, evidence: float) -> list[_Found]:
-        """The proviruses of a sequence; itself where it is called virus and has none."""
-        name = sequences.names[position]
+    def _find(self, sequences: _Complete) -> NDArray[np.void]:
+        """(r,) _REGION_DTYPE by sequence: its proviruses; itself where it is called virus and has none."""
+        proviruses = np.array(
+            [
+                (position, item.start, item.stop, True, item.posterior, item.score, item.num_fragments)
+                for position in np.flatnonzero(sequences.lengths >= self._settings.shortest_sequence_nt).tolist()
+                for item in self._proviruses_of(sequences, position)
+            ],
+            dtype=_REGION_DTYPE,
+        )
+        is_whole = sequences.is_virus.copy()
+        is_whole[proviruses["position"]] = False
+        whole = np.zeros(is_whole.sum(), dtype=_REGION_DTYPE)
+        whole["position"] = np.flatnonzero(is_whole)
+        whole["stop"] = sequences.lengths[is_whole]
+        whole["p_virus"] = sequences.p_virus[is_whole]
+        evidence = evidence_of(sequences.log_odds, self._settings)
+        whole["score"] = np.add.reduceat(evidence, sequences.offsets[:-1])[is_whole]
+        whole["num_fragments"] = np.diff(sequences.offsets)[is_whole]
+        found = np.concatenate([proviruses, whole])
+        return found[np.argsort(found["position"], kind="stable")]
+
+    def _proviruses_of(self, sequences: _Complete, position: int) -> list[Region]:
         start, stop = sequences.offsets[position : position + 2].tolist()
-        bounds = sequences.bounds[start:stop]
-        proviruses = find_proviruses(bounds, sequences.log_odds[start:stop], self._settings)
-        if not proviruses and sequences.is_virus[position]:
-            p_virus = float(sequences.p_virus[position])
-            return [_Found(name, 0, int(bounds[-1, 1]), WHOLE, p_virus, evidence, stop - start)]
-        return [
-            _Found(name, item.start, item.stop, PROVIRUS, item.posterior, item.score, item.num_fragments)
-            for item in proviruses
-        ]
-
-    def _write_region(self, region: _Found) -> None:
-        self.num_regions[region.kind] += 1
-        self._table.write(_table_line(region))
-        self._gff3.write(_gff3_line(region, sum(self.num_regions.values())))
-        self._bed.write(_bed_line(region))
+        return find_proviruses(sequences.bounds[start:stop], sequences.log_odds[start:stop], self._settings)
 
 
 def _complete_of(unit: ScoredSequences, numbers: NDArray[np.int64], offsets: NDArray[np.int64]) -> _Complete:
@@ -263,7 +269,7 @@ def _complete_of(unit: ScoredSequences, numbers: NDArray[np.int64], offsets: NDA
         return _piece(unit, int(numbers[position]))[start:stop].tobytes()
 
     return _Complete(
-        names=[unit.names[index] for index in indices.tolist()],
+        names=text.taken(unit.names, indices),
         is_virus=unit.is_virus[indices],
         p_virus=unit.p_virus[indices],
         offsets=offsets - offsets[0],
@@ -290,54 +296,90 @@ def _window_lines(sequences: _Complete) -> bytes:
     has_next[sequences.offsets[1:] - 1] = False
     stops[has_next] = starts[1:][has_next[:-1]]
     scored = ~np.isnan(sequences.log_odds)
-    numbers = np.repeat(np.arange(len(sequences.names)), np.diff(sequences.offsets))[scored]
-    with np.errstate(over="ignore"):
-        p_virus = 1 / (1 + np.exp(-sequences.log_odds[scored]))
-    columns = zip(
-        [sequences.names[number] for number in numbers.tolist()],
-        starts[scored].tolist(),
-        stops[scored].tolist(),
-        p_virus.tolist(),
-        strict=True,
-    )
-    return b"".join([b"%b\t%d\t%d\t%.4f\n" % values for values in columns])
-
-
-def _table_line(region: _Found) -> bytes:
-    return b"%b\t%b\t%d\t%d\t%d\t%b\t%.4f\t%.2f\t%d\tNA\n" % (
-        region.name,
-        region.sequence,
-        region.start + 1,
-        region.stop,
-        region.stop - region.start,
-        region.kind.encode(),
-        region.p_virus,
-        region.score,
-        region.num_fragments,
+    positions = np.repeat(np.arange(len(sequences.names)), np.diff(sequences.offsets))[scored]
+    p_virus = text.decimals(probability(sequences.log_odds[scored]))
+    return text.lines(
+        [text.taken(sequences.names, positions), text.integers(starts[scored]), text.integers(stops[scored]), p_virus]
     )
 
 
-def _gff3_line(region: _Found, number: int) -> bytes:
-    """``number`` makes the ID unique, which a name is not where the input has an id twice."""
-    return b"%b\tvirnucpro\t%b\t%d\t%d\t%.2f\t.\t.\tID=region_%d;Name=%b;kind=%b;p_virus=%.4f;num_fragments=%d\n" % (
-        _gff3_escaped(region.sequence),
-        _GFF3_TYPES[region.kind],
-        region.start + 1,
-        region.stop,
-        region.score,
-        number,
-        _gff3_escaped(region.name),
-        region.kind.encode(),
-        region.p_virus,
-        region.num_fragments,
+def _region_names(names: Ragged, regions: NDArray[np.void]) -> Ragged:
+    """The sequence's own for a whole one, ``<id>|provirus_<start>_<stop>`` (1-based closed) for a part."""
+    starts, stops = text.integers(regions["start"] + 1), text.integers(regions["stop"])
+    parts = text.joined(b"|provirus_", starts, b"_", stops)
+    return text.joined(names, parts.keep(regions["is_provirus"]))
+
+
+def _table_lines(names: Ragged, region_names: Ragged, regions: NDArray[np.void]) -> bytes:
+    return text.lines(
+        [
+            region_names,
+            names,
+            text.integers(regions["start"] + 1),
+            text.integers(regions["stop"]),
+            text.integers(regions["stop"] - regions["start"]),
+            text.words(_KINDS, regions["is_provirus"]),
+            text.decimals(regions["p_virus"]),
+            text.decimals(regions["score"], 2),
+            text.integers(regions["num_fragments"]),
+            NOTHING,
+        ]
     )
 
 
-def _gff3_escaped(name: bytes) -> bytes:
+def _gff3_lines(
+    names: Ragged, region_names: Ragged, regions: NDArray[np.void], lengths: NDArray[np.int64], num_before: int
+) -> bytes:
+    """A line for each region, after one for each sequence; ``lengths`` (r,) are those of the regions' sequences.
+
+    The ID counts regions from ``num_before`` on: a name is not unique where the input has an id twice.
+    """
+    names, region_names = _gff3_escaped(names), _gff3_escaped(region_names)
+    begins = np.diff(regions["position"], prepend=-1) > 0
+    sequences = text.joined(b"##sequence-region ", names, b" 1 ", text.integers(lengths), b"\n").keep(begins)
+    attributes = text.joined(
+        b"ID=region_",
+        text.integers(num_before + 1 + np.arange(len(regions))),
+        b";Name=",
+        region_names,
+        b";kind=",
+        text.words(_KINDS, regions["is_provirus"]),
+        b";p_virus=",
+        text.decimals(regions["p_virus"]),
+        b";num_fragments=",
+        text.integers(regions["num_fragments"]),
+    )
+    return text.lines(
+        [
+            text.joined(sequences, names),
+            b"virnucpro",
+            text.words(_GFF3_TYPES, regions["is_provirus"]),
+            text.integers(regions["start"] + 1),
+            text.integers(regions["stop"]),
+            text.decimals(regions["score"], 2),
+            b".",
+            b".",
+            attributes,
+        ]
+    )
+
+
+def _gff3_escaped(names: Ragged) -> Ragged:
+    if not _IS_ESCAPED[names.values].any():
+        return names
+    return Ragged.from_bytes([_gff3_escape(name) for name in names.to_bytes()])
+
+
+def _gff3_escape(name: bytes) -> bytes:
     # urllib never escapes the tilde, which the specification does not list.
     return quote_from_bytes(name, safe=_GFF3_PLAIN).replace("~", "%7E").encode()
 
 
-def _bed_line(region: _Found) -> bytes:
-    score = round(1000 * region.p_virus)
-    return b"%b\t%d\t%d\t%b\t%d\t.\n" % (region.sequence, region.start, region.stop, region.name, score)
+_IS_ESCAPED = np.array([_gff3_escape(bytes([letter])) != bytes([letter]) for letter in range(256)])
+"""(256,) whether each byte is."""
+
+
+def _bed_lines(names: Ragged, region_names: Ragged, regions: NDArray[np.void]) -> bytes:
+    starts, stops = text.integers(regions["start"]), text.integers(regions["stop"])
+    scores = text.integers(np.rint(1000 * regions["p_virus"]))
+    return text.lines([names, starts, stops, region_names, scores, b"."])

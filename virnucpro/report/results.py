@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import StoreError, UsageError
+from virnucpro.report import text
 from virnucpro.run_dir import RunDir, read_json
+from virnucpro.sequence.ragged import Ragged
 
 CALLS = ("virus", "uncertain", "not_virus", "no_call")
 """All calls, in the order in which they are shown."""
@@ -206,8 +208,8 @@ def tally_sequences(run: FinishedRun, named: Collection[bytes] = ()) -> Tally:
     return tally
 
 
-def read_columns(path: Path, needed: Collection[str]) -> Iterator[dict[str, tuple[bytes, ...]]]:
-    """The columns of a table, some thousand lines at a time, by name.
+def read_columns(path: Path, needed: Collection[str]) -> Iterator[dict[str, Ragged]]:
+    """The columns of a table, some thousand lines at a time, by name: those needed, and all others too.
 
     Raises:
         StoreError: the file is damaged or lacks a column of ``needed``.
@@ -218,9 +220,9 @@ def read_columns(path: Path, needed: Collection[str]) -> Iterator[dict[str, tupl
             missing = [name for name in needed if name not in header]
             if missing:
                 raise StoreError(path, f"has no column {missing[0]}")
-            while lines := stream.readlines(_BATCH_BYTES):
-                cells = zip(*(line.rstrip(b"\n").split(b"\t") for line in lines), strict=True)
-                yield dict(zip(header, cells, strict=True))
+            while content := stream.read(_BATCH_BYTES):
+                lines = text.Lines(content + stream.readline(), len(header))
+                yield {name: lines.column(number) for number, name in enumerate(header)}
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise StoreError(path, f"is damaged ({error})") from error
 
@@ -230,19 +232,11 @@ def open_table(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def numbers(cells: Collection[bytes]) -> NDArray[np.float64]:
-    """Cells as numbers, NaN for ``NA``."""
-    texts = np.array(cells, dtype=np.bytes_)
-    return np.where(texts == b"NA", b"nan", texts).astype(np.float64)
-
-
-def _add(tally: Tally, columns: dict[str, tuple[bytes, ...]], named: Collection[bytes]) -> None:
-    call = np.array([CALLS.index(cell.decode()) for cell in columns["call"]], dtype=np.int64)
-    length = np.array(columns["length"], dtype=np.bytes_).astype(np.int64)
-    p_virus = numbers(columns["p_virus"])
+def _add(tally: Tally, columns: dict[str, Ragged], named: Collection[bytes]) -> None:
+    call, length, p_virus = _calls(columns["call"]), _integers(columns["length"]), text.numbers(columns["p_virus"])
     for index, name in enumerate(CALLS):
         tally.bases[name] += int(length[call == index].sum())
-    tally.statuses.update(cell.decode() for cell in columns["status"])
+    tally.statuses.update(cell.decode() for cell in columns["status"].to_bytes())
     scored = ~np.isnan(p_virus)
     # Probabilities have four decimals: as whole numbers they fall into bins without a rounding error.
     score_bin = np.minimum(
@@ -256,31 +250,50 @@ def _add(tally: Tally, columns: dict[str, tuple[bytes, ...]], named: Collection[
         tally.calls[name] += int((call == index).sum())
 
 
+def _calls(column: Ragged) -> NDArray[np.int64]:
+    """(n,) places in ``CALLS``.
+
+    Raises:
+        ValueError: a cell is no call.
+    """
+    are_these = np.stack([text.are(column, name.encode()) for name in CALLS])
+    if not are_these.any(axis=0).all():
+        raise ValueError("a call that there is not")
+    return np.asarray(are_these.argmax(axis=0), dtype=np.int64)
+
+
+def _integers(column: Ragged) -> NDArray[np.int64]:
+    values = text.numbers(column)
+    if not np.array_equal(values, np.rint(values)):
+        raise ValueError("a part where only whole numbers are")
+    return values.astype(np.int64)
+
+
 def _add_lines(
     tally: Tally,
-    columns: dict[str, tuple[bytes, ...]],
+    columns: dict[str, Ragged],
     named: Collection[bytes],
     call: NDArray[np.int64],
     length: NDArray[np.int64],
     p_virus: NDArray[np.float64],
 ) -> None:
     """Keep the sequences that are shown one by one; before the batch is counted, so that places are known."""
-    num_fragments = np.array(columns["num_fragments"], dtype=np.bytes_).astype(np.int64)
+    num_fragments = _integers(columns["num_fragments"])
     first_fragment = tally.num_fragments + np.cumsum(num_fragments) - num_fragments
-    fdr = numbers(columns["fdr"]) if "fdr" in columns else np.full(len(call), np.nan)
+    fdr = text.numbers(columns["fdr"]) if "fdr" in columns else np.full(len(call), np.nan)
     first = tally.num_sequences
 
     def line(place: int) -> SequenceLine:
         return SequenceLine(
             number=first + place,
             first_fragment=int(first_fragment[place]),
-            name=columns["name"][place],
+            name=columns["name"][place].tobytes(),
             length=int(length[place]),
             num_fragments=int(num_fragments[place]),
             call=CALLS[call[place]],
             p_virus=float(p_virus[place]),
             fdr=float(fdr[place]),
-            evidence=columns["evidence"][place].decode(),
+            evidence=columns["evidence"][place].tobytes().decode(),
         )
 
     def merge(kept: list[SequenceLine], places: NDArray[np.int64], limit: int, rank: _Rank) -> list[SequenceLine]:
@@ -291,7 +304,8 @@ def _add_lines(
     long = virus[num_fragments[virus] > 1]
     tally.longest = merge(tally.longest, long[np.argsort(-length[long], kind="stable")], NUM_LONGEST, _by_length)
     if named:
-        tally.named += [line(place) for place, name in enumerate(columns["name"]) if name in named]
+        names = columns["name"].to_bytes()
+        tally.named += [line(place) for place, name in enumerate(names) if name in named]
     tally.largest_fdr = float(np.fmax.reduce(fdr[virus], initial=tally.largest_fdr))
     tally.num_fragments += int(num_fragments.sum())
 

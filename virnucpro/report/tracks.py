@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import StoreError
-from virnucpro.report.results import FinishedRun, SequenceLine, Tally, numbers, open_table, read_columns
+from virnucpro.report.results import FinishedRun, SequenceLine, Tally, open_table, read_columns
+from virnucpro.report.text import are, numbers
+from virnucpro.sequence.ragged import Ragged
 
 NUM_TRACKS = 20
 NUM_PROVIRUSES = 50
@@ -85,7 +88,7 @@ def read_proviruses(run: FinishedRun) -> Proviruses | None:
         return None
     num_found, best = 0, list[Provirus]()
     for columns in read_columns(path, _REGION_COLUMNS):
-        places = [place for place, kind in enumerate(columns["kind"]) if kind == b"provirus"]
+        places = np.flatnonzero(are(columns["kind"], b"provirus")).tolist()
         num_found += len(places)
         try:
             found = [_provirus(columns, place) for place in places]
@@ -95,15 +98,16 @@ def read_proviruses(run: FinishedRun) -> Proviruses | None:
     return Proviruses(num_found, tuple(best))
 
 
-def _provirus(columns: dict[str, tuple[bytes, ...]], place: int) -> Provirus:
+def _provirus(columns: dict[str, Ragged], place: int) -> Provirus:
+    cells = {name: column.slice(place, place + 1) for name, column in columns.items()}
+
     def number(*names: str) -> float:
-        cells = (columns[name][place] for name in names if name in columns)
-        return float(numbers([next(cells, b"NA")])[0])
+        return next((float(numbers(cells[name])[0]) for name in names if name in cells), math.nan)
 
     return Provirus(
-        sequence=columns["sequence"][place],
-        start=int(columns["start"][place]),
-        stop=int(columns["stop"][place]),
+        sequence=cells["sequence"].values.tobytes(),
+        start=int(number("start")),
+        stop=int(number("stop")),
         p_virus=number("p_virus", "mean_p_virus"),
         score=number("score"),
     )
@@ -159,7 +163,7 @@ def _read_windows(
                     line,
                     np.array(starts, dtype=np.bytes_).astype(np.int64),
                     np.array(stops, dtype=np.bytes_).astype(np.int64),
-                    numbers(p_virus),
+                    numbers(Ragged.from_bytes(p_virus)),
                     tuple(found for found in proviruses.get(line.name, ()) if found.stop <= line.length),
                 )
     except (ValueError, IndexError, EOFError, zlib.error, gzip.BadGzipFile) as error:

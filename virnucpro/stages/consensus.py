@@ -7,7 +7,7 @@ may lie in several units.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ def run(run: ScoredRun, index: Index) -> NDArray[np.void]:
         return np.zeros(0, dtype=SUM_DTYPE)
     sums = np.lib.format.open_memmap(path, mode="w+", dtype=SUM_DTYPE, shape=(index.num_sequences,))
     with run.reporter.stage("consensus", index.num_rows, "rows") as advance:
-        for unit in scored_units(run, index):
+        for unit in scored_units(run, index, strings=()):
             _add(sums, unit)
             advance(len(unit.table.rows))
     if int(sums["num_fragments"].sum()) != index.num_fragments:
@@ -85,14 +85,20 @@ def run(run: ScoredRun, index: Index) -> NDArray[np.void]:
     return sums
 
 
-def scored_units(run: ScoredRun, index: Index) -> Iterator[ScoredUnit]:
-    """Each unit in order, with a score for every row, duplicates of earlier rows included."""
+def scored_units(run: ScoredRun, index: Index, strings: Collection[str] = store.STRINGS) -> Iterator[ScoredUnit]:
+    """Each unit in order, with a score for every row, duplicates of earlier rows included.
+
+    Args:
+        run: whose scores are stored.
+        index: of its units.
+        strings: lists of strings that are read; the others are then without items.
+    """
     path = run.dir.row_scores
     path.unlink(missing_ok=True)
     known = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(max(index.num_rows, 1), 2))
     try:
         for unit, indexed in enumerate(index.units):
-            table = store.read_unit(run.dir.unit(unit))
+            table = store.read_unit(run.dir.unit(unit), strings)
             computed = store.read_arrays(run.dir.scores(unit), "scores", "scores")["scores"]
             rows = slice(indexed.first_row, indexed.first_row + indexed.num_rows)
             source = table.rows["source"]
@@ -166,12 +172,14 @@ def _raise_tops(
     part: NDArray[np.void], fragments: NDArray[np.void], position: NDArray[np.int64], log_odds: NDArray[np.float64]
 ) -> None:
     """Let sequences know their best fragment; call it before these are counted in ``num_scored``."""
-    # By sequence, then best first, then as they lie (the sort is stable): the first of each sequence is its best.
-    order = np.lexsort((-log_odds, position))
-    order = order[np.append(True, np.diff(position[order]) > 0)[: len(order)]]
-    here = part[position[order]]
-    is_higher = (here["num_scored"] == 0) | (log_odds[order] > here["top_log_odds"])
-    best = order[is_higher]
+    if not len(position):
+        return
+    begins = np.flatnonzero(np.diff(position, prepend=-1))
+    highest = np.repeat(np.maximum.reduceat(log_odds, begins), np.diff(begins, append=len(position)))
+    best = np.flatnonzero(log_odds == highest)
+    best = best[np.diff(position[best], prepend=-1) > 0]  # of equal ones the first
+    here = part[position[best]]
+    best = best[(here["num_scored"] == 0) | (log_odds[best] > here["top_log_odds"])]
     part["top_log_odds"][position[best]] = log_odds[best]
     part["top_start"][position[best]] = fragments["start"][best]
     part["top_stop"][position[best]] = fragments["stop"][best]

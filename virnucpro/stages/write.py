@@ -7,20 +7,21 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.config import TABLE_FORMATS, TableFormat
 from virnucpro.errors import CountError
-from virnucpro.report import formats, legacy, schema, tables
+from virnucpro.report import formats, legacy, schema, tables, text
 from virnucpro.report.calls import CALL_NAMES, STATUS_NAMES, Answers, Call, Calling, Judge, probability
-from virnucpro.report.region_files import RegionWriter, ScoredSequences
+from virnucpro.report.region_files import ScoredSequences, open_regions
 from virnucpro.run_dir import RunDir, file_digest, write_json
 from virnucpro.samples import SUMMARY_NAME
+from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
 from virnucpro.stages import consensus
 from virnucpro.stages.base import Index, IndexedInput, ScoredRun
@@ -108,20 +109,20 @@ class _NamedUnit:
     Attributes:
         unit: the unit.
         first: number of the sequence that ``names[0]`` belongs to.
-        names: of consecutive sequences; the first may have begun in an earlier unit.
+        names: ids of consecutive sequences; the first may have begun in an earlier unit.
     """
 
     unit: ScoredUnit
     first: int
-    names: list[bytes]
+    names: Ragged
 
     @property
     def stop(self) -> int:
         """One after the number of the last sequence."""
         return self.first + len(self.names)
 
-    def names_of(self, numbers: NDArray[np.int64]) -> list[bytes]:
-        return [self.names[number] for number in (numbers - self.first).tolist()]
+    def names_of(self, numbers: NDArray[np.int64]) -> Ragged:
+        return text.taken(self.names, numbers - self.first)
 
 
 def from_scores(scored: ScoredRun, index: Index, wanted: Wanted, look: FirstLook | None = None) -> list[Counts]:
@@ -161,16 +162,19 @@ def run(run: ScoredRun, index: Index, sums: NDArray[np.void], wanted: Wanted, jo
     if not run.rules.presets and wanted.calling.preset != Calling.preset:
         _log.warning("model %s has no presets: its threshold is used, %g", run.rules.name, run.rules.threshold)
     results = RunDir(wanted.directory or run.dir.root)
-    has_strings = wanted.rows or wanted.legacy
+    strings = ("names", "pieces", *(("nucleotides", "proteins") if wanted.rows else ()))
     counted = []
     with run.reporter.stage("write", index.num_sequences, "sequences") as advance:
-        units = _named_units(scored_units(run, index) if join is None else join.units(with_strings=has_strings))
+        units = _named_units(
+            scored_units(run, index, strings) if join is None else join.units(with_strings=wanted.rows)
+        )
         unit = next(units, None)
         for item in index.inputs:
             stop = item.first_sequence + item.num_sequences
             mine = slice(item.first_sequence, stop)
             judge = Judge(run.rules, wanted.calling, sums[mine]) if join is None else join.judge(wanted.calling, mine)
-            with _InputWriter(results, item, sums, judge, wanted, join) as writer:
+            make = partial(_InputWriter, results=results, item=item, sums=sums, judge=judge, wanted=wanted, join=join)
+            with tables.opened(make) as writer:
                 while unit is not None and unit.first < stop:
                     advance(writer.add(unit))
                     if unit.stop > stop:
@@ -209,15 +213,15 @@ def output_digests(results: RunDir, index: Index) -> dict[str, str]:
 
 
 def _named_units(units: Iterable[ScoredUnit]) -> Iterator[_NamedUnit]:
-    last_name = b""
+    last_name = Ragged.from_bytes([b""])
     for unit in units:
-        names = unit.table.names.to_bytes()
+        names = unit.table.names
         numbers, fragments = unit.table.sequences["number"], unit.table.fragments["sequence"]
         first = int(numbers[0]) if len(numbers) else int(fragments[0]) + 1
         if len(fragments) and fragments[0] < first:
-            names.insert(0, last_name)
+            names = Ragged.concatenate([last_name, names])
             first -= 1
-        last_name = names[-1]
+        last_name = names.slice(len(names) - 1, len(names))
         yield _NamedUnit(unit, first, names)
 
 
@@ -226,25 +230,28 @@ class _Fasta:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._is_open = False
+        self._is_empty = True
 
-    def begin(self, name: bytes) -> None:
-        self._stream.write(b"%b>%b\n" % (b"\n" if self._is_open else b"", name))
-        self._is_open = True
+    def add(self, names: Ragged, is_first: NDArray[np.bool_], pieces: Ragged) -> None:
+        """Append pieces (n); where one ``is_first`` a sequence begins, elsewhere the one before goes on."""
+        if not len(pieces):
+            return
+        begin, end = text.words([b"", b"\n>"], is_first), text.words([b"", b"\n"], is_first)
+        records = text.joined(begin, names.keep(is_first), end, pieces).values.data
+        self._stream.write(records[1:] if self._is_empty else records)
+        self._is_empty = False
 
-    def extend(self, piece: bytes) -> None:
-        self._stream.write(piece)
-
-    def end(self) -> None:
-        if self._is_open:
+    def finish(self) -> None:
+        if not self._is_empty:
             self._stream.write(b"\n")
 
 
 class _InputWriter:
-    """The open result files of one input; they take their places when the block ends well."""
+    """The result files of one input; see ``tables.opened``."""
 
     def __init__(
         self,
+        files: ExitStack,
         results: RunDir,
         item: IndexedInput,
         sums: NDArray[np.void],
@@ -252,6 +259,7 @@ class _InputWriter:
         wanted: Wanted,
         join: Join | None,
     ) -> None:
+        self._files = files
         self._results = results
         self._join = join
         self._sums = sums
@@ -260,80 +268,72 @@ class _InputWriter:
         self._stop = item.first_sequence + item.num_sequences
         self._stem = item.stem
         self._wanted = wanted
-        self._files = ExitStack()
+        self._sequences = self._open_table(schema.SEQUENCES if join is None else schema.CASCADE)
+        self._fragments = self._open_table(schema.FRAGMENTS)
+        self._rows = self._open_table(schema.ROWS) if wanted.rows else None
         self._failed: formats.TableWriter | None = None
-        self.counts = Counts()
+        self._fastas = {
+            call: _Fasta(files.enter_context(tables.open_output(self._path(f"{CALL_NAMES[call]}.fna.gz"))))
+            for call in _CALLS_IN_FASTA
+        }
+        self._regions = files.enter_context(open_regions(self._path))
+        self._legacy = self._highest_file = None
+        if wanted.legacy:
+            self._legacy = self._open_legacy("prediction_results.txt", legacy.RESULT_COLUMNS)
+            self._highest_file = self._open_legacy("prediction_results_highestscore.csv", legacy.HIGHEST_COLUMNS)
+            self._highest = legacy.HighestScores()
+        self.counts = Counts(regions=self._regions.num_regions)
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:  # a failure half-way closes what was opened
-            self._sequences = self._open_table(stack, schema.SEQUENCES if self._join is None else schema.CASCADE)
-            self._fragments = self._open_table(stack, schema.FRAGMENTS)
-            self._rows = self._open_table(stack, schema.ROWS) if self._wanted.rows else None
-            self._sequences_of = {
-                call: _Fasta(stack.enter_context(tables.open_output(self._path(f"{CALL_NAMES[call]}.fna.gz"))))
-                for call in _CALLS_IN_FASTA
-            }
-            self._regions = stack.enter_context(RegionWriter(self._path))
-            self.counts.regions = self._regions.num_regions
-            self._legacy = self._highest_file = None
-            if self._wanted.legacy:
-                self._legacy = self._open_legacy(stack, "prediction_results.txt", legacy.RESULT_COLUMNS)
-                self._highest_file = self._open_legacy(
-                    stack, "prediction_results_highestscore.csv", legacy.HIGHEST_COLUMNS
-                )
-                self._highest = legacy.HighestScores()
-            self._files = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._files as files:
-            if kind is not None:
-                files.__exit__(kind, error, trace)
-                return
-            for fasta in self._sequences_of.values():
-                fasta.end()
-            if self._highest_file is not None:
-                self._highest_file.write(self._highest.lines())
+    def finish(self) -> None:
+        """Write what ends a file: all units have been added."""
+        for fasta in self._fastas.values():
+            fasta.finish()
+        if self._highest_file is not None:
+            self._highest_file.write(self._highest.lines())
 
     def add(self, named: _NamedUnit) -> int:
         """Write what of a unit belongs to this input; return how many sequences began in it."""
+        touched = slice(max(named.first, self._first), min(named.stop, self._stop))
+        sums = self._sums[touched]
+        answers = self._judge.answer(sums)
         self._add_rows(named)
         self._add_failed_rows(named)
         self._add_fragments(named)
-        begun = self._add_sequences(named)
-        self._add_pieces(named)
-        self._add_regions(named)
+        begun = self._add_sequences(named, sums, answers)
+        self._add_pieces(named, answers)
+        self._add_regions(named, touched, answers)
         return begun
 
     def _path(self, suffix: str) -> Path:
         return self._results.result(self._stem, suffix)
 
-    def _open_table(self, stack: ExitStack, table: schema.Table) -> formats.TableWriter:
+    def _open_table(self, table: schema.Table) -> formats.TableWriter:
         file_format = self._wanted.format if self._wanted.format in table.files else "tsv"
         path = self._path(table.suffix(file_format))
-        return stack.enter_context(formats.open_table(path, table, file_format))
+        return self._files.enter_context(formats.open_table(path, table, file_format))
 
-    def _open_legacy(self, stack: ExitStack, name: str, columns: tuple[str, ...]) -> IO[bytes]:
-        return stack.enter_context(tables.open_output(self._results.legacy_result(self._stem, name), columns))
+    def _open_legacy(self, name: str, columns: tuple[str, ...]) -> IO[bytes]:
+        return self._files.enter_context(tables.open_output(self._results.legacy_result(self._stem, name), columns))
 
     def _mine(self, numbers: NDArray[np.int64]) -> slice:
         """Where ascending sequence ``numbers`` are of this input."""
+        if len(numbers) and self._first <= numbers[0] and numbers[-1] < self._stop:
+            return slice(0, len(numbers))
         first, stop = np.searchsorted(numbers, (self._first, self._stop))
         return slice(int(first), int(stop))
 
-    def _add_sequences(self, named: _NamedUnit) -> int:
+    def _add_sequences(self, named: _NamedUnit, sums: NDArray[np.void], answers: Answers) -> int:
+        """The sequences that begin in a unit; ``sums`` and ``answers`` are of all that it touches of this input."""
         table = named.unit.table
         mine = table.sequences[self._mine(table.sequences["number"])]
         if not len(mine):
             return 0
-        sums = self._sums[mine["number"][0] : mine["number"][-1] + 1]
-        answers = self._judge.answer(sums)
+        begun = slice(len(sums) - len(mine), None)  # but the first may have begun in an earlier unit
+        sums, answers = sums[begun], answers[begun]
         names = named.names_of(mine["number"])
         cells = tables.sequence_cells(self._judge.rules, names, mine["length"], sums, answers)
         if self._join is not None:
-            cells = (*cells, self._join.cells(sums))
+            cells = (*cells, Ragged.from_bytes(self._join.cells(sums)))
             self.counts.add_models(self._join, sums, mine["length"])
         self._sequences.write(cells)
         self.counts.add_sequences(answers, mine["length"])
@@ -358,15 +358,15 @@ class _InputWriter:
             return
         kept = np.flatnonzero(table.rows["frame"][mine] != 0) + mine.start
         rows, scores = table.rows[kept], named.unit.scores[kept]
-        names = tables.row_names(named.names_of(rows["sequence"]), rows)
+        names = tables.names_of_rows(named.names_of(rows["sequence"]), rows)
         if self._rows is not None:
-            strings = table.nucleotides.take(kept), table.proteins.take(kept)
+            strings = text.taken(table.nucleotides, kept), text.taken(table.proteins, kept)
             self._rows.write(tables.row_cells(names, rows, *strings, scores))
         if self._legacy is not None:
             computed = np.flatnonzero(~named.unit.has_failed[kept])
-            names, scores = [names[row] for row in computed.tolist()], scores[computed]
-            self._legacy.write(legacy.result_lines(names, scores))
-            self._highest.add(names, scores)
+            names, scores = text.taken(names, computed), scores[computed]
+            self._legacy.write(legacy.result_lines(names.to_bytes(), scores))
+            self._highest.add(names.to_bytes(), scores)
 
     def _add_failed_rows(self, named: _NamedUnit) -> None:
         table = named.unit.table
@@ -375,33 +375,28 @@ class _InputWriter:
         if not len(rows):
             return
         if self._failed is None:
-            self._failed = self._open_table(self._files, schema.FAILED_ROWS)
+            self._failed = self._open_table(schema.FAILED_ROWS)
         self._failed.write(tables.failed_cells(named.names_of(rows["sequence"]), rows))
         self.counts.num_failed_rows += len(rows)
 
-    def _add_pieces(self, named: _NamedUnit) -> None:
+    def _add_pieces(self, named: _NamedUnit, answers: Answers) -> None:
         table = named.unit.table
         mine = self._mine(table.piece_sequences)
         numbers = table.piece_sequences[mine]
-        if not len(numbers):
-            return
-        calls = self._judge.answer(self._sums[numbers]).call
+        calls = answers.call[numbers - max(named.first, self._first)]
         is_first = np.isin(numbers, table.sequences["number"])
-        for piece in np.flatnonzero(np.isin(calls, _CALLS_IN_FASTA)).tolist():
-            fasta = self._sequences_of[Call(calls[piece])]
-            if is_first[piece]:
-                fasta.begin(named.names[int(numbers[piece]) - named.first])
-            fasta.extend(table.pieces[mine.start + piece].tobytes())
+        for call, fasta in self._fastas.items():
+            places = np.flatnonzero(calls == call)
+            pieces = text.taken(table.pieces, mine.start + places)
+            fasta.add(named.names_of(numbers[places]), is_first[places], pieces)
 
-    def _add_regions(self, named: _NamedUnit) -> None:
+    def _add_regions(self, named: _NamedUnit, touched: slice, answers: Answers) -> None:
         table = named.unit.table
-        first, stop = max(named.first, self._first), min(named.stop, self._stop)
-        answers = self._judge.answer(self._sums[first:stop])
         fragments, pieces = self._mine(table.fragments["sequence"]), self._mine(table.piece_sequences)
         self._regions.add(
             ScoredSequences(
-                first=first,
-                names=named.names[first - named.first : stop - named.first],
+                first=touched.start,
+                names=named.names.slice(touched.start - named.first, touched.stop - named.first),
                 is_virus=answers.call == Call.VIRUS,
                 p_virus=answers.p_virus,
                 fragments=table.fragments[fragments],

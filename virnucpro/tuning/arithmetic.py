@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro.encoders import EncoderConfig
-from virnucpro.encoders.layers import Linear
+from virnucpro.encoders.device import float_dtype
+from virnucpro.encoders.layers import LinearLayer
+from virnucpro.encoders.low_bit import linear_maker
 from virnucpro.encoders.weights import setting
 from virnucpro.tuning.machine import synchronise
 
@@ -84,7 +86,8 @@ def measure_matmul(
         dtype: of the matrices.
         seconds: budget; the first count is measured whatever it takes.
     """
-    layer = Linear(torch.randn(shape.inner_width, shape.width, device=device).to(dtype), None)
+    kept_as = float_dtype(dtype)
+    layer = linear_maker(dtype)(torch.randn(shape.inner_width, shape.width, device=device).to(kept_as), None)
     start = time.perf_counter()
     best = 0.0
     for num_tokens in token_counts:
@@ -92,7 +95,7 @@ def measure_matmul(
         if best and time.perf_counter() - start + (_RUNS + 1) * flop / best > seconds:
             break
         try:
-            states = torch.randn(num_tokens, shape.width, device=device).to(dtype)
+            states = torch.randn(num_tokens, shape.width, device=device).to(kept_as)
             best = max(best, flop / _median_seconds(layer, states, device))
         except torch.OutOfMemoryError:
             break
@@ -100,7 +103,7 @@ def measure_matmul(
 
 
 @torch.inference_mode()
-def _median_seconds(layer: Linear, states: torch.Tensor, device: torch.device) -> float:
+def _median_seconds(layer: LinearLayer, states: torch.Tensor, device: torch.device) -> float:
     layer(states)
     seconds = []
     for _ in range(_RUNS):

@@ -43,6 +43,8 @@ SCHEMA = 1
 NUM_ROWS = 512  # the fewest whose labels can tell 99.8 %: one of them may differ
 LEAST_COSINE = 0.999
 LEAST_AGREEMENT = 0.998
+_FEW_OF_A_LABEL = 0.05
+"""Share of the rows below which the rarer label is so rare that agreement says little."""
 _log = logging.getLogger(__name__)
 
 _Embeddings = dict[str, NDArray[np.float32]]
@@ -76,6 +78,8 @@ class Verdict:
         cosines: role to the mean over rows of the cosine between the two embeddings.
         lowest_cosines: role to the lowest of them.
         label_agreement: share of rows with the same label, virus or not.
+        num_virus: rows that the float type labels virus; where these are none or all, labels hardly can differ.
+        largest_score_difference: of a row's score for virus; it tells something whatever the labels are.
     """
 
     key: ParityKey
@@ -84,6 +88,13 @@ class Verdict:
     cosines: dict[str, float]
     lowest_cosines: dict[str, float]
     label_agreement: float
+    num_virus: int
+    largest_score_difference: float
+
+    @property
+    def tells_by_labels(self) -> bool:
+        """Whether both labels are common enough for their agreement to mean something."""
+        return min(self.num_virus, self.num_rows - self.num_virus) >= _FEW_OF_A_LABEL * self.num_rows
 
     @property
     def holds(self) -> bool:
@@ -96,7 +107,8 @@ class Verdict:
         )
         return (
             f"against {self.reference}, {self.num_rows} rows: mean cosine {cosines}, needed {LEAST_COSINE}; "
-            f"labels agree for {self.label_agreement:.2%}, needed {LEAST_AGREEMENT:.1%}"
+            f"labels agree for {self.label_agreement:.2%}, needed {LEAST_AGREEMENT:.1%} ({self.num_virus} are virus); "
+            f"scores differ by at most {self.largest_score_difference:.4f}"
         )
 
     @classmethod
@@ -113,6 +125,7 @@ class Verdict:
         parts = {name: value for name, value in content.items() if name not in ("schema", "key")}
         verdict = cls(key, **parts)
         figures = [*verdict.cosines.values(), *verdict.lowest_cosines.values(), verdict.label_agreement]
+        figures.append(verdict.largest_score_difference)
         if set(verdict.cosines) != set(ROLES) or not all(isinstance(figure, float) for figure in figures):
             raise ValueError("its figures make no sense")
         return verdict
@@ -159,6 +172,14 @@ def require(bundle: Bundle, device: str, dtype: str, threads: int) -> Verdict | 
             "Use --dtype bfloat16."
         )
     _log.info("%s %s", dtype, verdict)
+    if not verdict.tells_by_labels:
+        _log.warning(
+            "%s: %d of the %d rows compared are labelled virus, so that their labels say little of this model; check "
+            "calls on sequences of your own against --dtype bfloat16",
+            dtype,
+            verdict.num_virus,
+            verdict.num_rows,
+        )
     return verdict
 
 
@@ -189,7 +210,9 @@ def compare(bundle: Bundle, device: torch.device, key: ParityKey) -> Verdict:
     narrow = _embed(bundle, strings, device, getattr(torch, key.dtype))
     cosines = {role: _cosines(wide[role], narrow[role]) for role in ROLES}
     head = load_head(bundle.head)
-    labels = [head.scores(*(torch.from_numpy(found[role]) for role in ROLES)).argmax(dim=1) for found in (wide, narrow)]
+    features = [np.hstack([found[role] for role in ROLES]) for found in (wide, narrow)]
+    scores = [head.scores(torch.from_numpy(of_type)) for of_type in features]
+    labels = [of_type.argmax(dim=1) for of_type in scores]
     return Verdict(
         key,
         str(reference).removeprefix("torch."),
@@ -197,6 +220,8 @@ def compare(bundle: Bundle, device: torch.device, key: ParityKey) -> Verdict:
         cosines={role: float(found.mean()) for role, found in cosines.items()},
         lowest_cosines={role: float(found.min()) for role, found in cosines.items()},
         label_agreement=float((labels[0] == labels[1]).double().mean()),
+        num_virus=int(labels[0].sum()),
+        largest_score_difference=float((scores[0] - scores[1]).abs().max()),
     )
 
 

@@ -16,6 +16,7 @@ from virnucpro.bundles import Bundle
 from virnucpro.config import LayoutConfig
 from virnucpro.encoders import load_encoder, read_config
 from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.device import float_dtype
 from virnucpro.encoders.weights import stored_tensors
 from virnucpro.errors import ResourceError
 from virnucpro.models.checkup import free_memory_bytes
@@ -242,7 +243,7 @@ def _measure_encoders(settings: PlanSettings, counted: Counted, amounts: Amounts
         if shape is not None:
             a_row = float(encoders[role].tokenizer(strings[role]).lengths.mean())
             more_tokens = min(budgets[role], a_row * in_unit) - min(budgets[role], a_row * num_rows)
-            grown = max(grown, shape.batch_bytes(more_tokens, dtype.itemsize))
+            grown = max(grown, shape.batch_bytes(more_tokens, float_dtype(dtype).itemsize))
     return _EncoderFigures(rates * Range.exactly(len(settings.devices)), grown, _device_memory(device, grown))
 
 

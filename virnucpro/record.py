@@ -29,7 +29,7 @@ from virnucpro.stages import write
 from virnucpro.stages.base import ROLES, Index, Run
 from virnucpro.stages.cascade import FirstLook, FirstModel
 
-_LIBRARIES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "pysam", "xxhash")
+_LIBRARIES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "pysam", "xxhash", "isal")
 _ENDING = ".run.json"
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 State = Literal["OK", "WARN", "FAIL"]
 
 _LIBRARIES = (
-    "numpy", "numba", "h5py", "safetensors", "tokenizers", "huggingface_hub", "zstandard", "xxhash", "click", "rich",
+    "numpy", "numba", "h5py", "safetensors", "tokenizers", "huggingface_hub", "zstandard", "xxhash",
+    "isal", "click", "rich",
 )  # fmt: skip
 _OLDEST_PYTHON = (3, 11)
 _LOW_MEMORY_BYTES = 2 << 30

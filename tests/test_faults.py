@@ -288,10 +288,23 @@ def test_an_interrupt_that_a_callback_swallows_ends_the_stage_all_the_same():
         lifeline.received.clear()
 
 
+@pytest.mark.parametrize(("error", "is_told"), [("lifeline.Interrupted", False), ("ValueError", True)])
+def test_an_interrupt_that_a_callback_swallows_is_no_error_to_tell_of(error, is_told):
+    """It comes again; any other error in such a place is told of as ever."""
+    code = (
+        "import sys, weakref\nfrom virnucpro import lifeline\nsys.unraisablehook = lifeline.report_unraisable\n"
+        f"class Thing: pass\ndef dies(_): raise {error}\nthing = Thing()\nlast = weakref.ref(thing, dies)\ndel thing"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert ("Traceback" in ended.stderr) == is_told, ended.stderr
+
+
 def test_a_program_that_ended_leaves_no_alarm_to_who_called_it(virnucpro):
     """The interrupt that comes again is the program's own: an interpreter that ran it goes on as before."""
-    before = signal.getsignal(signal.SIGALRM)
+    before, hook = signal.getsignal(signal.SIGALRM), sys.unraisablehook
     assert virnucpro("--version").code == 0
+    assert sys.unraisablehook is hook
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 

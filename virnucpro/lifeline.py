@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -40,6 +41,12 @@ def check_interrupt() -> None:
     """End if that was asked for: an interrupt that comes within a callback of C is swallowed there."""
     if received:
         raise Interrupted
+
+
+def report_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Hook for what a callback of C swallows: an interrupt is no error there, for it is raised again."""
+    if not isinstance(unraisable.exc_value, Interrupted):
+        sys.__unraisablehook__(unraisable)
 
 
 def follow_parent() -> None:

@@ -93,6 +93,7 @@ def main() -> None:
     lifeline.received.clear()
     signal.signal(signal.SIGTERM, lifeline.interrupt)
     alarm = signal.signal(signal.SIGALRM, lifeline.interrupt_again)
+    hook, sys.unraisablehook = sys.unraisablehook, lifeline.report_unraisable
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
         signal.signal(signal.SIGINT, lifeline.interrupt)
     try:
@@ -102,6 +103,7 @@ def main() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, alarm)
+        sys.unraisablehook = hook
     sys.exit(code if isinstance(code, int) else 0)
 
 

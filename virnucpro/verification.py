@@ -19,7 +19,7 @@ from virnucpro.errors import StoreError
 from virnucpro.run_dir import RunDir, file_digest, read_json
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stages import poison
-from virnucpro.stages.base import ROLES, Index, IndexedUnit
+from virnucpro.stages.base import ROLES, Index, IndexedUnit, fingerprint_of
 
 Kind = Literal["damaged", "missing", "failed"]
 
@@ -100,7 +100,8 @@ def _verify_unit(
     digest = store.read_attributes(run_dir.unit(unit), "unit")["digest"]
     if len(table["rows"]) != indexed.num_rows:
         look.note("damaged", run_dir.unit(unit), f"holds {len(table['rows'])} rows, {indexed.num_rows} were cut")
-    made_from = {"unit_digest": digest, "fingerprint": f"{manifest['science.model_fingerprint']}/{dtype_of(manifest)}"}
+    fingerprint = fingerprint_of(manifest["science.model_fingerprint"], dtype_of(manifest))
+    made_from = {"unit_digest": digest, "fingerprint": fingerprint}
     shards = [
         look.at(run_dir.embedding(role, unit), "embedding", {**made_from, "fingerprint": shard_of(manifest, role)})
         for role in ROLES
@@ -181,7 +182,7 @@ def _verify_results(run_dir: RunDir, findings: Findings) -> Iterator[Problem]:
 
 def shard_of(manifest: Mapping[str, Any], role: str) -> str:
     """Fingerprint that the shards of an encoder carry."""
-    return f"{manifest[f'science.{role}_digest']}/{dtype_of(manifest)}"
+    return fingerprint_of(manifest[f"science.{role}_digest"], dtype_of(manifest))
 
 
 def dtype_of(manifest: Mapping[str, Any]) -> str:

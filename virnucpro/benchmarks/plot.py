@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from virnucpro.benchmarks.measure import Figure, Goal
 from virnucpro.benchmarks.tables import goal_text, number
 from virnucpro.errors import UsageError
-from virnucpro.report.plots import CALL_COLOURS, FAINT, FORMATS, INK, PAPER, page_style
+from virnucpro.report.plots import CALL_COLOURS, FAINT, FORMATS, INK, PAPER, file_metadata, page_style
 from virnucpro.run_dir import atomic_write
 
 _WIDTH = 8.0  # inches, as all that follow
@@ -32,13 +32,6 @@ _SMALL = 8
 _PEER = 6.8
 _REACHED, _MISSED, _PLAIN = CALL_COLOURS["not_virus"], CALL_COLOURS["virus"], CALL_COLOURS["no_call"]
 _CURVES = (CALL_COLOURS["not_virus"], CALL_COLOURS["virus"], CALL_COLOURS["uncertain"], CALL_COLOURS["no_call"])
-_DATES = {
-    "png": ("Software",),
-    "svg": ("Date", "Creator", "Format", "Type"),
-    "pdf": ("Creator", "Producer", "CreationDate"),
-}
-"""What Matplotlib would say of when and with what a file was made."""
-
 _Panel = tuple[str, str, str]
 
 
@@ -68,7 +61,7 @@ def write_plot(figures: Sequence[Figure], path: Path) -> None:
     with page_style(), mpl.rc_context({"svg.hashsalt": "virnucpro"}):
         picture = _picture(ratios, curves)
         with atomic_write(path) as temporary:
-            metadata = dict.fromkeys(_DATES[ending])
+            metadata = file_metadata(ending)
             picture.savefig(temporary, format=ending, dpi=_DPI, facecolor=PAPER, metadata=metadata)
 
 

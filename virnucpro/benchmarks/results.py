@@ -25,7 +25,7 @@ from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.heads import MLPHead, load_head, save_head
 from virnucpro.progress import Reporter
-from virnucpro.report.tables import names_of_rows
+from virnucpro.report.tables import row_names
 from virnucpro.run_dir import RunDir
 from virnucpro.stages import classify, consensus, extract, merge, write
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
@@ -154,7 +154,7 @@ class Embedded:
         for unit in range(len(self.index.units)):
             table = store.read_unit(self.run.dir.unit(unit))
             ids = table.names.take(table.rows["sequence"] - table.sequences["number"][0])
-            names += [name.decode() for name in names_of_rows(ids, table.rows).to_bytes()]
+            names += [name.decode() for name in row_names(ids, table.rows).to_bytes()]
         return names
 
     def embeddings(self, role: str) -> NDArray[np.float32]:

@@ -222,6 +222,15 @@ def _dequantise_onto(
 
 
 @_compiled
+def _put_codes(values: _Floats, largest: np.uint32, codes: _Codes) -> np.float32:
+    """Write a row's codes, its largest magnitude being known; returns its scale."""
+    factor = _factor(largest)
+    for column in range(len(values)):
+        codes[column] = _code(values[column], factor)
+    return np.uint32(largest).view(np.float32) / _LARGEST_CODE
+
+
+@_compiled
 def _gelu(
     start: int, stop: int, products: _Halves, scales: _Floats, bias: _Floats, codes: _Codes, new_scales: _Floats
 ) -> None:
@@ -234,10 +243,7 @@ def _gelu(
             value = _gelu_of(_wide(products[row, column]) * scale + bias[column])
             values[column] = value
             largest = max(largest, _magnitude(value))
-        new_scales[row] = np.uint32(largest).view(np.float32) / _LARGEST_CODE
-        factor = _factor(largest)
-        for column in range(width):
-            codes[row, column] = _code(values[column], factor)
+        new_scales[row] = _put_codes(values, largest, codes[row])
 
 
 @_compiled
@@ -254,10 +260,7 @@ def _gated_gelu(
             value = gate * (_wide(products[row, width + column]) * scale + bias[width + column])
             values[column] = value
             largest = max(largest, _magnitude(value))
-        new_scales[row] = np.uint32(largest).view(np.float32) / _LARGEST_CODE
-        factor = _factor(largest)
-        for column in range(width):
-            codes[row, column] = _code(values[column], factor)
+        new_scales[row] = _put_codes(values, largest, codes[row])
 
 
 @_compiled

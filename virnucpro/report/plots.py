@@ -178,7 +178,7 @@ def svg_of(figure: Figure, name: str, colours: dict[str, str]) -> str:
     """
     text = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
-        figure.savefig(text, format="svg", transparent=True, metadata=_metadata("svg"))
+        figure.savefig(text, format="svg", transparent=True, metadata=file_metadata("svg"))
     _, start, element = text.getvalue().partition("<svg ")
     element = start + element
     for pattern, replacement in _PAGE_EDITS:
@@ -298,11 +298,11 @@ def _save(figure: Figure, path: Path, file_format: str) -> None:
         dpi=_FILE_DPI,
         facecolor=PAPER,
         bbox_inches="tight",
-        metadata=_metadata(file_format),
+        metadata=file_metadata(file_format),
     )
 
 
-def _metadata(file_format: str) -> dict[str, None]:
+def file_metadata(file_format: str) -> dict[str, None]:
     """Nothing of when and with what a figure was made."""
     names = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}
     return dict.fromkeys(names.get(file_format, ("Date", "Creator", "Format", "Type")))

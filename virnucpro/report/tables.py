@@ -125,12 +125,7 @@ def fragment_cells(
     )
 
 
-def row_names(names: list[bytes], rows: NDArray[np.void]) -> list[bytes]:
-    """As ``names_of_rows``, for callers that have lists."""
-    return names_of_rows(Ragged.from_bytes(names), rows).to_bytes()
-
-
-def names_of_rows(names: Ragged, rows: NDArray[np.void]) -> Ragged:
+def row_names(names: Ragged, rows: NDArray[np.void]) -> Ragged:
     """The published name of each row, ``<id>_chunk_<n><frame>``; ``names`` are those of their sequences."""
     return text.joined(names, b"_chunk_", text.integers(rows["fragment"] + 1), _words(FRAME_NAMES, rows["frame"]))
 

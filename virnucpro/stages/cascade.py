@@ -24,7 +24,9 @@ from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError, UsageError
 from virnucpro.report.calls import Calling, Judge, Limit, probability, sequence_log_odds
+from virnucpro.report.text import words
 from virnucpro.run_dir import RunDir, read_json
+from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.recut import recut
 from virnucpro.sequence.table import DECIDED, Status
 from virnucpro.stages import consensus
@@ -245,10 +247,10 @@ class Join:
         is_same = rules[ASKED].name == rules[FIRST].name
         return {model: f"{of.name}@{of.fingerprint[:8]}" if is_same else of.name for model, of in rules.items()}
 
-    def cells(self, sums: NDArray[np.void]) -> list[bytes]:
+    def cells(self, sums: NDArray[np.void]) -> Ragged:
         """The column ``model`` of some sequences."""
-        titles = {model: title.encode() for model, title in self.titles.items()}
-        return [titles[model] for model in sums["model"].tolist()]
+        titles = self.titles
+        return words([titles[model].encode() for model in (ASKED, FIRST)], sums["model"])
 
     @property
     def num_fragments(self) -> int:

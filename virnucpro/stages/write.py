@@ -333,7 +333,7 @@ class _InputWriter:
         names = named.names_of(mine["number"])
         cells = tables.sequence_cells(self._judge.rules, names, mine["length"], sums, answers)
         if self._join is not None:
-            cells = (*cells, Ragged.from_bytes(self._join.cells(sums)))
+            cells = (*cells, self._join.cells(sums))
             self.counts.add_models(self._join, sums, mine["length"])
         self._sequences.write(cells)
         self.counts.add_sequences(answers, mine["length"])
@@ -358,7 +358,7 @@ class _InputWriter:
             return
         kept = np.flatnonzero(table.rows["frame"][mine] != 0) + mine.start
         rows, scores = table.rows[kept], named.unit.scores[kept]
-        names = tables.names_of_rows(named.names_of(rows["sequence"]), rows)
+        names = tables.row_names(named.names_of(rows["sequence"]), rows)
         if self._rows is not None:
             strings = text.taken(table.nucleotides, kept), text.taken(table.proteins, kept)
             self._rows.write(tables.row_cells(names, rows, *strings, scores))

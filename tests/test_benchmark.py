@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from virnucpro.benchmarks.duplicates import _count_other_calls
+from virnucpro.benchmarks.encoders import _Contestant, _esm2_peers, _fitting, _missing_peers
 from virnucpro.benchmarks.hollow import write_hollow
-from virnucpro.benchmarks.inputs import write_reads
+from virnucpro.benchmarks.inputs import esm2_weights, write_reads
 from virnucpro.benchmarks.launch import Watch, processes_of
 from virnucpro.benchmarks.measure import Figure, Goal, take_turns
 from virnucpro.benchmarks.memory import _growth_figures
@@ -20,6 +22,7 @@ from virnucpro.benchmarks.plain_extraction import cut_windows
 from virnucpro.benchmarks.program import ProgramRun
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders.low_bit import can_multiply_int8
+from virnucpro.sequence.ragged import Ragged
 
 
 @pytest.fixture
@@ -52,14 +55,47 @@ def test_extraction_keeps_the_rows_that_both_peers_keep(measured):
     assert ">= 60x" in table
 
 
-def test_encoders_agree_with_fair_esm_and_with_the_plain_layers(measured):
+def test_encoders_agree_with_fair_esm_with_hugging_face_and_with_the_plain_layers(measured):
+    """Each dtype against every peer in float32; bfloat16 against those in bfloat16 too, which carry no goal."""
     record, _ = measured("encoders", esm2="8M", dnabert_layers=1, strings=6)
     figures = of(record, "encoders")
-    ways = 3 if can_multiply_int8() else 2  # of computing: float32, bfloat16, int8
-    assert len(figures) == 2 * ways + ways
+    ways = ["float32", "bfloat16", *(["int8"] if can_multiply_int8() else [])]
+    peers = ("fair-esm, padded batches", "fair-esm, one at a time", "EsmModel, padded batches")
+    of_esm = [(f"ESM-2 8M, {dtype}, packed", f"{peer}, float32") for dtype in ways for peer in peers]
+    of_esm += [("ESM-2 8M, bfloat16, packed", f"{peer}, padded batches, bfloat16") for peer in ("fair-esm", "EsmModel")]
+    of_dnabert = [(f"DNABERT-S, 1 layers, {dtype}, packed", "plain torch, one at a time, float32") for dtype in ways]
+    assert sorted((figure["what"], figure["peer"]) for figure in figures) == sorted(of_esm + of_dnabert)
     assert all(figure["agrees"] for figure in figures)
     exact = [figure["max_difference"] for figure in figures if "float32" in figure["what"]]
     assert max(exact) <= 1e-5
+    rounded = [figure for figure in figures if figure["peer"].endswith("bfloat16")]
+    assert all("cast as a whole" in figure["note"] for figure in rounded)
+    with_goal = {figure["peer"] for figure in figures if figure["goal"]["least_ratio"] is not None}
+    assert with_goal == {"fair-esm, padded batches, float32", "plain torch, one at a time, float32"}
+
+
+@pytest.mark.parametrize(("module", "package"), [("esm", "fair-esm"), ("transformers", "transformers")])
+def test_a_peer_that_is_not_installed_is_named(monkeypatch, module, package):
+    """None in ``sys.modules`` is how Python itself says that a module is not to be had."""
+    assert list(_missing_peers("ESM-2 8M")) == []
+    monkeypatch.setitem(sys.modules, module, None)
+    (figure,) = _missing_peers("ESM-2 8M")
+    assert (figure.what, figure.peer, figure.values) == ("ESM-2 8M", package, ())
+    assert figure.note == f"{package} is not installed"
+    config, tensors = esm2_weights("8M", seed=1)
+    assert {name.split(",")[0] for name in _esm2_peers(config, tensors)} == {"fair-esm", "EsmModel"} - {
+        {"esm": "fair-esm", "transformers": "EsmModel"}[module]
+    }
+
+
+def test_what_takes_too_long_in_bfloat16_gets_fewer_strings():
+    def embed(strings):
+        time.sleep(0.5 * len(strings))
+        return 1, np.zeros((len(strings), 1), dtype=np.float32)
+
+    strings = Ragged.from_bytes([b"MKV"] * 64)
+    assert 10 <= len(_fitting(_Contestant("bfloat16", embed), strings)) <= 20
+    assert len(_fitting(_Contestant("float32", embed), strings)) == 64
 
 
 def test_results_have_the_scores_and_windows_of_the_peer(measured):

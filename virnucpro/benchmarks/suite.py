@@ -33,7 +33,10 @@ SECTIONS: dict[str, Callable[[Settings], Iterator[Figure]]] = {
     gpu.SECTION: gpu.measure,
 }
 
-_PACKAGES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "xxhash", "fair-esm", "biopython")
+_PACKAGES = (
+    *("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "xxhash"),
+    *("fair-esm", "transformers", "biopython"),
+)
 _WITH_MODEL = {scaling.SECTION, program.SECTION, duplicates.SECTION, memory.SECTION}
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _SECTIONS = ("extraction", "encoders", "results", "scaling", "predict", "duplicates", "memory")
 _EPILOG = """\
 Every section prints a table: our median, the peer's, their ratio, the goal, and the largest difference of
-the two outputs. Peers that are not installed (fair-esm, Biopython) are said to be missing.
+the two outputs. Peers that are not installed (fair-esm, transformers, Biopython) are said to be
+missing.
 
 --compare holds every figure that both benchmarks have against the old one: by its ratio to the peer where it
 has one, which a busy machine moves little, else by itself, if processor, CPUs and threads are the same. A

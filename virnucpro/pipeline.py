@@ -360,7 +360,7 @@ def _embedding(
         loader_workers = profile.loader_workers if loader_workers < 0 else loader_workers
         # One process may have been best; --parallel asks for several all the same.
         processes = profile.num_processes if profile.threads == threads and profile.num_processes > 1 else 0
-    settings = embed.settings_for(devices[0], budgets, loader_workers, threads, runtime.compile)
+    settings = embed.settings_for(devices, budgets, loader_workers, threads, runtime.compile)
     return settings, _embed_executor(devices, threads, settings, processes, parallel=runtime.parallel)
 
 

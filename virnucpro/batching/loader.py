@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from virnucpro.batching.collator import Packing, VarlenCollator
+from virnucpro.batching.threads import use_threads
 from virnucpro.errors import VirNucProError
 from virnucpro.lifeline import EXIT_CHILD_KILLED, follow_parent
 from virnucpro.sequence.dedup import distinct
@@ -165,3 +166,4 @@ def _end_with_workers() -> None:
 def _begin_worker(worker: int) -> None:
     del worker
     follow_parent()
+    use_threads(1)  # there are as many of these processes as CPUs suffice for

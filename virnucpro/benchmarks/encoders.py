@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity
 
 from virnucpro.batching.loader import pack_unit
 from virnucpro.batching.packing import GreedyPacker
+from virnucpro.batching.threads import use_threads
 from virnucpro.benchmarks import inputs
 from virnucpro.benchmarks.measure import Figure, Goal, Settings, ratio_of, take_turns
 from virnucpro.benchmarks.plain_encoders import FairEsm, HuggingFaceEsm, PlainDnabertS, is_installed
@@ -57,7 +58,7 @@ class _Contestant:
 
 def measure(settings: Settings) -> Iterator[Figure]:
     """Each ESM-2 size, then DNABERT-S."""
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     for size in settings.esm2:
         yield from _measure_esm2(settings, size)
     yield from _measure_dnabert_s(settings)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.batching.loader import unit_loader
 from virnucpro.batching.packing import GreedyPacker
+from virnucpro.batching.threads import use_threads
 from virnucpro.bundles import Bundle
 from virnucpro.config import CompileChoice
 from virnucpro.encoders import load_encoder, load_tokenizer
@@ -151,7 +152,7 @@ class EmbedWork:
         self, units: Iterable[int], sources: Mapping[str, Source], worker: Worker
     ) -> Iterator[tuple[Embedded, ...]]:
         """Each unit's number and (rows, width) embeddings, a pair for each role."""
-        torch.set_num_threads(worker.num_threads)
+        use_threads(worker.num_threads)
         device = torch.device(worker.device)
         # Both before the first budget is reckoned, which takes the memory that the weights leave.
         encoders = {role: self._encoder(role, device) for role in ROLES}
@@ -226,17 +227,25 @@ class ProbeWork:
 
 
 def settings_for(
-    device: str,
+    devices: Sequence[str],
     token_budgets: Mapping[str, int],
     loader_workers: int,
     threads: int,
     compile_layers: CompileChoice = "auto",
 ) -> EmbedSettings:
-    """Fill in how many processes read ahead where the user left it open (negative)."""
-    on_gpu = device != "cpu"
+    """Fill in how many processes read ahead where the user left it open (negative).
+
+    Args:
+        devices: at least one; they share the threads.
+        token_budgets: see ``EmbedSettings``.
+        loader_workers: for each encoder of each device.
+        threads: CPU threads in all.
+        compile_layers: see ``EmbedSettings``.
+    """
     if loader_workers < 0:
         # On the CPU tokenising would only compete with the encoder; a GPU must not wait for it.
-        loader_workers = min(4, max(1, threads // 2)) if on_gpu else 0
+        most = threads // (len(ROLES) * len(devices))
+        loader_workers = 0 if devices[0] == "cpu" else min(4, max(1, most))
     return EmbedSettings(token_budgets, loader_workers, compile_layers)
 
 

@@ -9,8 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
+from virnucpro.batching.threads import use_threads
 from virnucpro.bundles.cascade import DEFAULT_FIRST
 from virnucpro.errors import VirNucProError
 from virnucpro.training.cascade import measure, write_cascade
@@ -60,7 +59,7 @@ def _train(arguments: list[str]) -> int:
     )
     _add_dev_share(parser)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     recipe = replace(Recipe(), fragments=options.fragments, seed=options.seed)
     size = DevSize().scaled(options.dev_share)
     figures = train_lite(load_dataset([options.data]), options.output, recipe, size, options.minutes)
@@ -79,7 +78,7 @@ def _evaluate(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=2)
     _add_dev_share(parser)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     figures = evaluate_bundle(options.data, options.bundle, DevSize().scaled(options.dev_share))
     options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -96,7 +95,7 @@ def _calibrate(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=1)
     _add_dev_share(parser)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     figures = calibrate_bundle(load_genomes(options.data, "dev"), options.bundle, DevSize().scaled(options.dev_share))
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     return 0
@@ -113,7 +112,7 @@ def _insertions(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[5, 6], help="a simulation for each (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     measure_insertions(options.data, options.bundle, options.output, options.seeds)
     return 0
 
@@ -141,7 +140,7 @@ def _cascade(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not 0 <= options.agreement <= 1:
         parser.error("--agreement: a share from 0 to 1")
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     genomes, size = load_genomes(options.data, "dev"), DevSize().scaled(options.dev_share)
     found, figures = measure((options.first, options.model), genomes, size, options.agreement, options.device)
     sys.stdout.write(f"{cascade_table(figures)}\n\nlimits {found.low:g} and {found.high:g}: ")

@@ -211,11 +211,6 @@ class Model:
         return log_odds
 
 
-def use_threads(number: int) -> None:
-    """Let each operation on the CPU use so many threads; with several, sums may differ in their last bits."""
-    torch.set_num_threads(number)
-
-
 def load_model(bundle: Bundle, device: str = "cpu") -> Model:
     """Read the parts of a bundle; on a CPU in float32."""
     place = torch.device(device)

@@ -12,6 +12,7 @@ import torch
 
 from virnucpro.batching.loader import PackedUnit, pack_unit
 from virnucpro.batching.packing import GreedyPacker
+from virnucpro.batching.threads import use_threads
 from virnucpro.bundles import Bundle
 from virnucpro.encoders import load_encoder
 from virnucpro.encoders.base import Encoder
@@ -60,7 +61,7 @@ class EmbedForAWhile:
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Take a seat, wait for the others, and work."""
-        torch.set_num_threads(worker.num_threads)
+        use_threads(worker.num_threads)
         for seat in units:
             work = [self._load(role) for role in ROLES]
             _embed(work)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from virnucpro.batching.threads import use_threads
 from virnucpro.bundles import Bundle
 from virnucpro.config import LayoutConfig
 from virnucpro.encoders import load_encoder, read_config
@@ -56,7 +57,7 @@ def measure(settings: ProfileSettings) -> Profile:
         ModelError: an encoder cannot be loaded.
         ResourceError: not even the smallest batch fits the memory.
     """
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     with TemporaryDirectory(prefix="virnucpro-profile-") as folder:
         measured = _measure_all(settings, Path(folder))
     layout = best_layout(measured.layouts) if measured.layouts else None

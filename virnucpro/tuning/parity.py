@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from virnucpro.batching.loader import pack_unit
 from virnucpro.batching.packing import GreedyPacker
+from virnucpro.batching.threads import use_threads
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.encoders import check_low_bit, load_encoder, read_config
@@ -163,7 +164,7 @@ def require(bundle: Bundle, device: str, dtype: str, threads: int) -> Verdict | 
     verdict = find(key)
     if verdict is None:
         _log.info("comparing %d rows in %s and in a float type, once for this model and device", NUM_ROWS, dtype)
-        torch.set_num_threads(threads)
+        use_threads(threads)
         verdict = compare(bundle, torch.device(device), key)
         write_json(path_of(key), {"schema": SCHEMA, **asdict(verdict)})
     if not verdict.holds:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from virnucpro.batching.threads import use_threads
 from virnucpro.bundles import Bundle
 from virnucpro.config import LayoutConfig
 from virnucpro.encoders import load_encoder, read_config
@@ -155,7 +156,7 @@ def make_plan(settings: PlanSettings, run_program: RunProgram) -> Plan:
     """
     weights = sum(weights_bytes(settings.bundle.encoder(role), settings.dtype) for role in ROLES)
     _check_room(settings, weights)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     with TemporaryDirectory(prefix="virnucpro-plan-") as name:
         folder = Path(name)
         inputs = [

@@ -17,6 +17,7 @@ import torch
 from conftest import open_dna, random_dna, start, write_fasta
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cascade import write_other
 
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders.weights import read_tensors
@@ -200,6 +201,69 @@ def test_the_command_that_is_named_finds_what_was_foreseen(virnucpro, tiny_bundl
     assert planned["disk_after"]["needed"]["likely"] == pytest.approx(stored, rel=0.5)
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A model that lite may look before, and as fast."""
+    return write_other(tmp_path_factory.mktemp("models") / "other")
+
+
+@pytest.mark.parametrize("limits", [(), ("--cascade-limits", "0.3,0.7"), ("--cascade-limits", "0,1")])
+def test_a_cascade_that_is_read_whole_finds_what_was_foreseen(virnucpro, other, tmp_path, limits):
+    """Both models' rows, and which sequences go on; the last limits leave everything to the model asked for."""
+    source = EXAMPLES / "metagenome.fasta"
+    options = ("-m", other, "--device", "cpu", "-t", 1, "-o", tmp_path / "out", "--cascade", *limits)
+    planned = json.loads(virnucpro("plan", source, *options, "--json").out)
+    words = shlex.split(planned["command"])
+    assert words[words.index("--cascade") :] == ["--cascade", *limits]
+    assert virnucpro(*words[1:]).code == 0
+    record = json.loads((tmp_path / "out" / "metagenome.run.json").read_text())
+    first = planned["first"]
+    for amounts, counts in ((planned["amounts"], record["counts"]), (first["amounts"], record["cascade"])):
+        found = {name: counts[name] for name in ("num_fragments", "num_rows", "num_rows_computed")}
+        assert [amounts[name]["likely"] for name in ("num_fragments", "num_rows", "num_computed")] == [*found.values()]
+    assert (first["model"], first["low"], first["high"]) == (
+        "lite",
+        record["cascade"]["low"],
+        record["cascade"]["high"],
+    )
+    num_going_on = record["counts"]["sequences_by_model"]["other"]
+    assert planned["amounts"]["num_sequences"]["likely"] == num_going_on
+    assert planned["amounts"]["num_bases"]["likely"] == record["counts"]["bases_by_model"]["other"]
+    assert first["amounts"]["num_sequences"]["likely"] == record["counts"]["num_sequences"]
+    assert first["share"] == dict.fromkeys(("low", "likely", "high"), num_going_on / record["counts"]["num_sequences"])
+    assert (first["share"]["likely"] == 1) == (limits[1:] == ("0,1",))
+    assert 0 < first["embed_seconds"]["likely"] < planned["seconds"]["embed"]["likely"]
+    stored = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert planned["disk_after"]["needed"]["likely"] == pytest.approx(stored, rel=0.5)
+
+
+def test_a_part_of_a_file_foresees_what_goes_on(virnucpro, other, tmp_path):
+    """Within the range that is claimed; the text says the share."""
+    make = (open_dna, random_dna)
+    source = write_fasta(tmp_path / "reads.fasta", {f"r{i}": make[i % 2](200 + i % 400, i) for i in range(2_000)})
+    options = ("-m", other, "--device", "cpu", "-t", 1, "-o", tmp_path / "out", "--cascade")
+    planned = json.loads(virnucpro("plan", source, *options, "--sample-mb", 0.2, "--json").out)
+    assert planned["sampled"][0] < 0.5
+    assert virnucpro("predict", source, *options, "--no-report", "-q").code == 0
+    record = json.loads((tmp_path / "out" / "reads.run.json").read_text())
+    share = record["counts"]["sequences_by_model"]["other"] / 2_000
+    assert planned["first"]["share"]["low"] <= share <= planned["first"]["share"]["high"]
+    for amounts, counts in ((planned["amounts"], record["counts"]), (planned["first"]["amounts"], record["cascade"])):
+        assert amounts["num_rows"]["low"] <= counts["num_rows"] <= amounts["num_rows"]["high"]
+    said = virnucpro("plan", source, *options, "--sample-mb", 0.2).out
+    assert "lite looks first" in said
+    assert "of the sequences go on to other" in said
+    assert "rows to compute, lite" in said
+
+
+def test_a_cascade_without_records_is_planned_too(virnucpro, other, tmp_path):
+    path = tmp_path / "empty.fasta"
+    path.touch()
+    ended = virnucpro("plan", path, "-m", other, "--device", "cpu", "-t", 1, "--cascade", "--json")
+    planned = json.loads(ended.out)
+    assert planned["first"]["share"]["likely"] == planned["seconds"]["embed"]["likely"] == 0
+
+
 def test_an_input_without_records_is_planned_too(virnucpro, tiny_bundle, tmp_path):
     path = tmp_path / "empty.fasta"
     path.touch()
@@ -255,7 +319,14 @@ def test_a_wrong_letter_in_a_piece_is_told_of_the_file(virnucpro, tiny_bundle, t
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [((), 2), (("-",), 3), (("in.fa", "-m", "nowhere"), 6), (("in.fa", "--sample-mb", "0"), 2)],
+    [
+        ((), 2),
+        (("-",), 3),
+        (("in.fa", "--cascade-limits", "0.1,0.9"), 2),
+        (("in.fa", "--cascade"), 2),
+        (("in.fa", "-m", "nowhere"), 6),
+        (("in.fa", "--sample-mb", "0"), 2),
+    ],
 )
 def test_wrong_use_is_one_line_and_its_exit_code(virnucpro, arguments, code):
     ended = virnucpro("plan", *arguments)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -32,6 +34,40 @@ def only_one(context: click.Context, option: click.Parameter, values: tuple[Path
     if len(values) > 1:
         raise click.BadParameter(f"given {len(values)} times ({', '.join(map(str, values))}).", context, option)
     return values[0] if values else None
+
+
+def _limits(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """Two ascending probabilities."""
+    if value is None:
+        return None
+    try:
+        low, high = map(float, value.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low <= high <= 1:
+        raise click.BadParameter(f"{value!r} is not two ascending probabilities, such as 0.1,0.98.", context, option)
+    return low, high
+
+
+def cascade_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that let a small model look first."""
+    options = (
+        click.option(
+            "--cascade",
+            is_flag=True,
+            default=None,
+            help="Let lite look at everything first, and the model asked for at what lite is not sure of.",
+        ),
+        click.option(
+            "--cascade-limits",
+            metavar="LOW,HIGH",
+            callback=_limits,
+            help="With --cascade: p_virus below and above which lite is sure.  [default: the model's, else 0.1,0.98]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 run_argument = click.argument("run", type=FOLDER, metavar="RUN")

@@ -14,6 +14,7 @@ import click
 from virnucpro.cli.options import (
     FOLDER,
     SOURCE,
+    cascade_options,
     json_option,
     measured_device_option,
     measured_dtype_option,
@@ -24,9 +25,12 @@ from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
-    from virnucpro.tuning.plan import Plan, PlanSettings
+    from virnucpro.bundles.cascade import Limits
+    from virnucpro.tuning.plan import Plan, PlanSettings, Program
     from virnucpro.tuning.speed import RunProgram
 
+_KNOWN = ("total", "extract", "select", "embed")
+"""Stages that are foreseen by themselves."""
 _EPILOG = """\
 Reads a sample of each INPUT (of a large plain file pieces all over it, of a compressed one its beginning),
 runs the real program on a little of it, and scales up. Nothing is kept. The last line is the command to run.
@@ -35,6 +39,7 @@ runs the real program on a little of it, and scales up. Nothing is kept. The las
 Examples:
   virnucpro plan contigs.fasta
   virnucpro plan reads.fastq.gz -m 500 --device cuda -o /scratch/results
+  virnucpro plan reads.fastq.gz -m 500 --cascade
   virnucpro plan *.fna --sample-mb 16 --json
 """
 
@@ -54,6 +59,7 @@ Examples:
 @measured_device_option
 @measured_dtype_option
 @threads_option
+@cascade_options
 @click.option(
     "--sample-mb",
     metavar="MB",
@@ -70,6 +76,8 @@ def plan(
     device: str,
     dtype: str,
     threads: int | None,
+    cascade: bool | None,
+    cascade_limits: tuple[float, float] | None,
     sample_mb: float,
     as_json: bool,
 ) -> None:
@@ -79,33 +87,44 @@ def plan(
     """
     if not inputs:
         raise UsageError("no input. Name the FASTA or FASTQ files of the run: virnucpro plan in.fasta")
+    if cascade_limits is not None and not cascade:
+        raise UsageError("--cascade-limits are limits of a cascade: ask for one (--cascade).")
     start_logging(-1)
     begun = time.perf_counter()
 
     from virnucpro import pipeline  # noqa: PLC0415 - --help should not wait for torch
     from virnucpro.bundles import load_bundle  # noqa: PLC0415
+    from virnucpro.bundles.cascade import Limits  # noqa: PLC0415
     from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
+    from virnucpro.stages.cascade import choose_first  # noqa: PLC0415
     from virnucpro.tuning.machine import dtype_name  # noqa: PLC0415
     from virnucpro.tuning.plan import PlanSettings, make_plan  # noqa: PLC0415
 
     del pipeline  # imported for the time that it takes
     devices = choose_devices(device)
     float_type = dtype_name(dtype, devices[0])
+    bundle, first = load_bundle(model, dtype=float_type), None
+    if cascade:
+        limits = Limits(*cascade_limits) if cascade_limits is not None else None
+        first = choose_first(bundle, load_bundle(bundle.first_model, dtype=float_type), limits)
     settings = PlanSettings(
         inputs=inputs,
-        bundle=load_bundle(model, dtype=float_type),
+        bundle=bundle,
         devices=tuple(devices),
         dtype=float_type,
         threads=threads or available_cpus(),
         output=output,
         sample_bytes=int(sample_mb * 1e6),
         import_seconds=time.perf_counter() - begun,
+        first=first,
     )
     made = make_plan(settings, _program(model, settings))
     options = {"-m": model, "--device": device, "--dtype": dtype}
     usual = {"-m": "lite", "--device": "auto", "--dtype": "auto"}
     given = [part for name, value in options.items() if value != usual[name] for part in (name, value)]
     given += ["-t", str(threads)] if threads else []
+    given += ["--cascade"] if cascade else []
+    given += ["--cascade-limits", ",".join(f"{limit:g}" for limit in cascade_limits)] if cascade_limits else []
     _show(made, shlex.join(["virnucpro", "predict", *inputs, "-o", str(output), *given]), as_json=as_json)
 
 
@@ -119,32 +138,35 @@ def _show(made: Plan, command: str, *, as_json: bool) -> None:
     click.echo(f"{plan_text(made)}\n\n{command}")
 
 
-def _program(model: str, settings: PlanSettings) -> RunProgram:
+def _program(model: str, settings: PlanSettings) -> Program:
     """The program as the user would run it, on the first device."""
     from virnucpro import pipeline  # noqa: PLC0415
     from virnucpro.config import make_config  # noqa: PLC0415
     from virnucpro.tuning.speed import ProgramFigures  # noqa: PLC0415
 
-    config = make_config(
-        None,
-        {
-            "science.model": model,
-            "science.dtype": settings.dtype,
-            "runtime.device": settings.devices[0],
-            "runtime.threads": settings.threads,
-        },
-    )
+    plain = {
+        "science.model": model,
+        "science.dtype": settings.dtype,
+        "runtime.device": settings.devices[0],
+        "runtime.threads": settings.threads,
+    }
 
-    def run(fasta: Path, folder: Path) -> ProgramFigures:
-        results = pipeline.predict([fasta], folder, config)
-        seconds = results.record["seconds"]
-        after = (value for stage, value in seconds.items() if stage not in ("total", "extract", "embed"))
-        return ProgramFigures(
-            embed_seconds=seconds.get("embed", 0.0),
-            rest_seconds=sum(after),
-            total_seconds=seconds["total"],
-            num_rows=results.record["counts"]["num_rows"],
-            result_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
-        )
+    def program(limits: Limits | None) -> RunProgram:
+        cascade = {} if limits is None else {"cascade": True, "cascade_low": limits.low, "cascade_high": limits.high}
+        config = make_config(None, plain | {f"science.{name}": value for name, value in cascade.items()})
 
-    return run
+        def run(fasta: Path, folder: Path) -> ProgramFigures:
+            record = pipeline.predict([fasta], folder, config).record
+            first = record.get("cascade")
+            runs = [record["seconds"], *([first["seconds"]] if first is not None else ())]
+            return ProgramFigures(
+                embed_seconds=sum(seconds.get("embed", 0.0) for seconds in runs),
+                rest_seconds=sum(value for seconds in runs for stage, value in seconds.items() if stage not in _KNOWN),
+                total_seconds=record["seconds"]["total"],
+                num_rows=(record["counts"] if first is None else first)["num_rows"],
+                result_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+            )
+
+        return run
+
+    return program

@@ -14,6 +14,7 @@ from virnucpro.cli.options import (
     FOLDER,
     PLOTS,
     SOURCE,
+    cascade_options,
     complete_model,
     legacy_option,
     no_progress_option,
@@ -43,19 +44,6 @@ Examples:
   virnucpro predict a.fna b.fna.gz -o results --parallel --keep-intermediate
   virnucpro predict contigs.fasta -o results --model 300 --cascade
 """
-
-
-def _limits(context: click.Context, option: click.Parameter, value: str | None) -> tuple[float, float] | None:
-    """Two ascending probabilities."""
-    if value is None:
-        return None
-    try:
-        low, high = map(float, value.split(","))
-    except ValueError:
-        low, high = 1.0, 0.0
-    if not 0 <= low <= high <= 1:
-        raise click.BadParameter(f"{value!r} is not two ascending probabilities, such as 0.1,0.98.", context, option)
-    return low, high
 
 
 @click.command(epilog=_EPILOG)
@@ -99,18 +87,7 @@ def _limits(context: click.Context, option: click.Parameter, value: str | None) 
     metavar="N",
     help="As --fragment-length, also where the model was trained on another; for a head, what it was trained on.",
 )
-@click.option(
-    "--cascade",
-    is_flag=True,
-    default=None,
-    help="Let lite look at everything first, and the model asked for at what lite is not sure of.",
-)
-@click.option(
-    "--cascade-limits",
-    metavar="LOW,HIGH",
-    callback=_limits,
-    help="With --cascade: p_virus below and above which lite is sure.  [default: the model's, else 0.1,0.98]",
-)
+@cascade_options
 @call_options
 @format_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from virnucpro.bundles import Bundle
 from virnucpro.errors import InputError
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.extract import Extraction
-from virnucpro.sequence.table import UnitTable, are_own_source
+from virnucpro.sequence.table import DECIDED, UnitTable, are_own_source
 from virnucpro.tuning.sampling import Piece, SampledInput
 
 _SMALLEST_ERROR = 0.05
@@ -135,13 +135,24 @@ def count_sample(inputs: Sequence[SampledInput], bundle: Bundle, unit_rows: int,
         raise _of_the_input(error, inputs, pieces) from error
     seconds = time.perf_counter() - start
     bounds = [item.first_sequence for item in extraction.inputs] + [sum(i.num_sequences for i in extraction.inputs)]
-    amounts = np.zeros((len(pieces), 5), dtype=np.int64)
-    amounts[:, 0] = np.diff(bounds) - [piece.begins_inside for piece in pieces]
-    amounts[:, 1] = [item.num_bases for item in extraction.inputs]
-    for column, name in enumerate(field.name for field in fields(_Tally)):
-        numbers = np.concatenate([np.empty(0, dtype=np.int64), *(getattr(tally, name) for tally in tallies)])
-        amounts[:, 2 + column] = np.diff(np.searchsorted(numbers, bounds))
-    return Counted(amounts, pieces, seconds, unit_bytes, run_dir, len(tallies))
+    return Counted(_amounts(tallies, pieces, bounds), pieces, seconds, unit_bytes, run_dir, len(tallies))
+
+
+def count_units(
+    run_dir: RunDir, num_units: int, pieces: tuple[Piece, ...], bounds: Sequence[int], seconds: float
+) -> Counted:
+    """Count units that were written already; sequences that another model decided are left out.
+
+    Args:
+        run_dir: where they are.
+        num_units: how many.
+        pieces: of the sample.
+        bounds: number of the first sequence of each piece, and of sequences in all.
+        seconds: that it took to write them.
+    """
+    paths = [run_dir.unit(unit) for unit in range(num_units)]
+    amounts = _amounts([_tally(store.read_unit(path, strings=())) for path in paths], pieces, bounds)
+    return Counted(amounts, pieces, seconds, sum(path.stat().st_size for path in paths), run_dir, num_units)
 
 
 def foresee(inputs: Sequence[SampledInput], counted: Counted) -> Amounts:
@@ -174,8 +185,10 @@ def _relative_error(amounts: NDArray[np.float64], sizes: NDArray[np.float64], sa
 
 @dataclass(frozen=True)
 class _Tally:
-    """Sequence number of each fragment, row and computed row of a unit."""
+    """Number of each sequence of a unit and its length, and of that of each fragment, row and computed row."""
 
+    sequences: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     fragments: NDArray[np.int64]
     rows: NDArray[np.int64]
     computed: NDArray[np.int64]
@@ -183,7 +196,29 @@ class _Tally:
 
 def _tally(table: UnitTable) -> _Tally:
     rows = table.rows["sequence"].copy()
-    return _Tally(table.fragments["sequence"].copy(), rows, rows[are_own_source(table.rows, table.first_row)])
+    sequences = table.sequences[table.sequences["status"] != DECIDED]
+    return _Tally(
+        sequences["number"].copy(),
+        sequences["length"].copy(),
+        table.fragments["sequence"].copy(),
+        rows,
+        rows[are_own_source(table.rows, table.first_row)],
+    )
+
+
+def _amounts(tallies: Sequence[_Tally], pieces: Sequence[Piece], bounds: Sequence[int]) -> NDArray[np.int64]:
+    """(pieces, 5), the columns in the order of :class:`Amounts`."""
+
+    def joined(name: str) -> NDArray[np.int64]:
+        return np.concatenate([np.empty(0, dtype=np.int64), *(getattr(tally, name) for tally in tallies)])
+
+    numbers = joined("sequences")
+    places = np.searchsorted(numbers, bounds)
+    num_bases = np.concatenate([[0], np.cumsum(joined("lengths"))])
+    begun_outside = [piece.begins_inside and first in numbers for piece, first in zip(pieces, bounds[:-1], strict=True)]
+    columns = [np.diff(places) - begun_outside, np.diff(num_bases[places])]
+    columns += [np.diff(np.searchsorted(joined(name), bounds)) for name in ("fragments", "rows", "computed")]
+    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def _of_the_input(error: InputError, inputs: Sequence[SampledInput], pieces: Sequence[Piece]) -> InputError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ import torch
 
 from virnucpro.batching.threads import use_threads
 from virnucpro.bundles import Bundle
+from virnucpro.bundles.cascade import Limits
 from virnucpro.config import LayoutConfig
 from virnucpro.encoders import load_encoder, read_config
 from virnucpro.encoders.base import Encoder
@@ -21,17 +23,26 @@ from virnucpro.encoders.device import float_dtype
 from virnucpro.encoders.weights import stored_tensors
 from virnucpro.errors import ResourceError
 from virnucpro.models.checkup import free_memory_bytes
-from virnucpro.stages.base import ROLES
+from virnucpro.progress import Reporter
+from virnucpro.run_dir import RunDir
+from virnucpro.stages.base import ROLES, Run
+from virnucpro.stages.cascade import FirstModel
 from virnucpro.stages.consensus import SUM_DTYPE
 from virnucpro.stages.embed import UNITS_ON_DISK
 from virnucpro.tuning import profiles
 from virnucpro.tuning.arithmetic import transformer_shape
 from virnucpro.tuning.budgets import usual_budget
+from virnucpro.tuning.first_look import Place, count_going_on
 from virnucpro.tuning.forecast import Amounts, Counted, Range, count_sample, foresee
 from virnucpro.tuning.machine import peak_memory_bytes
 from virnucpro.tuning.sampling import SampledInput, sample_input
 from virnucpro.tuning.speed import RowCosts, RunProgram, embed_rate, row_costs, run_on_one_read, sampled_strings
 from virnucpro.tuning.text import size
+
+_log = logging.getLogger(__name__)
+
+Program = Callable[[Limits | None], RunProgram]
+"""The program as it is planned; a cascade with these limits where there are some."""
 
 _FLOAT32_COPIES, _KEPT_COPIES = 4, 2
 """Embeddings of whole units in memory: one that is made, three that wait to be written; and the image of one file."""
@@ -55,6 +66,7 @@ class PlanSettings:
         output: where results would go; its disk is looked at.
         sample_bytes: text to take of each input.
         import_seconds: that the program took to start.
+        first: the model that looks first; None without ``--cascade``.
     """
 
     inputs: tuple[str, ...]
@@ -65,6 +77,7 @@ class PlanSettings:
     output: Path
     sample_bytes: int
     import_seconds: float
+    first: FirstModel | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +125,33 @@ class Need:
 
 
 @dataclass(frozen=True)
+class FirstPlan:
+    """What is foreseen of the model that looks first in a cascade, beside what ``Plan`` holds of both.
+
+    Attributes:
+        model: name of the bundle.
+        low: p_virus below which it is sure.
+        high: and above which.
+        share: of all sequences that go on to the model asked for, as it decided on the sample.
+        amounts: of all inputs, as cut for it.
+        rows_per_second: through its encoders, on all devices together.
+        embed_seconds: of its encoders; they are in those of the plan.
+        weights_bytes: of both of its encoders.
+    """
+
+    model: str
+    low: float
+    high: float
+    share: Range
+    amounts: Amounts
+    rows_per_second: Range
+    embed_seconds: Range
+    weights_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What is foreseen.
+    """What is foreseen. Amounts and rate of a cascade are those of the model asked for: of what goes on to it.
 
     Attributes:
         model: name of the bundle.
@@ -122,13 +160,14 @@ class Plan:
         sampled: share of each input's text that was read.
         amounts: of all inputs.
         rows_per_second: through the encoders, on all devices together.
-        seconds: of the stages.
+        seconds: of the stages, of all models.
         weights_bytes: of both encoders in the float type of the run, by their files' headers.
         memory: of the host, largest process.
         device_memory: of each GPU; None on the CPU.
         disk: while it runs.
         disk_after: of results and stored run.
         disk_kept: the same with ``--keep-embeddings``.
+        first: the model that looks first; None without ``--cascade``.
     """
 
     model: str
@@ -144,9 +183,52 @@ class Plan:
     disk: Need
     disk_after: Need
     disk_kept: Need
+    first: FirstPlan | None = None
 
 
-def make_plan(settings: PlanSettings, run_program: RunProgram) -> Plan:
+@dataclass(frozen=True)
+class _EncoderFigures:
+    """What the encoders did with sampled rows.
+
+    Attributes:
+        rows_per_second: on all devices together.
+        batch_bytes: that a full batch takes more than those that were measured.
+        device_memory: of the first device, where it is a GPU.
+    """
+
+    rows_per_second: Range
+    batch_bytes: float
+    device_memory: Need | None
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is known of one model of the run.
+
+    Attributes:
+        settings: the run, as if this model were alone.
+        weights_bytes: of both encoders.
+        counted: what it has to look at, in the sample.
+        amounts: and in all.
+        encoders: how fast it is.
+    """
+
+    settings: PlanSettings
+    weights_bytes: int
+    counted: Counted
+    amounts: Amounts
+    encoders: _EncoderFigures
+
+    @property
+    def embed_seconds(self) -> Range:
+        """Of its encoders, on all devices together."""
+        rows, rates = self.amounts.num_computed, self.encoders.rows_per_second
+        if not rates.likely:
+            return Range.exactly(0.0)
+        return Range(rows.low / rates.high, rows.likely / rates.likely, rows.high / rates.low)
+
+
+def make_plan(settings: PlanSettings, program: Program) -> Plan:
     """Take samples, measure, and scale up.
 
     Raises:
@@ -154,38 +236,108 @@ def make_plan(settings: PlanSettings, run_program: RunProgram) -> Plan:
         ModelError: an encoder cannot be loaded.
         ResourceError: the model alone does not fit the memory.
     """
-    weights = sum(weights_bytes(settings.bundle.encoder(role), settings.dtype) for role in ROLES)
-    _check_room(settings, weights)
+    of_models = [*([] if settings.first is None else [_alone(settings, settings.first)]), settings]
+    for of_model in of_models:
+        _check_room(of_model, _all_weights_bytes(of_model))
+    for caution in settings.first.cautions if settings.first is not None else ():
+        _log.warning("%s", caution)
     use_threads(settings.threads)
     with TemporaryDirectory(prefix="virnucpro-plan-") as name:
         folder = Path(name)
         inputs = [
             sample_input(number, source, settings.sample_bytes, folder) for number, source in enumerate(settings.inputs)
         ]
-        one = run_on_one_read(run_program, settings.bundle, folder)  # first, since kernels are cold but once
-        counted = count_sample(inputs, settings.bundle, LayoutConfig().unit_rows, folder / "counted")
-        amounts = foresee(inputs, counted)
-        encoders = _measure_encoders(settings, counted, amounts)
-        costs = row_costs(run_program, one, counted, encoders.rows_per_second.likely, folder)
-    start_seconds = settings.import_seconds + one.total_seconds
-    seconds = _seconds(start_seconds, inputs, counted, amounts, encoders.rows_per_second, costs)
-    during, after, kept = _disk(settings, counted, amounts, costs)
+        # First, since kernels are cold but once. Both models of a cascade look at this read, so that both are loaded.
+        one = run_on_one_read(program(None if settings.first is None else Limits(0, 1)), settings.bundle, folder)
+        models: list[_Model] = []
+        for of_model in of_models:
+            if models and settings.first is not None:
+                counted = _count_going_on(
+                    of_models[0], settings, settings.first, models[0].counted, folder / "going-on"
+                )
+            else:
+                counted = count_sample(inputs, of_model.bundle, LayoutConfig().unit_rows, folder / "counted")
+            amounts = foresee(inputs, counted)
+            encoders = _measure_encoders(of_model, counted, amounts)
+            models.append(_Model(of_model, _all_weights_bytes(of_model), counted, amounts, encoders))
+        seen = models[0].counted
+        run_program = program(None if settings.first is None else settings.first.limits)
+        costs = row_costs(run_program, one, seen, _rows_per_second(models), folder)
+    asked = models[-1]
+    during, after, kept = _disk(models, costs)
     free = shutil.disk_usage(_existing(settings.output)).free
     return Plan(
         model=settings.bundle.name,
         devices=settings.devices,
         dtype=settings.dtype,
         sampled=tuple(1 / sampled.factor for sampled in inputs),
-        amounts=amounts,
-        rows_per_second=encoders.rows_per_second,
-        seconds=seconds,
-        weights_bytes=weights,
-        memory=Need(_memory(settings, counted, amounts, encoders.batch_bytes), free_memory_bytes()),
-        device_memory=encoders.device_memory,
+        amounts=asked.amounts,
+        rows_per_second=asked.encoders.rows_per_second,
+        seconds=_seconds(settings.import_seconds + one.total_seconds, inputs, models, costs),
+        weights_bytes=asked.weights_bytes,
+        memory=Need(_largest([_memory(model) for model in models]), free_memory_bytes()),
+        device_memory=_larger_need([model.encoders.device_memory for model in models]),
         disk=Need(during, free),
         disk_after=Need(after, free),
         disk_kept=Need(kept, free),
+        first=None if settings.first is None else _first_plan(settings.first, models[0], asked),
     )
+
+
+def _alone(settings: PlanSettings, first: FirstModel) -> PlanSettings:
+    """The run that the first model of a cascade does."""
+    dtype = str(float_dtype(getattr(torch, settings.dtype))).removeprefix("torch.")
+    return replace(settings, bundle=first.bundle, dtype=dtype, first=None)
+
+
+def _count_going_on(
+    of_first: PlanSettings, settings: PlanSettings, first: FirstModel, looked_at: Counted, folder: Path
+) -> Counted:
+    """What the model asked for has to look at in the sample."""
+    asked = Run(
+        dir=RunDir(folder),
+        inputs=(),
+        bundle=settings.bundle,
+        fragment_length=settings.bundle.fragment_length,
+        unit_rows=LayoutConfig().unit_rows,
+        dtype=settings.dtype,
+        reporter=Reporter(bars=False),
+    )
+    return count_going_on(looked_at, first, asked, Place(settings.devices[0], of_first.dtype, settings.threads))
+
+
+def _first_plan(first: FirstModel, model: _Model, asked: _Model) -> FirstPlan:
+    everything, going_on = model.amounts.num_sequences, asked.amounts.num_sequences
+    of = max(1.0, everything.likely)
+    return FirstPlan(
+        model=first.bundle.name,
+        low=first.limits.low,
+        high=first.limits.high,
+        share=Range(*(min(1.0, amount / of) for amount in (going_on.low, going_on.likely, going_on.high))),
+        amounts=model.amounts,
+        rows_per_second=model.encoders.rows_per_second,
+        embed_seconds=model.embed_seconds,
+        weights_bytes=model.weights_bytes,
+    )
+
+
+def _rows_per_second(models: Sequence[_Model]) -> float:
+    """Of all encoders, counted in rows of the model that looks at everything."""
+    seconds = sum(model.embed_seconds.likely for model in models)
+    return models[0].amounts.num_computed.likely / seconds if seconds else 0.0
+
+
+def _largest(amounts: Sequence[Range]) -> Range:
+    """Of what is needed at different times."""
+    return Range(*(max(getattr(amount, name) for amount in amounts) for name in ("low", "likely", "high")))
+
+
+def _larger_need(needs: Sequence[Need | None]) -> Need | None:
+    return max((need for need in needs if need is not None), key=lambda need: need.needed.likely, default=None)
+
+
+def _all_weights_bytes(settings: PlanSettings) -> int:
+    return sum(weights_bytes(settings.bundle.encoder(role), settings.dtype) for role in ROLES)
 
 
 def weights_bytes(path: Path, dtype: str) -> int:
@@ -211,21 +363,6 @@ def _check_room(settings: PlanSettings, weights: int) -> None:
             f"model {settings.bundle.name} takes {size(weights)} in {settings.dtype}, but only {size(free)} of memory "
             f"is free on {settings.devices[0]}: it will not run there. Take a smaller model or another --device."
         )
-
-
-@dataclass(frozen=True)
-class _EncoderFigures:
-    """What the encoders did with sampled rows.
-
-    Attributes:
-        rows_per_second: on all devices together.
-        batch_bytes: that a full batch takes more than those that were measured.
-        device_memory: of the first device, where it is a GPU.
-    """
-
-    rows_per_second: Range
-    batch_bytes: float
-    device_memory: Need | None
 
 
 def _measure_encoders(settings: PlanSettings, counted: Counted, amounts: Amounts) -> _EncoderFigures:
@@ -265,54 +402,73 @@ def _token_budgets(settings: PlanSettings, encoders: Mapping[str, Encoder], devi
     return {role: usual_budget(encoder, device) for role, encoder in encoders.items()}
 
 
-def _seconds(
-    start: float,
-    inputs: Sequence[SampledInput],
-    counted: Counted,
-    amounts: Amounts,
-    rows_per_second: Range,
-    costs: RowCosts,
-) -> Seconds:
-    a_base = counted.seconds / max(1, counted.num_bases)
+def _seconds(start: float, inputs: Sequence[SampledInput], models: Sequence[_Model], costs: RowCosts) -> Seconds:
+    everything = models[0]
+    a_base = sum(model.counted.seconds for model in models) / max(1, everything.counted.num_bases)
     unpack = sum(sampled.unpack_seconds * sampled.factor for sampled in inputs)
-    rows, rates = amounts.num_computed, rows_per_second
     margin = Range(1 / _EXTRACT_MARGIN, 1.0, _EXTRACT_MARGIN)
     return Seconds(
         start=Range(start / _EXTRACT_MARGIN, start, start * _EXTRACT_MARGIN),
-        extract=(amounts.num_bases * Range.exactly(a_base) + Range.exactly(unpack)) * margin,
-        embed=Range(rows.low / rates.high, rows.likely / rates.likely, rows.high / rates.low)
-        if rates.likely
-        else Range.exactly(0.0),
-        rest=amounts.num_rows * costs.rest_seconds,
+        extract=(everything.amounts.num_bases * Range.exactly(a_base) + Range.exactly(unpack)) * margin,
+        embed=sum((model.embed_seconds for model in models), Range.exactly(0.0)),
+        rest=everything.amounts.num_rows * costs.rest_seconds,
     )
 
 
-def _memory(settings: PlanSettings, counted: Counted, amounts: Amounts, batch_bytes: float) -> Range:
+def _memory(model: _Model) -> Range:
     """The peak of this process, which did all that a run does with fewer rows, and what full units and batches add."""
-    width, kept_bytes = _feature(settings)
+    counted, amounts = model.counted, model.amounts
+    width, kept_bytes = _feature(model.settings)
     unit_rows = min(LayoutConfig().unit_rows, amounts.num_computed.likely)
     buffers = unit_rows * width * (_FLOAT32_COPIES * 4 + _KEPT_COPIES * kept_bytes)
     strings = 2 * unit_rows * counted.unit_bytes / max(1, counted.num_rows)
     tables = sum(_table_bytes(amount.likely) for amount in (amounts.num_sequences, amounts.num_rows))
     measured = float(peak_memory_bytes())
-    batches = batch_bytes if settings.devices[0] == "cpu" else 0.0
+    batches = model.encoders.batch_bytes if model.settings.devices[0] == "cpu" else 0.0
     likely = measured + batches + buffers + strings + tables
     return Range(measured, likely, likely * _MEMORY_MARGIN)
 
 
-def _disk(settings: PlanSettings, counted: Counted, amounts: Amounts, costs: RowCosts) -> tuple[Range, Range, Range]:
-    """While the run goes, afterwards, and afterwards with embeddings."""
-    width, kept_bytes = _feature(settings)
-    a_unit_row = Range.exactly(counted.unit_bytes / max(1, counted.num_rows))
-    stored = amounts.num_rows * a_unit_row + amounts.num_computed * Range.exactly(_SCORE_BYTES)
-    results = amounts.num_rows * costs.result_bytes
-    after = stored + results
-    shards = amounts.num_computed * Range.exactly(width * kept_bytes)
-    embedded = shards * Range.exactly(2)  # embeddings that are kept are there twice: in their shards, and merged
-    most = 1.0 * width * kept_bytes * UNITS_ON_DISK * len(settings.devices) * LayoutConfig().unit_rows
-    alive = Range(min(shards.low, most), min(shards.likely, most), min(shards.high, most))
-    sums = amounts.num_sequences * Range.exactly(SUM_DTYPE.itemsize) + amounts.num_rows * Range.exactly(_SCORE_BYTES)
+def _disk(models: Sequence[_Model], costs: RowCosts) -> tuple[Range, Range, Range]:
+    """While the run goes, afterwards, and afterwards with embeddings.
+
+    Both models of a cascade store their units and scores; the embeddings of one are gone when the other begins.
+    """
+    nothing = Range.exactly(0.0)
+    stored = sum((_stored(model) for model in models), nothing)
+    after = stored + models[0].amounts.num_rows * costs.result_bytes
+    shards = {model.settings.bundle.fingerprint: _shards(model) for model in models}
+    # Embeddings that are kept are there twice: in their shards, and merged.
+    embedded = sum((of_model * Range.exactly(2) for of_model in shards.values()), nothing)
+    alive = _largest([_alive(model, shards[model.settings.bundle.fingerprint]) for model in models])
+    sums = sum((_sums(model.amounts) for model in models), nothing)
     return after + alive + sums, after, after + embedded
+
+
+def _stored(model: _Model) -> Range:
+    """Units and scores."""
+    a_unit_row = Range.exactly(model.counted.unit_bytes / max(1, model.counted.num_rows))
+    return model.amounts.num_rows * a_unit_row + model.amounts.num_computed * Range.exactly(_SCORE_BYTES)
+
+
+def _shards(model: _Model) -> Range:
+    """All embeddings."""
+    width, kept_bytes = _feature(model.settings)
+    return model.amounts.num_computed * Range.exactly(width * kept_bytes)
+
+
+def _alive(model: _Model, shards: Range) -> Range:
+    """Embeddings that are there at the same time."""
+    width, kept_bytes = _feature(model.settings)
+    num_workers = len(model.settings.devices)
+    most = 1.0 * width * kept_bytes * UNITS_ON_DISK * num_workers * LayoutConfig().unit_rows
+    return Range(min(shards.low, most), min(shards.likely, most), min(shards.high, most))
+
+
+def _sums(amounts: Amounts) -> Range:
+    """Of sequences and rows, while results are made."""
+    a_sequence, a_row = Range.exactly(SUM_DTYPE.itemsize), Range.exactly(_SCORE_BYTES)
+    return amounts.num_sequences * a_sequence + amounts.num_rows * a_row
 
 
 def _feature(settings: PlanSettings) -> tuple[int, int]:

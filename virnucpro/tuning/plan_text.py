@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from virnucpro.tuning.forecast import Range
-from virnucpro.tuning.plan import Need, Plan
+from virnucpro.tuning.forecast import Amounts, Range
+from virnucpro.tuning.plan import FirstPlan, Need, Plan
 from virnucpro.tuning.text import aligned, duration, rate, size
 
 
 def plan_text(plan: Plan) -> str:
     """The table, and how its ranges come about."""
-    amounts, seconds = plan.amounts, plan.seconds
+    seconds, first = plan.seconds, plan.first
+    of_asked = f", {plan.model}" if first is not None else ""
     rows = [
         ("", "low", "likely", "high"),
-        _row("sequences", amounts.num_sequences, _count),
-        _row("bases", amounts.num_bases, _count),
-        _row("fragments", amounts.num_fragments, _count),
-        _row("rows", amounts.num_rows, _count),
-        _row("rows to compute", amounts.num_computed, _count),
-        _row("rows/s of the encoders", plan.rows_per_second, rate),
+        *(_first_rows(first) if first is not None else ()),
+        *_amount_rows(plan.amounts, of_asked),
+        _row(f"rows/s of the encoders{of_asked}", plan.rows_per_second, rate),
         _row("time: start", seconds.start, duration),
         _row("time: extract", seconds.extract, duration),
+        *([_row(f"time: embed, {first.model} alone", first.embed_seconds, duration)] if first is not None else ()),
         _row("time: embed", seconds.embed, duration),
         _row("time: head, tables", seconds.rest, duration),
         _row("time in all", seconds.total, duration),
@@ -32,7 +31,35 @@ def plan_text(plan: Plan) -> str:
         _row("... --keep-embeddings", plan.disk_kept.needed, size),
     ]
     head = f"model {plan.model}, {plan.dtype}, on {', '.join(plan.devices)}; weights {size(plan.weights_bytes)}"
-    return "\n\n".join([head, aligned(rows), _ranges_text(plan), _verdicts(plan)])
+    heads = [head, *([_first_head(plan, first)] if first is not None else ())]
+    return "\n\n".join(["\n".join(heads), aligned(rows), _ranges_text(plan), _verdicts(plan)])
+
+
+def _first_head(plan: Plan, first: FirstPlan) -> str:
+    share = f"{first.share.likely:.1%}"
+    if not first.share.is_exact:
+        share += f" ({first.share.low:.1%} to {first.share.high:.1%})"
+    return (
+        f"{first.model} looks first, weights {size(first.weights_bytes)}; {share} of the sequences go on to "
+        f"{plan.model}: as in the sample, those with p_virus from {first.low:g} to {first.high:g}, or in any doubt"
+    )
+
+
+def _first_rows(first: FirstPlan) -> list[tuple[str, str, str, str]]:
+    return [
+        *_amount_rows(first.amounts, f", {first.model}"),
+        _row(f"rows/s of the encoders, {first.model}", first.rows_per_second, rate),
+    ]
+
+
+def _amount_rows(amounts: Amounts, of: str) -> list[tuple[str, str, str, str]]:
+    return [
+        _row(f"sequences{of}", amounts.num_sequences, _count),
+        _row(f"bases{of}", amounts.num_bases, _count),
+        _row(f"fragments{of}", amounts.num_fragments, _count),
+        _row(f"rows{of}", amounts.num_rows, _count),
+        _row(f"rows to compute{of}", amounts.num_computed, _count),
+    ]
 
 
 def _verdicts(plan: Plan) -> str:

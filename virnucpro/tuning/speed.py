@@ -38,9 +38,9 @@ class ProgramFigures:
 
     Attributes:
         embed_seconds: of the stage that loads the encoders and embeds.
-        rest_seconds: of all stages but this and extraction.
+        rest_seconds: of all stages but this and extraction, of both models of a cascade.
         total_seconds: from start to end.
-        num_rows: kept frames.
+        num_rows: kept frames, of a cascade those of the model that looks first.
         result_bytes: of the result files.
     """
 

@@ -21,6 +21,7 @@ from Bio.SeqRecord import SeqRecord
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_published import make_esm2, write_fair_esm
 from test_training import write_data
 from tiny_models import write_tiny_bundle
 
@@ -37,6 +38,7 @@ from virnucpro.training.fit import training_pools
 from virnucpro.training.genbank import class_of, group_of
 from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
 from virnucpro.training.labelled import LabelledRecord
+from virnucpro.training.presets import place_encoders
 from virnucpro.training.truncation import write_truncated
 
 RECIPE = HeadRecipe(hidden_width=8, batch=32, epochs=4)
@@ -321,6 +323,52 @@ def test_one_command_trains_a_head_on_the_encoders_of_a_bundle(data, tmp_path, t
     weights = ("head.safetensors", "nucleotide.safetensors", "protein.safetensors")
     assert load_bundle(str(output)).fingerprint == bundle.fingerprint
     assert {name: (output / name).stat().st_size for name in weights} == {n: len(before[n]) for n in weights}
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_an_esm2_on_disk_is_trained_on_beside_another_nucleotide_encoder(data, tmp_path, cache, layer):
+    """As fair-esm has it, whole or cut: its embeddings are what the bundle computes; it is converted once."""
+    model = make_esm2(layers=3, width=320, heads=20)
+    path = tmp_path / "esm2_t6_8M_UR50D.pt"
+    write_fair_esm(path, model)
+    output = tmp_path / "mine"
+    asked = ["--data", data, "-o", output, "--preset", "head", "--encoder", "lite", "--encoder", path]
+    asked += ["--fragments", 500, "--fragment-length", 150, "--dev-share", 0.01, "--device", "cpu", "-q"]
+    asked += ["--layer", layer] if layer else []
+    assert "AUROC" in run(*asked).stdout
+    bundle = load_bundle(str(output))
+    assert bundle.digests["nucleotide"] == load_bundle("lite").digests["nucleotide"]
+    encoder = load_encoder(bundle.protein, torch.device("cpu"), torch.float32)
+    tokens = encoder.tokenizer(Ragged.from_bytes([b"MKVLEFILPQ"]))
+    with torch.inference_mode():
+        states = model(torch.from_numpy(tokens.values).long()[None], repr_layers=[layer or 3])
+    expected = states["representations"][layer or 3][0, 1:-1].mean(dim=0)
+    found = encoder.embed(VarlenCollator()(tokens, np.array([0])))[0]
+    assert torch.allclose(found, expected, atol=1e-5)
+    (converted,) = (cache / "encoders").glob("esm2_t6_8M_UR50D-*-float32.safetensors")
+    written = converted.stat().st_mtime_ns
+    place_encoders((str(path), "lite", str(path)), layer, tmp_path)
+    assert converted.stat().st_mtime_ns == written
+
+
+def test_an_esm2_is_found_by_its_name_and_other_weights_under_a_name_are_others(tmp_path, cache):
+    """In the places where released checkpoints are looked for; a file of the user's own goes by its content."""
+    for seed, folder in enumerate((cache / "downloads" / "esm2_t6_8M_UR50D", tmp_path / "own")):
+        model = make_esm2(layers=1, width=320, heads=20)
+        torch.nn.init.normal_(model.embed_tokens.weight, std=seed + 1.0)
+        write_fair_esm(folder / "esm2_t6_8M_UR50D.pt", model)
+    digests = set()
+    for name in ("esm2_t6_8M_UR50D", tmp_path / "own" / "esm2_t6_8M_UR50D.pt"):
+        output = tmp_path / f"placed-{len(digests)}"
+        output.mkdir()
+        digests.add(place_encoders(("lite", str(name)), 0, output)["protein"].read_bytes())
+    assert len(digests) == 2
+
+
+def test_a_pickle_that_is_no_esm2_is_refused(tmp_path):
+    torch.save({"model": {"weight": torch.zeros(3)}}, tmp_path / "other.pt")
+    with pytest.raises(ModelError, match="not the tensors of an ESM-2"):
+        place_encoders(("lite", str(tmp_path / "other.pt")), 0, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,37 @@ def convert_encoder(name: str, dtype: str = "float32", given: Path | None = None
         ResourceError: the disk has no room for it.
     """
     target = cache_dir() / "encoders" / f"{name}-{dtype}.safetensors"
-    if target.is_file() and target.with_suffix(".json").is_file():
+    if _is_converted(target):
         return target
-    source = open_checkpoint(find_checkpoint(name, given))
+    return _convert(name, open_checkpoint(find_checkpoint(name, given)), target, dtype)
+
+
+def convert_esm2_file(path: Path, dtype: str = "float32") -> Path:
+    """Convert an ESM-2 in the form of fair-esm (``.pt``), of the user's own too, to an encoder file in the cache, once.
+
+    Args:
+        path: the file; the one in the cache goes by its content, for a name may stand for other weights tomorrow.
+        dtype: of the matrices; vectors stay in float32.
+
+    Returns:
+        The file.
+
+    Raises:
+        ModelError: it is damaged, refused or no ESM-2.
+        ResourceError: the disk has no room for it.
+    """
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    target = cache_dir() / "encoders" / f"{path.stem}-{digest[:12]}-{dtype}.safetensors"
+    return target if _is_converted(target) else _convert(path.stem, open_checkpoint(path), target, dtype)
+
+
+def _is_converted(target: Path) -> bool:
+    return target.is_file() and target.with_suffix(".json").is_file()
+
+
+def _convert(name: str, source: Opened, target: Path, dtype: str) -> Path:
+    """Write the encoder file and its record."""
     try:
         config, tensors = _converted(name, source)
     except ModelError as error:

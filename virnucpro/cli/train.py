@@ -11,9 +11,9 @@ import click
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
-Presets: lite trains small encoders and a head from scratch; head trains a head on the encoders of a bundle,
-whose embeddings are computed once and kept in the cache (VIRNUCPRO_CACHE, features/); published does so by
-the published recipe (Li et al. 2025), whose split of frames flatters what it measures while it trains.
+Presets: lite trains small encoders and a head from scratch; head trains a head on encoders, those of a bundle
+or others, whose embeddings are computed once and kept in the cache (VIRNUCPRO_CACHE, features/); published does
+so by the published recipe (Li et al. 2025), whose split of frames flatters what it measures while it trains.
 
 Genomes and clusters are never on both sides of the split, nor are families, but for viruses that are
 measured as of seen families. A training that was stopped goes on with the same command. The bundle is
@@ -24,6 +24,7 @@ Examples:
   virnucpro train --data data --output my-lite
   virnucpro train --data mine.fasta --labels mine.tsv --output my-lite --minutes 30
   virnucpro train --data phages.gb --data hosts.gb --output my-head --preset head --encoder 500 --layer 6
+  virnucpro train --data data --output my-esm --preset head --encoder lite --encoder esm2_t30_150M_UR50D.pt
 """
 
 
@@ -72,7 +73,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--preset", type=click.Choice(("lite", "head", "published")), default="lite", show_default=True, help="Recipe."
 )
-@click.option("--encoder", "encoders", multiple=True, help="Bundle, or an encoder file (twice), for head, published.")
+@click.option("--encoder", "encoders", multiple=True, help="For head and published: bundle, or encoder (twice).")
 @click.option("--layer", type=click.IntRange(min=1), help="Cut ESM-2 and DNABERT-S after so many layers.")
 @click.option("--start", metavar="BUNDLE", help="Begin with the weights of a bundle that lite trained.")
 @click.option(

@@ -15,6 +15,8 @@ import torch
 
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.bundle import cache_dir
+from virnucpro.bundles.checkpoints import NUCLEOTIDE, PROTEIN_OF_WIDTH
+from virnucpro.bundles.published import convert_encoder, convert_esm2_file
 from virnucpro.encoders import read_config
 from virnucpro.errors import RunMismatchError, UsageError
 from virnucpro.heads import MLPHead
@@ -40,7 +42,7 @@ class Request:
 
     Attributes:
         preset: one of ``PRESETS``.
-        encoders: bundle, or files of encoders, for ``head`` and ``published``.
+        encoders: bundles, encoders by name, or their files, for ``head`` and ``published``.
         layer: after how many layers to cut encoders that have more; 0 leaves them whole.
         start: bundle whose weights are the first ones (``lite``); empty for none.
         learning_rate: the highest; 0 for the recipe's own (``lite``).
@@ -69,7 +71,7 @@ class Request:
         if self.preset == "lite" and (self.encoders or self.layer):
             raise UsageError("--encoder and --layer are for --preset head or published: lite trains its own encoders.")
         if self.preset != "lite" and not self.encoders:
-            raise UsageError(f"--preset {self.preset} needs --encoder: a bundle, or two encoder files.")
+            raise UsageError(f"--preset {self.preset} needs --encoder: a bundle, or two encoders.")
         if self.preset != "lite" and self.minutes is not None:
             raise UsageError("--minutes is for --preset lite; give --fragments.")
         if self.preset != "lite" and (self.start or self.learning_rate):
@@ -190,7 +192,8 @@ def place_encoders(names: Sequence[str], layer: int, output: Path) -> dict[str, 
     """Put the two encoders into the bundle folder, cut where asked; returns role to file.
 
     Args:
-        names: a bundle, or encoder files; of several for one role the last counts.
+        names: bundles, encoder files, names of released encoders or fair-esm files; of several for one role the last
+            counts.
         layer: encoders with more layers are cut after this many; 0 cuts none.
         output: the bundle folder.
 
@@ -216,6 +219,10 @@ def _encoder_files(names: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name in names:
         path = Path(name)
+        if name in (NUCLEOTIDE, *PROTEIN_OF_WIDTH.values()):
+            path = convert_encoder(name)
+        elif path.is_file() and path.suffix == ".pt":
+            path = convert_esm2_file(path)
         if path.is_file() and path.suffix == ".safetensors":
             found[roles[read_config(path).alphabet]] = path
         else:
@@ -224,7 +231,7 @@ def _encoder_files(names: Sequence[str]) -> dict[str, Path]:
     missing = sorted({"nucleotide", "protein"} - found.keys())
     if missing:
         raise UsageError(
-            f"--encoder: no {missing[0]} encoder among {', '.join(names)}; give a second file, or a bundle."
+            f"--encoder: no {missing[0]} encoder among {', '.join(names)}; give a second encoder, or a bundle."
         )
     return dict(sorted(found.items()))
 

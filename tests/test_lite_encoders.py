@@ -10,6 +10,7 @@ from Bio.Seq import Seq
 from virnucpro.batching.collator import VarlenCollator
 from virnucpro.encoders import load_encoder, load_tokenizer, save_encoder
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
+from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
 from virnucpro.encoders.residue_conv import ResidueConvEncoder, ResidueConvNetwork, ResidueConvShape
 from virnucpro.encoders.six_frame import (
     CODON_RESIDUES,
@@ -33,6 +34,15 @@ CPU = torch.device("cpu")
 def six_frame() -> SixFrameEncoder:
     torch.manual_seed(1)
     return SixFrameEncoder(SixFrameNetwork(SixFrameShape(width=16, hidden_width=24, frame_width=8)))
+
+
+@pytest.fixture(scope="module")
+def profiled() -> ProfiledEncoder:
+    torch.manual_seed(3)
+    network = ProfiledNetwork(ProfiledShape(width=17, hidden_width=24, frame_width=8, profile_frame_width=8))
+    network.profiles.stretches.random_(0, 256)
+    network.profiles.weights.fill_(1.0)
+    return ProfiledEncoder(network)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +115,10 @@ def test_a_bag_is_the_mean_of_its_vectors_and_its_gradient_that_of_autograd():
     assert torch.allclose(gradient, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "letters"), [("six_frame", "ACGTN"), ("residue_conv", "ACDEFGHIKLMNPQRSTVWYX")])
+@pytest.mark.parametrize(
+    ("name", "letters"),
+    [("six_frame", "ACGTN"), ("profiled", "ACGTN"), ("residue_conv", "ACDEFGHIKLMNPQRSTVWYX")],
+)
 def test_an_embedding_does_not_depend_on_its_batch(name, letters, request):
     encoder = request.getfixturevalue(name)
     strings = random_strings(letters, [1, 2, 9, 10, 31, 150, 150, 166, 300, 498, 499, 500, 500, 700])
@@ -116,13 +129,15 @@ def test_an_embedding_does_not_depend_on_its_batch(name, letters, request):
     assert torch.allclose(together, alone, atol=1e-6)
 
 
-def test_both_strands_of_a_fragment_have_one_embedding(six_frame):
+@pytest.mark.parametrize("name", ["six_frame", "profiled"])
+def test_both_strands_of_a_fragment_have_one_embedding(name, request):
+    encoder = request.getfixturevalue(name)
     (bases,) = random_strings("ACGT", [300])
     reverse = str(Seq(bases).reverse_complement()).encode()
-    assert torch.allclose(embed(six_frame, [bases]), embed(six_frame, [reverse]), atol=1e-5)
+    assert torch.allclose(embed(encoder, [bases]), embed(encoder, [reverse]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["six_frame", "residue_conv"])
+@pytest.mark.parametrize("name", ["six_frame", "profiled", "residue_conv"])
 def test_a_stored_encoder_loads_by_its_kind(name, request, tmp_path: Path):
     encoder = request.getfixturevalue(name)
     path = tmp_path / "encoder.safetensors"

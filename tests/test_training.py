@@ -21,10 +21,11 @@ from virnucpro.training.calibration import calibration_error, fit_bend, fit_expo
 from virnucpro.training.composition import first_vectors
 from virnucpro.training.dev import DevSize, cut_rows, draw_dev, join_rows
 from virnucpro.training.evaluation import auroc, average_precision, equal_class_weights, recall_at_fpr
-from virnucpro.training.fit import Fit, Recipe, choose_open_frames
+from virnucpro.training.fit import Fit, Recipe, choose_open_frames, training_pools
 from virnucpro.training.genomes import Genomes, load_genomes
 from virnucpro.training.indices import index_bags
 from virnucpro.training.lite import write_lite
+from virnucpro.training.profiles import ProfileFit
 from virnucpro.training.sampling import mutate, reverse_complement, sample_fragments, virus_pool
 
 HOSTS = ("bacteria", "fungi", "organelle")
@@ -104,7 +105,7 @@ def test_compiled_bags_are_those_of_the_encoder(length):
     codes = np.random.default_rng(3).integers(0, 4, size=(20, length)).astype(np.uint8)
     codes[np.random.default_rng(4).random(codes.shape) < 0.01] = 4
     bags, _ = index_bags(codes, 1.0, 5)
-    expected = SixFrameNetwork(SixFrameShape()).bags(torch.from_numpy(codes.astype(np.int64)))
+    expected = SixFrameNetwork(SixFrameShape()).read(torch.from_numpy(codes.astype(np.int64)))[0]
     for found, wanted in zip(bags, expected, strict=True):
         assert torch.allclose(found.float(), wanted.float())
 
@@ -180,6 +181,19 @@ def test_the_line_recovers_slope_and_intercept():
     is_virus = generator.random(50_000) < 1 / (1 + np.exp(-(0.5 * log_odds - 1)))
     slope, intercept = fit_line(log_odds, is_virus, np.ones(50_000))
     assert (slope, intercept) == (pytest.approx(0.5, abs=0.02), pytest.approx(-1, abs=0.05))
+
+
+def test_the_line_is_found_from_far_away():
+    """Log-odds may be of any size and place: a head that is off by much is set right too."""
+    generator = np.random.default_rng(8)
+    is_virus = generator.random(4000) < 0.5
+    log_odds = 4 * generator.normal(size=4000) + np.where(is_virus, 6, -6)
+    weights = np.full(4000, 1 / 4000)
+    near = fit_line(log_odds, is_virus, weights)
+    for scale, shift in ((1.0, -15.0), (0.1, 30.0), (5.0, 40.0)):
+        slope, intercept = fit_line(scale * log_odds + shift, is_virus, weights)
+        assert slope * scale == pytest.approx(near[0], rel=1e-3)
+        assert slope * shift + intercept == pytest.approx(near[1], abs=1e-2)
 
 
 def test_a_bend_mends_what_a_line_cannot():
@@ -300,11 +314,14 @@ def test_a_training_can_start_from_the_weights_of_another(data: Path, tmp_path: 
     """Encoders and head are the bundle's, tables rounded to the 8 bits they are stored in."""
     genomes = load_genomes(data, "train")
     trained = Fit(TINY, genomes).run()
-    write_lite(trained, load_genomes(data, "dev"), tmp_path / "first", DevSize().scaled(0.01), {"seed": 1})
+    fitted = ProfileFit(TINY.profiles, genomes, training_pools(genomes), 1, 1024)
+    evidence = fitted.run(), fitted.shape
+    write_lite(trained, evidence, load_genomes(data, "dev"), tmp_path / "first", DevSize().scaled(0.01), {"seed": 1})
     first = load_bundle(str(tmp_path / "first"))
     recipe = replace(TINY, start=first.fingerprint, seed=2)
     begun = Fit(recipe, genomes, start=first).network
-    assert torch.equal(begun.head.hidden_layer.weight, trained.head.hidden_layer.weight)
+    for name, tensor in begun.head.state_dict().items():
+        torch.testing.assert_close(tensor, trained.head.state_dict()[name], atol=1e-5, rtol=0)
     for name, tensor in begun.nucleotide.state_dict().items():
         torch.testing.assert_close(tensor, trained.nucleotide.state_dict()[name], atol=0.05, rtol=0.02)
     with pytest.raises(ModelError, match="not made of the parts"):

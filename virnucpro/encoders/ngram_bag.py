@@ -68,8 +68,12 @@ def pack_bags(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def unpack_bags(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Undo ``pack_bags``: all tensors in float32."""
-    unpacked = {name: tensor.float() for name, tensor in tensors.items() if not name.endswith(SCALE)}
+    """Undo ``pack_bags``: all tensors in float32, but for those of packed bits (uint8)."""
+    unpacked = {
+        name: tensor if tensor.dtype == torch.uint8 else tensor.float()
+        for name, tensor in tensors.items()
+        if not name.endswith(SCALE)
+    }
     for name, scale in tensors.items():
         table = name.removesuffix(SCALE)
         if name.endswith(SCALE) and table in unpacked:

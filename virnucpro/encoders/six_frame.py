@@ -151,20 +151,21 @@ class SixFrameNetwork(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Embed (B, L) int64 base codes, L >= ``MIN_LENGTH_NT``: (B, width) float32."""
-        return self.embed_bags(self.bags(codes))
+        return self.embed_bags(self.read(codes)[0])
 
-    def bags(self, codes: torch.Tensor) -> Bags:
-        """The n-grams of (B, L) int64 base codes."""
+    def read(self, codes: torch.Tensor) -> tuple[Bags, torch.Tensor]:
+        """The n-grams of (B, L) int64 base codes, and (6 B, N) residue codes of their frames."""
         codons = frame_codons(codes).flatten(0, 1)
         residues = self.codon_residues[codons]
         stops = (residues == STOP).sum(dim=1)
-        return Bags(
+        bags = Bags(
             ngrams=ngram_index(residues, 4, 21),
             classes=ngram_index(self.residue_classes[residues], 6, NUM_CLASSES),
             pairs=ngram_index(codons, 2, NUM_CODONS),
             kmers=self.canonical_kmers[ngram_index(codes, KMER, 4)],
             openness=torch.stack([longest_open_runs(residues), stops], dim=1) / codons.shape[1],
         )
+        return bags, residues
 
     def embed_bags(self, bags: Bags) -> torch.Tensor:
         """Embed the n-grams of B fragments: (B, width) float32."""

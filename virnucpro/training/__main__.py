@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from virnucpro.batching.threads import use_threads
+from virnucpro.bundles import load_bundle
 from virnucpro.bundles.cascade import DEFAULT_FIRST
 from virnucpro.errors import VirNucProError
 from virnucpro.training.cascade import measure, write_cascade
@@ -18,7 +19,8 @@ from virnucpro.training.dev import DevSize
 from virnucpro.training.fit import Recipe
 from virnucpro.training.genomes import load_genomes
 from virnucpro.training.insertions import measure_insertions
-from virnucpro.training.lite import calibrate_bundle, evaluate_bundle, train_lite
+from virnucpro.training.lite import add_profiles, calibrate_bundle, evaluate_bundle, train_lite
+from virnucpro.training.profiles import ProfileRecipe
 from virnucpro.training.summary import cascade_table
 
 
@@ -26,14 +28,9 @@ def main(arguments: list[str]) -> int:
     """Run one of the commands; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        if arguments[:1] == ["evaluate"]:
-            return _evaluate(arguments[1:])
-        if arguments[:1] == ["calibrate"]:
-            return _calibrate(arguments[1:])
-        if arguments[:1] == ["insertions"]:
-            return _insertions(arguments[1:])
-        if arguments[:1] == ["cascade"]:
-            return _cascade(arguments[1:])
+        command = _COMMANDS.get(arguments[0]) if arguments else None
+        if command is not None:
+            return command(arguments[1:])
         return _train(arguments)
     except VirNucProError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -45,8 +42,7 @@ def _train(arguments: list[str]) -> int:
         "python -m virnucpro.training",
         description="Train the bundled model from scratch and write a bundle folder. The same command goes on where it "
         "was stopped. 'python -m virnucpro.training evaluate --help' and '... calibrate --help',"
-        " '... insertions --help', '... cascade --help' tell about the other "
-        "commands.",
+        " '... insertions --help', '... cascade --help', '... profiles --help' tell about the other commands.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, dev/ and manifest.tsv.gz")
     parser.add_argument("--output", type=Path, required=True, help="bundle folder to write")
@@ -97,6 +93,28 @@ def _calibrate(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     use_threads(options.threads)
     figures = calibrate_bundle(load_genomes(options.data, "dev"), options.bundle, DevSize().scaled(options.dev_share))
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def _profiles(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m virnucpro.training profiles",
+        description="Count profiles and conservation anew, train the network that weighs them, and write a calibrated "
+        "bundle of them and of what --start has trained.",
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/, dev/ and manifest.tsv.gz")
+    parser.add_argument("--start", default="lite", help="bundle of kind lite (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="bundle folder to write")
+    parser.add_argument("--fragments", type=int, default=ProfileRecipe().fragments, help="(%(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    _add_dev_share(parser)
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    recipe = replace(Recipe(seed=options.seed), profiles=ProfileRecipe(fragments=options.fragments))
+    size = DevSize().scaled(options.dev_share)
+    figures = add_profiles(load_dataset([options.data]), load_bundle(options.start), options.output, recipe, size)
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     return 0
 
@@ -154,6 +172,15 @@ def _add_dev_share(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dev-share", type=float, default=1.0, help="share of the dev protocol's sequences to draw (for quick looks)"
     )
+
+
+_COMMANDS = {
+    "evaluate": _evaluate,
+    "calibrate": _calibrate,
+    "insertions": _insertions,
+    "cascade": _cascade,
+    "profiles": _profiles,
+}
 
 
 if __name__ == "__main__":

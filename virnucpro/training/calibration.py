@@ -17,18 +17,28 @@ _STEEPEST_FALL = 0.9
 def fit_line(
     log_odds: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """Slope and intercept of the logistic regression of the label on the log-odds (Newton; Platt 1999)."""
-    design = np.stack([log_odds, np.ones_like(log_odds)], axis=1)
-    line = np.array([1.0, 0.0])
+    """Slope and intercept of the logistic regression of the label on the log-odds (Platt 1999).
+
+    Newton's method from a flat line on standardised log-odds, which may be of any size and place; a step that would
+    make it worse is halved.
+    """
+    mean, deviation = float(log_odds.mean()), float(log_odds.std()) or 1.0
+    design = np.stack([(log_odds - mean) / deviation, np.ones_like(log_odds)], axis=1)
+    line = np.zeros(2)
+    loss = log_loss(design @ line, is_virus, weights)
     for _ in range(50):
         probability = 1 / (1 + np.exp(-(design @ line)))
         gradient = design.T @ (weights * (is_virus - probability))
         curvature = (design * (weights * probability * (1 - probability))[:, None]).T @ design
         step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
-        line = line + np.clip(step, -2.0, 2.0)
+        while np.abs(step).max() > 1e-9 and log_loss(design @ (line + step), is_virus, weights) > loss:
+            step = step / 2
+        line = line + step
+        loss = log_loss(design @ line, is_virus, weights)
         if np.abs(step).max() < 1e-8:
             break
-    return float(line[0]), float(line[1])
+    slope, height = line.tolist()
+    return slope / deviation, height - slope * mean / deviation
 
 
 def fit_bend(

@@ -37,10 +37,26 @@ def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[
     ``MIN_RUN`` codons or more, in all six frames. Number 0 gets the zero vector.
     """
     groups, members = record_groups(genomes)
+    tables = count_ngrams(genomes, members, len(groups))
+    return tuple(
+        _leading_directions(table, width, smoothing)
+        for table, width, smoothing in zip(tables, widths, SMOOTHING, strict=True)
+    )
+
+
+def count_ngrams(
+    genomes: Genomes, members: NDArray[np.int64], num_groups: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Counts (groups, n-grams) of amino-acid 4-grams, 6-grams of classes, codon pairs and canonical 8-mers.
+
+    Args:
+        genomes: what is counted.
+        members: the group of each record.
+        num_groups: how many there are.
+    """
     kmer_numbers, num_kmers = canonical_kmers(KMER)
     ngrams, classes, pairs, kmers = (
-        np.zeros((len(groups), size), dtype=np.float32)
-        for size in (21**4 + 1, NUM_CLASSES**6 + 1, 64**2 + 1, num_kmers)
+        np.zeros((num_groups, size), dtype=np.float32) for size in (21**4 + 1, NUM_CLASSES**6 + 1, 64**2 + 1, num_kmers)
     )
     _count(
         genomes.codes,
@@ -54,10 +70,7 @@ def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[
         pairs,
         kmers,
     )
-    return tuple(
-        _leading_directions(table, width, smoothing)
-        for table, width, smoothing in zip((ngrams, classes, pairs, kmers), widths, SMOOTHING, strict=True)
-    )
+    return ngrams, classes, pairs, kmers
 
 
 def record_groups(genomes: Genomes) -> tuple[NDArray[np.str_], NDArray[np.int64]]:

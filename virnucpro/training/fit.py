@@ -6,10 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from virnucpro.bundles import Bundle
 from virnucpro.encoders import load_encoder
 from virnucpro.encoders.ngram_bag import NgramBag
+from virnucpro.encoders.profiles import ProfiledNetwork
 from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
 from virnucpro.encoders.six_frame import STOP, Bags, SixFrameNetwork, SixFrameShape
 from virnucpro.errors import ModelError
@@ -30,6 +28,8 @@ from virnucpro.training.checkpoints import load_checkpoint, read_metadata, save_
 from virnucpro.training.composition import first_vectors, record_groups
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.indices import index_bags
+from virnucpro.training.prefetch import prefetch
+from virnucpro.training.profiles import ProfileRecipe, drop_evidence
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, mutate, sample_fragments, virus_pool
 from virnucpro.training.synthetic import synthesise
 
@@ -79,6 +79,7 @@ class Recipe:
         nucleotide: shape of the nucleotide encoder.
         protein: shape of the protein encoder.
         head_width: hidden width of the head.
+        profiles: the evidence beside what is trained here.
     """
 
     fragments: int = 14_000_000
@@ -100,6 +101,7 @@ class Recipe:
     nucleotide: SixFrameShape = field(default_factory=SixFrameShape)
     protein: ResidueConvShape = field(default_factory=ResidueConvShape)
     head_width: int = 128
+    profiles: ProfileRecipe = field(default_factory=ProfileRecipe)
 
 
 @dataclass(frozen=True)
@@ -313,7 +315,7 @@ class Fit:
     def _train(self, advance: Advance) -> None:
         saved = logged = time.monotonic()
         total_loss = 0.0
-        upcoming = _prefetch(self.batches, self.step)
+        upcoming = prefetch(self.batches.__getitem__, self.step)
         while self.progress < 1:
             begun = time.monotonic()
             total_loss += self.take_step(next(upcoming))
@@ -391,27 +393,28 @@ class Fit:
         }
 
 
-def _prefetch(batches: Batches, step: int) -> Iterator[Batch]:
-    """Batches from ``step`` on; a thread of its own keeps two ready."""
-    with ThreadPoolExecutor(1) as thread:
-        ready = [thread.submit(batches.__getitem__, step + k) for k in range(2)]
-        for following in count(step + 2):
-            yield ready.pop(0).result()
-            ready.append(thread.submit(batches.__getitem__, following))
-
-
 def take_weights(network: LiteNetwork, start: Bundle) -> None:
     """Give the encoders and the head the weights of a bundle that was trained so; the auxiliary outputs stay random.
 
     Raises:
         ModelError: its parts are of other kinds or widths.
     """
-    encoders = [load_encoder(path, torch.device("cpu"), torch.float32) for path in (start.nucleotide, start.protein)]
-    found = [*(getattr(encoder, "network", None) for encoder in encoders), load_head(start.head)]
+    found = parts_of(start)
     for part, first in zip((network.nucleotide, network.protein, network.head), found, strict=True):
         if not isinstance(first, type(part)) or _shapes(first) != _shapes(part):
             raise ModelError(f"model {start.name} is not made of the parts that are trained here. Start from another.")
         part.load_state_dict(first.state_dict())
+
+
+def parts_of(bundle: Bundle) -> list[object]:
+    """Networks of the encoders of a bundle and its head, without the evidence where it has some."""
+    encoders = [load_encoder(path, torch.device("cpu"), torch.float32) for path in (bundle.nucleotide, bundle.protein)]
+    nucleotide, protein = (getattr(encoder, "network", None) for encoder in encoders)
+    head = load_head(bundle.head)
+    if isinstance(nucleotide, ProfiledNetwork):
+        head = drop_evidence(head, nucleotide.shape.width - 1)
+        nucleotide = nucleotide.six_frame
+    return [nucleotide, protein, head]
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

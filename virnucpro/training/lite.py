@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,14 @@ from numpy.typing import NDArray
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.rules import Calibration, RowRule, Thresholds, read_calibration, read_presets
 from virnucpro.encoders import save_encoder
+from virnucpro.encoders.profiles import (
+    LARGEST_EVIDENCE,
+    ProfiledEncoder,
+    ProfiledNetwork,
+    ProfiledShape,
+    ProfileNetwork,
+)
 from virnucpro.encoders.residue_conv import ResidueConvEncoder
-from virnucpro.encoders.six_frame import SixFrameEncoder
 from virnucpro.heads import MLPHead, save_head
 from virnucpro.progress import Reporter
 from virnucpro.report.calls import probability
@@ -38,8 +44,9 @@ from virnucpro.training.dev import (
     sequence_log_odds,
 )
 from virnucpro.training.evaluation import auroc, average_precision, recall_at_fpr
-from virnucpro.training.fit import Fit, LiteNetwork, Recipe
+from virnucpro.training.fit import Fit, LiteNetwork, Recipe, take_weights, training_pools
 from virnucpro.training.genomes import Genomes, load_genomes
+from virnucpro.training.profiles import ProfileFit, add_evidence
 
 _LOG = logging.getLogger(__name__)
 
@@ -107,7 +114,15 @@ def train_lite(
     }
     if start is not None:
         provenance["started_from"] = {"fingerprint": start.fingerprint, **_history(start)}
-    figures = write_lite(network, dataset.dev, output, size, provenance)
+    fitted = ProfileFit(
+        recipe.profiles,
+        dataset.train,
+        (fit.batches.viruses, fit.batches.hosts),
+        recipe.seed,
+        min(recipe.profiles.fragments, max(fit.step, 1) * recipe.batch),
+    )
+    evidence = fitted.run(reporter), fitted.shape
+    figures = write_lite(network, evidence, dataset.dev, output, size, provenance)
     checkpoint.unlink(missing_ok=True)
     return figures
 
@@ -118,12 +133,34 @@ def _history(start: Bundle) -> dict[str, object]:
     return {key: told[key] for key in ("fragments", "seed", "training_seconds", "started_from") if key in told}
 
 
+def add_profiles(dataset: Dataset, start: Bundle, output: Path, recipe: Recipe, size: DevSize) -> Figures:
+    """Make a bundle of the trained parts of ``start`` and new evidence beside them, calibrated on dev.
+
+    Raises:
+        ModelError: the parts of ``start`` are not those that ``train_lite`` trains.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    network = LiteNetwork(recipe, 1)
+    take_weights(network, start)
+    fitted = ProfileFit(recipe.profiles, dataset.train, training_pools(dataset.train), recipe.seed)
+    return write_lite(network, (fitted.run(), fitted.shape), dataset.dev, output, size, _history(start))
+
+
 def write_lite(
-    network: LiteNetwork, dev_genomes: Genomes, output: Path, size: DevSize, provenance: Mapping[str, object]
+    network: LiteNetwork,
+    evidence: tuple[ProfileNetwork, ProfiledShape],
+    dev_genomes: Genomes,
+    output: Path,
+    size: DevSize,
+    provenance: Mapping[str, object],
 ) -> Figures:
     """Store the encoders and the head, and make a calibrated bundle of them."""
+    profiles, shape = evidence
+    shape = replace(shape, **{**asdict(network.nucleotide.shape), "width": network.nucleotide.shape.width + 1})
+    profiled = ProfiledNetwork(shape)
+    profiled.six_frame, profiled.profiles = network.nucleotide, profiles
     for name, encoder in (
-        ("nucleotide", SixFrameEncoder(network.nucleotide)),
+        ("nucleotide", ProfiledEncoder(profiled)),
         ("protein", ResidueConvEncoder(network.protein)),
     ):
         save_encoder(output / f"{name}.safetensors", encoder.config(), encoder.stored_tensors())
@@ -131,7 +168,7 @@ def write_lite(
     return write_bundle(
         output,
         "lite",
-        network.head,
+        add_evidence(network.head, shape.width - 1, LARGEST_EVIDENCE),
         dev_genomes,
         size,
         fragment_length=FRAGMENT_LENGTH,

@@ -1,0 +1,204 @@
+"""The six-frame encoder beside evidence that no gradient has fitted to single genomes.
+
+Trained n-gram vectors know the viruses of their training by heart, and say little of a family they never saw. What is
+counted over whole groups of genomes does not: how a class of organisms uses n-grams (its *profile*), and in how many
+families of viruses and genera of hosts a stretch of protein occurs at all (how *conserved* it is). A small network
+weighs these; it is trained on fragments of groups that were left out of the counts (``training/profiles.py``). The
+embedding is that of ``six_frame`` and one number more: log-odds of this evidence, which the head adds to its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import nn
+
+from virnucpro.encoders.letters import LetterEncoder
+from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
+from virnucpro.encoders.six_frame import (
+    AMBIGUOUS_BASE,
+    BASE_CODES,
+    KMER,
+    MIN_LENGTH_NT,
+    NUM_CLASSES,
+    NUM_CODONS,
+    RESIDUES,
+    Bags,
+    SixFrameNetwork,
+    SixFrameShape,
+    canonical_kmers,
+)
+
+STRETCH = 8
+"""Residues of a stretch whose conservation is known."""
+STRETCH_GROUPS = ("ILMV", "C", "AG", "ST", "P", "FWY", "DENQ", "HKR")
+"""Letters of a stretch: amino acids that replace one another most easily count as one."""
+NUM_STRETCH_GROUPS = len(STRETCH_GROUPS)
+NUM_STRETCHES = NUM_STRETCH_GROUPS**STRETCH
+NO_STRETCH_GROUP = NUM_STRETCH_GROUPS
+STRETCH_RESIDUES = np.array(
+    [next((i for i, group in enumerate(STRETCH_GROUPS) if letter in group), NO_STRETCH_GROUP) for letter in RESIDUES]
+    + [NO_STRETCH_GROUP],
+    dtype=np.int64,
+)
+"""(22,) residue code to letter of a stretch; 8 is none (a stop, or no residue)."""
+
+LEVELS = (-1.8, -0.7, 0.0, 0.9)
+"""What the two bits of a stretch stand for: the mean log-ratio of families of viruses to genera of hosts there."""
+_HOST_LIKE = -1.0
+"""Below it a stretch is that of hosts, clearly."""
+STRETCHES_A_BYTE = 4
+LARGEST_EVIDENCE = 12.0
+"""Evidence is cut here, so that a head can carry it through its ReLU."""
+
+_NUM_OPENNESS = 2
+_NUM_CONSERVED = 3
+_TYPICAL_NT = 350.0
+_LONG_NT = 500.0
+
+
+@dataclass(frozen=True)
+class ProfiledShape(SixFrameShape):
+    """Widths of both networks; ``width`` is that of the whole embedding, evidence included.
+
+    Attributes:
+        num_profiles: classes of organisms with a profile.
+        profile_frame_width: of a frame in the network that weighs profiles.
+        profile_hidden_width: of its last hidden layer.
+    """
+
+    width: int = 129
+    num_profiles: int = 9
+    profile_frame_width: int = 96
+    profile_hidden_width: int = 96
+
+
+class ProfileNetwork(nn.Module):
+    """N-grams and residues of fragments to log-odds of virus against host."""
+
+    stretches: torch.Tensor
+    stretch_residues: torch.Tensor
+    levels: torch.Tensor
+    frame_mean: torch.Tensor
+    frame_scale: torch.Tensor
+    kmer_mean: torch.Tensor
+    kmer_scale: torch.Tensor
+    weights: torch.Tensor
+
+    def __init__(self, shape: ProfiledShape) -> None:
+        super().__init__()
+        num, width = shape.num_profiles, shape.profile_frame_width
+        frame_inputs = 3 * num + _NUM_CONSERVED + _NUM_OPENNESS
+        for name, size in profile_sizes().items():
+            setattr(self, name, NgramBag(size, num).requires_grad_(requires_grad=False))
+        self.register_buffer("stretches", torch.zeros(NUM_STRETCHES // STRETCHES_A_BYTE, dtype=torch.uint8))
+        self.register_buffer("stretch_residues", torch.from_numpy(STRETCH_RESIDUES), persistent=False)
+        self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
+        self.register_buffer("frame_mean", torch.zeros(frame_inputs))
+        self.register_buffer("frame_scale", torch.ones(frame_inputs))
+        self.register_buffer("kmer_mean", torch.zeros(num))
+        self.register_buffer("kmer_scale", torch.ones(num))
+        self.register_buffer("weights", torch.zeros(2))
+        self.frame = nn.Sequential(
+            nn.Linear(frame_inputs, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, width), nn.ReLU()
+        )
+        self.attention = nn.Linear(width, 1)
+        self.output = nn.Sequential(
+            nn.Linear(2 * width + num + 1, shape.profile_hidden_width),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Linear(shape.profile_hidden_width, 1),
+        )
+
+    def forward(self, bags: Bags, residues: torch.Tensor, length_nt: int) -> torch.Tensor:
+        """(B, 1) log-odds of the evidence: network and mean conservation, each by its weight, cut at the largest.
+
+        Args:
+            bags: n-grams of B fragments.
+            residues: (6 B, N) int64 residue codes of their frames.
+            length_nt: of each fragment.
+        """
+        frames, kmers, conserved = self.measure(bags, residues)
+        network, conservation = self.weights.unbind()
+        evidence = network * self.weigh(frames, kmers, length_nt) + conservation * conserved
+        return evidence.clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE)[:, None]
+
+    def measure(self, bags: Bags, residues: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What is known of B fragments.
+
+        Returns:
+            (B, 6, inputs) of frames, (B, profiles) of 8-mers, and (B,) mean conservation of all stretches.
+        """
+        profiles = [getattr(self, name)(getattr(bags, name)) for name in ("ngrams", "classes", "pairs")]
+        numbers = ngram_index(self.stretch_residues[residues], STRETCH, NUM_STRETCH_GROUPS)
+        scores, is_stretch = self._conservation(numbers)
+        counts = is_stretch.sum(dim=1)
+        sums = torch.stack([scores.sum(dim=1), (scores > 0).sum(dim=1), (scores < _HOST_LIKE).sum(dim=1)], dim=1)
+        conserved = sums / counts.clamp(min=1)[:, None]
+        frames = torch.cat([*profiles, conserved, bags.openness], dim=1)
+        of_fragment = sums[:, 0].view(-1, 6).sum(dim=1) / counts.view(-1, 6).sum(dim=1).clamp(min=1)
+        kmers: torch.Tensor = self.kmers(bags.kmers)  # type: ignore[operator]  # a module, set by its name
+        return frames.view(len(kmers), 6, -1), kmers, of_fragment
+
+    def weigh(self, frames: torch.Tensor, kmers: torch.Tensor, length_nt: int) -> torch.Tensor:
+        """(B,) log-odds of what ``measure`` found."""
+        states = self.frame((frames - self.frame_mean) / self.frame_scale)
+        attention = self.attention(states).softmax(dim=1)
+        length = kmers.new_full((len(kmers), 1), (length_nt - _TYPICAL_NT) / _LONG_NT)
+        kmers = (kmers - self.kmer_mean) / self.kmer_scale
+        log_odds: torch.Tensor = self.output(
+            torch.cat([(attention * states).sum(dim=1), states.amax(dim=1), kmers, length], dim=1)
+        )
+        return log_odds[:, 0]
+
+    def _conservation(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores of stretches by their number, 0 where there is none, and where there is one."""
+        is_stretch = numbers > 0
+        places = (numbers - 1).clamp(min=0)
+        packed = self.stretches[places // STRETCHES_A_BYTE].long()
+        levels = self.levels[(packed >> (2 * (places % STRETCHES_A_BYTE))) & 3]
+        return torch.where(is_stretch, levels, 0.0), is_stretch
+
+
+def profile_sizes() -> dict[str, int]:
+    """Rows of each table of profiles, by the field of ``Bags`` that numbers them; the first is that of no n-gram."""
+    return {
+        "ngrams": 21**4 + 1,
+        "classes": NUM_CLASSES**6 + 1,
+        "pairs": NUM_CODONS**2 + 1,
+        "kmers": canonical_kmers(KMER)[1],
+    }
+
+
+class ProfiledNetwork(nn.Module):
+    """Base codes to the embedding of ``SixFrameNetwork`` and the evidence of ``ProfileNetwork``."""
+
+    def __init__(self, shape: ProfiledShape) -> None:
+        super().__init__()
+        self.shape = shape
+        own = {field.name: getattr(shape, field.name) for field in fields(SixFrameShape)}
+        self.six_frame = SixFrameNetwork(SixFrameShape(**{**own, "width": shape.width - 1}))
+        self.profiles = ProfileNetwork(shape)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Embed (B, L) int64 base codes, L >= ``MIN_LENGTH_NT``: (B, width) float32."""
+        bags, residues = self.six_frame.read(codes)
+        return torch.cat(
+            [self.six_frame.embed_bags(bags), self.profiles(bags, residues, codes.shape[1])],
+            dim=1,
+        )
+
+
+class ProfiledEncoder(LetterEncoder[ProfiledNetwork]):
+    """Both networks with their weights: A C G T (U) are 0..3, any other letter 4."""
+
+    kind = "six_frame_profiles"
+    alphabet = "nt"
+    cpu_token_budget = 131_072
+    network_class = ProfiledNetwork
+    shape_class = ProfiledShape
+    codes = BASE_CODES
+    min_length = MIN_LENGTH_NT
+    filler = AMBIGUOUS_BASE

@@ -102,7 +102,7 @@ class RuntimeConfig:
     loader_workers: int = -1
     merge_threads: int = 0
     token_budget: int = 0
-    batch_size: int = 512
+    batch_size: int = 1024
     compile: CompileChoice = "auto"
 
 

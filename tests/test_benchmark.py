@@ -13,9 +13,9 @@ import pytest
 
 from virnucpro.benchmarks.duplicates import _count_other_calls
 from virnucpro.benchmarks.encoders import _Contestant, _esm2_peers, _fitting, _missing_peers
-from virnucpro.benchmarks.hollow import write_hollow
 from virnucpro.benchmarks.inputs import esm2_weights, write_reads
 from virnucpro.benchmarks.launch import Watch, processes_of
+from virnucpro.benchmarks.made_models import MADE_MODELS
 from virnucpro.benchmarks.measure import Figure, Goal, take_turns
 from virnucpro.benchmarks.memory import _growth_figures
 from virnucpro.benchmarks.plain_extraction import cut_windows
@@ -163,11 +163,12 @@ def test_time_is_linear_and_memory_flat_where_the_sizes_are_settled():
     assert foreseen.value == pytest.approx(0.5)
 
 
-def test_a_hollow_model_is_the_same_for_the_same_seed(tmp_path):
+@pytest.mark.parametrize("model", MADE_MODELS)
+def test_a_model_made_on_the_spot_is_the_same_for_the_same_seed(tmp_path, model):
     fingerprints = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        fingerprints.append(load_bundle(str(write_hollow(tmp_path / name, seed=3))).fingerprint)
+        fingerprints.append(load_bundle(str(MADE_MODELS[model](tmp_path / name, 3))).fingerprint)
     assert fingerprints[0] == fingerprints[1]
 
 

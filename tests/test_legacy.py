@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import mixed_records
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_extraction import extract
 
@@ -23,6 +23,8 @@ from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
 
 RESULTS = "in_merged/prediction_results.txt"
+patient = settings(deadline=None)
+"""Kernels are compiled when they are first called."""
 ROLES = ("nucleotide", "protein")
 HIGHEST = "in_merged/prediction_results_highestscore.csv"
 
@@ -53,7 +55,7 @@ def published_highest(rows):
 def encoded(rows):
     """Names and scores as the report takes them."""
     scores = np.array([(score1, score2) for _, score1, score2 in rows], dtype=np.float32).reshape(-1, 2)
-    return [name.encode() for name, _, _ in rows], scores
+    return Ragged.from_bytes(name.encode() for name, _, _ in rows), scores
 
 
 # Few names and few scores, so that names fall together and scores are equal.
@@ -62,12 +64,14 @@ some_names = st.text('ab"é 1', min_size=1, max_size=3)
 some_rows = st.lists(st.tuples(st.builds("{}_chunk_1F1".format, some_names), some_scores, some_scores), max_size=12)
 
 
+@patient
 @given(some_rows)
 def test_a_row_is_virus_when_its_second_score_is_larger(rows):
     """Of two equal scores the first wins; scores are the text of a float32."""
     assert result_lines(*encoded(rows)).decode().splitlines() == published_results(rows)
 
 
+@patient
 @given(some_rows, st.lists(st.integers(0, 12)))
 def test_a_window_is_virus_when_its_largest_virus_score_is_not_smaller(rows, borders):
     """The largest over rows of one name, wherever they stand, and however they come."""
@@ -81,7 +85,7 @@ def test_a_window_is_virus_when_its_largest_virus_score_is_not_smaller(rows, bor
 def test_scores_are_written_as_numpy_writes_a_float32():
     """The shortest text that reads back as the same number."""
     scores = np.array([[0.1, 0.9], [1e-8, 1.0], [1.2345679e-05, 0.99998766], [0.5, 0.5]], dtype=np.float32)
-    assert result_lines([b"a", b"b", b"c", b"d"], scores).decode().splitlines() == [
+    assert result_lines(Ragged.from_bytes([b"a", b"b", b"c", b"d"]), scores).decode().splitlines() == [
         "a\tvirus\t0.1\t0.9",
         "b\tvirus\t1e-08\t1.0",
         "c\tvirus\t1.2345679e-05\t0.99998766",
@@ -93,7 +97,7 @@ def test_names_are_quoted_where_a_csv_needs_it_and_nowhere_else():
     """A double quote is doubled; bytes that are no UTF-8 pass through."""
     names = [b'he"llo_chunk_1F1', b"plain,comma;'1'_chunk_1F1", b"\xff_chunk_1R2", b'"_chunk_10F3']
     highest = HighestScores()
-    highest.add(names, np.array([[0.5, 0.5]] * 4, dtype=np.float32))
+    highest.add(Ragged.from_bytes(names), np.array([[0.5, 0.5]] * 4, dtype=np.float32))
     assert highest.lines().splitlines() == [
         b'"""_chunk_10"\tTrue',
         b'"he""llo_chunk_1"\tTrue',

@@ -133,6 +133,17 @@ def test_a_block_stays_until_so_many_more_were_asked_for(scores):
         assert np.array_equal(block, then)
 
 
+@pytest.mark.parametrize("num_rows", [0, 1, 7, 50])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_file_written_in_blocks_is_the_one_written_at_once(tmp_path, num_rows, dtype):
+    array = np.random.default_rng(0).random((num_rows, 3)).astype(dtype)
+    at_once = store.write_arrays(tmp_path / "a.h5", "merged", {"feature": array}, MADE_FROM)
+    blocks = (array[start : start + 7] for start in range(0, num_rows, 7))
+    like = np.broadcast_to(np.zeros((), dtype), array.shape)
+    assert store.write_blocks(tmp_path / "b.h5", "merged", "feature", like, blocks, MADE_FROM) == at_once
+    assert (tmp_path / "b.h5").read_bytes() == (tmp_path / "a.h5").read_bytes()
+
+
 def test_lists_of_strings_that_are_not_asked_for_are_not_read(tmp_path, table):
     store.write_unit(tmp_path / "unit.h5", table)
     unit = store.read_unit(tmp_path / "unit.h5", strings=("names",))

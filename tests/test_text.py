@@ -41,6 +41,49 @@ def test_decimals_of_every_tie_of_a_small_denominator_are_those_of_printf():
     assert text.decimals(values).to_bytes() == [b"%.4f" % value for value in values.tolist()]
 
 
+def neighbours_of(value, num):
+    """The float32 numbers around a value, in the order of their bits."""
+    return (np.float32(value).view(np.uint32) + np.arange(-num, num, dtype=np.int64)).astype(np.uint32).view(np.float32)
+
+
+def logistic(values):
+    return 1 / (1 + np.exp(-values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(1).random(50_000),
+        logistic(np.random.default_rng(2).normal(0, 9, 50_000)),
+        np.concatenate([neighbours_of(value, 2_000) for value in (1e-13, 1e-4, 1e-3, 0.1, 0.5, 1.0)]),
+        2.0 ** -np.arange(70),
+        np.arange(1, 1000) / 1000,
+        np.arange(1, 1000) / 1e8,
+        [0.0, 1.0, 2.0, 1e-45, -0.5, np.nan, np.inf],
+        [],
+    ],
+    ids=["evenly", "of a head", "at borders", "powers of two", "short", "short and small", "no shares", "none"],
+)
+def test_shortest_is_what_numpy_writes_of_a_float32(values):
+    values = np.asarray(values, dtype=np.float32)
+    assert text.shortest(values).to_bytes() == [str(value).encode() for value in values]
+
+
+@patient
+@given(some_cells)
+def test_items_begin_where_they_differ_from_the_one_before(cells):
+    expected = [place for place, cell in enumerate(cells) if not place or cell != cells[place - 1]]
+    assert text.begins(Ragged.from_bytes(cells)).tolist() == expected
+
+
+@patient
+@given(some_cells, st.integers(0, 2))
+def test_items_lose_letters_at_their_ends(cells, num_letters):
+    cells = [cell + b"F1" for cell in cells]
+    shortened = text.shortened(Ragged.from_bytes(cells), num_letters)
+    assert shortened.to_bytes() == [cell[: len(cell) - num_letters] for cell in cells]
+
+
 @patient
 @given(some_cells, st.lists(st.integers(0, 5)))
 def test_items_are_taken_from_any_places(cells, places):

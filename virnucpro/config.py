@@ -91,7 +91,7 @@ class RuntimeConfig:
         loader_workers: processes a worker that read and tokenise ahead; negative chooses.
         merge_threads: processes that merge; 0 takes ``threads`` with ``parallel``, else one.
         token_budget: most tokens in a packed batch; 0 chooses.
-        batch_size: rows the head scores at a time.
+        batch_size: rows the head scores at a time: the fewer, the more of them stay in the CPU's cache.
         compile: auto, always or never compile the layers of transformers; auto does on a GPU where the rows repay it.
     """
 
@@ -102,7 +102,7 @@ class RuntimeConfig:
     loader_workers: int = -1
     merge_threads: int = 0
     token_budget: int = 0
-    batch_size: int = 4096
+    batch_size: int = 1024
     compile: CompileChoice = "auto"
 
 

@@ -231,17 +231,18 @@ def _write_pages(run_dir: RunDir, request: Request) -> None:
     options = request.options
     if options.table_format != "tsv":
         return
-    from virnucpro.report.multiqc import write_multiqc  # noqa: PLC0415 - these bring Matplotlib
-    from virnucpro.report.page import write_report  # noqa: PLC0415
-    from virnucpro.report.plots import write_plots  # noqa: PLC0415
-
-    for stem in request.stems:
-        if options.with_report:
-            write_report(run_dir.root, stem)
-        if options.plots is not None:
-            write_plots(run_dir.root, stem, options.plots)
     if options.with_report:
+        from virnucpro.report.multiqc import write_multiqc  # noqa: PLC0415 - these bring Matplotlib, which takes a second
+        from virnucpro.report.page import write_report  # noqa: PLC0415
+
+        for stem in request.stems:
+            write_report(run_dir.root, stem)
         write_multiqc(run_dir.root, request.stems)
+    if options.plots is not None:
+        from virnucpro.report.plots import write_plots  # noqa: PLC0415
+
+        for stem in request.stems:
+            write_plots(run_dir.root, stem, options.plots)
 
 
 def _check_complete(

@@ -29,7 +29,7 @@ Nothing is compressed: embeddings do not shrink (ratio 1.00 to 1.06), only their
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -66,8 +66,7 @@ def write_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], made
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     digests = {name: xxh3_128(_bytes_of(array)).hexdigest() for name, array in arrays.items()}
     digest = _digest(arrays, digests)
-    attributes = {"format": "virnucpro", "version": VERSION, "kind": kind, "digest": digest, **made_from}
-    layout = _lay_out(arrays, digests, attributes)
+    layout = _lay_out(arrays, digests, _all_attributes(kind, digest, made_from))
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         stream.write(layout.metadata)
         for name, offset in layout.offsets.items():
@@ -75,6 +74,55 @@ def write_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], made
             stream.write(_bytes_of(arrays[name]))
         stream.truncate(layout.num_bytes)
     return digest
+
+
+def write_blocks(
+    path: Path,
+    kind: str,
+    name: str,
+    like: NDArray[Any],
+    blocks: Iterable[NDArray[Any]],
+    made_from: Mapping[str, str | int],
+) -> str:
+    """Write one array that is never in memory as a whole; the file is the one that ``write_arrays`` would write.
+
+    Args:
+        path: of the file.
+        kind: of the file.
+        name: of the array.
+        like: of its type and shape, whatever it holds (``np.broadcast_to`` makes one of any size of nothing).
+        blocks: its rows, some at a time; each is done with when the next one is asked for.
+        made_from: what the file must carry.
+
+    Returns:
+        The digest of the file.
+
+    Raises:
+        DiskFullError: no space is left.
+    """
+    arrays, digest = {name: like}, xxh3_128()
+
+    def lay_out() -> tuple[_Layout, str]:
+        digests = {name: digest.hexdigest()}
+        whole = _digest(arrays, digests)
+        return _lay_out(arrays, digests, _all_attributes(kind, whole, made_from)), whole
+
+    layout, whole = lay_out()  # digests have one length, so that the place of the array is known before its own
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        start = layout.offsets.get(name, layout.num_bytes)
+        stream.seek(start)
+        for block in blocks:
+            digest.update(_bytes_of(block))
+            stream.write(_bytes_of(block))
+        layout, whole = lay_out()
+        stream.seek(0)
+        stream.write(layout.metadata[:start])
+        stream.truncate(layout.num_bytes)
+    return whole
+
+
+def _all_attributes(kind: str, digest: str, made_from: Mapping[str, str | int]) -> dict[str, str | int]:
+    return {"format": "virnucpro", "version": VERSION, "kind": kind, "digest": digest, **made_from}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from virnucpro.benchmarks.hollow import model_named
+from virnucpro.benchmarks.made_models import model_named
 from virnucpro.benchmarks.measure import Figure, Goal, Settings, ratio_of, take_turns
 from virnucpro.benchmarks.program import ProgramRun, reads_for, run_predict
 

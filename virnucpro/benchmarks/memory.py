@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from virnucpro.benchmarks.hollow import model_named
+from virnucpro.benchmarks.made_models import model_named
 from virnucpro.benchmarks.measure import Figure, Goal, Point, Settings
 from virnucpro.benchmarks.program import ProgramRun, reads_for, run_predict
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from virnucpro.benchmarks.hollow import model_named
 from virnucpro.benchmarks.inputs import write_reads
+from virnucpro.benchmarks.made_models import model_named
 from virnucpro.benchmarks.measure import Figure, Goal, Settings
 from virnucpro.errors import VirNucProError
 from virnucpro.run_dir import read_json

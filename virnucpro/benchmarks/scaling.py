@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from virnucpro import store
-from virnucpro.benchmarks.hollow import model_named
 from virnucpro.benchmarks.inputs import write_reads
+from virnucpro.benchmarks.made_models import model_named
 from virnucpro.benchmarks.measure import MIN_RUNS, Figure, Point, Settings, ratio_of, take_turns
 from virnucpro.benchmarks.results import Embedded, prepare
 from virnucpro.bundles import load_bundle

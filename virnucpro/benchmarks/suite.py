@@ -15,7 +15,7 @@ from typing import Any
 
 from virnucpro import __version__
 from virnucpro.benchmarks import duplicates, encoders, extraction, gpu, memory, program, results, scaling
-from virnucpro.benchmarks.hollow import HOLLOW
+from virnucpro.benchmarks.made_models import MADE_MODELS
 from virnucpro.benchmarks.measure import Figure, Settings
 from virnucpro.benchmarks.record import Record
 from virnucpro.benchmarks.tables import open_console, section_table
@@ -54,7 +54,7 @@ def run(settings: Settings, only: Sequence[str], output: Path | None) -> Record:
     Raises:
         ModelError: a section needs a model that is not there; found before anything is measured.
     """
-    if settings.model != HOLLOW and not _WITH_MODEL.isdisjoint(only):
+    if settings.model not in MADE_MODELS and not _WITH_MODEL.isdisjoint(only):
         load_bundle(settings.model)
     console = open_console()
     context = _context(settings)

@@ -26,7 +26,9 @@ has one, which a busy machine moves little, else by itself, if processor, CPUs a
 regression is worse by more than a tenth and by more than the distance between the quartiles of the runs of
 either. Exit codes: 0 none, 1 at least one.
 
---model hollow is a model made on the spot whose encoders do next to nothing: time and memory of all else.
+Two models are made on the spot, with random weights. The encoders of --model hollow do next to nothing: time and
+memory of all else. Those of --model random-8M, DNABERT-S of one layer and ESM-2 8M, take nearly all the time, as
+those of the published models do.
 
 \b
 Examples:
@@ -38,6 +40,7 @@ Examples:
   virnucpro benchmark --only encoders --esm2 650M --strings 32 -t 2
   virnucpro benchmark --only gpu --output gpu.json
   virnucpro benchmark --only memory --model hollow --reads 1000,10000,100000,1000000,10000000
+  virnucpro benchmark --only duplicates --model random-8M --predict-reads 6000
 """
 _STORED = click.Path(exists=True, path_type=Path, dir_okay=False)
 _FOR_STORED = {"figures", "compare", "plot"}

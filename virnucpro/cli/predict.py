@@ -119,7 +119,7 @@ Examples:
     callback=lambda _context, _option, value: {True: "always", False: "never"}.get(value),
     help="Compile the layers of transformers, or do not.  [default: on a GPU, where the rows repay it]",
 )
-@click.option("--batch-size", type=COUNT, metavar="N", help="Rows the head scores at a time.  [default: 4096]")
+@click.option("--batch-size", type=COUNT, metavar="N", help="Rows the head scores at a time.  [default: 1024]")
 @click.option("--unit-rows", type=COUNT, metavar="N", help="Rows in a unit of work.  [default: 16384]")
 @click.option(
     "--config", "config_file", type=FILE, metavar="FILE", help="YAML with science:, layout: and runtime: settings."

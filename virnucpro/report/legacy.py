@@ -14,19 +14,22 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.report import schema
+from virnucpro.report import schema, text
+from virnucpro.sequence.ragged import Ragged
 
 RESULT_COLUMNS = schema.LEGACY_RESULTS.header
 HIGHEST_COLUMNS = schema.LEGACY_HIGHEST.header
 
+_FRAME_LETTERS = 2
+"""That a row's name has behind the name of its window."""
+_QUOTED = tuple(b'"\t\r\n')
 
-def result_lines(names: list[bytes], scores: NDArray[np.float32]) -> bytes:
+
+def result_lines(names: Ragged, scores: NDArray[np.float32]) -> bytes:
     """Lines of ``prediction_results.txt``; scores as the shortest text that reads back as the same float32."""
-    virus = (scores[:, 1] > scores[:, 0]).tolist()  # of two equal scores the first wins, as argmax has it
-    columns = zip(names, virus, map(str, scores[:, 0]), map(str, scores[:, 1]), strict=True)
-    return b"".join(
-        b"%b\t%b\t%b\t%b\n" % (name, b"virus" if is_virus else b"others", other.encode(), score.encode())
-        for name, is_virus, other, score in columns
+    virus = scores[:, 1] > scores[:, 0]  # of two equal scores the first wins, as argmax has it
+    return text.lines(
+        (names, text.words((b"others", b"virus"), virus), text.shortest(scores[:, 0]), text.shortest(scores[:, 1]))
     )
 
 
@@ -34,20 +37,40 @@ class HighestScores:
     """Largest scores a window, gathered over the run (memory grows with the number of windows)."""
 
     def __init__(self) -> None:
-        self._best: dict[bytes, tuple[float, float]] = {}
+        self._windows: list[Ragged] = []
+        self._best: list[NDArray[np.float32]] = []
 
-    def add(self, names: list[bytes], scores: NDArray[np.float32]) -> None:
+    def add(self, names: Ragged, scores: NDArray[np.float32]) -> None:
         """Take in rows; the window's name is the row's less its last two letters."""
-        for name, (other, virus) in zip(names, scores.tolist(), strict=True):
-            window = name[:-2]
-            best_other, best_virus = self._best.get(window, (0.0, 0.0))
-            self._best[window] = (max(best_other, other), max(best_virus, virus))
+        windows, best = _highest(text.shortened(names, _FRAME_LETTERS), scores)
+        self._windows.append(windows)
+        self._best.append(best)
 
     def lines(self) -> bytes:
         """Lines of ``prediction_results_highestscore.csv``, quoted where a name needs it."""
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-        for window in sorted(self._best):
-            other, virus = self._best[window]
-            writer.writerow((window.decode(errors="surrogateescape"), virus >= other))
-        return text.getvalue().encode(errors="surrogateescape")
+        windows = Ragged.concatenate(self._windows)
+        if not len(windows):
+            return b""
+        names = windows.to_bytes()
+        order = np.array(sorted(range(len(names)), key=names.__getitem__))
+        windows, best = _highest(text.taken(windows, order), np.concatenate(self._best)[order])
+        if np.isin(windows.values, _QUOTED).any():
+            windows = Ragged.from_bytes(map(_as_csv, windows.to_bytes()))
+        return text.lines((windows, text.words((b"False", b"True"), best[:, 1] >= best[:, 0])))
+
+
+def _highest(windows: Ragged, scores: NDArray[np.float32]) -> tuple[Ragged, NDArray[np.float32]]:
+    """Of neighbours of one name only one, with the largest of their scores."""
+    if not len(windows):
+        return windows, scores
+    begins = text.begins(windows)
+    return text.taken(windows, begins), np.maximum.reduceat(scores, begins)
+
+
+def _as_csv(name: bytes) -> bytes:
+    """A cell of a CSV file with tabs, in quotation marks where it needs them."""
+    line = io.StringIO()
+    csv.writer(line, delimiter="\t", lineterminator="", quoting=csv.QUOTE_MINIMAL).writerow(
+        [name.decode(errors="surrogateescape")]
+    )
+    return line.getvalue().encode(errors="surrogateescape")

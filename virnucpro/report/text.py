@@ -15,12 +15,16 @@ from virnucpro.sequence.ragged import Ragged, offsets_of
 
 NOTHING = b"NA"
 
-_ZERO, _MINUS, _POINT, _TAB, _NEWLINE = b"0-.\t\n"
+_ZERO, _MINUS, _POINT, _EXPONENT, _TAB, _NEWLINE = b"0-.e\t\n"
 _TIE = 1e-6
 """So near to a tie, what is left of a number after its last decimal may be on the other side of it."""
 _LARGEST_SCALED = 1e9
 _MOST_DIGITS = 15
 """Any whole number of so many is a double."""
+_SMALLEST_POSITIONAL = 1e-4
+"""numpy writes what is smaller with an exponent."""
+_SMALLEST_SHORT, _MOST_DECIMALS = 1e-13, 22
+"""Nine digits of any larger number end within so many decimals, whose power of ten is a double."""
 
 
 def integers(values: NDArray[np.integer]) -> Ragged:
@@ -51,6 +55,26 @@ def decimals(values: NDArray[np.floating], num_decimals: int = 4) -> Ragged:
     return Ragged(text, offsets)
 
 
+def shortest(values: NDArray[np.float32]) -> Ragged:
+    """Numbers (n,) as numpy's ``str`` writes them: the fewest digits that read back as the same float32."""
+    exact = values.astype(np.float64)
+    lows, highs = (
+        (exact + np.nextafter(values, np.float32(towards)).astype(np.float64)) / 2 for towards in (-np.inf, np.inf)
+    )
+    digits, num_decimals = _fewest_digits(exact, lows, highs)
+    has_exponent = exact < _SMALLEST_POSITIONAL
+    num_digits = _num_digits(digits)
+    lengths = np.where(has_exponent, num_digits + (num_digits > 1) + len("e-00"), len("0.") + num_decimals)
+    others = {place: str(values[place]).encode() for place in np.flatnonzero(num_decimals == 0).tolist()}
+    lengths[list(others)] = [len(other) for other in others.values()]
+    offsets = offsets_of(lengths)
+    text = np.empty(offsets[-1], dtype=np.uint8)
+    _write_shortest(digits, num_decimals, has_exponent, offsets, text)
+    for place, other in others.items():
+        text[offsets[place] : offsets[place + 1]] = list(other)
+    return Ragged(text, offsets)
+
+
 def words(choices: Sequence[bytes], numbers: NDArray[np.integer] | NDArray[np.bool_]) -> Ragged:
     """``choices[number]`` for each of the numbers (n,)."""
     return taken(Ragged.from_bytes(choices), numbers.astype(np.int64))
@@ -62,6 +86,19 @@ def taken(column: Ragged, places: NDArray[np.int64]) -> Ragged:
     text = np.empty(offsets[-1], dtype=np.uint8)
     _write_taken(column.values, column.offsets[:-1][places], offsets, text)
     return Ragged(text, offsets)
+
+
+def shortened(column: Ragged, num_letters: int) -> Ragged:
+    """The items of a column, none of them shorter than that, without so many letters at their ends."""
+    offsets = offsets_of(column.lengths - num_letters)
+    text = np.empty(offsets[-1], dtype=np.uint8)
+    _write_taken(column.values, column.offsets[:-1], offsets, text)
+    return Ragged(text, offsets)
+
+
+def begins(column: Ragged) -> NDArray[np.int64]:
+    """Places of items that differ from the one before; the first does."""
+    return np.flatnonzero(_are_new(column.values, column.offsets))
 
 
 def joined(*columns: Ragged | bytes) -> Ragged:
@@ -192,6 +229,67 @@ def _write_decimals(
 
 
 @compiled
+def _fewest_digits(
+    values: NDArray[np.float64], lows: NDArray[np.float64], highs: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Whole numbers of so many decimals, the fewest that lie nearer to each value than to its neighbours.
+
+    0 decimals where that is not certain, or where the value is no share.
+
+    Args:
+        values: (n,).
+        lows: halfway to the float32 below.
+        highs: halfway to the float32 above.
+    """
+    digits, num_decimals = np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.int64)
+    for i in range(len(values)):
+        value, scale = values[i], 1.0
+        if not _SMALLEST_SHORT <= value <= 1:
+            continue
+        for decimals in range(1, _MOST_DECIMALS + 1):
+            scale *= 10.0
+            scaled = value * scale
+            nearest = np.rint(scaled)
+            # Of two numbers that doubles hold exactly, the quotient is the double nearest to the decimal number.
+            read = nearest / scale
+            if lows[i] <= read <= highs[i]:
+                is_tied = read in (lows[i], highs[i]) or abs(abs(scaled - nearest) - 0.5) < _TIE
+                # Beside a power of two the gaps differ, and a number that is not the nearest may be shorter.
+                is_between_equal_gaps = highs[i] - value == value - lows[i]
+                if not is_tied and (is_between_equal_gaps or decimals == 1):
+                    digits[i], num_decimals[i] = int(nearest), decimals
+                break
+    return digits, num_decimals
+
+
+@compiled
+def _write_shortest(
+    digits: NDArray[np.int64],
+    num_decimals: NDArray[np.int64],
+    has_exponent: NDArray[np.bool_],
+    offsets: NDArray[np.int64],
+    text: NDArray[np.uint8],
+) -> None:
+    """Write all that have decimals."""
+    for i in range(len(digits)):
+        first, last, rest = offsets[i], offsets[i + 1] - 1, digits[i]
+        if num_decimals[i] == 0:
+            continue
+        point = first + 1
+        if has_exponent[i]:
+            last -= 4
+            exponent = num_decimals[i] - max(last - first - 1, 0)
+            text[last + 1], text[last + 2] = _EXPONENT, _MINUS
+            text[last + 3], text[last + 4] = _ZERO + exponent // 10, _ZERO + exponent % 10
+        for place in range(last, first - 1, -1):
+            if place == point:
+                text[place] = _POINT
+            else:
+                text[place] = _ZERO + rest % 10
+                rest //= 10
+
+
+@compiled
 def _write_taken(
     values: NDArray[np.uint8], starts: NDArray[np.int64], offsets: NDArray[np.int64], text: NDArray[np.uint8]
 ) -> None:
@@ -220,6 +318,20 @@ def _write_constant(values: NDArray[np.uint8], places: NDArray[np.int64], text: 
         for j in range(len(values)):
             text[places[i] + j] = values[j]
         places[i] += len(values)
+
+
+@compiled
+def _are_new(values: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    are_new = np.ones(len(offsets) - 1, dtype=np.bool_)
+    for i in range(1, len(are_new)):
+        before, start, stop = offsets[i - 1], offsets[i], offsets[i + 1]
+        if stop - start == start - before:
+            are_new[i] = False
+            for j in range(stop - start):
+                if values[before + j] != values[start + j]:
+                    are_new[i] = True
+                    break
+    return are_new
 
 
 @compiled

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,28 +82,31 @@ class MergeWork:
                 path = self.run_dir.embedding(role, unit)
                 made_from = self._made_from(unit, self.shard_fingerprints[role])
                 parts.append(files.enter_context(store.open_array(path, "embedding", made_from, "embedding")))
-            feature = _side_by_side(unit, *parts)
-        made_from = self._made_from(unit, self.fingerprint)
-        store.write_arrays(self.run_dir.merged(unit), "merged", {"feature": feature}, made_from)
-        return UnitDone(unit, len(feature))
+            nucleotide, protein = parts
+            (num_rows, width), (num_others, other_width) = nucleotide.shape, protein.shape
+            if num_rows != num_others:
+                raise CountError(f"unit {unit}: {num_rows} nucleotide and {num_others} protein embeddings")
+            dtype = np.result_type(nucleotide.dtype, protein.dtype)
+            like = np.broadcast_to(np.zeros((), dtype), (num_rows, width + other_width))
+            made_from, blocks = self._made_from(unit, self.fingerprint), _side_by_side(nucleotide, protein, dtype)
+            store.write_blocks(self.run_dir.merged(unit), "merged", "feature", like, blocks, made_from)
+        return UnitDone(unit, num_rows)
 
     def _made_from(self, unit: int, fingerprint: str) -> dict[str, str]:
         digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
         return {"unit_digest": digest, "fingerprint": fingerprint}
 
 
-def _side_by_side(unit: int, nucleotide: StoredArray, protein: StoredArray) -> NDArray[np.floating]:
-    """(n, D_nucleotide + D_protein) features of a unit."""
-    (num_rows, width), (num_others, other_width) = nucleotide.shape, protein.shape
-    if num_rows != num_others:
-        raise CountError(f"unit {unit}: {num_rows} nucleotide and {num_others} protein embeddings")
-    feature = np.empty((num_rows, width + other_width), np.result_type(nucleotide.dtype, protein.dtype))
-    for part, columns in ((nucleotide, slice(0, width)), (protein, slice(width, None))):
-        start = 0
-        for block in part.blocks(_BLOCK_ROWS):
-            feature[start : start + len(block), columns] = block
-            start += len(block)
-    return feature
+def _side_by_side(
+    nucleotide: StoredArray, protein: StoredArray, dtype: np.dtype[Any]
+) -> Iterator[NDArray[np.floating]]:
+    """Features (n, D_nucleotide + D_protein), some rows at a time; they are gone when the next are asked for."""
+    width = nucleotide.shape[1]
+    buffer = np.empty((_BLOCK_ROWS, width + protein.shape[1]), dtype)
+    for first, second in zip(nucleotide.blocks(_BLOCK_ROWS), protein.blocks(_BLOCK_ROWS), strict=True):
+        feature = buffer[: len(first)]
+        feature[:, :width], feature[:, width:] = first, second
+        yield feature
 
 
 def run(run: Run, units: Iterable[int], num_units: int, executor: Executor) -> Iterator[int]:

@@ -365,8 +365,8 @@ class _InputWriter:
         if self._legacy is not None:
             computed = np.flatnonzero(~named.unit.has_failed[kept])
             names, scores = text.taken(names, computed), scores[computed]
-            self._legacy.write(legacy.result_lines(names.to_bytes(), scores))
-            self._highest.add(names.to_bytes(), scores)
+            self._legacy.write(legacy.result_lines(names, scores))
+            self._highest.add(names, scores)
 
     def _add_failed_rows(self, named: _NamedUnit) -> None:
         table = named.unit.table

@@ -36,9 +36,7 @@ from virnucpro.heads import load_head
 from virnucpro.run_dir import write_json
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import ROLES
-from virnucpro.tuning.budgets import usual_budget
 from virnucpro.tuning.machine import device_name
-from virnucpro.tuning.sample_units import draw_strings
 
 SCHEMA = 1
 NUM_ROWS = 512  # the fewest whose labels can tell 99.8 %: one of them may differ
@@ -204,6 +202,8 @@ def find(key: ParityKey) -> Verdict | None:
 
 def compare(bundle: Bundle, device: torch.device, key: ParityKey) -> Verdict:
     """Embed the fixed rows in both types, one encoder in memory at a time."""
+    from virnucpro.tuning.sample_units import draw_strings  # noqa: PLC0415 - a run in a float type need not wait for it
+
     with TemporaryDirectory(prefix="virnucpro-parity-") as folder:
         strings = draw_strings(Path(folder), bundle, NUM_ROWS)
     reference = default_dtype(device)
@@ -227,6 +227,8 @@ def compare(bundle: Bundle, device: torch.device, key: ParityKey) -> Verdict:
 
 
 def _embed(bundle: Bundle, strings: Mapping[str, Ragged], device: torch.device, dtype: torch.dtype) -> _Embeddings:
+    from virnucpro.tuning.budgets import usual_budget  # noqa: PLC0415 - a run in a float type need not wait for it
+
     found = {}
     for role in ROLES:
         path = bundle.encoder(role)

@@ -9,21 +9,19 @@ from Bio.Seq import Seq
 
 from virnucpro.batching.collator import VarlenCollator
 from virnucpro.encoders import load_encoder, load_tokenizer, save_encoder
-from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
-from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
-from virnucpro.encoders.residue_conv import ResidueConvEncoder, ResidueConvNetwork, ResidueConvShape
-from virnucpro.encoders.six_frame import (
+from virnucpro.encoders.codons import (
     CODON_RESIDUES,
     NO_RESIDUE,
     RESIDUES,
     STOP,
-    SixFrameEncoder,
-    SixFrameNetwork,
-    SixFrameShape,
     canonical_kmers,
     frame_codons,
     longest_open_runs,
 )
+from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
+from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
+from virnucpro.encoders.residue_conv import ResidueConvEncoder, ResidueConvNetwork, ResidueConvShape
+from virnucpro.encoders.six_frame import SixFrameEncoder, SixFrameNetwork, SixFrameShape
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged
 

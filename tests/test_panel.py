@@ -10,7 +10,7 @@ import torch
 from test_training import write_data
 
 from virnucpro.bundles import load_bundle
-from virnucpro.encoders.six_frame import BASE_CODES
+from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.training.dev import LETTERS, load_model
 from virnucpro.training.genomes import load_genomes
 from virnucpro.training.panel import (

@@ -7,6 +7,7 @@ import pytest
 import torch
 from Bio.Seq import Seq
 
+from virnucpro.encoders.codons import NUM_CLASSES
 from virnucpro.encoders.profiles import (
     LARGEST_EVIDENCE,
     LEVELS,
@@ -16,7 +17,7 @@ from virnucpro.encoders.profiles import (
     ProfiledNetwork,
     ProfiledShape,
 )
-from virnucpro.encoders.six_frame import NUM_CLASSES, SixFrameNetwork
+from virnucpro.encoders.six_frame import SixFrameNetwork
 from virnucpro.heads import MLPHead
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.training.genomes import Genomes
@@ -141,6 +142,17 @@ def test_the_embedding_is_that_of_six_frame_and_the_evidence(network, genomes):
     torch.testing.assert_close(embedding[:, 16], expected.clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE))
     assert conserved.std() > 0
     assert ((min(LEVELS) <= conserved) & (conserved <= max(LEVELS))).all()
+
+
+def test_compiled_sums_over_stretches_are_those_of_tensors(network):
+    generator = np.random.default_rng(6)
+    residues = torch.from_numpy(generator.integers(0, 20, size=(300, 90)).astype(np.uint8))
+    residues[torch.from_numpy(generator.random((300, 90)) < 0.05)] = 20
+    residues[torch.from_numpy(generator.random((300, 90)) < 0.02)] = 21
+    torch.testing.assert_close(
+        network.profiles.sum_stretches(residues), network.profiles.sum_stretches_by_tensors(residues)
+    )
+    assert (network.profiles.sum_stretches(residues)[:, 3] > 0).any()
 
 
 def test_the_head_adds_the_evidence_to_its_log_odds():

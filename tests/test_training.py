@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from virnucpro.bundles import load_bundle
+from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.residue_conv import ResidueConvShape
 from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import InputError, ModelError
@@ -23,7 +24,6 @@ from virnucpro.training.dev import DevSize, cut_rows, draw_dev, join_rows
 from virnucpro.training.evaluation import auroc, average_precision, equal_class_weights, recall_at_fpr
 from virnucpro.training.fit import Fit, Recipe, choose_open_frames, training_pools
 from virnucpro.training.genomes import Genomes, load_genomes
-from virnucpro.training.indices import index_bags
 from virnucpro.training.lite import write_lite
 from virnucpro.training.profiles import ProfileFit
 from virnucpro.training.sampling import mutate, reverse_complement, sample_fragments, virus_pool
@@ -105,7 +105,7 @@ def test_compiled_bags_are_those_of_the_encoder(length):
     codes = np.random.default_rng(3).integers(0, 4, size=(20, length)).astype(np.uint8)
     codes[np.random.default_rng(4).random(codes.shape) < 0.01] = 4
     bags, _ = index_bags(codes, 1.0, 5)
-    expected = SixFrameNetwork(SixFrameShape()).read(torch.from_numpy(codes.astype(np.int64)))[0]
+    expected = SixFrameNetwork(SixFrameShape()).read_by_tensors(torch.from_numpy(codes.astype(np.int64)))[0]
     for found, wanted in zip(bags, expected, strict=True):
         assert torch.allclose(found.float(), wanted.float())
 

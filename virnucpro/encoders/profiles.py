@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from virnucpro.encoders.letters import LetterEncoder
-from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
-from virnucpro.encoders.six_frame import (
+from virnucpro.encoders.codons import (
     AMBIGUOUS_BASE,
     BASE_CODES,
     KMER,
@@ -26,10 +24,12 @@ from virnucpro.encoders.six_frame import (
     NUM_CODONS,
     RESIDUES,
     Bags,
-    SixFrameNetwork,
-    SixFrameShape,
     canonical_kmers,
 )
+from virnucpro.encoders.indices import sum_stretches
+from virnucpro.encoders.letters import LetterEncoder
+from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
+from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 
 STRETCH = 8
 """Residues of a stretch whose conservation is known."""
@@ -132,15 +132,13 @@ class ProfileNetwork(nn.Module):
             (B, 6, inputs) of frames, (B, profiles) of 8-mers, and (B,) mean conservation of all stretches.
         """
         profiles = [getattr(self, name)(getattr(bags, name)) for name in ("ngrams", "classes", "pairs")]
-        numbers = ngram_index(self.stretch_residues[residues], STRETCH, NUM_STRETCH_GROUPS)
-        scores, is_stretch = self._conservation(numbers)
-        counts = is_stretch.sum(dim=1)
-        sums = torch.stack([scores.sum(dim=1), (scores > 0).sum(dim=1), (scores < _HOST_LIKE).sum(dim=1)], dim=1)
-        conserved = sums / counts.clamp(min=1)[:, None]
+        sums = self.sum_stretches(residues)
+        conserved = sums[:, :_NUM_CONSERVED] / sums[:, _NUM_CONSERVED:].clamp(min=1)
         frames = torch.cat([*profiles, conserved, bags.openness], dim=1)
-        of_fragment = sums[:, 0].view(-1, 6).sum(dim=1) / counts.view(-1, 6).sum(dim=1).clamp(min=1)
+        of_fragment = sums.view(-1, 6, _NUM_CONSERVED + 1).sum(dim=1)
         kmers: torch.Tensor = self.kmers(bags.kmers)  # type: ignore[operator]  # a module, set by its name
-        return frames.view(len(kmers), 6, -1), kmers, of_fragment
+        mean = of_fragment[:, 0] / of_fragment[:, _NUM_CONSERVED].clamp(min=1)
+        return frames.view(len(kmers), 6, -1), kmers, mean
 
     def weigh(self, frames: torch.Tensor, kmers: torch.Tensor, length_nt: int) -> torch.Tensor:
         """(B,) log-odds of what ``measure`` found."""
@@ -153,13 +151,28 @@ class ProfileNetwork(nn.Module):
         )
         return log_odds[:, 0]
 
-    def _conservation(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of stretches by their number, 0 where there is none, and where there is one."""
+    def sum_stretches(self, residues: torch.Tensor) -> torch.Tensor:
+        """(F, 4) over the stretches of each frame: sum of levels, how many are of viruses, of hosts, and in all.
+
+        Args:
+            residues: (F, N) residue codes.
+        """
+        if residues.device.type == "cpu":
+            codes = residues.to(torch.uint8).numpy()
+            tables = self.stretches.numpy(), self.levels.numpy()
+            return torch.from_numpy(sum_stretches(codes, STRETCH_RESIDUES, STRETCH, *tables, _HOST_LIKE))
+        return self.sum_stretches_by_tensors(residues)
+
+    def sum_stretches_by_tensors(self, residues: torch.Tensor) -> torch.Tensor:
+        """The same as ``sum_stretches``, on any device."""
+        numbers = ngram_index(self.stretch_residues[residues.long()], STRETCH, NUM_STRETCH_GROUPS)
         is_stretch = numbers > 0
         places = (numbers - 1).clamp(min=0)
         packed = self.stretches[places // STRETCHES_A_BYTE].long()
         levels = self.levels[(packed >> (2 * (places % STRETCHES_A_BYTE))) & 3]
-        return torch.where(is_stretch, levels, 0.0), is_stretch
+        scores = torch.where(is_stretch, levels, 0.0)
+        parts = [scores.sum(dim=1), (scores > 0).sum(dim=1), (scores < _HOST_LIKE).sum(dim=1), is_stretch.sum(dim=1)]
+        return torch.stack(parts, dim=1).float()
 
 
 def profile_sizes() -> dict[str, int]:

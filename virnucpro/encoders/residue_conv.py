@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from virnucpro.encoders.codons import RESIDUES
 from virnucpro.encoders.conv_tower import ConvTower, TowerShape
 from virnucpro.encoders.letters import LetterEncoder
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
-from virnucpro.encoders.six_frame import RESIDUES
 
 NUM_RESIDUES = 20
 OTHER_RESIDUE = 20

@@ -59,7 +59,7 @@ def quantise(x: torch.Tensor) -> QuantisedRows:
     """Quantise bfloat16 (T, width), each row by its largest absolute value."""
     x = x.contiguous()
     rows = QuantisedRows.empty(*x.shape)
-    _over_rows(_quantise, len(x), _halves(x), rows.codes.numpy(), rows.scales.numpy())
+    over_rows(_quantise, len(x), _halves(x), rows.codes.numpy(), rows.scales.numpy())
     return rows
 
 
@@ -71,7 +71,7 @@ def dequantise(products: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor)
         scales: (T,) float32.
         bias: (width,) float32.
     """
-    _over_rows(_dequantise, len(products), _halves(products), scales.numpy(), bias.numpy())
+    over_rows(_dequantise, len(products), _halves(products), scales.numpy(), bias.numpy())
     return products
 
 
@@ -80,21 +80,21 @@ def dequantise_onto(
 ) -> torch.Tensor:
     """``residual + products * scales[:, None] + bias`` in the place of ``products``; see :func:`dequantise`."""
     residual = residual.contiguous()
-    _over_rows(_dequantise_onto, len(products), _halves(residual), _halves(products), scales.numpy(), bias.numpy())
+    over_rows(_dequantise_onto, len(products), _halves(residual), _halves(products), scales.numpy(), bias.numpy())
     return products
 
 
 def gelu_quantised(products: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor) -> QuantisedRows:
     """GELU of what :func:`dequantise` would give, quantised."""
     rows = QuantisedRows.empty(*products.shape)
-    _over_rows(_gelu, len(products), _halves(products), scales.numpy(), bias.numpy(), *_arrays(rows))
+    over_rows(_gelu, len(products), _halves(products), scales.numpy(), bias.numpy(), *_arrays(rows))
     return rows
 
 
 def gated_gelu_quantised(products: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor) -> QuantisedRows:
     """GELU of the first half of the columns times the second half, quantised: (T, width / 2)."""
     rows = QuantisedRows.empty(len(products), products.shape[1] // 2)
-    _over_rows(_gated_gelu, len(products), _halves(products), scales.numpy(), bias.numpy(), *_arrays(rows))
+    over_rows(_gated_gelu, len(products), _halves(products), scales.numpy(), bias.numpy(), *_arrays(rows))
     return rows
 
 
@@ -109,9 +109,9 @@ def rotate(qkv: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> None:
     num_tokens, _, _, depth = qkv.shape
     tables = [table.reshape(num_tokens, depth // 2).numpy() for table in (cosine, sine)]
     if qkv.dtype == torch.float32:
-        _over_rows(_rotate_floats, num_tokens, qkv.numpy(), *tables)
+        over_rows(_rotate_floats, num_tokens, qkv.numpy(), *tables)
     else:
-        _over_rows(_rotate_halves, num_tokens, _halves(qkv), *tables)
+        over_rows(_rotate_halves, num_tokens, _halves(qkv), *tables)
 
 
 def _halves(x: torch.Tensor) -> _Halves:
@@ -123,14 +123,14 @@ def _arrays(rows: QuantisedRows) -> tuple[_Codes, _Floats]:
     return rows.codes.numpy(), rows.scales.numpy()
 
 
-def _over_rows(kernel: Callable[..., None], num_rows: int, *arrays: NDArray[Any]) -> None:
-    """Call ``kernel(start, stop, *arrays)`` for all rows, on as many threads as torch uses."""
+def over_rows(kernel: Callable[..., None], num_rows: int, *arguments: object) -> None:
+    """Call ``kernel(start, stop, *arguments)`` for all rows, on as many threads as torch uses."""
     num_threads = min(torch.get_num_threads(), max(1, num_rows // _ROWS_A_THREAD))
     if num_threads == 1:
-        kernel(0, num_rows, *arrays)
+        kernel(0, num_rows, *arguments)
         return
     bounds = np.linspace(0, num_rows, num_threads + 1).astype(np.int64)
-    parts = [_threads(num_threads).submit(kernel, *bounds[i : i + 2], *arrays) for i in range(num_threads)]
+    parts = [_threads(num_threads).submit(kernel, *bounds[i : i + 2], *arguments) for i in range(num_threads)]
     for part in parts:
         part.result()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.six_frame import (
+from virnucpro.encoders.codons import (
     AMBIGUOUS_BASE,
     CODON_RESIDUES,
     KMER,

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from virnucpro.encoders import load_encoder
 from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.encoders.device import default_dtype
-from virnucpro.encoders.six_frame import AMBIGUOUS_BASE
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged

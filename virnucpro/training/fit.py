@@ -17,17 +17,18 @@ from torch.nn.functional import cross_entropy
 
 from virnucpro.bundles import Bundle
 from virnucpro.encoders import load_encoder
+from virnucpro.encoders.codons import STOP, Bags
+from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.ngram_bag import NgramBag
 from virnucpro.encoders.profiles import ProfiledNetwork
 from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
-from virnucpro.encoders.six_frame import STOP, Bags, SixFrameNetwork, SixFrameShape
+from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import ModelError
 from virnucpro.heads import MLPHead, load_head
 from virnucpro.progress import Advance, Reporter
 from virnucpro.training.checkpoints import load_checkpoint, read_metadata, save_checkpoint
 from virnucpro.training.composition import first_vectors, record_groups
 from virnucpro.training.genomes import VIRUS, Genomes
-from virnucpro.training.indices import index_bags
 from virnucpro.training.prefetch import prefetch
 from virnucpro.training.profiles import ProfileRecipe, drop_evidence
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, mutate, sample_fragments, virus_pool

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.encoders.six_frame import BASE_CODES
+from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.errors import InputError, UsageError
 from virnucpro.training.genomes import VIRUS
 from virnucpro.training.labelled import LabelledRecord

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.six_frame import BASE_CODES
+from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.errors import InputError
 from virnucpro.sequence.ragged import offsets_of
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.six_frame import AMBIGUOUS_BASE, CODON_RESIDUES, NUM_CODONS, STOP
+from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NUM_CODONS, STOP
 from virnucpro.errors import InputError
 from virnucpro.sequence.compiled import compiled
 from virnucpro.training.genomes import VIRUS, Genomes, select

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle
-from virnucpro.encoders.six_frame import BASE_CODES
+from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.report.calls import Call, Calling, Judge
 from virnucpro.sequence.table import Status
 from virnucpro.stages.consensus import SUM_DTYPE

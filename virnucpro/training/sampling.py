@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.six_frame import AMBIGUOUS_BASE
+from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.training.genomes import VIRUS, Genomes, select
 
 

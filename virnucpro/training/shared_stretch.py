@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.six_frame import AMBIGUOUS_BASE
+from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.sequence.compiled import compiled
 from virnucpro.training.genomes import Genomes
 from virnucpro.training.sampling import reverse_complement

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.six_frame import AMBIGUOUS_BASE, BASE_CODES
+from virnucpro.encoders.codons import AMBIGUOUS_BASE, BASE_CODES
 from virnucpro.errors import VirNucProError
 from virnucpro.training.genomes import Genomes, load_genomes
 from virnucpro.training.kmer_models import SOURCES, Model, Source, fit

@@ -1,7 +1,7 @@
-"""N-gram numbers of training batches, compiled.
+"""N-gram numbers of fragments and how conserved their stretches are, compiled: what a CPU does in one pass.
 
-The encoder makes them with tensor operations, on any device; those are 40 % of a training step on a CPU. This does the
-same in one pass over the bases (``tests/test_training.py`` holds the two together), and drops n-grams on the way.
+Tensor operations do the same on any device (``tests/test_training.py`` and ``tests/test_profiles.py`` hold the two
+together), with dozens of passes over arrays that the cache does not hold. For training, n-grams are dropped on the way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.encoders.six_frame import (
+from virnucpro.encoders.codons import (
     AMBIGUOUS_BASE,
     CODON_RESIDUES,
     KMER,
@@ -22,6 +22,7 @@ from virnucpro.encoders.six_frame import (
     Bags,
     canonical_kmers,
 )
+from virnucpro.encoders.row_passes import over_rows
 from virnucpro.sequence.compiled import compiled
 
 _KMER_NUMBERS = canonical_kmers(KMER)[0].numpy().astype(np.int32)
@@ -47,9 +48,66 @@ def index_bags(codes: NDArray[np.uint8], keep: float, seed: int) -> tuple[Bags, 
     kmers = np.empty((count, length - KMER + 1), dtype=np.int32)
     openness = np.empty((count * 6, 2), dtype=np.float32)
     threshold = np.uint64(min(keep, 1.0) * 2.0**32)
-    _index(codes, threshold, np.uint64(seed), residues, ngrams, classes, pairs, kmers, openness)
+    over_rows(_index, count, codes, threshold, np.uint64(seed), residues, ngrams, classes, pairs, kmers, openness)
     bags = Bags(*(torch.from_numpy(array) for array in (ngrams, classes, pairs, kmers, openness)))
     return bags, torch.from_numpy(residues)
+
+
+def sum_stretches(
+    residues: NDArray[np.uint8],
+    letters: NDArray[np.int64],
+    length: int,
+    stretches: NDArray[np.uint8],
+    levels: NDArray[np.float32],
+    low: float,
+) -> NDArray[np.float32]:
+    """Over the stretches of each frame: sum of levels, how many are above 0, how many below ``low``, how many in all.
+
+    Args:
+        residues: (F, N) residue codes.
+        letters: (22,) letter of a stretch of each residue; the largest is none.
+        length: of a stretch.
+        stretches: packed levels of all stretches, four a byte.
+        levels: (4,) what two bits stand for.
+        low: a level below it is counted as low.
+
+    Returns:
+        (F, 4).
+    """
+    sums = np.zeros((len(residues), 4), dtype=np.float32)
+    over_rows(_sum_stretches, len(residues), residues, letters, length, stretches, levels, np.float32(low), sums)
+    return sums
+
+
+@compiled
+def _sum_stretches(
+    first: int,
+    stop: int,
+    residues: NDArray[np.uint8],
+    letters: NDArray[np.int64],
+    length: int,
+    stretches: NDArray[np.uint8],
+    levels: NDArray[np.float32],
+    low: np.float32,
+    sums: NDArray[np.float32],
+) -> None:
+    num_letters = letters.max()
+    size = num_letters**length
+    for frame in range(first, stop):
+        run, number = 0, 0
+        for residue in residues[frame]:
+            letter = letters[residue]
+            if letter == num_letters:
+                run, number = 0, 0
+                continue
+            run += 1
+            number = (number * num_letters + letter) % size
+            if run >= length:
+                level = levels[(stretches[number >> 2] >> (2 * (number & 3))) & 3]
+                sums[frame, 0] += level
+                sums[frame, 1] += level > 0
+                sums[frame, 2] += level < low
+                sums[frame, 3] += 1
 
 
 @compiled
@@ -67,6 +125,8 @@ def _is_kept(state: np.uint64, threshold: np.uint64) -> bool:
 
 @compiled
 def _index(
+    first: int,
+    stop: int,
     codes: NDArray[np.uint8],
     threshold: np.uint64,
     seed: np.uint64,
@@ -78,7 +138,7 @@ def _index(
     openness: NDArray[np.float32],
 ) -> None:
     codons = np.empty(codes.shape[1] // 3, dtype=np.int64)
-    for fragment in range(len(codes)):
+    for fragment in range(first, stop):
         state = (seed * np.uint64(0x9E3779B97F4A7C15)) ^ (np.uint64(fragment + 1) * np.uint64(0xBF58476D1CE4E5B9))
         state = state | np.uint64(1)
         for _ in range(4):

@@ -1,0 +1,101 @@
+"""Codons of the six frames as numbers, and the n-grams that the small encoders count."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+AMBIGUOUS_BASE = 4
+NUM_CODONS = 64
+NO_CODON = 64
+"""A codon that holds a letter other than A C G T, or a place beyond the end of a frame."""
+
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY*"
+"""Residue codes 0..20; 20 is a stop codon."""
+NO_RESIDUE = 21
+STOP = 20
+
+KMER = 8
+MIN_LENGTH_NT = 30
+"""Shorter strings are filled with ambiguous bases, so that every bag and frame exists."""
+
+CLASS_GROUPS = ("AGPST", "C", "DENQ", "FWY", "HKR", "ILMV", "*")
+"""Classes of amino acids that replace one another most easily (six, and stop), after Murphy et al. 2000."""
+NUM_CLASSES = len(CLASS_GROUPS)
+
+_STANDARD_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
+"""Residues of AAA, AAC .. TTT in the order A C G T (NCBI translation table 1)."""
+
+BASE_CODES = np.full(256, AMBIGUOUS_BASE, dtype=np.int32)
+BASE_CODES[np.frombuffer(b"ACGTUacgtu", dtype=np.uint8)] = [0, 1, 2, 3, 3, 0, 1, 2, 3, 3]
+
+CODON_RESIDUES = np.array([RESIDUES.index(letter) for letter in _STANDARD_CODE] + [NO_RESIDUE], dtype=np.int64)
+"""(65,) codon code to residue code."""
+
+RESIDUE_CLASSES = np.array(
+    [next(i for i, group in enumerate(CLASS_GROUPS) if letter in group) for letter in RESIDUES] + [NUM_CLASSES],
+    dtype=np.int64,
+)
+"""(22,) residue code to class; 7 is no class."""
+
+
+def frame_codons(codes: torch.Tensor) -> torch.Tensor:
+    """Codon codes of the six frames.
+
+    Args:
+        codes: (B, L) int64 base codes 0..4, L >= 3.
+
+    Returns:
+        (B, 6, L // 3) int64: three frames of the strand, three of its reverse complement; 64 where a codon
+        is ambiguous or the frame has ended.
+    """
+    reverse = torch.where(codes == AMBIGUOUS_BASE, codes, 3 - codes).flip(1)
+    strands = torch.stack([codes, reverse], dim=1)
+    num_codons = codes.shape[1] // 3
+    strands = pad(strands, (0, 3 * num_codons + 2 - codes.shape[1]), value=AMBIGUOUS_BASE)
+    first, second, third = (strands[:, :, k : k + 3 * num_codons] for k in range(3))
+    codons = 16 * first + 4 * second + third
+    ambiguous = torch.maximum(torch.maximum(first, second), third) == AMBIGUOUS_BASE
+    codons = torch.where(ambiguous, NO_CODON, codons)
+    return codons.reshape(-1, 2, num_codons, 3).transpose(2, 3).reshape(-1, 6, num_codons)
+
+
+def longest_open_runs(residues: torch.Tensor) -> torch.Tensor:
+    """(B,) int64: codons in the longest stop-free stretch of each row of (B, N) residue codes."""
+    positions = torch.arange(1, residues.shape[1] + 1, device=residues.device)
+    last_closed = torch.where(residues >= STOP, positions, 0).cummax(dim=1).values
+    return (positions - last_closed).amax(dim=1)
+
+
+class Bags(NamedTuple):
+    """N-grams of B fragments as numbers; 0 is none. The rows of frames are fragment by fragment, six each.
+
+    Attributes:
+        ngrams: (6 B, N - 3) amino-acid 4-grams, for N codons a frame.
+        classes: (6 B, N - 5) 6-grams of amino-acid classes.
+        pairs: (6 B, N - 1) codon pairs.
+        kmers: (B, L - 7) canonical 8-mers.
+        openness: (6 B, 2) float32, codons in the longest stop-free stretch and stop codons, both over N.
+    """
+
+    ngrams: torch.Tensor
+    classes: torch.Tensor
+    pairs: torch.Tensor
+    kmers: torch.Tensor
+    openness: torch.Tensor
+
+
+def canonical_kmers(length: int) -> tuple[torch.Tensor, int]:
+    """Number k-mers so that a k-mer and its reverse complement are one.
+
+    Returns:
+        (4**length + 1,) int64, from ``ngram_index`` to a number (0 stays 0), and how many numbers there are.
+    """
+    kmers = np.arange(4**length)
+    digits = (kmers[:, None] // 4 ** np.arange(length)) % 4
+    reverse = ((3 - digits) * 4 ** np.arange(length - 1, -1, -1)).sum(axis=1)
+    names, numbers = np.unique(np.minimum(kmers, reverse), return_inverse=True)
+    return torch.from_numpy(np.concatenate([[0], numbers + 1])), len(names) + 1

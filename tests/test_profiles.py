@@ -1,5 +1,6 @@
 """Evidence counted over whole groups: what is counted, what is left out, and that the head adds it."""
 
+import copy
 from collections import defaultdict
 
 import numpy as np
@@ -142,6 +143,16 @@ def test_the_embedding_is_that_of_six_frame_and_the_evidence(network, genomes):
     torch.testing.assert_close(embedding[:, 16], expected.clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE))
     assert conserved.std() > 0
     assert ((min(LEVELS) <= conserved) & (conserved <= max(LEVELS))).all()
+
+
+def test_joined_tables_give_the_same_embedding(network, genomes):
+    codes = torch.from_numpy(genomes.codes[:3000].reshape(10, 300).astype(np.int64))
+    apart = network(codes)
+    joined = copy.deepcopy(network)
+    joined.join_tables()
+    torch.testing.assert_close(joined(codes), apart)
+    for name, tensor in joined.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name]), name
 
 
 def test_compiled_sums_over_stretches_are_those_of_tensors(network):

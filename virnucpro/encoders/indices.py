@@ -119,6 +119,12 @@ def _draw(state: np.uint64) -> np.uint64:
 
 
 @compiled
+def _draw_if(state: np.uint64, threshold: np.uint64) -> np.uint64:
+    """Next state, where anything can be dropped at all."""
+    return _draw(state) if threshold <= np.uint64(0xFFFFFFFF) else state
+
+
+@compiled
 def _is_kept(state: np.uint64, threshold: np.uint64) -> bool:
     return bool(((state >> np.uint64(16)) & np.uint64(0xFFFFFFFF)) < threshold)
 
@@ -161,7 +167,7 @@ def _index_kmers(
         index = (index * 4 + (bases[i] & 3)) & (4**KMER - 1)
         valid = 0 if bases[i] == AMBIGUOUS_BASE else valid + 1
         if i >= KMER - 1:
-            state = _draw(state)
+            state = _draw_if(state, threshold)
             kmers[i - KMER + 1] = _KMER_NUMBERS[index + 1] if valid >= KMER and _is_kept(state, threshold) else 0
     return state
 
@@ -200,7 +206,7 @@ def _index_pairs(
     codons: NDArray[np.int64], threshold: np.uint64, state: np.uint64, pairs: NDArray[np.int32]
 ) -> np.uint64:
     for i in range(len(pairs)):
-        state = _draw(state)
+        state = _draw_if(state, threshold)
         whole = max(codons[i], codons[i + 1]) < NO_CODON
         pairs[i] = codons[i] * 64 + codons[i + 1] + 1 if whole and _is_kept(state, threshold) else 0
     return state
@@ -217,7 +223,7 @@ def _index_residues(
 ) -> np.uint64:
     """N-grams of residues, or of their classes."""
     for i in range(len(numbers)):
-        state = _draw(state)
+        state = _draw_if(state, threshold)
         number = -1
         if _is_kept(state, threshold):
             number = 0

@@ -50,8 +50,13 @@ class NgramBag(nn.Module):
 
     def forward(self, ngrams: torch.Tensor) -> torch.Tensor:
         """Average the vectors of each row of (B, N) numbers: (B, width), zero for an empty bag."""
-        total: torch.Tensor = _SumOfVectors.apply(ngrams, self.weight)  # type: ignore[no-untyped-call]
-        return total / (ngrams > 0).sum(dim=1, keepdim=True).clamp(min=1)
+        return mean_of_vectors(ngrams, self.weight)
+
+
+def mean_of_vectors(ngrams: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Average the ``vectors`` of each row of (B, N) numbers: (B, width); number 0, whose vector is zero, is none."""
+    total: torch.Tensor = _SumOfVectors.apply(ngrams, vectors)  # type: ignore[no-untyped-call]
+    return total / (ngrams > 0).sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def pack_bags(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

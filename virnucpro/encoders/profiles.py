@@ -28,8 +28,8 @@ from virnucpro.encoders.codons import (
 )
 from virnucpro.encoders.indices import sum_stretches
 from virnucpro.encoders.letters import LetterEncoder
-from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
-from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
+from virnucpro.encoders.ngram_bag import NgramBag, mean_of_vectors, ngram_index
+from virnucpro.encoders.six_frame import TABLES, SixFrameNetwork, SixFrameShape
 
 STRETCH = 8
 """Residues of a stretch whose conservation is known."""
@@ -120,7 +120,12 @@ class ProfileNetwork(nn.Module):
             residues: (6 B, N) int64 residue codes of their frames.
             length_nt: of each fragment.
         """
-        frames, kmers, conserved = self.measure(bags, residues)
+        return self.evidence(*self.measure(bags, residues), length_nt)
+
+    def evidence(
+        self, frames: torch.Tensor, kmers: torch.Tensor, conserved: torch.Tensor, length_nt: int
+    ) -> torch.Tensor:
+        """(B, 1) log-odds of what ``measure`` found."""
         network, conservation = self.weights.unbind()
         evidence = network * self.weigh(frames, kmers, length_nt) + conservation * conserved
         return evidence.clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE)[:, None]
@@ -131,12 +136,24 @@ class ProfileNetwork(nn.Module):
         Returns:
             (B, 6, inputs) of frames, (B, profiles) of 8-mers, and (B,) mean conservation of all stretches.
         """
-        profiles = [getattr(self, name)(getattr(bags, name)) for name in ("ngrams", "classes", "pairs")]
+        means = (getattr(self, name)(getattr(bags, name)) for name in TABLES)
+        return self.measure_means(*means, openness=bags.openness, residues=residues)
+
+    def measure_means(
+        self,
+        ngrams: torch.Tensor,
+        classes: torch.Tensor,
+        pairs: torch.Tensor,
+        kmers: torch.Tensor,
+        *,
+        openness: torch.Tensor,
+        residues: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same from the mean profiles of the bags."""
         sums = self.sum_stretches(residues)
         conserved = sums[:, :_NUM_CONSERVED] / sums[:, _NUM_CONSERVED:].clamp(min=1)
-        frames = torch.cat([*profiles, conserved, bags.openness], dim=1)
+        frames = torch.cat([ngrams, classes, pairs, conserved, openness], dim=1)
         of_fragment = sums.view(-1, 6, _NUM_CONSERVED + 1).sum(dim=1)
-        kmers: torch.Tensor = self.kmers(bags.kmers)  # type: ignore[operator]  # a module, set by its name
         mean = of_fragment[:, 0] / of_fragment[:, _NUM_CONSERVED].clamp(min=1)
         return frames.view(len(kmers), 6, -1), kmers, mean
 
@@ -194,14 +211,39 @@ class ProfiledNetwork(nn.Module):
         own = {field.name: getattr(shape, field.name) for field in fields(SixFrameShape)}
         self.six_frame = SixFrameNetwork(SixFrameShape(**{**own, "width": shape.width - 1}))
         self.profiles = ProfileNetwork(shape)
+        self._joined: dict[str, torch.Tensor] = {}
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Embed (B, L) int64 base codes, L >= ``MIN_LENGTH_NT``: (B, width) float32."""
         bags, residues = self.six_frame.read(codes)
+        own, profiles = zip(*(self._means(name, getattr(bags, name)) for name in TABLES), strict=True)
+        found = self.profiles.measure_means(*profiles, openness=bags.openness, residues=residues)
         return torch.cat(
-            [self.six_frame.embed_bags(bags), self.profiles(bags, residues, codes.shape[1])],
+            [
+                self.six_frame.embed_means(*own, openness=bags.openness),
+                self.profiles.evidence(*found, codes.shape[1]),
+            ],
             dim=1,
         )
+
+    @torch.no_grad()
+    def join_tables(self) -> None:
+        """Lay a vector and the profile of an n-gram side by side in memory: one look-up then finds both."""
+        for name in TABLES:
+            own, profiles = getattr(self.six_frame, name), getattr(self.profiles, name)
+            width = own.weight.shape[1]
+            joined = torch.cat([own.weight, profiles.weight], dim=1)
+            own.weight.data, profiles.weight.data = joined[:, :width], joined[:, width:]
+            self._joined[name] = joined
+
+    def _means(self, name: str, ngrams: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean vectors and mean profiles of bags."""
+        own, profiles = getattr(self.six_frame, name), getattr(self.profiles, name)
+        if name not in self._joined:
+            return own(ngrams), profiles(ngrams)
+        width = own.weight.shape[1]
+        means = mean_of_vectors(ngrams, self._joined[name])
+        return means[:, :width], means[:, width:]
 
 
 class ProfiledEncoder(LetterEncoder[ProfiledNetwork]):
@@ -215,3 +257,7 @@ class ProfiledEncoder(LetterEncoder[ProfiledNetwork]):
     codes = BASE_CODES
     min_length = MIN_LENGTH_NT
     filler = AMBIGUOUS_BASE
+
+    def __init__(self, network: ProfiledNetwork) -> None:
+        super().__init__(network)
+        network.join_tables()

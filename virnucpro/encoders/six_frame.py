@@ -33,6 +33,9 @@ from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.letters import LetterEncoder
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 
+TABLES = ("ngrams", "classes", "pairs", "kmers")
+"""Fields of ``Bags`` that hold numbers of n-grams, and the tables of their vectors."""
+
 
 @dataclass(frozen=True)
 class SixFrameShape:
@@ -111,11 +114,24 @@ class SixFrameNetwork(nn.Module):
 
     def embed_bags(self, bags: Bags) -> torch.Tensor:
         """Embed the n-grams of B fragments: (B, width) float32."""
-        parts = [self.ngrams(bags.ngrams), self.classes(bags.classes), self.pairs(bags.pairs), bags.openness]
-        frames = relu(self.frame(torch.cat(parts, dim=1))).view(-1, 6, self.shape.frame_width)
+        means = (getattr(self, name)(getattr(bags, name)) for name in TABLES)
+        return self.embed_means(*means, openness=bags.openness)
+
+    def embed_means(
+        self,
+        ngrams: torch.Tensor,
+        classes: torch.Tensor,
+        pairs: torch.Tensor,
+        kmers: torch.Tensor,
+        *,
+        openness: torch.Tensor,
+    ) -> torch.Tensor:
+        """The same from the mean vectors of the bags."""
+        frames = relu(self.frame(torch.cat([ngrams, classes, pairs, openness], dim=1)))
+        frames = frames.view(-1, 6, self.shape.frame_width)
         attention = self.attention(frames).softmax(dim=1)
         output: torch.Tensor = self.output(
-            torch.cat([self.kmers(bags.kmers), (attention * frames).sum(dim=1), frames.amax(dim=1)], dim=1)
+            torch.cat([kmers, (attention * frames).sum(dim=1), frames.amax(dim=1)], dim=1)
         )
         return output
 

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+READ_AHEAD = 2
+"""Items beside those that threads compute: one is read, one waits."""
 
 
 def use_threads(number: int) -> None:
@@ -15,3 +25,27 @@ def use_threads(number: int) -> None:
     """
     torch.set_num_threads(number)
     os.environ["RAYON_NUM_THREADS"] = str(number)
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+    """What ``work`` makes of each item, in order; each is computed by one thread while the next ones are read.
+
+    A thread an item and not all threads for one: none of them waits for the others or for the disk, and a result does
+    not depend on how many there are.
+    """
+    if num_threads == 1:
+        yield from map(work, items)
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            waiting: deque[Future[Result]] = deque()
+            for item in items:
+                waiting.append(threads.submit(work, item))
+                if len(waiting) == num_threads + READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(before)

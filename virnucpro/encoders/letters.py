@@ -13,13 +13,14 @@ from torch import nn
 from torch.nn.functional import pad
 
 from virnucpro.batching.batch import PackedBatch
+from virnucpro.batching.threads import in_threads
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.ngram_bag import pack_bags, unpack_bags
 from virnucpro.encoders.weights import check_tensors, setting
 from virnucpro.sequence.ragged import Ragged
 
-MAX_ROWS = 256
-"""Rows a forward pass: more does not fit the caches of a CPU core."""
+MAX_ROWS = 128
+"""Rows a forward pass: more does not fit the caches of a CPU core, and the threads would have too few to share."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -101,7 +102,7 @@ class LetterEncoder(Generic[Network]):
 
     @torch.inference_mode()
     def embed(self, batch: PackedBatch) -> torch.Tensor:
-        """Embed each sequence, run by run of equal lengths: (S, width) float32."""
+        """Embed each sequence, some of a run of equal lengths at a time: (S, width) float32."""
         parts: list[torch.Tensor] = []
         first = 0
         for length, count in batch.runs():
@@ -109,5 +110,11 @@ class LetterEncoder(Generic[Network]):
             first += length * count
             if length < self.min_length:
                 codes = pad(codes, (0, self.min_length - length), value=self.filler)
-            parts.extend(self.network(codes[k : k + MAX_ROWS]) for k in range(0, count, MAX_ROWS))
-        return torch.cat(parts)
+            parts.extend(codes[k : k + MAX_ROWS] for k in range(0, count, MAX_ROWS))
+        num_threads = torch.get_num_threads() if batch.input_ids.device.type == "cpu" else 1
+        return torch.cat(list(in_threads(self._embed_part, parts, min(num_threads, len(parts)))))
+
+    @torch.inference_mode()  # of the thread it runs in
+    def _embed_part(self, codes: torch.Tensor) -> torch.Tensor:
+        embedding: torch.Tensor = self.network(codes)
+        return embedding

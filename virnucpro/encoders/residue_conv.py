@@ -54,7 +54,7 @@ class ResidueConvEncoder(LetterEncoder[ResidueConvNetwork]):
 
     kind = "residue_conv"
     alphabet = "aa"
-    cpu_token_budget = 32_768
+    cpu_token_budget = 262_144
     network_class = ResidueConvNetwork
     shape_class = ResidueConvShape
     codes = RESIDUE_CODES

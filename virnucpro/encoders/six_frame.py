@@ -141,7 +141,7 @@ class SixFrameEncoder(LetterEncoder[SixFrameNetwork]):
 
     kind = "six_frame"
     alphabet = "nt"
-    cpu_token_budget = 131_072
+    cpu_token_budget = 524_288
     network_class = SixFrameNetwork
     shape_class = SixFrameShape
     codes = BASE_CODES

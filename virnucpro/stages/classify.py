@@ -6,9 +6,7 @@ one and the shards are gone, it is split again: the head then does the same arit
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro import store
+from virnucpro.batching.threads import READ_AHEAD, in_threads
 from virnucpro.bundles import Bundle
 from virnucpro.encoders.weights import read_config
 from virnucpro.errors import CountError, ModelError, StoreError, WorkerError
@@ -31,8 +30,6 @@ _Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
 """Nucleotide and protein embeddings of some rows."""
 _Scores = NDArray[np.float32]
 
-_READ_AHEAD = 2
-"""Pairs beside those that threads compute: one is read, one waits."""
 _MAX_THREADS = 8
 """No more are fed by one that reads: on a core the head takes ten times as long as reading."""
 
@@ -69,8 +66,8 @@ class ClassifyWork:
         shards = [self.run_dir.embedding(role, unit) for role in ROLES]
         merged = self.run_dir.merged(unit)
         is_split = all(shard.exists() for shard in shards) or not merged.exists()
-        pairs = (self._of_shards if is_split else self._of_merged)(unit, unit_digest, num_threads + _READ_AHEAD)
-        batches = _in_threads(partial(self._scores, head), pairs, num_threads)
+        pairs = (self._of_shards if is_split else self._of_merged)(unit, unit_digest, num_threads + READ_AHEAD)
+        batches = in_threads(partial(self._scores, head), pairs, num_threads)
         scores = np.concatenate([np.empty((0, 2), dtype=np.float32), *batches])
         made_from = features_made_from(self.bundle, self.dtype, unit_digest)
         store.write_arrays(self.run_dir.scores(unit), "scores", {"scores": scores}, made_from)
@@ -112,30 +109,6 @@ class ClassifyWork:
         if unscored.any() and not np.any([np.isnan(part[unscored]).any(axis=1) for part in pair], axis=0).all():
             raise ModelError(f"{self.bundle.head}: gives NaN for features that are finite. Its weights are damaged.")
         return scores
-
-
-def _in_threads(work: Callable[[_Pair], _Scores], pairs: Iterable[_Pair], num_threads: int) -> Iterator[_Scores]:
-    """What ``work`` makes of each pair, in order; each is computed by one thread while the next ones are read.
-
-    A thread a batch and not all threads for one: none of them waits for the others or for the disk, and a score does
-    not depend on how many there are.
-    """
-    if num_threads == 1:
-        yield from map(work, pairs)
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            waiting: deque[Future[_Scores]] = deque()
-            for pair in pairs:
-                waiting.append(threads.submit(work, pair))
-                if len(waiting) == num_threads + _READ_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-    finally:
-        torch.set_num_threads(before)
 
 
 def run(

@@ -315,8 +315,7 @@ def test_a_training_can_start_from_the_weights_of_another(data: Path, tmp_path: 
     genomes = load_genomes(data, "train")
     trained = Fit(TINY, genomes).run()
     fitted = ProfileFit(TINY.profiles, genomes, training_pools(genomes), 1, 1024)
-    evidence = fitted.run(), fitted.shape
-    write_lite(trained, evidence, load_genomes(data, "dev"), tmp_path / "first", DevSize().scaled(0.01), {"seed": 1})
+    write_lite(trained, fitted, load_genomes(data, "dev"), tmp_path / "first", DevSize().scaled(0.01), {"seed": 1})
     first = load_bundle(str(tmp_path / "first"))
     recipe = replace(TINY, start=first.fingerprint, seed=2)
     begun = Fit(recipe, genomes, start=first).network

@@ -22,8 +22,6 @@ from virnucpro.encoders.profiles import (
     LARGEST_EVIDENCE,
     ProfiledEncoder,
     ProfiledNetwork,
-    ProfiledShape,
-    ProfileNetwork,
 )
 from virnucpro.encoders.residue_conv import ResidueConvEncoder
 from virnucpro.heads import MLPHead, save_head
@@ -121,8 +119,7 @@ def train_lite(
         recipe.seed,
         min(recipe.profiles.fragments, max(fit.step, 1) * recipe.batch),
     )
-    evidence = fitted.run(reporter), fitted.shape
-    figures = write_lite(network, evidence, dataset.dev, output, size, provenance)
+    figures = write_lite(network, fitted, dataset.dev, output, size, provenance, reporter)
     checkpoint.unlink(missing_ok=True)
     return figures
 
@@ -143,20 +140,21 @@ def add_profiles(dataset: Dataset, start: Bundle, output: Path, recipe: Recipe, 
     network = LiteNetwork(recipe, 1)
     take_weights(network, start)
     fitted = ProfileFit(recipe.profiles, dataset.train, training_pools(dataset.train), recipe.seed)
-    return write_lite(network, (fitted.run(), fitted.shape), dataset.dev, output, size, _history(start))
+    return write_lite(network, fitted, dataset.dev, output, size, _history(start))
 
 
 def write_lite(
     network: LiteNetwork,
-    evidence: tuple[ProfileNetwork, ProfiledShape],
+    evidence: ProfileFit,
     dev_genomes: Genomes,
     output: Path,
     size: DevSize,
     provenance: Mapping[str, object],
+    reporter: Reporter | None = None,
 ) -> Figures:
-    """Store the encoders and the head, and make a calibrated bundle of them."""
-    profiles, shape = evidence
-    shape = replace(shape, **{**asdict(network.nucleotide.shape), "width": network.nucleotide.shape.width + 1})
+    """Train the evidence, store the encoders and the head, and make a calibrated bundle of them."""
+    profiles = evidence.run(reporter)
+    shape = replace(evidence.shape, **{**asdict(network.nucleotide.shape), "width": network.nucleotide.shape.width + 1})
     profiled = ProfiledNetwork(shape)
     profiled.six_frame, profiled.profiles = network.nucleotide, profiles
     for name, encoder in (
@@ -172,7 +170,7 @@ def write_lite(
         dev_genomes,
         size,
         fragment_length=FRAGMENT_LENGTH,
-        provenance={**told, **provenance},
+        provenance={**told, **provenance, "evidence_fragments": evidence.num_fragments},
     )
 
 

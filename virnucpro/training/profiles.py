@@ -295,6 +295,11 @@ class ProfileFit:
         whole.give(self.network)
         self.network.weights.copy_(torch.tensor([recipe.network_weight, recipe.conservation_weight]))
 
+    @property
+    def num_fragments(self) -> int:
+        """Fragments that it is trained on."""
+        return self._num_steps * self.recipe.batch
+
     def run(self, reporter: Reporter | None = None) -> ProfileNetwork:
         """Train to the end."""
         self._fit_scales()
@@ -303,8 +308,7 @@ class ProfileFit:
         optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._num_steps)
         self.network.train()
-        total = self._num_steps * recipe.batch
-        with (reporter or Reporter(bars=False)).stage("profiles", total, "fragments") as advance:
+        with (reporter or Reporter(bars=False)).stage("profiles", self.num_fragments, "fragments") as advance:
             for step, batch in zip(range(self._num_steps), prefetch(self._measure, 0), strict=False):
                 torch.manual_seed(self._seed * 1_000_003 + step)
                 log_odds = self.network.weigh(batch.frames, batch.kmers, batch.length_nt)

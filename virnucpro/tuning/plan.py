@@ -341,16 +341,22 @@ def _all_weights_bytes(settings: PlanSettings) -> int:
 
 
 def weights_bytes(path: Path, dtype: str) -> int:
-    """Memory of an encoder's weights: matrices in ``dtype``, vectors and unpacked 8-bit tables in float32.
+    """Memory of an encoder's weights: matrices in ``dtype``, vectors and unpacked 8-bit tables in float32, bits packed.
 
     Raises:
         ModelError: the file is missing or damaged.
     """
-    item_bytes = getattr(torch, dtype).itemsize
     return sum(
-        prod(tensor.shape) * (item_bytes if len(tensor.shape) > 1 and "float" in tensor.dtype else 4)
+        prod(tensor.shape) * _item_bytes(len(tensor.shape), tensor.dtype, dtype)
         for tensor in stored_tensors(path).values()
     )
+
+
+def _item_bytes(num_dimensions: int, stored: str, dtype: str) -> int:
+    """Bytes of a number in memory that is ``stored`` so in the file."""
+    if stored == "uint8":
+        return 1
+    return int(getattr(torch, dtype).itemsize) if num_dimensions > 1 and "float" in stored else 4
 
 
 def _check_room(settings: PlanSettings, weights: int) -> None:

@@ -99,3 +99,13 @@ def canonical_kmers(length: int) -> tuple[torch.Tensor, int]:
     reverse = ((3 - digits) * 4 ** np.arange(length - 1, -1, -1)).sum(axis=1)
     names, numbers = np.unique(np.minimum(kmers, reverse), return_inverse=True)
     return torch.from_numpy(np.concatenate([[0], numbers + 1])), len(names) + 1
+
+
+def table_sizes() -> dict[str, int]:
+    """Rows of a table over each kind of n-gram, by the field of ``Bags`` that numbers them; row 0 is no n-gram's."""
+    return {
+        "ngrams": len(RESIDUES) ** 4 + 1,
+        "classes": NUM_CLASSES**6 + 1,
+        "pairs": NUM_CODONS**2 + 1,
+        "kmers": canonical_kmers(KMER)[1],
+    }

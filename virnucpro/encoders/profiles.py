@@ -18,13 +18,10 @@ from torch import nn
 from virnucpro.encoders.codons import (
     AMBIGUOUS_BASE,
     BASE_CODES,
-    KMER,
     MIN_LENGTH_NT,
-    NUM_CLASSES,
-    NUM_CODONS,
     RESIDUES,
     Bags,
-    canonical_kmers,
+    table_sizes,
 )
 from virnucpro.encoders.indices import sum_stretches
 from virnucpro.encoders.letters import LetterEncoder
@@ -91,7 +88,7 @@ class ProfileNetwork(nn.Module):
         super().__init__()
         num, width = shape.num_profiles, shape.profile_frame_width
         frame_inputs = 3 * num + _NUM_CONSERVED + _NUM_OPENNESS
-        for name, size in profile_sizes().items():
+        for name, size in table_sizes().items():
             setattr(self, name, NgramBag(size, num).requires_grad_(requires_grad=False))
         self.register_buffer("stretches", torch.zeros(NUM_STRETCHES // STRETCHES_A_BYTE, dtype=torch.uint8))
         self.register_buffer("stretch_residues", torch.from_numpy(STRETCH_RESIDUES), persistent=False)
@@ -112,26 +109,20 @@ class ProfileNetwork(nn.Module):
             nn.Linear(shape.profile_hidden_width, 1),
         )
 
-    def forward(self, bags: Bags, residues: torch.Tensor, length_nt: int) -> torch.Tensor:
-        """(B, 1) log-odds of the evidence: network and mean conservation, each by its weight, cut at the largest.
-
-        Args:
-            bags: n-grams of B fragments.
-            residues: (6 B, N) int64 residue codes of their frames.
-            length_nt: of each fragment.
-        """
-        return self.evidence(*self.measure(bags, residues), length_nt)
-
     def evidence(
         self, frames: torch.Tensor, kmers: torch.Tensor, conserved: torch.Tensor, length_nt: int
     ) -> torch.Tensor:
-        """(B, 1) log-odds of what ``measure`` found."""
+        """(B, 1) log-odds of what ``measure`` found: network and conservation, each by its weight, cut at the largest."""
         network, conservation = self.weights.unbind()
         evidence = network * self.weigh(frames, kmers, length_nt) + conservation * conserved
         return evidence.clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE)[:, None]
 
     def measure(self, bags: Bags, residues: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What is known of B fragments.
+
+        Args:
+            bags: n-grams of B fragments.
+            residues: (6 B, N) residue codes of their frames.
 
         Returns:
             (B, 6, inputs) of frames, (B, profiles) of 8-mers, and (B,) mean conservation of all stretches.
@@ -190,16 +181,6 @@ class ProfileNetwork(nn.Module):
         scores = torch.where(is_stretch, levels, 0.0)
         parts = [scores.sum(dim=1), (scores > 0).sum(dim=1), (scores < _HOST_LIKE).sum(dim=1), is_stretch.sum(dim=1)]
         return torch.stack(parts, dim=1).float()
-
-
-def profile_sizes() -> dict[str, int]:
-    """Rows of each table of profiles, by the field of ``Bags`` that numbers them; the first is that of no n-gram."""
-    return {
-        "ngrams": 21**4 + 1,
-        "classes": NUM_CLASSES**6 + 1,
-        "pairs": NUM_CODONS**2 + 1,
-        "kmers": canonical_kmers(KMER)[1],
-    }
 
 
 class ProfiledNetwork(nn.Module):

@@ -28,6 +28,7 @@ from virnucpro.encoders.codons import (
     canonical_kmers,
     frame_codons,
     longest_open_runs,
+    table_sizes,
 )
 from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.letters import LetterEncoder
@@ -70,14 +71,14 @@ class SixFrameNetwork(nn.Module):
     def __init__(self, shape: SixFrameShape) -> None:
         super().__init__()
         self.shape = shape
-        kmers, num_kmers = canonical_kmers(KMER)
+        sizes = table_sizes()
         self.register_buffer("codon_residues", torch.from_numpy(CODON_RESIDUES), persistent=False)
         self.register_buffer("residue_classes", torch.from_numpy(RESIDUE_CLASSES), persistent=False)
-        self.register_buffer("canonical_kmers", kmers, persistent=False)
-        self.kmers = NgramBag(num_kmers, shape.kmer_width)
-        self.ngrams = NgramBag(21**4 + 1, shape.ngram_width)
-        self.classes = NgramBag(NUM_CLASSES**6 + 1, shape.class_width)
-        self.pairs = NgramBag(NUM_CODONS**2 + 1, shape.pair_width)
+        self.register_buffer("canonical_kmers", canonical_kmers(KMER)[0], persistent=False)
+        self.kmers = NgramBag(sizes["kmers"], shape.kmer_width)
+        self.ngrams = NgramBag(sizes["ngrams"], shape.ngram_width)
+        self.classes = NgramBag(sizes["classes"], shape.class_width)
+        self.pairs = NgramBag(sizes["pairs"], shape.pair_width)
         self.frame = nn.Linear(shape.ngram_width + shape.class_width + shape.pair_width + 2, shape.frame_width)
         self.attention = nn.Linear(shape.frame_width, 1)
         self.output = nn.Sequential(

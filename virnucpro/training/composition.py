@@ -19,6 +19,7 @@ from virnucpro.encoders.codons import (
     RESIDUE_CLASSES,
     STOP,
     canonical_kmers,
+    table_sizes,
 )
 from virnucpro.sequence.compiled import compiled
 from virnucpro.training.genomes import VIRUS, Genomes
@@ -54,17 +55,14 @@ def count_ngrams(
         members: the group of each record.
         num_groups: how many there are.
     """
-    kmer_numbers, num_kmers = canonical_kmers(KMER)
-    ngrams, classes, pairs, kmers = (
-        np.zeros((num_groups, size), dtype=np.float32) for size in (21**4 + 1, NUM_CLASSES**6 + 1, 64**2 + 1, num_kmers)
-    )
+    ngrams, classes, pairs, kmers = (np.zeros((num_groups, size), dtype=np.float32) for size in table_sizes().values())
     _count(
         genomes.codes,
         genomes.offsets,
         members,
         CODON_RESIDUES,
         RESIDUE_CLASSES,
-        kmer_numbers.numpy(),
+        canonical_kmers(KMER)[0].numpy(),
         ngrams,
         classes,
         pairs,

@@ -400,14 +400,14 @@ def take_weights(network: LiteNetwork, start: Bundle) -> None:
     Raises:
         ModelError: its parts are of other kinds or widths.
     """
-    found = parts_of(start)
+    found = _parts_of(start)
     for part, first in zip((network.nucleotide, network.protein, network.head), found, strict=True):
         if not isinstance(first, type(part)) or _shapes(first) != _shapes(part):
             raise ModelError(f"model {start.name} is not made of the parts that are trained here. Start from another.")
         part.load_state_dict(first.state_dict())
 
 
-def parts_of(bundle: Bundle) -> list[object]:
+def _parts_of(bundle: Bundle) -> list[object]:
     """Networks of the encoders of a bundle and its head, without the evidence where it has some."""
     encoders = [load_encoder(path, torch.device("cpu"), torch.float32) for path in (bundle.nucleotide, bundle.protein)]
     nucleotide, protein = (getattr(encoder, "network", None) for encoder in encoders)

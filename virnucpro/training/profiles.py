@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NO_CODON, Bags
+from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NO_CODON, Bags, table_sizes
 from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.profiles import (
     NO_STRETCH_GROUP,
@@ -28,7 +28,6 @@ from virnucpro.encoders.profiles import (
     STRETCHES_A_BYTE,
     ProfiledShape,
     ProfileNetwork,
-    profile_sizes,
 )
 from virnucpro.heads import MLPHead
 from virnucpro.progress import Reporter
@@ -150,7 +149,7 @@ class Tables:
 
 def count_tables(genomes: Genomes, groups: Groups) -> list[Tables]:
     """Tables without each fold, and at the end those of all groups."""
-    counts = dict(zip(profile_sizes(), count_ngrams(genomes, groups.members, len(groups.folds)), strict=True))
+    counts = dict(zip(table_sizes(), count_ngrams(genomes, groups.members, len(groups.folds)), strict=True))
     families, genera = _count_stretches(genomes, groups)
     tables = []
     for left_out in range(NUM_FOLDS + 1):

@@ -112,7 +112,7 @@ class ProfileNetwork(nn.Module):
     def evidence(
         self, frames: torch.Tensor, kmers: torch.Tensor, conserved: torch.Tensor, length_nt: int
     ) -> torch.Tensor:
-        """(B, 1) log-odds of what ``measure`` found: network and conservation, each by its weight, cut at the largest."""
+        """(B, 1) log-odds of what ``measure`` found: network and conservation, weighted, cut at the largest."""
         network, conservation = self.weights.unbind()
         evidence = network * self.weigh(frames, kmers, length_nt) + conservation * conserved
         return evidence.clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE)[:, None]

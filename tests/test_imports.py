@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "virnucpro"
 LEVELS = (
     {"errors", "logs", "progress", "lifeline", "citation"},
-    {"batching", "sequence", "store", "run_dir", "config", "samples", "request"},
+    {"batching", "sequence", "store", "run_dir", "mapped", "config", "samples", "request"},
     {"encoders", "bundles", "heads", "executors"},
     {"stages", "report", "training", "models"},
     {"verification", "record"},

@@ -54,18 +54,35 @@ def atomic_write(path: Path) -> Iterator[Path]:
         DiskFullError: no space is left.
     """
     temporary = path.with_name(f".{path.name}{_TEMPORARY_MARK}{os.getpid()}")
-    try:
+    with full_disk_at(path), _gone_afterwards(temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+
+
+@contextmanager
+def full_disk_at(path: Path) -> Iterator[None]:
+    """Let a full disk be an error that says where.
+
+    Raises:
+        DiskFullError: no space is left.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(path) from error
         raise
+
+
+@contextmanager
+def _gone_afterwards(path: Path) -> Iterator[None]:
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -121,6 +138,11 @@ class RunDir:
     def index(self) -> Path:
         """What extraction found; its existence says that extraction is done."""
         return self.work / "index.json"
+
+    @property
+    def left_over_rows(self) -> Path:
+        """Digests of rows that the table of contents had no room for, while extraction runs."""
+        return self.work / "left_over_rows.bin"
 
     @property
     def rules(self) -> Path:

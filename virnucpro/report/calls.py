@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from virnucpro.bundles.rules import DEFAULT_PRESET, Rules
 from virnucpro.config import ScienceConfig
+from virnucpro.mapped import chunks
 from virnucpro.sequence.table import Status
 
 
@@ -126,10 +127,14 @@ class FalseDiscovery:
     """
 
     def __init__(self, p_virus: NDArray[np.float32]) -> None:
-        self._ascending = np.sort(p_virus[~np.isnan(p_virus)])
-        shares = np.cumsum(1.0 - self._ascending[::-1], dtype=np.float64)
-        shares /= np.arange(1, len(shares) + 1)
-        self._shares = shares[::-1].astype(np.float32)
+        self._ascending = p_virus[~np.isnan(p_virus)]
+        self._ascending.sort()
+        self._shares = np.empty_like(self._ascending)
+        num_false = 0.0
+        for part in chunks(len(self._ascending)):  # from the highest down
+            false = np.cumsum(1.0 - self._ascending[::-1][part], dtype=np.float64) + num_false
+            self._shares[::-1][part] = false / np.arange(part.start + 1, part.start + len(false) + 1)
+            num_false = false[-1]
 
     def at(self, p_virus: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n,) rate of each of the probabilities it was made from; NaN for NaN."""
@@ -149,14 +154,11 @@ class Judge:
         sums: (n,) what all sequences of the input add up to, ``stages.consensus.SUM_DTYPE``.
     """
 
-    _CHUNK = 1 << 18  # sequences at a time: a few MB, however long the input is
-
     def __init__(self, rules: Rules, calling: Calling, sums: NDArray[np.void]) -> None:
         self.rules = rules
         self._calling = calling
         p_virus = np.empty(len(sums), dtype=np.float32)
-        for first in range(0, len(sums), self._CHUNK):
-            part = slice(first, first + self._CHUNK)
+        for part in chunks(len(sums), sums):
             p_virus[part] = probability(self._log_odds(sums[part]) + calling.shift)
         self._false_discovery = FalseDiscovery(p_virus)
 

@@ -6,6 +6,9 @@ records two different ones share it with a chance of 1e-25.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +22,10 @@ _MIX2 = np.uint64(0xC4CEB9FE1A85EC53)
 
 # A slot of an index is the number of an entry, from 1, below the upper half of its hash.
 _ENTRY = np.uint64(0xFFFFFFFF)
+
+_LEFT_OVER_DTYPE = np.dtype([("hash", "u8", (2,)), ("number", "i8"), ("source", "i8")])
+_BLOCK = 1 << 17  # items left over that are looked at together: 4 MB
+_FILL = 0.9  # of the room, on average: shares of a hash are not quite equal
 
 
 @compiled
@@ -94,7 +101,7 @@ def _find_or_add(
     num_entries: int,
     hashes: NDArray[np.uint64],
     wanted: NDArray[np.bool_],
-    first_number: int,
+    numbers: NDArray[np.int64],
     sources: NDArray[np.int64],
 ) -> int:
     """Fill ``sources``; returns how many entries there are then, at most ``len(entries)``."""
@@ -103,7 +110,7 @@ def _find_or_add(
     for i in range(len(hashes)):
         sources[i] = np.int64(slots[hashes[i, 0] & last])
     for i in range(len(hashes)):
-        sources[i] = first_number + i
+        sources[i] = numbers[i]
         if not wanted[i]:
             continue
         h1, h2 = hashes[i, 0], hashes[i, 1]
@@ -118,7 +125,7 @@ def _find_or_add(
         if slots[slot] == 0 and num_entries < len(entries):
             entries[num_entries, 0] = h1
             entries[num_entries, 1] = h2
-            entries[num_entries, 2] = np.uint64(first_number + i)
+            entries[num_entries, 2] = np.uint64(numbers[i])
             num_entries += 1
             slots[slot] = (h1 & ~_ENTRY) | np.uint64(num_entries)
     return num_entries
@@ -135,21 +142,63 @@ def _place(slots: NDArray[np.uint64], entries: NDArray[np.uint64]) -> None:
         slots[slot] = (entries[i, 0] & ~_ENTRY) | np.uint64(i + 1)
 
 
+class _LeftOver:
+    """Items that no table had room for, in a file, in order of their numbers: 32 bytes each.
+
+    Args:
+        path: of the file, which is written anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._num_items = 0
+        self.delete()
+
+    def __len__(self) -> int:
+        return self._num_items
+
+    def add(self, hashes: NDArray[np.uint64], numbers: NDArray[np.int64]) -> None:
+        items = np.empty(len(numbers), dtype=_LEFT_OVER_DTYPE)
+        items["hash"] = hashes
+        items["number"] = items["source"] = numbers
+        with self._path.open("ab") as stream:
+            stream.write(items.tobytes())
+        self._num_items += len(items)
+
+    def blocks(self) -> Iterator[NDArray[np.void]]:
+        """All items, some at a time; what is changed in them by the time the next are asked for is kept."""
+        for first in range(0, self._num_items, _BLOCK):
+            offset = first * _LEFT_OVER_DTYPE.itemsize
+            items = np.fromfile(self._path, _LEFT_OVER_DTYPE, _BLOCK, offset=offset)
+            before = items.copy()
+            yield items
+            if not np.array_equal(items["source"], before["source"]):
+                with self._path.open("r+b") as stream:
+                    stream.seek(offset)
+                    stream.write(items.tobytes())
+
+    def delete(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
 class SequenceIndex:
     """The first number seen with each content, in a table that grows up to a fixed size.
 
-    Once three quarters of the most slots are taken nothing more is added: later duplicates of what is
-    not in the table are then computed again, which costs time and never a result. A slot takes 8 bytes,
-    an entry 24.
+    Once three quarters of the most slots are taken nothing more is added. What is not in the table is then its own
+    source, though an earlier item may have the same content: it is computed again, which costs time and never a result.
+    With a file for what is left over, ``late_sources`` finds such copies in the end, in the same memory. A slot takes
+    8 bytes, an entry 24.
 
     Args:
         max_slots: a power of two.
+        left_over: file for items that a full table has no room for; where None they are forgotten.
     """
 
-    def __init__(self, max_slots: int = 1 << 22) -> None:
+    def __init__(self, max_slots: int = 1 << 22, left_over: Path | None = None) -> None:
         if max_slots < 4 or max_slots & (max_slots - 1):
             raise ValueError(f"max_slots must be a power of two of at least 4, not {max_slots}")
         self._max_slots = max_slots
+        self._left_over = _LeftOver(left_over) if left_over is not None else None
         self._num_entries = 0
         self._slots = np.zeros(min(max_slots, 1 << 12), dtype=np.uint64)
         self._entries = np.empty((max_slots // 4 * 3, 3), dtype=np.uint64)  # takes memory only as it is filled
@@ -166,10 +215,49 @@ class SequenceIndex:
         """
         if wanted is None:
             wanted = np.ones(len(hashes), dtype=np.bool_)
+        numbers = np.arange(first_number, first_number + len(hashes))
+        num_before = self._num_entries
+        sources = self._find(hashes, numbers, wanted)
+        if self._left_over is not None and self._num_entries == len(self._entries):
+            left = np.flatnonzero(wanted & (sources == numbers))[self._num_entries - num_before :]
+            if len(left):
+                self._left_over.add(hashes[left], numbers[left])
+        return sources
+
+    def late_sources(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Items left over whose content an earlier one has: some at a time their numbers, rising, and their sources.
+
+        Give the table up for it: each share of all hashes, chosen so that it has room, goes through one of its own.
+        """
+        if self._left_over is None or not len(self._left_over):
+            return
+        self._slots, self._entries = np.empty(0, dtype=np.uint64), np.empty((0, 3), dtype=np.uint64)
+        num_shares = int(len(self._left_over) / (_FILL * (self._max_slots // 4 * 3))) + 1
+        for share in range(num_shares):
+            index = SequenceIndex(self._max_slots)
+            for items in self._left_over.blocks():
+                shares = (items["hash"][:, 1] >> np.uint64(32)) * np.uint64(num_shares) >> np.uint64(32)
+                wanted = shares == share
+                numbers = np.ascontiguousarray(items["number"])
+                sources = index._find(np.ascontiguousarray(items["hash"]), numbers, wanted)
+                items["source"][wanted] = sources[wanted]
+        for items in self._left_over.blocks():
+            copies = items[items["source"] != items["number"]]
+            if len(copies):
+                yield np.ascontiguousarray(copies["number"]), np.ascontiguousarray(copies["source"])
+
+    def close(self) -> None:
+        """Delete what was left over."""
+        if self._left_over is not None:
+            self._left_over.delete()
+
+    def _find(
+        self, hashes: NDArray[np.uint64], numbers: NDArray[np.int64], wanted: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
         self._reserve(len(hashes))
         sources = np.empty(len(hashes), dtype=np.int64)
         self._num_entries = _find_or_add(
-            self._slots, self._entries, self._num_entries, hashes, wanted, first_number, sources
+            self._slots, self._entries, self._num_entries, hashes, wanted, numbers, sources
         )
         return sources
 

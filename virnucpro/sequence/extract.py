@@ -172,14 +172,17 @@ class UnitBuilder:
         fragment_length: bases of a fragment, at least 3.
         unit_rows: rows of a unit; one fragment's rows always stay together.
         score_frameless: a fragment without a kept frame gives one row of frame 0.
+        contents: finds rows with the same nucleotides; one that forgets what it has no room for where None.
     """
 
-    def __init__(self, fragment_length: int, unit_rows: int, score_frameless: bool) -> None:
+    def __init__(
+        self, fragment_length: int, unit_rows: int, score_frameless: bool, contents: SequenceIndex | None = None
+    ) -> None:
         self._fragment_length = fragment_length
         self._unit_rows = unit_rows
         self._score_frameless = score_frameless
         self._first_row = 0
-        self._contents = SequenceIndex()
+        self._contents = contents or SequenceIndex()
         self._bases = np.empty(0, dtype=np.uint8)
         self._begin()
 
@@ -376,6 +379,7 @@ class Extraction:
         find_repetitive: records that repeat themselves are marked so (``Status.REPETITIVE``).
         block_bytes: how much is read at a time; changes nothing in the units.
         reference: FASTA file that the reads of CRAM inputs were aligned to.
+        contents: as of ``UnitBuilder``.
 
     Attributes:
         inputs: one summary for each input that was read to its end.
@@ -393,6 +397,7 @@ class Extraction:
         find_repetitive: bool = False,
         block_bytes: int = BLOCK_BYTES,
         reference: str | None = None,
+        contents: SequenceIndex | None = None,
     ) -> None:
         if fragment_length < 3:
             raise UsageError(f"the fragment length must be at least 3, not {fragment_length}")
@@ -408,7 +413,7 @@ class Extraction:
         self._find_repetitive = find_repetitive
         self._block_bytes = block_bytes
         self._reference = reference
-        self._builder = UnitBuilder(fragment_length, unit_rows, score_frameless)
+        self._builder = UnitBuilder(fragment_length, unit_rows, score_frameless, contents)
         self._ids = SequenceIndex()
         self._num_sequences = 0
 

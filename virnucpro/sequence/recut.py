@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.sequence.dedup import SequenceIndex
 from virnucpro.sequence.extract import UnitBuilder, describe_records
 from virnucpro.sequence.fasta import RecordBlock
 from virnucpro.sequence.frames import normalise
@@ -26,6 +27,7 @@ def recut(
     unit_rows: int,
     score_frameless: bool,
     find_repetitive: bool,
+    contents: SequenceIndex | None = None,
 ) -> Iterator[UnitTable]:
     """Units of the same records, with the same numbers, of which only the chosen ones are cut.
 
@@ -39,8 +41,9 @@ def recut(
         unit_rows: see there.
         score_frameless: see there.
         find_repetitive: see there.
+        contents: see there.
     """
-    builder = UnitBuilder(fragment_length, unit_rows, score_frameless)
+    builder = UnitBuilder(fragment_length, unit_rows, score_frameless, contents)
     first_number = 0
     for block in whole_records(tables):
         letters = normalise(block.bases.values)

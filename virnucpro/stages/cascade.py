@@ -23,9 +23,11 @@ from virnucpro.bundles import Bundle
 from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError, UsageError
+from virnucpro.mapped import chunks, let_go, new_table
 from virnucpro.report.calls import Calling, Judge, Limit, probability, sequence_log_odds
 from virnucpro.report.text import words
 from virnucpro.run_dir import RunDir, read_json
+from virnucpro.sequence.dedup import SequenceIndex
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.recut import recut
 from virnucpro.sequence.table import DECIDED, Status
@@ -44,7 +46,6 @@ ASKED, FIRST = 0, 1
 JOINED_DTYPE = np.dtype([*SUM_DTYPE.descr, ("model", "i1")])
 """What a sequence adds up to in the run of the model that decided it, and which one that is."""
 
-_CHUNK = 1 << 18  # sequences at a time: some MB, however many there are
 _LIMITS = ("science.cascade_low", "science.cascade_high")
 
 
@@ -119,7 +120,7 @@ class FirstLook:
     @property
     def num_failed_rows(self) -> int:
         """Rows it could not compute; their sequences went on."""
-        return int(self.sums["num_failed"].sum())
+        return consensus.total_of("num_failed", self.sums)
 
 
 @contextmanager
@@ -167,8 +168,10 @@ def extract(run: Run, look: FirstLook) -> Index:
         sums = look.sums[first : first + len(sequences)]
         chosen = are_unsure(look.run.rules, sums, look.limits) | (sequences["status"] != Status.OK)
         num_chosen += int(chosen.sum())
+        let_go(look.sums)
         return np.asarray(chosen)
 
+    contents = SequenceIndex(left_over=run.dir.left_over_rows)
     tables = recut(
         (store.read_unit(look.run.dir.unit(unit)) for unit in range(len(look.index.units))),
         choose,
@@ -177,9 +180,10 @@ def extract(run: Run, look: FirstLook) -> Index:
         unit_rows=run.unit_rows,
         score_frameless=run.bundle.scores_frameless,
         find_repetitive=run.bundle.doubts_repetitive,
+        contents=contents,
     )
     with run.reporter.stage("select", look.index.num_sequences, "sequences") as advance:
-        units, num_fragments = write_units(run, tables, advance)
+        units, num_fragments = write_units(run, tables, contents, advance)
     for unit in range(len(units)):
         _drop_stale(run.dir, unit)
     message = "%s of %s sequences go on from model %s to model %s"
@@ -255,16 +259,18 @@ class Join:
     @property
     def num_fragments(self) -> int:
         """That results must hold."""
-        return int(self.sums["num_fragments"].sum())
+        return consensus.total_of("num_fragments", self.sums)
 
     @property
     def num_rows(self) -> int:
         """That results must hold."""
-        return int(self.sums["num_rows"].sum() + self.sums["num_frameless"].sum())
+        return sum(consensus.total_of(name, self.sums) for name in ("num_rows", "num_frameless"))
 
     def are_of(self, model: int, part: slice) -> NDArray[np.bool_]:
         """Whether each of a range of sequences was decided by a model."""
-        return np.asarray(self.sums["model"][part] == model)
+        are_its = np.asarray(self.sums["model"][part] == model)
+        let_go(self.sums)
+        return are_its
 
     def judge(self, calling: Calling, part: slice) -> Judge:
         """For the sequences of one input."""
@@ -297,15 +303,11 @@ def joined(run: ScoredRun, index: Index, sums: NDArray[np.void], look: FirstLook
     Raises:
         CountError: a fragment or row is lost, or was decided by nobody.
     """
-    path, num_sequences = run.dir.joined_sums, look.index.num_sequences
+    num_sequences = look.index.num_sequences
     if index.num_sequences != num_sequences:
         raise CountError(f"{num_sequences} sequences were looked at first, {index.num_sequences} afterwards")
-    path.unlink(missing_ok=True)
-    both = np.zeros(0, dtype=JOINED_DTYPE)
-    if num_sequences:
-        both = np.lib.format.open_memmap(path, mode="w+", dtype=JOINED_DTYPE, shape=(num_sequences,))
-    for first in range(0, num_sequences, _CHUNK):
-        part = slice(first, first + _CHUNK)
+    both = new_table(run.dir.joined_sums, JOINED_DTYPE, (num_sequences,))
+    for part in chunks(num_sequences, both, sums, look.sums):
         by_first = sums["status"][part] == DECIDED
         for name in SUM_DTYPE.names or ():
             if name.startswith("num_") and sums[name][part][by_first].any():
@@ -315,4 +317,4 @@ def joined(run: ScoredRun, index: Index, sums: NDArray[np.void], look: FirstLook
     try:
         yield Join(run, index, look, both)
     finally:
-        path.unlink(missing_ok=True)
+        run.dir.joined_sums.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError
+from virnucpro.mapped import chunks, let_go, new_table
 from virnucpro.sequence.table import UnitTable, are_own_source
 from virnucpro.stages.base import Index, ScoredRun
 
@@ -71,18 +72,21 @@ def run(run: ScoredRun, index: Index) -> NDArray[np.void]:
     Raises:
         CountError: some row has no score, or more than one.
     """
-    path = run.dir.sequence_sums
-    path.unlink(missing_ok=True)
-    if not index.num_sequences:
-        return np.zeros(0, dtype=SUM_DTYPE)
-    sums = np.lib.format.open_memmap(path, mode="w+", dtype=SUM_DTYPE, shape=(index.num_sequences,))
+    sums = new_table(run.dir.sequence_sums, SUM_DTYPE, (index.num_sequences,))
     with run.reporter.stage("consensus", index.num_rows, "rows") as advance:
         for unit in scored_units(run, index, strings=()):
             _add(sums, unit)
+            let_go(sums)
             advance(len(unit.table.rows))
-    if int(sums["num_fragments"].sum()) != index.num_fragments:
-        raise CountError(f"{index.num_fragments} fragments were cut, {sums['num_fragments'].sum()} were counted")
+    num_fragments = total_of("num_fragments", sums)
+    if num_fragments != index.num_fragments:
+        raise CountError(f"{index.num_fragments} fragments were cut, {num_fragments} were counted")
     return sums
+
+
+def total_of(name: str, sums: NDArray[np.void]) -> int:
+    """Sum of a count over all sequences."""
+    return sum(int(sums[name][part].sum()) for part in chunks(len(sums), sums))
 
 
 def scored_units(run: ScoredRun, index: Index, strings: Collection[str] = store.STRINGS) -> Iterator[ScoredUnit]:
@@ -94,8 +98,7 @@ def scored_units(run: ScoredRun, index: Index, strings: Collection[str] = store.
         strings: lists of strings that are read; the others are then without items.
     """
     path = run.dir.row_scores
-    path.unlink(missing_ok=True)
-    known = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(max(index.num_rows, 1), 2))
+    known = new_table(path, np.float32, (index.num_rows, 2))
     try:
         for unit, indexed in enumerate(index.units):
             table = store.read_unit(run.dir.unit(unit), strings)
@@ -108,7 +111,9 @@ def scored_units(run: ScoredRun, index: Index, strings: Collection[str] = store.
             mine = known[rows]
             mine[own] = computed
             mine[~own] = known[source[~own]]
-            yield score_fragments(run.rules, table, np.array(mine))
+            scores = np.array(mine)
+            let_go(known)
+            yield score_fragments(run.rules, table, scores)
     finally:
         path.unlink(missing_ok=True)
 

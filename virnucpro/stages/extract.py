@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, replace
+
+import numpy as np
 
 from virnucpro import store
 from virnucpro.errors import CountError, RunMismatchError
 from virnucpro.progress import Advance
+from virnucpro.run_dir import full_disk_at
 from virnucpro.samples import Sample, samples_of
+from virnucpro.sequence.dedup import SequenceIndex
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.streams import digest_of, shown
 from virnucpro.sequence.table import UnitTable, are_own_source
@@ -36,6 +41,7 @@ def run(run: Run, samples: tuple[Sample, ...] = (), reference: str | None = None
         _check_inputs(run, samples, index)
         _log.info("extract: done before, %s rows in %d units", f"{index.num_rows:,}", len(index.units))
         return _renamed(index, samples)
+    contents = SequenceIndex(left_over=run.dir.left_over_rows)
     extraction = Extraction(
         [sample.paths[0] if len(sample.paths) == 1 else sample.paths for sample in samples],
         fragment_length=run.fragment_length,
@@ -44,9 +50,10 @@ def run(run: Run, samples: tuple[Sample, ...] = (), reference: str | None = None
         score_frameless=run.bundle.scores_frameless,
         find_repetitive=run.bundle.doubts_repetitive,
         reference=reference,
+        contents=contents,
     )
     with run.reporter.stage("extract", None, "sequences") as advance:
-        units, num_fragments = write_units(run, extraction.units(), advance)
+        units, num_fragments = write_units(run, extraction.units(), contents, advance)
     inputs = tuple(
         IndexedInput(stem=sample.name, **asdict(item)) for sample, item in zip(samples, extraction.inputs, strict=True)
     )
@@ -54,17 +61,41 @@ def run(run: Run, samples: tuple[Sample, ...] = (), reference: str | None = None
     return write_index(run, Index(inputs, units, num_fragments))
 
 
-def write_units(run: Run, tables: Iterable[UnitTable], advance: Advance) -> tuple[tuple[IndexedUnit, ...], int]:
-    """Write each unit; returns what the index says of them, and how many fragments they hold."""
+def write_units(
+    run: Run, tables: Iterable[UnitTable], contents: SequenceIndex, advance: Advance
+) -> tuple[tuple[IndexedUnit, ...], int]:
+    """Write each unit; returns what the index says of them, and how many fragments they hold.
+
+    Args:
+        run: whose units they are.
+        tables: the units, in order.
+        contents: what they find their sources by; it is used up.
+        advance: told how many sequences are done.
+    """
     units: list[IndexedUnit] = []
     num_fragments = num_begun = 0
-    for unit, table in enumerate(tables):
-        store.write_unit(run.dir.unit(unit), table)
-        units.append(_indexed(table, num_begun))
-        num_fragments += len(table.fragments)
-        num_begun += len(table.sequences)
-        advance(len(table.sequences))
+    with closing(contents), full_disk_at(run.dir.work):
+        for unit, table in enumerate(tables):
+            store.write_unit(run.dir.unit(unit), table)
+            units.append(_indexed(table, num_begun))
+            num_fragments += len(table.fragments)
+            num_begun += len(table.sequences)
+            advance(len(table.sequences))
+        _write_late_sources(run, units, contents)
     return tuple(units), num_fragments
+
+
+def _write_late_sources(run: Run, units: list[IndexedUnit], contents: SequenceIndex) -> None:
+    """Let rows know their sources that were found only when all units were written."""
+    first_rows = np.array([unit.first_row for unit in units], dtype=np.int64)
+    for rows, sources in contents.late_sources():
+        holders = np.searchsorted(first_rows, rows, side="right") - 1
+        for unit in np.unique(holders).tolist():
+            is_here = holders == unit
+            table = store.read_unit(run.dir.unit(unit))
+            table.rows["source"][rows[is_here] - table.first_row] = sources[is_here]
+            store.write_unit(run.dir.unit(unit), table)
+            units[unit] = replace(units[unit], num_sources=_num_sources(table))
 
 
 def write_index(run: Run, index: Index) -> Index:
@@ -96,14 +127,17 @@ def _warn(extraction: Extraction) -> None:
 
 def _indexed(table: UnitTable, num_begun: int) -> IndexedUnit:
     first = int(table.fragments["sequence"][0]) if len(table.fragments) else num_begun
-    own = are_own_source(table.rows, table.first_row)
     return IndexedUnit(
         first_row=table.first_row,
         num_rows=len(table.rows),
-        num_sources=int(own.sum()),
+        num_sources=_num_sources(table),
         first_sequence=min(first, num_begun),
         stop_sequence=num_begun + len(table.sequences),
     )
+
+
+def _num_sources(table: UnitTable) -> int:
+    return int(are_own_source(table.rows, table.first_row).sum())
 
 
 def _check_inputs(run: Run, samples: tuple[Sample, ...], index: Index) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from virnucpro.config import TABLE_FORMATS, TableFormat
 from virnucpro.errors import CountError
+from virnucpro.mapped import let_go
 from virnucpro.report import formats, legacy, schema, tables, text
 from virnucpro.report.calls import CALL_NAMES, STATUS_NAMES, Answers, Call, Calling, Judge, probability
 from virnucpro.report.region_files import ScoredSequences, open_regions
@@ -294,7 +295,8 @@ class _InputWriter:
     def add(self, named: _NamedUnit) -> int:
         """Write what of a unit belongs to this input; return how many sequences began in it."""
         touched = slice(max(named.first, self._first), min(named.stop, self._stop))
-        sums = self._sums[touched]
+        sums = np.array(self._sums[touched])
+        let_go(self._sums)
         answers = self._judge.answer(sums)
         self._add_rows(named)
         self._add_failed_rows(named)

@@ -10,6 +10,7 @@ from virnucpro.config import LayoutConfig, RuntimeConfig
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir
+from virnucpro.sequence.dedup import SequenceIndex
 from virnucpro.sequence.extract import Extraction
 from virnucpro.stages import cascade, classify, embed, extract
 from virnucpro.stages.base import Index, IndexedInput, Run
@@ -66,6 +67,7 @@ def count_going_on(looked_at: Counted, first: cascade.FirstModel, asked: Run, pl
 
 def _extract(run: Run, paths: list[Path]) -> Index:
     """Without the warnings of a run: pieces that begin inside a record have headers alike."""
+    contents = SequenceIndex(left_over=run.dir.left_over_rows)
     extraction = Extraction(
         [str(path) for path in paths],
         fragment_length=run.fragment_length,
@@ -73,8 +75,9 @@ def _extract(run: Run, paths: list[Path]) -> Index:
         unit_rows=LayoutConfig().unit_rows,
         score_frameless=run.bundle.scores_frameless,
         find_repetitive=run.bundle.doubts_repetitive,
+        contents=contents,
     )
     with Reporter(bars=False).stage("extract", None, "sequences") as advance:
-        units, num_fragments = extract.write_units(run, extraction.units(), advance)
+        units, num_fragments = extract.write_units(run, extraction.units(), contents, advance)
     inputs = tuple(IndexedInput(stem=str(number), **asdict(item)) for number, item in enumerate(extraction.inputs))
     return extract.write_index(run, Index(inputs, units, num_fragments))

@@ -1,0 +1,42 @@
+"""Tables in memory-mapped files: as large as the run, of which no more is in memory than was looked at last."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK = 1 << 18  # items at a time: some MB
+
+
+def new_table(path: Path, dtype: np.dtype[Any] | type, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Zeros in a file; an array in memory where there are none, since nothing cannot be mapped."""
+    path.unlink(missing_ok=True)
+    if not shape[0]:
+        return np.zeros(shape, dtype)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def let_go(table: NDArray[Any]) -> None:
+    """Take what was read and written of a table out of this process's memory: it is in its file, to be read again.
+
+    Args:
+        table: of ``new_table``, or a part of one; nothing happens to others.
+    """
+    base: Any = table
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)  # of a shared mapping of a file: nothing is lost
+
+
+def chunks(num_items: int, *tables: NDArray[Any]) -> Iterator[slice]:
+    """Ranges that make up ``num_items``, in order; the tables are let go after each."""
+    for first in range(0, num_items, _CHUNK):
+        yield slice(first, first + _CHUNK)
+        for table in tables:
+            let_go(table)

@@ -54,9 +54,15 @@ def children_of(process):
     return psutil.Process(process.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("parallel", [(), ("--parallel",)])
 @pytest.mark.parametrize(
-    ("stage", "number"), [("units", 3), ("embeddings/nucleotide", 2), ("embeddings/protein", 20), ("scores", 4)]
+    ("stage", "number", "parallel"),
+    [
+        ("units", 3, ()),
+        ("embeddings/nucleotide", 2, ("--parallel",)),
+        ("embeddings/protein", 20, ()),
+        ("embeddings/protein", 20, ("--parallel",)),
+        ("scores", 4, ()),
+    ],
 )
 def test_kill_9_then_the_same_command_gives_the_same_bytes(undisturbed, tmp_path, tiny_bundle, stage, number, parallel):
     """A killed run goes on and ends as if nothing had happened; its children do not outlive it."""
@@ -76,8 +82,10 @@ def test_kill_9_then_the_same_command_gives_the_same_bytes(undisturbed, tmp_path
     assert not list((tmp_path / "out").rglob("*-tmp-*"))
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("parallel", [(), ("--parallel",)])
+@pytest.mark.parametrize(
+    ("sent", "code", "parallel"),
+    [(signal.SIGINT, 130, ()), (signal.SIGINT, 130, ("--parallel",)), (signal.SIGTERM, 143, ("--parallel",))],
+)
 def test_an_interrupt_ends_with_its_code_and_the_run_goes_on(undisturbed, tmp_path, tiny_bundle, sent, code, parallel):
     """Ctrl-C is 130, SIGTERM 143; no process is left, finished units stay, the same command finishes."""
     fasta, expected = undisturbed

@@ -18,6 +18,7 @@ from virnucpro.encoders.codons import (
     frame_codons,
     longest_open_runs,
 )
+from virnucpro.encoders.conv_tower import ConvTower, TowerShape
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
 from virnucpro.encoders.residue_conv import ResidueConvEncoder, ResidueConvNetwork, ResidueConvShape
@@ -153,3 +154,33 @@ def test_tensors_that_do_not_fit_are_a_model_error(six_frame, tmp_path: Path):
     save_encoder(path, six_frame.config() | {"width": 17}, six_frame.stored_tensors())
     with pytest.raises(ModelError, match="do not fit"):
         load_encoder(path, CPU, torch.float32)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 9])
+def test_pairs_looked_up_are_the_first_convolution(kernel):
+    """Sequences of one symbol, of even and odd lengths, with symbols that are none."""
+    torch.manual_seed(kernel)
+    plain, tabulated = (ConvTower(TowerShape(20, (6, 10, 7), (kernel, 3))).eval() for _ in range(2))
+    tabulated.load_state_dict(plain.state_dict())
+    tabulated.tabulate()
+    with torch.inference_mode():
+        for length in (*range(1, 12), 166):
+            symbols = torch.randint(0, 21, (70, length))
+            expected = plain(symbols)
+            assert torch.allclose(tabulated(symbols), expected, atol=2e-6)
+            assert expected.abs().sum() > 0
+
+
+def test_a_tower_in_training_takes_its_weights_as_they_are():
+    """Tables of earlier weights are for an encoder, which has them for good."""
+    torch.manual_seed(1)
+    tower = ConvTower(TowerShape(20, (6, 10), (5,)))
+    symbols = torch.randint(0, 20, (3, 30))
+    tower.tabulate()
+    tower.train()
+    tower.convolutions[0].weight.data.mul_(2)
+    tower(symbols).sum().backward()
+    assert tower.convolutions[0].weight.grad is not None
+    trained = tower(symbols)
+    tower.eval().tabulate()
+    assert torch.allclose(tower(symbols), trained, atol=2e-6)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import zstandard
 from conftest import GOLDEN, mixed_records, open_dna, random_dna, read_tsv, result_bytes, write_fasta
 
@@ -226,3 +227,15 @@ def test_the_python_call_gives_what_the_command_gives(virnucpro, tmp_path):
     results = package.predict([fasta], tmp_path / "python")
     assert results.path("sequences.tsv").read_bytes() == (tmp_path / "cli" / "in.sequences.tsv").read_bytes()
     assert sum(results.counts[0].calls.values()) == 5
+
+
+def test_a_dtype_that_the_cpu_only_imitates_is_warned_of(virnucpro, tmp_path, tiny_bundle):
+    """In the run record and the log; where the CPU has bfloat16 of its own, and in float32, nothing is said."""
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": open_dna(300, 1)})
+    for dtype in ("float32", "bfloat16"):
+        ended = virnucpro("predict", fasta, "-o", tmp_path / dtype, "--model", tiny_bundle, "--dtype", dtype)
+        assert ended.code == 0, ended.err
+        warnings = json.loads((tmp_path / dtype / "in.run.json").read_text())["warnings"]
+        is_slow = dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
+        assert any("imitates bfloat16" in warning for warning in warnings) == is_slow
+        assert ("imitates bfloat16" in (tmp_path / dtype / "in.log").read_text()) == is_slow

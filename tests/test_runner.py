@@ -9,6 +9,7 @@ import torch
 
 from virnucpro.batching.loader import pack_unit
 from virnucpro.batching.packing import GreedyPacker
+from virnucpro.encoders.compiled_layers import StoppedError
 from virnucpro.encoders.device import available_cpus, choose_devices, default_dtype, parse_dtype, visible_devices
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.runner import AsyncInferenceRunner, NotFiniteError
@@ -62,11 +63,12 @@ class CrampedEsm2(Esm2):
 
     memory_tokens = 100
     calls = ()
+    no_memory: BaseException = torch.OutOfMemoryError("out of memory")
 
     def embed(self, batch):
         self.calls = (*self.calls, batch.num_tokens)
         if batch.num_tokens > self.memory_tokens:
-            raise torch.OutOfMemoryError("out of memory")
+            raise self.no_memory
         return super().embed(batch)
 
 
@@ -103,8 +105,20 @@ def test_a_unit_without_anything_to_embed_is_zeros(encoder, strings):
     assert not written[0].any()
 
 
-def test_out_of_memory_halves_batches_once_and_remembers(encoder, caplog):
+@pytest.mark.parametrize(
+    "no_memory",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("could not create a primitive"),  # oneDNN
+    ],
+    ids=["CUDA", "Python", "PyTorch", "oneDNN"],
+)
+def test_out_of_memory_halves_batches_once_and_remembers(encoder, caplog, no_memory):
+    """However it is said."""
     cramped = CrampedEsm2.from_tensors(CONFIG, small_tensors())
+    cramped.no_memory = no_memory
     units = [unit_of(encoder, n, proteins(n), 1000) for n in range(2)]
     with caplog.at_level(logging.WARNING):
         written = run(AsyncInferenceRunner(cramped, CPU), units)
@@ -225,3 +239,40 @@ def test_cpus_are_counted_with_the_quota_of_the_container(tmp_path: Path, files,
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert available_cpus(tmp_path) == (expected or everything)
+
+
+@pytest.fixture
+def use_torch_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 20])
+def test_threads_take_a_batch_each_and_change_no_bit(encoder, use_torch_threads, threads):
+    """Of twenty, eight have a batch at a time; those that are left over would share the work on one."""
+    units = [unit_of(encoder, n, proteins(n), 64) for n in range(3)]
+    use_torch_threads(1)
+    alone = run(AsyncInferenceRunner(encoder, CPU), units)
+    use_torch_threads(threads)
+    together = run(AsyncInferenceRunner(encoder, CPU), units)
+    assert torch.get_num_threads() == threads
+    for number in range(3):
+        assert len(units[number].batches) > 3
+        if threads < 16:
+            assert np.array_equal(alone[number], together[number])
+        assert np.abs(alone[number] - together[number]).max() <= 1e-6
+
+
+def test_what_nobody_waits_for_is_not_computed_to_its_end(encoder, use_torch_threads):
+    """An error in one batch stops the others at their next layer; the encoder then computes again."""
+    use_torch_threads(2)
+    failing = CrampedEsm2.from_tensors(CONFIG, small_tensors())
+    failing.memory_tokens, failing.no_memory = 0, ValueError("odd")
+    with pytest.raises(ValueError, match="odd"):
+        run(AsyncInferenceRunner(failing, CPU), [unit_of(encoder, 0, proteins(), 64)])
+    with pytest.raises(StoppedError):
+        failing.steps(len, [])
+    failing.memory_tokens = 10_000
+    written = run(AsyncInferenceRunner(failing, CPU), [unit_of(encoder, 0, proteins(), 64)])
+    assert np.abs(written[0] - one_by_one(encoder, proteins())).max() <= 1e-5

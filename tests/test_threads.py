@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tiny_models import byte_pair_tokenizer
 
 from virnucpro.batching.loader import unit_loader
 from virnucpro.batching.packing import GreedyPacker
+from virnucpro.batching.threads import in_threads
 from virnucpro.config import RuntimeConfig
 from virnucpro.encoders.dnabert_s import DnabertSTokenizer
 from virnucpro.executors.local import LocalExecutor
@@ -107,3 +109,19 @@ def test_loader_processes_of_all_gpus_are_no_more_than_the_threads(num_gpus, thr
     devices = [f"cuda:{number}" for number in range(num_gpus)]
     assert settings_for(devices, {}, -1, threads).loader_workers == expected
     assert settings_for(devices, {}, 3, threads).loader_workers == 3
+
+
+def test_items_in_threads_come_in_order_and_are_given_up_together():
+    """Work that waits is told when nobody wants it any more, and is waited for."""
+    assert list(in_threads(lambda item: item * 2, range(50), 4)) == [2 * item for item in range(50)]
+    told, ended = Event(), []
+
+    def work(item):
+        if item == 0:
+            raise ValueError(item)
+        ended.append(told.wait(timeout=60))
+
+    with pytest.raises(ValueError, match="0"):
+        list(in_threads(work, range(50), 2, give_up=told.set))
+    assert ended == [True] * len(ended)
+    assert len(ended) < 5

@@ -23,7 +23,7 @@ from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Limits
 from virnucpro.config import Config, RuntimeConfig
 from virnucpro.encoders import read_config
-from virnucpro.encoders.device import available_cpus, choose_devices, float_dtype, parse_dtype
+from virnucpro.encoders.device import available_cpus, choose_devices, float_dtype, parse_dtype, slowness
 from virnucpro.errors import IncompleteRunError, ResourceError, UsageError
 from virnucpro.executors.base import Executor, Worker
 from virnucpro.executors.local import LocalExecutor
@@ -124,7 +124,7 @@ def execute(
         run.rules.write(run_dir.rules)
         with _first_look(run, first, request, devices) as look:
             index = _extract(run, request) if look is None else cascade.extract(run, look)
-            cautions = _cautions(run, index, first)
+            cautions = _cautions(run, index, first, devices)
             _run_units(run, index, request, devices)
             counts = _write_results(run, index, request, look)
             record = run_record(run, index, request, devices, counts, started) | {"warnings": cautions}
@@ -201,9 +201,11 @@ def _first_look(
         yield look
 
 
-def _cautions(run: Run, index: Index, first: cascade.FirstModel | None) -> list[str]:
+def _cautions(run: Run, index: Index, first: cascade.FirstModel | None, devices: list[str]) -> list[str]:
     """What the user should know, said in the log as well."""
     cautions = run.bundle.cautions(run.fragment_length, _mean_length_nt(index))
+    slow = slowness(torch.device(devices[0]), getattr(torch, run.dtype))
+    cautions += [slow] if slow is not None else []
     cautions += first.cautions if first is not None else []
     for caution in cautions:
         _log.warning("%s", caution)

@@ -27,11 +27,30 @@ def use_threads(number: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(number)
 
 
-def in_threads(work: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+def _nothing() -> None:
+    pass
+
+
+def in_threads(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    num_threads: int,
+    *,
+    threads_each: int = 1,
+    give_up: Callable[[], None] = _nothing,
+) -> Iterator[Result]:
     """What ``work`` makes of each item, in order; each is computed by one thread while the next ones are read.
 
     A thread an item and not all threads for one: none of them waits for the others or for the disk, and a result does
     not depend on how many there are.
+
+    Args:
+        work: on an item.
+        items: read as they are asked for, by the calling thread.
+        num_threads: items computed at the same time.
+        threads_each: that an operation of torch may use for one item.
+        give_up: called when nobody wants the results any more (an error, an interrupt): work that takes long should
+            then end soon, since its threads are waited for.
     """
     if num_threads == 1:
         yield from map(work, items)
@@ -39,13 +58,18 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], num_thread
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(threads_each,)) as threads:
             waiting: deque[Future[Result]] = deque()
-            for item in items:
-                waiting.append(threads.submit(work, item))
-                if len(waiting) == num_threads + READ_AHEAD:
+            try:
+                for item in items:
+                    waiting.append(threads.submit(work, item))
+                    if len(waiting) == num_threads + READ_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                give_up()
+                raise
     finally:
         torch.set_num_threads(before)

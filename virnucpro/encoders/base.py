@@ -33,7 +33,7 @@ class Encoder(Protocol):
     alphabet: Alphabet
     width: int
     cpu_token_budget: int
-    """Tokens in a batch that suit a CPU: wide layers fall out of its cache, look-ups want many at once."""
+    """Tokens in a batch that suit a CPU core: wide layers fall out of its cache, look-ups want many at once."""
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -37,6 +37,10 @@ _TRIAL_SEQUENCES = {"cuda": 256}  # the compiler chooses block sizes for what it
 _TRIAL_TOKEN = 5  # an ordinary one in every vocabulary
 
 
+class StoppedError(Exception):
+    """A forward pass was given up; see ``LayerSteps.stop``."""
+
+
 class LayerSteps:
     """Calls the steps of a layer, compiled from :meth:`compile` on.
 
@@ -57,6 +61,7 @@ class LayerSteps:
         self.num_weights = num_weights
         self._compiler: Compiler | None = None
         self._compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._is_stopped = False
 
     @property
     def are_compiled(self) -> bool:
@@ -66,6 +71,14 @@ class LayerSteps:
     def compile(self, compiler: Compiler) -> None:
         """Compile each step when it is called next."""
         self._compiler = compiler
+
+    def stop(self) -> None:
+        """Let every thread that computes end at its next step, with an error: nobody wants the result."""
+        self._is_stopped = True
+
+    def go_on(self) -> None:
+        """Compute again."""
+        self._is_stopped = False
 
     def give_up(self, reason: object) -> None:
         """Run uncompiled from here on."""
@@ -78,6 +91,8 @@ class LayerSteps:
 
     def __call__(self, step: Callable[_P, _ResultT], *args: _P.args, **kwargs: _P.kwargs) -> _ResultT:
         """Call ``step`` with these arguments."""
+        if self._is_stopped:
+            raise StoppedError
         if self._compiler is None:
             return step(*args, **kwargs)
         if step not in self._compiled:

@@ -133,6 +133,19 @@ def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
             raise UsageError("fp8 needs a GPU of compute capability 8.9 or later: choose bfloat16 or float16.")
 
 
+def slowness(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say what is slow about a dtype that a device imitates; None of one that it has."""
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return None
+    try:
+        is_native: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - there is no public name
+    except (AttributeError, RuntimeError):
+        return None
+    if is_native:
+        return None
+    return "this CPU imitates bfloat16, which takes several times as long as --dtype float32"
+
+
 def available_cpus(system: Path = Path("/")) -> int:
     """Return the number of CPUs this process may keep busy: affinity, and the quota of its control groups.
 

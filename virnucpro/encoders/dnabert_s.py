@@ -98,7 +98,7 @@ class DnabertS:
 
     kind = "dnabert_s"
     alphabet: Alphabet = "nt"
-    cpu_token_budget = 8_192
+    cpu_token_budget = 1_024
 
     def __init__(
         self,

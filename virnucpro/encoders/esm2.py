@@ -96,7 +96,7 @@ class Esm2:
 
     kind = "esm2"
     alphabet: Alphabet = "aa"
-    cpu_token_budget = 8_192
+    cpu_token_budget = 1_024
 
     def __init__(
         self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], linear: LinearMaker = Linear

@@ -13,14 +13,13 @@ from torch import nn
 from torch.nn.functional import pad
 
 from virnucpro.batching.batch import PackedBatch
-from virnucpro.batching.threads import in_threads
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.ngram_bag import pack_bags, unpack_bags
 from virnucpro.encoders.weights import check_tensors, setting
 from virnucpro.sequence.ragged import Ragged
 
 MAX_ROWS = 128
-"""Rows a forward pass: more does not fit the caches of a CPU core, and the threads would have too few to share."""
+"""Rows a forward pass: more does not fit the caches of a CPU core."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -111,10 +110,4 @@ class LetterEncoder(Generic[Network]):
             if length < self.min_length:
                 codes = pad(codes, (0, self.min_length - length), value=self.filler)
             parts.extend(codes[k : k + MAX_ROWS] for k in range(0, count, MAX_ROWS))
-        num_threads = torch.get_num_threads() if batch.input_ids.device.type == "cpu" else 1
-        return torch.cat(list(in_threads(self._embed_part, parts, min(num_threads, len(parts)))))
-
-    @torch.inference_mode()  # of the thread it runs in
-    def _embed_part(self, codes: torch.Tensor) -> torch.Tensor:
-        embedding: torch.Tensor = self.network(codes)
-        return embedding
+        return torch.cat([self.network(part) for part in parts])

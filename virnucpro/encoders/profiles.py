@@ -232,7 +232,7 @@ class ProfiledEncoder(LetterEncoder[ProfiledNetwork]):
 
     kind = "six_frame_profiles"
     alphabet = "nt"
-    cpu_token_budget = 524_288
+    cpu_token_budget = 65_536
     network_class = ProfiledNetwork
     shape_class = ProfiledShape
     codes = BASE_CODES

@@ -54,9 +54,13 @@ class ResidueConvEncoder(LetterEncoder[ResidueConvNetwork]):
 
     kind = "residue_conv"
     alphabet = "aa"
-    cpu_token_budget = 262_144
+    cpu_token_budget = 32_768
     network_class = ResidueConvNetwork
     shape_class = ResidueConvShape
     codes = RESIDUE_CODES
     min_length = MIN_LENGTH_AA
     filler = OTHER_RESIDUE
+
+    def __init__(self, network: ResidueConvNetwork) -> None:
+        super().__init__(network)
+        network.tower.tabulate()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from threading import RLock
 
 import numpy as np
 import torch
@@ -19,14 +20,22 @@ from numpy.typing import NDArray
 from virnucpro.batching.batch import PackedBatch
 from virnucpro.batching.collator import Packing
 from virnucpro.batching.loader import PackedUnit
+from virnucpro.batching.threads import in_threads
 from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.compiled_layers import steps_of
 from virnucpro.errors import ModelError
 
 _LOG = logging.getLogger(__name__)
 
 _SECONDS_A_SIGN = 0.5
-_NO_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-"""How PyTorch's allocator for the CPU says it: there is no class for it."""
+_NO_HOST_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "could not create a primitive")
+"""How PyTorch's allocator for the CPU says it, and oneDNN: there is no class for it."""
+
+_MOST_TOGETHER = 8
+"""Batches that are computed at the same time on a CPU; more threads than that share them."""
+
+_Embedded = tuple[PackedBatch, list[torch.Tensor]]
+"""A batch and its embeddings, in one or more pieces."""
 
 Advance = Callable[[int, int], None]
 Reload = Callable[[torch.device, torch.dtype], Encoder]
@@ -108,6 +117,7 @@ class AsyncInferenceRunner:
         self._advance = advance
         self._reloaded: dict[tuple[torch.device, torch.dtype], Encoder] = {}
         self._token_budget: int | None = None
+        self._lock = RLock()
         self._copy_in, self._copy_out = (_side_stream(device) for _ in range(2))
 
     def embeddings(self, units: Iterable[PackedUnit]) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -137,11 +147,10 @@ class AsyncInferenceRunner:
         rows: list[NDArray[np.int64]] = []
         pieces: list[torch.Tensor] = []
         told, passed = time.monotonic(), 0
-        for batch, copied in self._ahead(unit.batches):
-            if copied is not None:
-                torch.cuda.current_stream(self._device).wait_event(copied)
+        embedded = self._embedded_in_threads if self._device.type == "cpu" else self._embedded_in_turn
+        for batch, of_batch in embedded(encoder, unit.batches):
             rows.append(batch.rows)
-            pieces += self._embed(encoder, batch)
+            pieces += of_batch
             passed += len(batch.rows)
             if self._advance is not None and time.monotonic() - told > _SECONDS_A_SIGN:
                 self._advance(unit.unit, passed)
@@ -163,9 +172,33 @@ class AsyncInferenceRunner:
                 done.record(self._copy_out)
         return _UnderWay(unit, np.concatenate(rows) if rows else np.empty(0, dtype=np.int64), host, done)
 
+    def _embedded_in_turn(self, encoder: Encoder, batches: Packing) -> Iterator[_Embedded]:
+        """Each batch with its embeddings, the next one being copied meanwhile."""
+        for batch, copied in self._ahead(batches):
+            if copied is not None:
+                torch.cuda.current_stream(self._device).wait_event(copied)
+            yield batch, self._embed(encoder, batch)
+
+    def _embedded_in_threads(self, encoder: Encoder, batches: Packing) -> Iterator[_Embedded]:
+        """Each batch with its embeddings, computed by one thread beside others.
+
+        Threads that share every operation wait for one another at the end of each: two of them are then hardly faster
+        than one. What is compiled is compiled for one caller at a time.
+        """
+        threads, steps = torch.get_num_threads(), steps_of(encoder)
+        together = 1 if steps is not None and steps.are_compiled else min(threads, _MOST_TOGETHER)
+
+        def embed(batch: PackedBatch) -> _Embedded:
+            return batch, self._embed(encoder, batch)
+
+        if steps is None:
+            return in_threads(embed, batches, together, threads_each=threads // together)
+        steps.go_on()
+        return in_threads(embed, batches, together, threads_each=threads // together, give_up=steps.stop)
+
     def _ahead(self, batches: Packing) -> Iterator[tuple[PackedBatch, torch.cuda.Event | None]]:
         """Yield each batch on the device; the copy of the next one is begun before."""
-        if self._copy_in is None:
+        if self._copy_in is None:  # a device without streams
             yield from ((batch.to(self._device), None) for batch in batches)
             return
         before = None
@@ -204,12 +237,13 @@ class AsyncInferenceRunner:
         return pieces
 
     def _lower_budget(self, token_budget: int) -> None:
-        if self._token_budget is None:
-            _LOG.warning(
-                "%s: out of memory; batches are halved from here on. A smaller --token-budget saves the attempts.",
-                self._device,
-            )
-        self._token_budget = token_budget
+        with self._lock:
+            if self._token_budget is None:
+                _LOG.warning(
+                    "%s: out of memory; batches are halved from here on. A smaller --token-budget saves the attempts.",
+                    self._device,
+                )
+            self._token_budget = min(token_budget, self._token_budget or token_budget)
 
     def _embed_on_cpu(self, batch: PackedBatch) -> torch.Tensor:
         _LOG.warning("%s: a sequence of %d tokens does not fit; it goes to the CPU.", self._device, batch.num_tokens)
@@ -233,9 +267,10 @@ class AsyncInferenceRunner:
         """Return the same encoder elsewhere or in another dtype; it is kept."""
         if self._reload is None:
             raise torch.OutOfMemoryError(f"{self._device}: one sequence alone does not fit the memory.")
-        if (device, dtype) not in self._reloaded:
-            self._reloaded[device, dtype] = self._reload(device, dtype)
-        return self._reloaded[device, dtype]
+        with self._lock:
+            if (device, dtype) not in self._reloaded:
+                self._reloaded[device, dtype] = self._reload(device, dtype)
+            return self._reloaded[device, dtype]
 
     def _free_memory(self) -> None:
         if self._device.type == "cuda":
@@ -255,6 +290,6 @@ def _embed_if_it_fits(encoder: Encoder, batch: PackedBatch) -> torch.Tensor | No
     except (torch.OutOfMemoryError, MemoryError):
         return None
     except RuntimeError as error:
-        if _NO_HOST_MEMORY not in str(error):
+        if not any(said in str(error) for said in _NO_HOST_MEMORY):
             raise
         return None

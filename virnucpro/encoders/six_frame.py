@@ -142,7 +142,7 @@ class SixFrameEncoder(LetterEncoder[SixFrameNetwork]):
 
     kind = "six_frame"
     alphabet = "nt"
-    cpu_token_budget = 524_288
+    cpu_token_budget = 65_536
     network_class = SixFrameNetwork
     shape_class = SixFrameShape
     codes = BASE_CODES

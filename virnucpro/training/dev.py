@@ -26,6 +26,7 @@ from virnucpro.sequence.complexity import are_repetitive
 from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.frames import keep_frames, row_buffers
 from virnucpro.sequence.ragged import Ragged
+from virnucpro.stages.embed import usual_token_budget
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.sampling import Pool, host_pool, sample_fragments, virus_pool
 
@@ -177,7 +178,8 @@ def embed_all(
     device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
 ) -> NDArray[np.float32]:
     """(n, width) embeddings; zero for empty strings, and a repeated string is computed once."""
-    unit = pack_unit(0, strings, encoder.tokenizer, GreedyPacker(encoder.cpu_token_budget))
+    budget = usual_token_budget(encoder, device, "float32")  # a narrower type would let it be larger
+    unit = pack_unit(0, strings, encoder.tokenizer, GreedyPacker(budget))
     (_, embeddings), *_ = AsyncInferenceRunner(encoder, device).embeddings([unit])
     return embeddings
 

@@ -43,6 +43,7 @@ class Encoder(Protocol):
     def embed(self, batch: PackedBatch) -> torch.Tensor:
         """Embed each sequence of the batch: (S, width) float32, pooled in float32, on the batch's device.
 
-        The runner never passes an empty sequence: its embedding is zero by definition.
+        The runner never passes an empty sequence: its embedding is zero by definition. On a CPU several threads call
+        at the same time, each with a batch of its own.
         """
         ...

@@ -123,12 +123,12 @@ class FalseDiscovery:
     less than 1e-7.
 
     Args:
-        p_virus: (n,) of all sequences of an input, in any order; NaN where there is none.
+        p_virus: (n,) of all sequences of an input, in any order; NaN where there is none. It is sorted where it is.
     """
 
     def __init__(self, p_virus: NDArray[np.float32]) -> None:
-        self._ascending = p_virus[~np.isnan(p_virus)]
-        self._ascending.sort()
+        p_virus.sort()  # NaN comes last
+        self._ascending = p_virus[: len(p_virus) - np.count_nonzero(np.isnan(p_virus))]
         self._shares = np.empty_like(self._ascending)
         num_false = 0.0
         for part in chunks(len(self._ascending)):  # from the highest down

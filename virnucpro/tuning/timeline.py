@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from virnucpro.batching.batch import PackedBatch
 from virnucpro.batching.loader import PackedUnit, pack_unit, unit_loader
 from virnucpro.batching.packing import GreedyPacker
 from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.compiled_layers import steps_of
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import UnitStrings
@@ -36,23 +37,32 @@ from virnucpro.tuning.sample_units import StoredUnits
 _SHARD = {"unit_digest": "measured", "fingerprint": "measured"}
 
 
-@dataclass
 class _Stopwatch:
-    """Adds up the seconds of parts.
+    """Adds up the seconds of parts; what several threads do at the same time counts once.
 
     Attributes:
         seconds: part to seconds.
     """
 
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._lock = Lock()
+        self._num_running = dict.fromkeys(PARTS, 0)
+        self._begun = dict.fromkeys(PARTS, 0.0)
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
+        with self._lock:
+            if not self._num_running[part]:
+                self._begun[part] = time.perf_counter()
+            self._num_running[part] += 1
         try:
             yield
         finally:
-            self.seconds[part] += time.perf_counter() - start
+            with self._lock:
+                self._num_running[part] -= 1
+                if not self._num_running[part]:
+                    self.seconds[part] += time.perf_counter() - self._begun[part]
 
 
 class _TimedEncoder:
@@ -61,6 +71,7 @@ class _TimedEncoder:
     def __init__(self, encoder: Encoder, device: torch.device, watch: _Stopwatch) -> None:
         self.kind, self.alphabet, self.width = encoder.kind, encoder.alphabet, encoder.width
         self.cpu_token_budget, self.tokenizer = encoder.cpu_token_budget, encoder.tokenizer
+        self.steps = steps_of(encoder)
         self._encoder, self._device, self._watch = encoder, device, watch
 
     def embed(self, batch: PackedBatch) -> torch.Tensor:

@@ -239,3 +239,9 @@ def test_a_dtype_that_the_cpu_only_imitates_is_warned_of(virnucpro, tmp_path, ti
         is_slow = dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
         assert any("imitates bfloat16" in warning for warning in warnings) == is_slow
         assert ("imitates bfloat16" in (tmp_path / dtype / "in.log").read_text()) == is_slow
+
+
+def test_the_bundled_model_computes_in_float32_and_is_not_warned_of(virnucpro, tmp_path):
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": open_dna(300, 1)})
+    assert virnucpro("predict", fasta, "-o", tmp_path / "out", "--dtype", "bfloat16").code == 0
+    assert json.loads((tmp_path / "out" / "in.run.json").read_text())["warnings"] == []

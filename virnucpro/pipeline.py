@@ -22,7 +22,7 @@ from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Limits
 from virnucpro.config import Config, RuntimeConfig
-from virnucpro.encoders import read_config
+from virnucpro.encoders import TRANSFORMER_KINDS, read_config
 from virnucpro.encoders.device import available_cpus, choose_devices, float_dtype, parse_dtype, slowness
 from virnucpro.errors import IncompleteRunError, ResourceError, UsageError
 from virnucpro.executors.base import Executor, Worker
@@ -205,7 +205,8 @@ def _cautions(run: Run, index: Index, first: cascade.FirstModel | None, devices:
     """What the user should know, said in the log as well."""
     cautions = run.bundle.cautions(run.fragment_length, _mean_length_nt(index))
     slow = slowness(torch.device(devices[0]), getattr(torch, run.dtype))
-    cautions += [slow] if slow is not None else []
+    if slow is not None and any(read_config(run.bundle.encoder(role)).kind in TRANSFORMER_KINDS for role in ROLES):
+        cautions.append(slow)  # the small encoders compute in float32 whatever is asked for
     cautions += first.cautions if first is not None else []
     for caution in cautions:
         _log.warning("%s", caution)

@@ -41,7 +41,7 @@ REGISTRY: dict[str, str] = {
 
 LOW_BIT_DTYPES = ("int8", "float8_e4m3fn")
 """Torch's names of the types in which linear layers alone are computed, all else in bfloat16."""
-_LOW_BIT_KINDS = ("dnabert_s", "esm2")
+TRANSFORMER_KINDS = ("dnabert_s", "esm2")
 """Encoders made of linear layers: a :class:`TransformerClass`."""
 
 
@@ -62,7 +62,7 @@ class EncoderClass(Protocol):
 
 
 class TransformerClass(Protocol):
-    """What a registered class of ``_LOW_BIT_KINDS`` offers beside the methods of :class:`EncoderClass`."""
+    """What a registered class of ``TRANSFORMER_KINDS`` offers beside the methods of :class:`EncoderClass`."""
 
     @classmethod
     def from_tensors(
@@ -86,9 +86,9 @@ def check_low_bit(config: EncoderConfig, dtype: str) -> None:
     Raises:
         UsageError: it has none.
     """
-    if dtype in LOW_BIT_DTYPES and config.kind not in _LOW_BIT_KINDS:
+    if dtype in LOW_BIT_DTYPES and config.kind not in TRANSFORMER_KINDS:
         raise UsageError(
-            f"8 bits are for the linear layers of {' and '.join(_LOW_BIT_KINDS)}; {config.path} is of kind "
+            f"8 bits are for the linear layers of {' and '.join(TRANSFORMER_KINDS)}; {config.path} is of kind "
             f"{config.kind}. Choose --dtype auto, float32 or bfloat16."
         )
 

@@ -27,17 +27,13 @@ def use_threads(number: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(number)
 
 
-def _nothing() -> None:
-    pass
-
-
 def in_threads(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     num_threads: int,
     *,
     threads_each: int = 1,
-    give_up: Callable[[], None] = _nothing,
+    give_up: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """What ``work`` makes of each item, in order; each is computed by one thread while the next ones are read.
 
@@ -69,7 +65,8 @@ def in_threads(
                     yield waiting.popleft().result()
             except BaseException:
                 threads.shutdown(wait=False, cancel_futures=True)
-                give_up()
+                if give_up is not None:
+                    give_up()
                 raise
     finally:
         torch.set_num_threads(before)

@@ -191,10 +191,10 @@ class AsyncInferenceRunner:
         def embed(batch: PackedBatch) -> _Embedded:
             return batch, self._embed(encoder, batch)
 
-        if steps is None:
-            return in_threads(embed, batches, together, threads_each=threads // together)
-        steps.go_on()
-        return in_threads(embed, batches, together, threads_each=threads // together, give_up=steps.stop)
+        if steps is not None:
+            steps.go_on()
+        give_up = None if steps is None else steps.stop
+        return in_threads(embed, batches, together, threads_each=threads // together, give_up=give_up)
 
     def _ahead(self, batches: Packing) -> Iterator[tuple[PackedBatch, torch.cuda.Event | None]]:
         """Yield each batch on the device; the copy of the next one is begun before."""

@@ -170,9 +170,9 @@ class _LeftOver:
         for first in range(0, self._num_items, _BLOCK):
             offset = first * _LEFT_OVER_DTYPE.itemsize
             items = np.fromfile(self._path, _LEFT_OVER_DTYPE, _BLOCK, offset=offset)
-            before = items.copy()
+            before = items["source"].copy()
             yield items
-            if not np.array_equal(items["source"], before["source"]):
+            if not np.array_equal(items["source"], before):
                 with self._path.open("r+b") as stream:
                     stream.seek(offset)
                     stream.write(items.tobytes())

@@ -16,8 +16,8 @@ from virnucpro import errors
 if TYPE_CHECKING:
     from virnucpro.bundles import Bundle, load_bundle
     from virnucpro.config import Config, make_config
-    from virnucpro.pipeline import Results, predict
     from virnucpro.request import Options
+    from virnucpro.run.predict import Results, predict
     from virnucpro.samples import Sample
 
 __version__ = "0.1.0"
@@ -30,9 +30,9 @@ _PLACES = {
     "Config": "virnucpro.config",
     "make_config": "virnucpro.config",
     "Options": "virnucpro.request",
-    "Results": "virnucpro.pipeline",
+    "Results": "virnucpro.run.predict",
     "Sample": "virnucpro.samples",
-    "predict": "virnucpro.pipeline",
+    "predict": "virnucpro.run.predict",
 }
 
 

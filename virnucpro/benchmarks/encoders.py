@@ -14,9 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cosine_similarity
 
-from virnucpro.batching.loader import pack_unit
-from virnucpro.batching.packing import GreedyPacker
-from virnucpro.batching.threads import use_threads
 from virnucpro.benchmarks import inputs
 from virnucpro.benchmarks.measure import Figure, Goal, Settings, ratio_of, take_turns
 from virnucpro.benchmarks.plain_encoders import FairEsm, HuggingFaceEsm, PlainDnabertS, is_installed
@@ -24,6 +21,9 @@ from virnucpro.encoders import load_encoder, save_encoder
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.low_bit import can_multiply_int8
 from virnucpro.encoders.runner import AsyncInferenceRunner
+from virnucpro.engine.loader import pack_unit
+from virnucpro.engine.packing import GreedyPacker
+from virnucpro.engine.threads import use_threads
 from virnucpro.sequence.ragged import Ragged
 
 SECTION = "encoders"

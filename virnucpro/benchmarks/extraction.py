@@ -10,7 +10,7 @@ from virnucpro.benchmarks import plain_extraction as plain
 from virnucpro.benchmarks.inputs import write_reads
 from virnucpro.benchmarks.measure import Figure, Goal, Settings, one_core, ratio_of, take_turns
 from virnucpro.config import LayoutConfig
-from virnucpro.report.tables import row_names
+from virnucpro.results.tables import row_names
 from virnucpro.sequence.extract import Extraction
 
 SECTION = "extraction"

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from virnucpro.benchmarks.measure import Figure, Goal
 from virnucpro.benchmarks.tables import goal_text, number
 from virnucpro.errors import UsageError
-from virnucpro.report.plots import CALL_COLOURS, FAINT, FORMATS, INK, PAPER, file_metadata, page_style
+from virnucpro.results.plots import CALL_COLOURS, FAINT, FORMATS, INK, PAPER, file_metadata, page_style
 from virnucpro.run_dir import atomic_write
 
 _WIDTH = 8.0  # inches, as all that follow

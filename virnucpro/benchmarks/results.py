@@ -25,7 +25,7 @@ from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.heads import MLPHead, load_head, save_head
 from virnucpro.progress import Reporter
-from virnucpro.report.tables import row_names
+from virnucpro.results.tables import row_names
 from virnucpro.run_dir import RunDir
 from virnucpro.stages import classify, consensus, extract, merge, write
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from

@@ -11,7 +11,7 @@ from virnucpro.cli.options import FILE, SOURCE, run_argument
 from virnucpro.errors import UsageError
 
 if TYPE_CHECKING:
-    from virnucpro.report.assign import ReadCounts
+    from virnucpro.results.assign import ReadCounts
 
 _TABLE_ENDING = ".sequences.tsv"
 _SHARE = click.FloatRange(0, 1)
@@ -71,7 +71,7 @@ def assign(
     """
     table = _table(run, sample)
 
-    from virnucpro.report.assign import Limits, assign_reads  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.results.assign import Limits, assign_reads  # noqa: PLC0415 - --help should not wait for it
 
     output = output or run / f"{table.name.removesuffix(_TABLE_ENDING)}.reads.tsv.gz"
     limits = Limits(min_identity, min_coverage)

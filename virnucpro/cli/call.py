@@ -97,7 +97,7 @@ def call(
     config = make_config(None, {f"science.{name}": value for name, value in settings.items()})
     start_logging(-1 if quiet else int(verbose))
 
-    from virnucpro.report.calls import Calling  # noqa: PLC0415 - brings numpy, which --help should not wait for
+    from virnucpro.results.calls import Calling  # noqa: PLC0415 - brings numpy, which --help should not wait for
     from virnucpro.stages import call as stage  # noqa: PLC0415
     from virnucpro.stages.write import Wanted  # noqa: PLC0415
 

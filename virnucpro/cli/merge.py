@@ -33,7 +33,7 @@ def merge(run: Path, merge_threads: int | None, no_progress: bool, quiet: bool) 
     """
     start_logging(-1 if quiet else 0)
 
-    from virnucpro import upkeep  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.run import upkeep  # noqa: PLC0415 - --help should not wait for it
 
     merged = upkeep.merge(run, num_processes=merge_threads, show_bars=not (no_progress or quiet))
     click.echo(

@@ -14,8 +14,8 @@ from virnucpro.errors import ModelError, UsageError
 from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
-    from virnucpro.models.inventory import Entry
     from virnucpro.progress import Reporter
+    from virnucpro.registry.inventory import Entry
 
 _GROUP_EPILOG = """\
 Models are kept in VIRNUCPRO_CACHE (default: virnucpro in the user's cache folder).
@@ -51,7 +51,7 @@ def models() -> None:
 @json_option
 def list_models(as_json: bool) -> None:
     """Show the models that are here and those that can be fetched."""
-    from virnucpro.models.inventory import list_entries  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.registry.inventory import list_entries  # noqa: PLC0415 - --help should not wait for it
 
     entries = list_entries()
     if as_json:
@@ -71,7 +71,7 @@ def path(name: str) -> None:
 
     Of each part, where NAME is not a bundle yet.
     """
-    from virnucpro.models.inventory import places_of  # noqa: PLC0415
+    from virnucpro.registry.inventory import places_of  # noqa: PLC0415
 
     for place in places_of(name):
         click.echo(place.folder)
@@ -92,9 +92,9 @@ def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress:
     Of the checkpoints of NAME, whatever is not here yet. Every file is held against what its source
     says of it.
     """
-    from virnucpro.models import fetch as fetching  # noqa: PLC0415
-    from virnucpro.models.download import Patience  # noqa: PLC0415
-    from virnucpro.models.inventory import places_of  # noqa: PLC0415
+    from virnucpro.registry import fetch as fetching  # noqa: PLC0415
+    from virnucpro.registry.download import Patience  # noqa: PLC0415
+    from virnucpro.registry.inventory import places_of  # noqa: PLC0415
 
     start_logging(-1 if quiet else 0)
     if not fetching.parts_of(name):
@@ -113,7 +113,7 @@ def verify(name: str | None) -> None:
 
     Without NAME, of all models that are here.
     """
-    from virnucpro.models import inventory  # noqa: PLC0415
+    from virnucpro.registry import inventory  # noqa: PLC0415
 
     places = inventory.places_here() if name is None else inventory.places_of(name)
     num_wrong = 0
@@ -137,7 +137,7 @@ def record(name: str, answers: bool) -> None:
 
     NAME is a bundle, a bundle folder, or a checkpoint whose files were put into their folder by hand.
     """
-    from virnucpro.models import inventory, known_answers  # noqa: PLC0415
+    from virnucpro.registry import inventory, known_answers  # noqa: PLC0415
 
     place = inventory.place_to_record(name)
     if answers:
@@ -164,8 +164,8 @@ def export_models(file: Path, names: tuple[str, ...], force: bool, quiet: bool) 
 
     Without NAME, all that are here.
     """
-    from virnucpro.models.archive import export_archive  # noqa: PLC0415
-    from virnucpro.models.inventory import places_here  # noqa: PLC0415
+    from virnucpro.registry.archive import export_archive  # noqa: PLC0415
+    from virnucpro.registry.inventory import places_here  # noqa: PLC0415
 
     start_logging(-1 if quiet else 0)
     wanted = names or tuple(place.name for place in places_here())
@@ -182,7 +182,7 @@ def import_models(file: Path, quiet: bool) -> None:
 
     Every file is held against its SHA-256; all of them come, or nothing.
     """
-    from virnucpro.models.archive import import_archive  # noqa: PLC0415
+    from virnucpro.registry.archive import import_archive  # noqa: PLC0415
 
     start_logging(-1 if quiet else 0)
     for done in import_archive(file, _reporter(bars=not quiet)):

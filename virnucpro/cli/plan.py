@@ -26,8 +26,8 @@ from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
     from virnucpro.bundles.cascade import Limits
-    from virnucpro.tuning.plan import Plan, PlanSettings, Program
-    from virnucpro.tuning.speed import RunProgram
+    from virnucpro.machine.plan import Plan, PlanSettings, Program
+    from virnucpro.machine.speed import RunProgram
 
 _KNOWN = ("total", "extract", "select", "embed")
 """Stages that are foreseen by themselves."""
@@ -92,13 +92,13 @@ def plan(
     start_logging(-1)
     begun = time.perf_counter()
 
-    from virnucpro import pipeline  # noqa: PLC0415 - --help should not wait for torch
     from virnucpro.bundles import load_bundle  # noqa: PLC0415
     from virnucpro.bundles.cascade import Limits  # noqa: PLC0415
     from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
+    from virnucpro.machine.machine import dtype_name  # noqa: PLC0415
+    from virnucpro.machine.plan import PlanSettings, make_plan  # noqa: PLC0415
+    from virnucpro.run import predict as pipeline  # noqa: PLC0415 - --help should not wait for torch
     from virnucpro.stages.cascade import choose_first  # noqa: PLC0415
-    from virnucpro.tuning.machine import dtype_name  # noqa: PLC0415
-    from virnucpro.tuning.plan import PlanSettings, make_plan  # noqa: PLC0415
 
     del pipeline  # imported for the time that it takes
     devices = choose_devices(device)
@@ -129,7 +129,7 @@ def plan(
 
 
 def _show(made: Plan, command: str, *, as_json: bool) -> None:
-    from virnucpro.tuning.plan_text import plan_text  # noqa: PLC0415
+    from virnucpro.machine.plan_text import plan_text  # noqa: PLC0415
 
     if as_json:
         total = asdict(made.seconds.total)
@@ -140,9 +140,9 @@ def _show(made: Plan, command: str, *, as_json: bool) -> None:
 
 def _program(model: str, settings: PlanSettings) -> Program:
     """The program as the user would run it, on the first device."""
-    from virnucpro import pipeline  # noqa: PLC0415
     from virnucpro.config import make_config  # noqa: PLC0415
-    from virnucpro.tuning.speed import ProgramFigures  # noqa: PLC0415
+    from virnucpro.machine.speed import ProgramFigures  # noqa: PLC0415
+    from virnucpro.run import predict as pipeline  # noqa: PLC0415
 
     plain = {
         "science.model": model,

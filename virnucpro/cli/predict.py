@@ -185,7 +185,7 @@ def predict(
     options["science.model"] = _model(model, model_type, model_path)
     start_logging(-1 if quiet else int(verbose))
 
-    from virnucpro import pipeline  # noqa: PLC0415 - brings torch, which --help should not wait for
+    from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch, which --help should not wait for
 
     wanted = Options(
         keep_intermediate=keep_intermediate,

@@ -69,9 +69,9 @@ def profile(
 
     from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
     from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
-    from virnucpro.tuning import measure, profiles  # noqa: PLC0415
-    from virnucpro.tuning.machine import dtype_name  # noqa: PLC0415
-    from virnucpro.tuning.profile_text import choice_text, profile_text  # noqa: PLC0415
+    from virnucpro.machine import measure, profiles  # noqa: PLC0415
+    from virnucpro.machine.machine import dtype_name  # noqa: PLC0415
+    from virnucpro.machine.profile_text import choice_text, profile_text  # noqa: PLC0415
 
     place = choose_devices(device)[0]
     float_type = dtype_name(dtype, place)

@@ -38,10 +38,10 @@ def report(run: Path, output: Path | None, file_format: str | None, multiqc: boo
     """Show the results of a run as a page."""
     start_logging(-1 if quiet else 0)
 
-    from virnucpro.report.multiqc import write_multiqc  # noqa: PLC0415 - --help should not wait for these
-    from virnucpro.report.page import write_report  # noqa: PLC0415
-    from virnucpro.report.plots import write_plots  # noqa: PLC0415
-    from virnucpro.report.results import stems_of  # noqa: PLC0415
+    from virnucpro.results.multiqc import write_multiqc  # noqa: PLC0415 - --help should not wait for these
+    from virnucpro.results.page import write_report  # noqa: PLC0415
+    from virnucpro.results.plots import write_plots  # noqa: PLC0415
+    from virnucpro.results.results import stems_of  # noqa: PLC0415
 
     stems = stems_of(run)
     if output is not None and len(stems) > 1:

@@ -50,7 +50,7 @@ def rerun(
     """Repeat a run from its record and compare the results."""
     start_logging(-1 if quiet else 0)
 
-    from virnucpro import record as records  # noqa: PLC0415 - brings torch, which --help should not wait for
+    from virnucpro.run import record as records  # noqa: PLC0415 - brings torch, which --help should not wait for
 
     then = records.read_record(record)
     root = (record if record.is_dir() else record.parent).absolute()
@@ -92,7 +92,7 @@ def _run(request: Request, output: Path, *, show_bars: bool) -> tuple[dict[str, 
 
     A repetition that was stopped goes on; one that is finished begins anew, else it would compare what it stored.
     """
-    from virnucpro import pipeline  # noqa: PLC0415 - brings torch
+    from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch
     from virnucpro.run_dir import RunDir, read_json  # noqa: PLC0415
 
     path = RunDir(output).result(request.run_stem, "run.json")
@@ -108,7 +108,7 @@ def _compare(then: Mapping[str, str], now: Mapping[str, str], output: Path) -> N
     Raises:
         VirNucProError: some are not.
     """
-    from virnucpro.record import differing_outputs  # noqa: PLC0415
+    from virnucpro.run.record import differing_outputs  # noqa: PLC0415
 
     differing = differing_outputs(then, now)
     for name, how in sorted(differing.items()):

@@ -98,8 +98,8 @@ def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: 
     """Train a model on labelled sequences."""
     start_logging(-1 if options["quiet"] else 0)
 
-    from virnucpro.batching.threads import use_threads  # noqa: PLC0415 - --help should not wait for torch
     from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
+    from virnucpro.engine.threads import use_threads  # noqa: PLC0415 - --help should not wait for torch
     from virnucpro.progress import Reporter  # noqa: PLC0415
     from virnucpro.training import presets  # noqa: PLC0415
     from virnucpro.training.datasets import load_dataset  # noqa: PLC0415

@@ -36,7 +36,7 @@ def verify(run: Path, repair: bool, no_progress: bool, quiet: bool) -> None:
     """
     start_logging(-1 if quiet else 0)
 
-    from virnucpro import upkeep  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.run import upkeep  # noqa: PLC0415 - --help should not wait for it
 
     bars = not (no_progress or quiet)
     findings = upkeep.verify(run, show_bars=bars)

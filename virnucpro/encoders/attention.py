@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from virnucpro.batching.batch import PackedBatch
+from virnucpro.engine.batch import PackedBatch
 
 VarlenKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PackedBatch], torch.Tensor]
 

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from virnucpro.batching.batch import PackedBatch
+from virnucpro.engine.batch import PackedBatch
 from virnucpro.sequence.ragged import Ragged
 
 Alphabet = Literal["nt", "aa"]

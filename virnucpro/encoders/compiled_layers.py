@@ -15,9 +15,9 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from virnucpro.batching.batch import PackedBatch
 from virnucpro.config import CompileChoice
 from virnucpro.encoders.base import Encoder
+from virnucpro.engine.batch import PackedBatch
 
 _LOG = logging.getLogger(__name__)
 

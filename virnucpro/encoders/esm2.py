@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding
 
-from virnucpro.batching.batch import PackedBatch
 from virnucpro.encoders import row_passes
 from virnucpro.encoders.attention import packed_attention
 from virnucpro.encoders.base import Alphabet
@@ -22,6 +21,7 @@ from virnucpro.encoders.compiled_layers import LayerSteps, count_layer_weights
 from virnucpro.encoders.layers import LayerNorm, Linear, LinearLayer, LinearMaker, linear_from
 from virnucpro.encoders.pooling import mean_over_tokens
 from virnucpro.encoders.weights import HasShape, StoredTensor, check_tensors, current_name, setting
+from virnucpro.engine.batch import PackedBatch
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged, offsets_of
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import torch
 
-from virnucpro.batching.batch import PackedBatch
 from virnucpro.encoders.attention import MAX_KEPT_BIAS_TOKENS
 from virnucpro.encoders.base import Alphabet, Encoder, Tokenizer
+from virnucpro.engine.batch import PackedBatch
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """N-gram numbers of fragments and how conserved their stretches are, compiled: what a CPU does in one pass.
 
-Tensor operations do the same on any device (``tests/test_training.py`` and ``tests/test_profiles.py`` hold the two
-together), with dozens of passes over arrays that the cache does not hold. For training, n-grams are dropped on the way.
+Tensor operations do the same on any device (``tests/unit/test_training.py`` and ``test_profiles.py``
+hold the two together), with dozens of passes over arrays that the cache does not hold. For training, n-grams are
+dropped on the way.
 """
 
 from __future__ import annotations

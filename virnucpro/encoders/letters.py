@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import pad
 
-from virnucpro.batching.batch import PackedBatch
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.ngram_bag import pack_bags, unpack_bags
 from virnucpro.encoders.weights import check_tensors, setting
+from virnucpro.engine.batch import PackedBatch
 from virnucpro.sequence.ragged import Ragged
 
 MAX_ROWS = 128

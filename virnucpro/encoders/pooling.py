@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from virnucpro.batching.batch import PackedBatch
+from virnucpro.engine.batch import PackedBatch
 
 
 def mean_over_tokens(states: torch.Tensor, batch: PackedBatch, *, special_tokens: bool) -> torch.Tensor:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.batching.batch import PackedBatch
-from virnucpro.batching.collator import Packing
-from virnucpro.batching.loader import PackedUnit
-from virnucpro.batching.threads import in_threads
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import steps_of
+from virnucpro.engine.batch import PackedBatch
+from virnucpro.engine.collator import Packing
+from virnucpro.engine.loader import PackedUnit
+from virnucpro.engine.threads import in_threads
 from virnucpro.errors import ModelError
 
 _LOG = logging.getLogger(__name__)

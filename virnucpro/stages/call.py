@@ -11,7 +11,7 @@ from virnucpro import __version__
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import UsageError
 from virnucpro.progress import Reporter
-from virnucpro.report import formats
+from virnucpro.results import formats
 from virnucpro.run_dir import RunDir, read_json, write_json
 from virnucpro.stages import cascade, write
 from virnucpro.stages.base import Index, StoredRun

@@ -24,8 +24,8 @@ from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError, UsageError
 from virnucpro.mapped import chunks, let_go, new_table
-from virnucpro.report.calls import Calling, Judge, Limit, probability, sequence_log_odds
-from virnucpro.report.text import words
+from virnucpro.results.calls import Calling, Judge, Limit, probability, sequence_log_odds
+from virnucpro.results.text import words
 from virnucpro.run_dir import RunDir, read_json
 from virnucpro.sequence.dedup import SequenceIndex
 from virnucpro.sequence.ragged import Ragged

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro import store
-from virnucpro.batching.threads import READ_AHEAD, in_threads
 from virnucpro.bundles import Bundle
 from virnucpro.encoders.weights import read_config
+from virnucpro.engine.threads import READ_AHEAD, in_threads
 from virnucpro.errors import CountError, ModelError, StoreError, WorkerError
 from virnucpro.executors.base import Executor, Outcome, UnitDone, UnitFailed, Worker
 from virnucpro.heads import PackedHead, load_head

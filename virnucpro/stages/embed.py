@@ -14,9 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro import store
-from virnucpro.batching.loader import unit_loader
-from virnucpro.batching.packing import GreedyPacker
-from virnucpro.batching.threads import use_threads
 from virnucpro.bundles import Bundle
 from virnucpro.config import CompileChoice
 from virnucpro.encoders import load_encoder, load_tokenizer
@@ -24,6 +21,9 @@ from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import compile_layers, should_compile, steps_of
 from virnucpro.encoders.graphs import CudaRecorder, ReplayedEncoder, most_tokens_to_replay
 from virnucpro.encoders.runner import AsyncInferenceRunner
+from virnucpro.engine.loader import unit_loader
+from virnucpro.engine.packing import GreedyPacker
+from virnucpro.engine.threads import use_threads
 from virnucpro.errors import CountError, WorkerError
 from virnucpro.executors.base import Executor, UnitDone, UnitFailed, Worker
 from virnucpro.progress import Advance

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from virnucpro.config import TABLE_FORMATS, TableFormat
 from virnucpro.errors import CountError
 from virnucpro.mapped import let_go
-from virnucpro.report import formats, legacy, schema, tables, text
-from virnucpro.report.calls import CALL_NAMES, STATUS_NAMES, Answers, Call, Calling, Judge, probability
-from virnucpro.report.region_files import ScoredSequences, open_regions
+from virnucpro.results import formats, legacy, schema, tables, text
+from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Answers, Call, Calling, Judge, probability
+from virnucpro.results.region_files import ScoredSequences, open_regions
 from virnucpro.run_dir import RunDir, file_digest, write_json
 from virnucpro.samples import SUMMARY_NAME
 from virnucpro.sequence.ragged import Ragged

@@ -9,9 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from virnucpro.batching.threads import use_threads
 from virnucpro.bundles import load_bundle
 from virnucpro.bundles.cascade import DEFAULT_FIRST
+from virnucpro.engine.threads import use_threads
 from virnucpro.errors import VirNucProError
 from virnucpro.training.cascade import measure, write_cascade
 from virnucpro.training.datasets import load_dataset

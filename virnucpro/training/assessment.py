@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle
-from virnucpro.report.calls import probability
+from virnucpro.results.calls import probability
 from virnucpro.training.calibration import reliability
 from virnucpro.training.dev import NOVEL, SEEN, DevSequences, DevSize, Model, sequence_log_odds
 from virnucpro.training.evaluation import average_precision, precision_recall_curve, recall_at_fpr, roc_curve

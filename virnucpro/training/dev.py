@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.batching.loader import pack_unit
-from virnucpro.batching.packing import GreedyPacker
 from virnucpro.bundles import Bundle
 from virnucpro.encoders import load_encoder
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.device import default_dtype
 from virnucpro.encoders.runner import AsyncInferenceRunner
+from virnucpro.engine.loader import pack_unit
+from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import InputError
 from virnucpro.heads import MLPHead, load_head
 from virnucpro.sequence.complexity import are_repetitive

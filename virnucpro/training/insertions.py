@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle, load_bundle
-from virnucpro.report.regions import Region, find_proviruses
+from virnucpro.results.regions import Region, find_proviruses
 from virnucpro.run_dir import write_json
 from virnucpro.sequence.fragments import windows
 from virnucpro.training.dev import LETTERS, Model, cut_rows, join_rows, load_model

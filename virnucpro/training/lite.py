@@ -26,7 +26,7 @@ from virnucpro.encoders.profiles import (
 from virnucpro.encoders.residue_conv import ResidueConvEncoder
 from virnucpro.heads import MLPHead, save_head
 from virnucpro.progress import Reporter
-from virnucpro.report.calls import probability
+from virnucpro.results.calls import probability
 from virnucpro.training.calibration import calibration_error, fit_bend, fit_exponent, fit_line, threshold_at_fpr
 from virnucpro.training.datasets import Dataset
 from virnucpro.training.dev import (

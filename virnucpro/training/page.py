@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from virnucpro import __version__
-from virnucpro.report import plots
-from virnucpro.report.page import PageFigure
+from virnucpro.results import plots
+from virnucpro.results.page import PageFigure
 from virnucpro.run_dir import atomic_write
 
 _SHADES = ("#9fb8d6", "#7b9cc6", "#5a80b4", "#3a659f", "#1f4a86")
@@ -48,7 +48,9 @@ class Section:
 
 def write_page(assessment: Mapping[str, Any], path: Path) -> None:
     """Write what ``assess`` returned as a page."""
-    loader = jinja2.ChoiceLoader([jinja2.PackageLoader("virnucpro.training"), jinja2.PackageLoader("virnucpro.report")])
+    loader = jinja2.ChoiceLoader(
+        [jinja2.PackageLoader("virnucpro.training"), jinja2.PackageLoader("virnucpro.results")]
+    )
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle
 from virnucpro.encoders.codons import BASE_CODES
-from virnucpro.report.calls import Call, Calling, Judge
+from virnucpro.results.calls import Call, Calling, Judge
 from virnucpro.sequence.table import Status
 from virnucpro.stages.consensus import SUM_DTYPE
 from virnucpro.training.dev import LETTERS, Model, cut_rows, find_repetitive, fragment_log_odds

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from virnucpro.batching.batch import PackedBatch
 from virnucpro.benchmarks.gpu.bench import DTYPE, Bench, against
 from virnucpro.benchmarks.gpu.models import packed_batch
 from virnucpro.benchmarks.measure import Figure
 from virnucpro.encoders.attention import AlibiBias, dense_attention, varlen_kernel
+from virnucpro.engine.batch import PackedBatch
 
 _ESM2_3B, _DNABERT_S = (40, 64), (12, 64)  # heads and their depth
 _SHORTEST, _DNA_TOKENS = 40, 67

@@ -10,11 +10,11 @@ from statistics import median
 
 import torch
 
-from virnucpro.batching.batch import PackedBatch
 from virnucpro.benchmarks.gpu.models import Shape, dense_batch, random_encoder
 from virnucpro.benchmarks.measure import Figure, take_turns
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import Compiler
+from virnucpro.engine.batch import PackedBatch
 
 SECTION = "gpu"
 DTYPE = torch.bfloat16

@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from virnucpro.batching.batch import PackedBatch
-from virnucpro.batching.loader import unit_loader
-from virnucpro.batching.packing import GreedyPacker
 from virnucpro.benchmarks.gpu.bench import SECTION, Bench
 from virnucpro.benchmarks.gpu.models import Shape
 from virnucpro.benchmarks.inputs import random_strings
@@ -20,6 +17,9 @@ from virnucpro.benchmarks.measure import Figure, Goal
 from virnucpro.encoders.base import Alphabet, Encoder, Tokenizer
 from virnucpro.encoders.esm2 import RESIDUES
 from virnucpro.encoders.runner import AsyncInferenceRunner
+from virnucpro.engine.batch import PackedBatch
+from virnucpro.engine.loader import unit_loader
+from virnucpro.engine.packing import GreedyPacker
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.embed import usual_token_budget
 

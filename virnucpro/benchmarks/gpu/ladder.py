@@ -8,13 +8,13 @@ from statistics import median
 
 import torch
 
-from virnucpro.batching.batch import PackedBatch
 from virnucpro.benchmarks.gpu.bench import SECTION, Bench
 from virnucpro.benchmarks.gpu.models import Shape
 from virnucpro.benchmarks.measure import Figure, Goal, Point
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import compile_layers
 from virnucpro.encoders.graphs import CudaRecorder, ReplayedEncoder
+from virnucpro.engine.batch import PackedBatch
 
 _RATE_GOALS = {"ESM-2 3B": 108_000.0, "DNABERT-S": 1_500_000.0}
 _MFU_GOALS = {"ESM-2 3B": 78.0}

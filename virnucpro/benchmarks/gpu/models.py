@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from virnucpro.batching.batch import PackedBatch
 from virnucpro.benchmarks import inputs
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.dnabert_s import DnabertS
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.layers import Linear, LinearMaker
+from virnucpro.engine.batch import PackedBatch
 
 _WORDS = (5, 25)  # tokens that mean a residue, or a word, in both vocabularies
 

@@ -1,0 +1,62 @@
+"""What MultiQC is given, and that it shows it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from test_report import sequence, write_run
+
+from virnucpro.results.multiqc import write_multiqc
+
+
+def run_of(root, stem, num_virus):
+    """A finished run of one input with so many virus calls among ten."""
+    lines = [sequence(f"s{place}", 1000, 0.9 if place < num_virus else 0.1) for place in range(10)]
+    write_run(root, lines, with_fragments=False, bases_by_call={"virus": 1000 * num_virus})
+    for path in root.glob("in.*"):
+        path.rename(root / path.name.replace("in.", f"{stem}.", 1))
+    return write_multiqc(root, [stem])
+
+
+def test_each_input_has_bars_and_columns(tmp_path):
+    """Two files, since MultiQC takes one plot from a file; the same run gives the same bytes."""
+    calls, columns = run_of(tmp_path / "run", "gut", 4)
+    assert (calls.name, columns.name) == ("gut.virnucpro_mqc.json", "gut.virnucpro_stats_mqc.json")
+    expected = {"virus": 4, "uncertain": 0, "not_virus": 6, "no_call": 0}
+    assert json.loads(calls.read_text())["data"] == {"gut": expected}
+    expected = {"num_sequences": 10, "percent_virus": 40.0, "bases_virus": 4000}
+    assert json.loads(columns.read_text())["data"] == {"gut": expected}
+    first = calls.read_bytes() + columns.read_bytes()
+    write_multiqc(tmp_path / "run", ["gut"])
+    assert calls.read_bytes() + columns.read_bytes() == first
+
+
+def test_an_empty_input_is_zero_percent(tmp_path):
+    """Nothing is divided by no sequences."""
+    root = write_run(tmp_path / "run", [], with_fragments=False)
+    _, columns = write_multiqc(root, ["in"])
+    assert json.loads(columns.read_text())["data"]["in"]["percent_virus"] == 0
+
+
+@pytest.mark.skipif(shutil.which("multiqc") is None, reason="needs multiqc")
+def test_multiqc_shows_all_inputs_side_by_side(tmp_path):
+    """Two runs in two directories become two samples, in the general statistics and in the bars."""
+    for stem, num_virus in (("gut", 4), ("soil", 1)):
+        run_of(tmp_path / stem, stem, num_virus)
+    command = ["multiqc", tmp_path, "--strict", "--outdir", tmp_path / "out"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    folder = tmp_path / "out" / "multiqc_data"
+    statistics = (folder / "multiqc_general_stats.txt").read_text().splitlines()
+    assert [line.split("\t") for line in statistics[1:]] == [["gut", *statistics_of(4)], ["soil", *statistics_of(1)]]
+    bars = (folder / "multiqc_virnucpro_calls_plot.txt").read_text().splitlines()
+    assert [[float(cell) for cell in line.split("\t")[1:]] for line in bars[1:]] == [[4, 0, 6, 0], [1, 0, 9, 0]]
+    assert "VirNucPro" in (tmp_path / "out" / "multiqc_report.html").read_text()
+
+
+def statistics_of(num_virus):
+    """The columns as MultiQC writes them."""
+    return ["10", f"{10.0 * num_virus}", str(1000 * num_virus)]

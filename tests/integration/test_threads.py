@@ -1,0 +1,127 @@
+"""``--threads`` holds for all that computes or tokenises, in this process and in those beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from tiny_models import byte_pair_tokenizer
+
+from virnucpro.config import RuntimeConfig
+from virnucpro.encoders.dnabert_s import DnabertSTokenizer
+from virnucpro.engine.loader import unit_loader
+from virnucpro.engine.packing import GreedyPacker
+from virnucpro.engine.threads import in_threads
+from virnucpro.executors.local import LocalExecutor
+from virnucpro.executors.serial import SerialExecutor
+from virnucpro.run.predict import _embed_executor
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.stages.embed import settings_for
+
+TASKS = Path("/proc/self/task")
+with_tasks = pytest.mark.skipif(not TASKS.exists(), reason="the system does not tell its threads")
+
+
+def num_begun_by(tokenizer, strings):
+    """Threads that a tokenizer starts for a batch."""
+    before = len([*TASKS.iterdir()])
+    tokenizer(strings)
+    return len([*TASKS.iterdir()]) - before
+
+
+@dataclass(frozen=True)
+class Strings:
+    """A picklable source."""
+
+    def __call__(self, unit):
+        del unit
+        return Ragged.from_bytes([b"ACGT" * 50 + b"G" * k for k in range(500)])
+
+
+@dataclass(frozen=True)
+class SaysThreads:
+    """Tokenises, and gives the number of threads that this began as its only token."""
+
+    tokenizer: DnabertSTokenizer
+
+    def __call__(self, strings):
+        begun = num_begun_by(self.tokenizer, strings)
+        return Ragged(np.full(len(strings), begun, dtype=np.int32), np.arange(len(strings) + 1))
+
+
+@with_tasks
+@pytest.mark.parametrize("number", [1, 3])
+def test_byte_pairs_are_found_by_as_many_threads_as_asked_for(number):
+    """In a process of its own: threads of the tokenizers are started once."""
+    code = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]); import test_threads as t\n"
+        "from virnucpro.engine.threads import use_threads\n"
+        "use_threads(int(sys.argv[2]))\n"
+        "print(t.num_begun_by(t.DnabertSTokenizer(sys.stdin.read()), t.Strings()(0)), torch.get_num_threads())"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(number)]
+    ended = subprocess.run(
+        command, check=True, capture_output=True, text=True, input=byte_pair_tokenizer(), env=without_settings()
+    )
+    assert ended.stdout.split() == [str(number)] * 2
+
+
+@with_tasks
+def test_a_loader_process_tokenises_with_one_thread(monkeypatch):
+    """There are several of them beside the one that embeds."""
+    monkeypatch.setenv("RAYON_NUM_THREADS", "3")  # as the process that embeds has it
+    tokenizer = SaysThreads(DnabertSTokenizer(byte_pair_tokenizer()))
+    (unit,) = unit_loader(Strings(), tokenizer, GreedyPacker(1_000), [0], num_workers=1)
+    assert {int(token) for batch in unit.batches for token in batch.input_ids} == {1}
+
+
+def without_settings():
+    return {name: value for name, value in os.environ.items() if name not in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")}
+
+
+@pytest.mark.parametrize(
+    ("threads", "parallel", "expected"),
+    [(1, False, [1]), (8, False, [8]), (1, True, [1]), (2, True, [1, 1]), (6, True, [3, 3]), (16, True, [4] * 4)],
+)
+def test_processes_on_the_cpu_share_the_threads(threads, parallel, expected):
+    settings = settings_for(["cpu"], {}, RuntimeConfig().loader_workers, threads)
+    assert settings.loader_workers == 0
+    executor = _embed_executor(["cpu"], threads, settings, 0, parallel=parallel)
+    if isinstance(executor, SerialExecutor):
+        assert [executor.num_threads] == expected
+    else:
+        assert isinstance(executor, LocalExecutor)
+        assert [worker.num_threads for worker in executor.workers] == expected
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "threads", "expected"),
+    [(1, 16, 4), (1, 4, 2), (2, 4, 1), (2, 16, 4), (4, 16, 2), (8, 16, 1), (8, 4, 1)],
+)
+def test_loader_processes_of_all_gpus_are_no_more_than_the_threads(num_gpus, threads, expected):
+    """Each has two encoders; every one of these gets one process at least."""
+    devices = [f"cuda:{number}" for number in range(num_gpus)]
+    assert settings_for(devices, {}, -1, threads).loader_workers == expected
+    assert settings_for(devices, {}, 3, threads).loader_workers == 3
+
+
+def test_items_in_threads_come_in_order_and_are_given_up_together():
+    """Work that waits is told when nobody wants it any more, and is waited for."""
+    assert list(in_threads(lambda item: item * 2, range(50), 4)) == [2 * item for item in range(50)]
+    told, ended = Event(), []
+
+    def work(item):
+        if item == 0:
+            raise ValueError(item)
+        ended.append(told.wait(timeout=60))
+
+    with pytest.raises(ValueError, match="0"):
+        list(in_threads(work, range(50), 2, give_up=told.set))
+    assert ended == [True] * len(ended)
+    assert len(ended) < 5

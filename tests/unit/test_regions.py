@@ -1,0 +1,397 @@
+"""Virus regions: what is found, and that every coordinate in every file cuts out the right bases."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import pytest
+from Bio import SeqIO
+from Bio.Seq import reverse_complement
+from conftest import random_dna, read_tsv
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from virnucpro.errors import InputError
+from virnucpro.results.region_files import RegionWriter, ScoredSequences, open_regions
+from virnucpro.results.regions import DEFAULT_SETTINGS, find_proviruses, find_regions
+from virnucpro.sequence.extract import Extraction
+from virnucpro.sequence.fragments import window
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.table import FRAGMENT_DTYPE
+
+FRAGMENT = 500
+HOST, VIRUS = -3.0, 3.0
+SUFFIXES = ("regions.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz")
+
+
+def abutting(num, length=FRAGMENT):
+    """Bounds of ``num`` fragments, one beside the other."""
+    starts = length * np.arange(num)
+    return np.stack([starts, starts + length], axis=1)
+
+
+def planted(num, *blocks):
+    """Log-odds of ``num`` host fragments, but for blocks of virus."""
+    log_odds = np.full(num, HOST)
+    for start, stop in blocks:
+        log_odds[start:stop] = VIRUS
+    return log_odds
+
+
+def noisy():
+    """Blocks of host and virus with noise and holes, as a strategy."""
+    odds = st.floats(-8, 8, allow_nan=False) | st.just(np.nan)
+    block = st.tuples(st.integers(1, 40), st.sampled_from([HOST, 0.0, VIRUS])).flatmap(
+        lambda block: arrays.arrays(np.float64, block[0], elements=odds).map(lambda noise: noise / 4 + block[1])
+    )
+    return st.lists(block, min_size=1, max_size=8).map(np.concatenate)
+
+
+@settings(max_examples=100, deadline=None)
+@given(noisy())
+def test_regions_are_in_order_apart_from_each_other_and_inside(log_odds):
+    bounds = abutting(len(log_odds))
+    regions = find_regions(bounds, log_odds)
+    places = [0, *(place for region in regions for place in (region.start, region.stop)), bounds[-1, 1]]
+    assert places == sorted(places)
+    for left, right in pairwise(regions):
+        assert left.stop < right.start
+    for region in regions:
+        assert region.stop - region.start >= DEFAULT_SETTINGS.shortest_region_nt
+        assert region.num_fragments * FRAGMENT == region.stop - region.start
+        assert 0 <= region.posterior <= 1
+        inside = log_odds[region.start // FRAGMENT : region.stop // FRAGMENT]
+        assert region.mean_log_odds == pytest.approx(np.nanmean(inside))
+
+
+@settings(max_examples=100, deadline=None)
+@given(noisy())
+def test_a_reversed_sequence_has_mirrored_regions(log_odds):
+    bounds = abutting(len(log_odds))
+    length = bounds[-1, 1]
+    forward = find_regions(bounds, log_odds)
+    backward = find_regions(bounds, log_odds[::-1])[::-1]
+    assert [(r.start, r.stop) for r in forward] == [(length - r.stop, length - r.start) for r in backward]
+    for one, other in zip(forward, backward, strict=True):
+        assert one.score == pytest.approx(other.score)
+        assert one.posterior == pytest.approx(other.posterior)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(14, 60), st.integers(12, 80), st.integers(14, 60))
+def test_a_strong_block_has_exact_borders(before, inside, after):
+    log_odds = planted(before + inside + after, (before, before + inside))
+    (region,) = find_proviruses(abutting(len(log_odds)), log_odds)
+    assert (region.start, region.stop) == (before * FRAGMENT, (before + inside) * FRAGMENT)
+    assert region.score > 0
+    assert region.posterior > 0.9
+
+
+@given(st.integers(1, 200))
+def test_nothing_is_found_where_nothing_has_a_score(num):
+    assert find_regions(abutting(num), np.full(num, np.nan)) == []
+
+
+@pytest.mark.parametrize("level", [-2.5, -1.0, 0.0])
+def test_a_host_is_held_against_its_own_level(level):
+    """Hosts of any level give no region, and a virus in them is found; seeded noise of the spread seen in genomes."""
+    generator = np.random.default_rng(1)
+    log_odds = generator.normal(level, 1.3, size=600)
+    assert find_proviruses(abutting(600), log_odds) == []
+    log_odds[200:260] += 3.5
+    (region,) = find_proviruses(abutting(600), log_odds)
+    assert abs(region.start - 200 * FRAGMENT) <= 1000
+    assert abs(region.stop - 260 * FRAGMENT) <= 1000
+
+
+def test_sequences_that_are_short_or_all_virus_are_not_cut():
+    assert find_proviruses(abutting(39), planted(39, (10, 30))) == []
+    assert len(find_proviruses(abutting(40), planted(40, (10, 30)))) == 1
+    assert find_proviruses(abutting(60), planted(60, (0, 60))) == []
+    assert find_proviruses(abutting(60), planted(60, (9, 60))) == []  # 4.5 kb of host
+    assert len(find_regions(abutting(60), planted(60, (0, 60)))) == 1
+
+
+def test_fragments_without_a_score_neither_end_a_region_nor_widen_it():
+    log_odds = planted(100, (40, 70))
+    log_odds[50:55] = np.nan
+    log_odds[36:40] = log_odds[70:73] = np.nan
+    (region,) = find_proviruses(abutting(100), log_odds)
+    assert (region.start, region.stop) == (40 * FRAGMENT, 70 * FRAGMENT)
+
+
+def dna(length, seed):
+    """Bases in mixed case."""
+    return "".join(random.Random(seed).choices("ACGTacgt", k=length))
+
+
+NAMES = ("plain", "a|b;c=d%20,e&f~g:h", "caf\u00e9>#\u00e9", "plain", "short", "noisy", "empty", "last")
+LENGTHS = (60_000, 45_000, 30_000, 52_000, 1_300, 25_000, 0, 33_333)
+BLOCKS = (((20_000, 35_000),), ((0, 12_500), (30_000, 40_000)), ((0, 30_000),), (), (), (), (), ((20_000, 33_333),))
+VIRAL = (False, False, True, False, True, True, False, False)
+
+
+def write_input(path: Path) -> list[bytes]:
+    """A wrapped FASTA of the sequences above; their bases."""
+    sequences = [dna(length, seed) for seed, length in enumerate(LENGTHS)]
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        for name, bases in zip(NAMES, sequences, strict=True):
+            stream.write(f">{name} some words\n")
+            stream.writelines(f"{bases[i : i + 70]}\n" for i in range(0, len(bases), 70))
+    return [bases.encode() for bases in sequences]
+
+
+def write_regions(fasta: Path, output: Path, unit_rows: int, block_bytes: int = 1 << 20) -> RegionWriter:
+    """Extract as the program does, give fragments within the blocks the score of a virus, and write."""
+    output.mkdir(exist_ok=True)
+    p_virus = np.where(VIRAL, 0.9375, 0.0625)
+    last_name, first = b"", 0
+    with open_regions(lambda suffix: output / f"in.{suffix}") as writer:
+        for table in Extraction([str(fasta)], FRAGMENT, 100, unit_rows, True, block_bytes).units():
+            names = table.names.to_bytes()
+            fragments = table.fragments
+            first = int(table.sequences["number"][0]) if len(names) else int(fragments["sequence"][0]) + 1
+            if len(fragments) and fragments["sequence"][0] < first:
+                names, first = [last_name, *names], first - 1
+            last_name = names[-1]
+            log_odds = np.full(len(fragments), HOST)
+            for i, fragment in enumerate(fragments):
+                middle = (fragment["start"] + fragment["stop"]) / 2
+                if any(start <= middle < stop for start, stop in BLOCKS[fragment["sequence"]]):
+                    log_odds[i] = VIRUS
+                if NAMES[fragment["sequence"]] == "noisy":
+                    log_odds[i] = np.nan
+            mine = slice(first, first + len(names))
+            pieces = table.pieces, table.piece_sequences
+            calls = np.array(VIRAL)[mine], p_virus[mine]
+            writer.add(ScoredSequences(first, Ragged.from_bytes(names), *calls, fragments, log_odds, *pieces))
+    return writer
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of the files, the bases of each sequence, and the writer."""
+    folder = tmp_path_factory.mktemp("regions")
+    sequences = write_input(folder / "in.fasta")
+    return folder, sequences, write_regions(folder / "in.fasta", folder, 1000)
+
+
+def table_of(folder):
+    return read_tsv(folder / "in.regions.tsv")
+
+
+def test_the_table_names_parts_and_wholes(written):
+    """Provirus where a part is virus, the sequence itself where it is called virus and has no host part."""
+    folder, _, writer = written
+    rows = table_of(folder)
+    first_of_last = window(LENGTHS[-1], FRAGMENT, 40)[0] + 1  # the first window with its middle behind 20,000
+    assert [(row["region"], row["kind"]) for row in rows] == [
+        ("plain|provirus_20001_35000", "provirus"),
+        (f"{NAMES[1]}|provirus_1_12500", "provirus"),
+        (f"{NAMES[1]}|provirus_30001_40000", "provirus"),
+        (NAMES[2], "whole"),
+        ("short", "whole"),
+        ("noisy", "whole"),
+        (f"last|provirus_{first_of_last}_33333", "provirus"),
+    ]
+    assert {row["p_virus"] for row in rows if row["kind"] == "whole"} == {"0.9375"}
+    assert {row["topology"] for row in rows} == {"NA"}
+    assert all(int(row["length"]) == int(row["stop"]) - int(row["start"]) + 1 for row in rows)
+    assert writer.num_regions == {"whole": 3, "provirus": 4}
+
+
+def test_coordinates_of_every_file_cut_the_same_bases_from_the_input(written):
+    """TSV and GFF3 are 1-based closed, BED is 0-based half-open, and the FASTA holds just these bases, case and all."""
+    folder, _, _ = written
+    by_name = {record.id: str(record.seq) for record in reversed(list(SeqIO.parse(folder / "in.fasta", "fasta")))}
+    fasta = gzip.decompress((folder / "in.proviruses.fna.gz").read_bytes()).decode()
+    cut = {record.id: str(record.seq) for record in SeqIO.parse(io.StringIO(fasta), "fasta")}
+    rows = [row for row in table_of(folder) if row["kind"] == "provirus"]
+    assert list(cut) == [row["region"] for row in rows]
+    for row in rows:
+        assert cut[row["region"]] == by_name[row["sequence"]][int(row["start"]) - 1 : int(row["stop"])]
+    for line in (folder / "in.regions.bed").read_text().splitlines():
+        sequence, start, stop, name, score, strand = line.split("\t")
+        assert name in cut or name == sequence
+        assert cut.get(name, by_name[sequence]) == by_name[sequence][int(start) : int(stop)]
+        assert 0 <= int(score) <= 1000
+        assert strand == "."
+    for line in (folder / "in.regions.gff3").read_bytes().splitlines():
+        if not line.startswith(b"##"):
+            fields = line.split(b"\t")
+            attributes = dict(field.split(b"=") for field in fields[8].split(b";"))
+            sequence, name = (unquote_to_bytes(field).decode() for field in (fields[0], attributes[b"Name"]))
+            assert cut.get(name, by_name[sequence]) == by_name[sequence][int(fields[3]) - 1 : int(fields[4])]
+
+
+def test_the_three_files_of_regions_agree(written):
+    folder, _, _ = written
+    rows = [(row["sequence"], int(row["start"]), int(row["stop"]), row["region"]) for row in table_of(folder)]
+    bed = [line.split("\t") for line in (folder / "in.regions.bed").read_text().splitlines()]
+    assert [(b[0], int(b[1]) + 1, int(b[2]), b[3]) for b in bed] == rows
+    gff3 = [line.split("\t") for line in (folder / "in.regions.gff3").read_text().splitlines() if line[0] != "#"]
+    named = [unquote_to_bytes(g[8].split("Name=")[1].split(";")[0]).decode() for g in gff3]
+    places = [(unquote_to_bytes(g[0]).decode(), int(g[3]), int(g[4])) for g in gff3]
+    assert [(*place, name) for place, name in zip(places, named, strict=True)] == rows
+
+
+def test_gff3_keeps_to_its_specification(written):
+    """Version first, a sequence-region before the features of a sequence, unique IDs, nothing unescaped."""
+    folder, sequences, _ = written
+    lines = (folder / "in.regions.gff3").read_bytes().splitlines()
+    assert lines[0] == b"##gff-version 3"
+    known, ids = set(), []
+    for line in lines[1:]:
+        assert line.isascii()
+        if line.startswith(b"##sequence-region "):
+            _, name, first, last = line.split(b" ")
+            number = NAMES.index(unquote_to_bytes(name).decode())
+            assert (int(first), int(last)) == (1, len(sequences[number]))
+            known.add(name)
+            continue
+        sequence, source, kind, _, _, score, strand, phase, attributes = line.split(b"\t")
+        assert sequence in known
+        assert not set(sequence) - set(b".:^*$@!+_?-|%") - set(b"0123456789") - set(range(65, 91)) - set(range(97, 123))
+        assert (source, strand, phase) == (b"virnucpro", b".", b".")
+        assert kind in (b"viral_sequence", b"proviral_region")
+        float(score)
+        fields = [field.split(b"=") for field in attributes.split(b";")]
+        assert [key for key, _ in fields] == [b"ID", b"Name", b"kind", b"p_virus", b"num_fragments"]
+        ids.append(fields[0][1])
+    assert len(set(ids)) == len(ids) == 7
+
+
+def test_other_programs_read_the_files(written, tmp_path):
+    """The files can be indexed as genome browsers do, and fetched from by place, whatever the names are."""
+    pysam = pytest.importorskip("pysam")
+    folder, _, _ = written
+    rows = [(row["sequence"], int(row["start"]) - 1, int(row["stop"])) for row in table_of(folder)]
+    for suffix, preset, parser in (("gff3", "gff", pysam.asGFF3()), ("bed", "bed", pysam.asBed())):
+        copy = tmp_path / f"in.{suffix}"
+        copy.write_bytes((folder / f"in.regions.{suffix}").read_bytes())
+        with pysam.TabixFile(pysam.tabix_index(str(copy), preset=preset), encoding="utf-8") as indexed:
+            names = {name: unquote_to_bytes(name).decode() if suffix == "gff3" else name for name in indexed.contigs}
+            for name, plain in names.items():
+                expected = [row[1:] for row in rows if row[0] == plain]
+                assert [(item.start, item.end) for item in indexed.fetch(name, parser=parser)] == expected
+                start, stop = expected[0]
+                assert next(indexed.fetch(name, stop - 1, stop, parser=parser)).start == start
+        assert set(names.values()) == {row[0] for row in rows}
+
+
+def test_the_bedgraph_holds_each_scored_window_once_without_overlap(written):
+    """Windows without a score are left out; of two that overlap the first ends where the second begins."""
+    folder, sequences, _ = written
+    packed = (folder / "in.windows.bedgraph.gz").read_bytes()
+    assert packed[3:8] == bytes(5)  # no name and no time in the header
+    lines = [line.split("\t") for line in gzip.decompress(packed).decode().splitlines()]
+    runs = []
+    for name, start, stop, p_virus in lines:
+        if int(start) == 0:
+            runs.append([name, 0])
+        assert runs[-1] == [name, int(start)]
+        assert int(stop) > int(start)
+        assert p_virus in ("0.0474", "0.9526")
+        runs[-1][1] = int(stop)
+    expected = [[name, len(bases)] for name, bases in zip(NAMES, sequences, strict=True) if bases and name != "noisy"]
+    assert runs == expected
+
+
+def test_names_come_back_byte_for_byte(written):
+    folder, _, _ = written
+    for suffix in ("regions.tsv", "regions.bed"):
+        content = (folder / f"in.{suffix}").read_bytes()
+        assert b"\t%b|provirus_1_12500" % NAMES[1].encode() in b"\t" + content.replace(b"\n", b"\t")
+        assert b"\t%b\t" % NAMES[2].encode() in b"\t" + content.replace(b"\n", b"\t")
+
+
+@pytest.mark.parametrize("unit_rows", [7, 64, 333, 100_000])
+def test_files_do_not_depend_on_how_sequences_are_cut_into_units(written, tmp_path, unit_rows):
+    """A sequence that spans many units, one that ends with its unit, many in one: the same bytes."""
+    folder, _, _ = written
+    write_regions(folder / "in.fasta", tmp_path / "again", unit_rows, block_bytes=10_000)
+    for suffix in SUFFIXES:
+        assert (tmp_path / "again" / f"in.{suffix}").read_bytes() == (folder / f"in.{suffix}").read_bytes(), suffix
+
+
+def test_the_other_strand_gives_the_reverse_complement_of_the_same_bases():
+    """A virus in a contig and in its reverse complement: mirrored places, complementary bases."""
+    length, start, stop = 60_000, 22_000, 41_000
+    bases = random_dna(length, 1)
+    log_odds = planted(length // FRAGMENT, (start // FRAGMENT, stop // FRAGMENT))
+    (forward,) = find_proviruses(abutting(len(log_odds)), log_odds)
+    (backward,) = find_proviruses(abutting(len(log_odds)), log_odds[::-1])
+    turned = reverse_complement(bases)[backward.start : backward.stop]
+    assert reverse_complement(turned) == bases[forward.start : forward.stop] == bases[start:stop]
+
+
+@example(places=[1])
+@settings(max_examples=12, deadline=None)
+@given(places=st.lists(st.integers(1, 400), max_size=6, unique=True))
+def test_any_cut_of_the_feed_gives_the_same_files(tmp_path_factory, places):
+    """Units that end anywhere among the fragments of one long and two short sequences."""
+    folder = tmp_path_factory.mktemp("feed")
+    results = []
+    for name, cuts in (("whole", []), ("cut", sorted(places))):
+        with open_regions(lambda suffix, name=name: folder / f"{name}.{suffix}") as writer:
+            for unit in feed(cuts):
+                writer.add(unit)
+        results.append([(folder / f"{name}.{suffix}").read_bytes() for suffix in SUFFIXES])
+    assert results[0] == results[1]
+
+
+def feed(cuts):
+    """Three sequences, the second without a provirus, in units that end after so many fragments."""
+    counts, names = (250, 3, 150), Ragged.from_bytes([b"one", b"two", b"three"])
+    sequences = [random_dna(count * FRAGMENT, seed).encode() for seed, count in enumerate(counts)]
+    fragments = np.zeros(sum(counts), dtype=FRAGMENT_DTYPE)
+    fragments["sequence"] = np.repeat(np.arange(3), counts)
+    bounds = np.concatenate([abutting(count) for count in counts])
+    fragments["start"], fragments["stop"] = bounds.T
+    log_odds = planted(len(fragments), (100, 140), (253, 300))
+    edges = [0, *(cut for cut in cuts if cut < len(fragments)), len(fragments)]
+    for first, last in pairwise(edges):
+        part = fragments[first:last]
+        numbers = np.unique(part["sequence"])
+        pieces = [
+            sequences[number][mine["start"][0] : mine["stop"][-1]]
+            for number in numbers
+            for mine in [part[part["sequence"] == number]]
+        ]
+        low, high = int(numbers[0]), int(numbers[-1]) + 1
+        calls = np.array([False, True, False])[low:high], np.full(high - low, 0.75)
+        yield ScoredSequences(
+            low, names.slice(low, high), *calls, part, log_odds[first:last], Ragged.from_bytes(pieces), numbers
+        )
+
+
+def test_an_input_without_records_gives_headers(tmp_path):
+    with open_regions(lambda suffix: tmp_path / f"in.{suffix}"):
+        pass
+    content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert content["in.regions.tsv"].startswith(b"region\tsequence\tstart\tstop\t")
+    assert content["in.regions.tsv"].count(b"\n") == 1
+    assert content["in.regions.gff3"] == b"##gff-version 3\n"
+    assert content["in.regions.bed"] == b""
+    assert gzip.decompress(content["in.proviruses.fna.gz"]) == gzip.decompress(content["in.windows.bedgraph.gz"]) == b""
+    assert len(content) == len(SUFFIXES)
+
+
+def test_a_failure_leaves_no_file(tmp_path):
+    """Files take their places together, when all is written."""
+
+    def fail_half_way():
+        with open_regions(lambda suffix: tmp_path / f"in.{suffix}") as writer:
+            writer.add(next(feed([])))
+            raise InputError("in", "a test ends here.")
+
+    with pytest.raises(InputError):
+        fail_half_way()
+    assert list(tmp_path.iterdir()) == []

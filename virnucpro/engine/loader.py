@@ -1,0 +1,169 @@
+"""An asynchronous DataLoader whose items are whole units, read, tokenised and packed in its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from virnucpro.engine.collator import Packing, VarlenCollator
+from virnucpro.engine.threads import use_threads
+from virnucpro.errors import VirNucProError
+from virnucpro.lifeline import EXIT_CHILD_KILLED, follow_parent
+from virnucpro.sequence.dedup import distinct
+from virnucpro.sequence.ragged import Ragged
+
+Tokenise = Callable[[Ragged], Ragged]
+"""An encoder's :class:`~virnucpro.encoders.base.Tokenizer`."""
+Packer = Callable[[NDArray[np.int64]], list[NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
+class PackedUnit:
+    """One unit, ready for an encoder.
+
+    Attributes:
+        unit: its number.
+        inverse: (num_rows,) int64, which distinct sequence each row has.
+        batches: the distinct sequences that are not empty, in packed batches.
+    """
+
+    unit: int
+    inverse: NDArray[np.int64]
+    batches: Packing
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the unit, empty and repeated ones included."""
+        return len(self.inverse)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens an encoder has to work through."""
+        return len(self.batches.input_ids)
+
+    def pin_memory(self) -> PackedUnit:
+        """The same unit in page-locked memory (DataLoader calls this)."""
+        return PackedUnit(self.unit, self.inverse, self.batches.pin_memory())
+
+
+@dataclass(frozen=True)
+class UnitDataset(Dataset[PackedUnit | VirNucProError]):
+    """Item ``k`` is unit ``k``, packed.
+
+    Attributes:
+        source: reads the strings of a unit; must be picklable.
+        tokenizer: weight-free.
+        packer: lengths in tokens to groups.
+    """
+
+    source: Callable[[int], Ragged]
+    tokenizer: Tokenise
+    packer: Packer
+
+    def __getitem__(self, unit: int) -> PackedUnit | VirNucProError:
+        # DataLoader rebuilds a worker's exception from its text alone, which loses ours: it travels as an item.
+        try:
+            return pack_unit(unit, self.source(unit), self.tokenizer, self.packer)
+        except VirNucProError as error:
+            return error
+
+
+def pack_unit(unit: int, strings: Ragged, tokenizer: Tokenise, packer: Packer) -> PackedUnit:
+    """Find the distinct strings of a unit, tokenise and pack them; empty ones are left out."""
+    first, inverse = distinct(strings)
+    occupied = np.flatnonzero(strings.lengths[first])
+    tokens = tokenizer(strings.take(first[occupied]))
+    packing = VarlenCollator().collate(tokens, packer(tokens.lengths))
+    return PackedUnit(
+        unit,
+        inverse,
+        Packing(occupied[packing.rows], packing.lengths, packing.sizes, packing.input_ids, packing.cu_seqlens),
+    )
+
+
+@dataclass(frozen=True)
+class UnitLoader:
+    """Iterates packed units in the order asked for; errors of the workers surface as themselves.
+
+    With workers it belongs in a process of its own, which ends when one of them is killed.
+    """
+
+    loader: DataLoader[PackedUnit | VirNucProError]
+
+    def __iter__(self) -> Iterator[PackedUnit]:
+        items = iter(self.loader)
+        if self.loader.num_workers:
+            _end_with_workers()
+        for item in items:
+            if isinstance(item, VirNucProError):
+                raise item
+            yield item
+
+
+def unit_loader(
+    source: Callable[[int], Ragged],
+    tokenizer: Tokenise,
+    packer: Packer,
+    units: Iterable[int],
+    num_workers: int,
+    *,
+    pin_memory: bool = False,
+) -> UnitLoader:
+    """Prepare units ahead of the device.
+
+    Args:
+        source: reads the strings of a unit; must be picklable when there are workers.
+        tokenizer: the encoder's.
+        packer: decides the batches.
+        units: unit numbers; may be lazy, and is read only as far as there are workers to keep busy.
+        num_workers: processes; 0 does it in this one.
+        pin_memory: page-lock, for copies to a CUDA device beside its work.
+
+    Returns:
+        An iterable of :class:`PackedUnit`.
+    """
+    return UnitLoader(
+        DataLoader(
+            UnitDataset(source, tokenizer, packer),
+            batch_size=None,
+            sampler=units,
+            num_workers=num_workers,
+            prefetch_factor=1 if num_workers else None,
+            multiprocessing_context="spawn" if num_workers else None,
+            pin_memory=pin_memory,
+            worker_init_fn=_begin_worker if num_workers else None,
+        )
+    )
+
+
+def _end_with_workers() -> None:
+    """From here on, end this process when one of its DataLoader workers is killed.
+
+    DataLoader's own signal handler raises wherever the main thread happens to be, in the middle of a message to
+    the parent too; without it, a worker killed in the middle of a message would leave this process waiting for ever.
+    """
+    theirs = signal.getsignal(signal.SIGCHLD)
+    if not callable(theirs) or getattr(theirs, "ends_process", False):
+        return
+
+    def end_if_killed(number: int, frame: FrameType | None) -> None:
+        try:
+            theirs(number, frame)
+        except RuntimeError:
+            os._exit(EXIT_CHILD_KILLED)
+
+    end_if_killed.ends_process = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, end_if_killed)
+
+
+def _begin_worker(worker: int) -> None:
+    del worker
+    follow_parent()
+    use_threads(1)  # there are as many of these processes as CPUs suffice for

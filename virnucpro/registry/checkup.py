@@ -1,0 +1,314 @@
+"""What ``virnucpro doctor`` looks at: one finding for each thing that users' machines differ in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from virnucpro import __version__
+from virnucpro.bundles.bundle import cache_dir, load_bundle
+from virnucpro.errors import VirNucProError
+from virnucpro.registry import known_answers
+from virnucpro.registry.inventory import Place, places_here, verify
+from virnucpro.registry.receipts import looks_complete, read_receipt
+
+if TYPE_CHECKING:
+    import torch
+
+State = Literal["OK", "WARN", "FAIL"]
+
+_LIBRARIES = (
+    "numpy", "numba", "h5py", "safetensors", "tokenizers", "huggingface_hub", "zstandard", "xxhash",
+    "isal", "click", "rich",
+)  # fmt: skip
+_OLDEST_PYTHON = (3, 11)
+_LOW_MEMORY_BYTES = 2 << 30
+_LOW_DISK_BYTES = 1 << 30
+_LARGEST_READ_BYTES = 1 << 30
+_ATTENTION_LENGTHS = (5, 5, 9, 17, 33, 64)
+_ATTENTION_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
+_NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"), Path("/dev/dxg"))
+_UNLIMITED_BYTES = 1 << 60
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line.
+
+    Attributes:
+        name: what was looked at.
+        state: OK, WARN (it works, but) or FAIL (it does not work).
+        text: what was found, and what to do.
+    """
+
+    name: str
+    state: State
+    text: str
+
+
+def look(predict: known_answers.Predict) -> Iterator[Finding]:
+    """Look at everything; findings come as they are made.
+
+    Args:
+        predict: runs the bundled model, for the self-test.
+    """
+    checks: list[tuple[str, Callable[[], tuple[State, str]]]] = [
+        ("virnucpro", _program),
+        ("python", _python),
+        ("torch", _torch),
+        ("devices", _devices),
+        ("attention", _attention),
+        ("cpus", _cpus),
+        ("memory", _memory),
+        ("disk, models", partial(_disk, cache_dir())),
+        ("disk, here", partial(_disk, Path.cwd())),
+        ("libraries", _libraries),
+        *((f"model {place.name}", partial(_model, place)) for place in places_here()),
+        ("self-test", partial(_self_test, predict)),
+    ]
+    for name, check in checks:
+        try:
+            state, text = check()
+        except (VirNucProError, OSError, RuntimeError, ImportError) as error:
+            first = str(error).strip().splitlines() or [""]
+            state, text = "FAIL", f"{type(error).__name__}: {first[0]}"
+        yield Finding(name, state, text)
+
+
+def check_answers(folder: Path, predict: known_answers.Predict) -> tuple[State, str]:
+    """Ask the bundle in ``folder`` what it is known to answer.
+
+    Raises:
+        ModelError: the bundle or its answers cannot be read.
+    """
+    known = known_answers.read_answers(folder)
+    fingerprint = load_bundle(str(folder)).fingerprint
+    short = fingerprint[:12]
+    if known is None:
+        return "WARN", f"{folder} has no {known_answers.FILE}: the model {short} runs unchecked. Reinstall the program."
+    if known.fingerprint != fingerprint:
+        return "FAIL", (
+            f"{folder / known_answers.FILE} is about model {known.fingerprint[:12]}, here is {short}: reinstall the "
+            f"program; after training, run: virnucpro models record --answers {folder}"
+        )
+    answers = known_answers.ask(predict)
+    worst = max(abs(one - other) for one, other in zip(answers, known.p_virus, strict=True))
+    text = f"model {short} gives its {len(answers)} known answers; largest difference {worst:.4f}"
+    if worst <= known_answers.TOLERANCE + 1e-9:
+        return "OK", text
+    pairs = ", ".join(f"{one:.4f} for {other:.4f}" for one, other in zip(answers, known.p_virus, strict=True))
+    return "FAIL", (
+        f"model {short} answers {pairs}: numbers of this machine are not to be trusted. "
+        "Reinstall torch, and report it with this output."
+    )
+
+
+def _program() -> tuple[State, str]:
+    return "OK", f"{__version__} ({Path(__file__).parents[1]})"
+
+
+def _python() -> tuple[State, str]:
+    text = f"{platform.python_version()} on {platform.platform()} ({sys.executable})"
+    if sys.version_info < _OLDEST_PYTHON:
+        return "FAIL", f"{text}: 3.11 or later is needed"
+    return "OK", text
+
+
+def _torch() -> tuple[State, str]:
+    import torch  # noqa: PLC0415 - one of the things that may be broken
+
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    mps = "MPS" if torch.backends.mps.is_available() else "no MPS"
+    text = f"{torch.__version__}, built with {cuda}, {mps}"
+    if not torch.cuda.device_count() and any(path.exists() for path in _NVIDIA):
+        why = "cannot use it (see nvidia-smi)" if torch.version.cuda else "is built without CUDA: install one that is"
+        return "WARN", f"{text}; an NVIDIA driver is here, but this torch {why}"
+    return "OK", text
+
+
+def _devices() -> tuple[State, str]:
+    import torch  # noqa: PLC0415
+
+    from virnucpro.encoders.device import check_dtype, choose_devices, default_dtype  # noqa: PLC0415 - imports torch
+    from virnucpro.errors import UsageError  # noqa: PLC0415
+
+    texts = []
+    for name in choose_devices():
+        device = torch.device(name)
+        others = []
+        default = default_dtype(device)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            try:
+                check_dtype(device, dtype)
+                (torch.ones(2, 2, device=device, dtype=dtype) @ torch.ones(2, 2, device=device, dtype=dtype)).sum()
+            except (UsageError, RuntimeError, TypeError):
+                continue
+            others.append(_short(dtype))
+        described = _describe(device)
+        texts.append(f"{name}{described} in {_short(default)} (can: {', '.join(others)})")
+    return "OK", "; ".join(texts)
+
+
+def _describe(device: torch.device) -> str:
+    import torch  # noqa: PLC0415
+
+    if device.type != "cuda":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    return f" {torch.cuda.get_device_name(device)}, {_size(free)} of {_size(total)} free,"
+
+
+def _attention() -> tuple[State, str]:
+    """Run the attention that a run on the first device would, and hold it against one sequence at a time."""
+    import torch  # noqa: PLC0415
+
+    from virnucpro.encoders.attention import packed_attention, varlen_kernel  # noqa: PLC0415
+    from virnucpro.encoders.device import choose_devices, default_dtype  # noqa: PLC0415
+    from virnucpro.engine.batch import PackedBatch  # noqa: PLC0415 - imports torch
+
+    device = torch.device(choose_devices()[0])
+    dtype = default_dtype(device)
+    num_tokens = sum(_ATTENTION_LENGTHS)
+    ends = torch.tensor(_ATTENTION_LENGTHS).cumsum(0)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends])
+    rows = torch.arange(len(_ATTENTION_LENGTHS)).numpy()
+    batch = PackedBatch(rows, torch.zeros(num_tokens, dtype=torch.int64), starts.int(), _ATTENTION_LENGTHS).to(device)
+    states = torch.randn(3, num_tokens, 4, 32, generator=torch.Generator().manual_seed(1))
+    states = states.to(device, dtype)
+    with torch.inference_mode():
+        found = packed_attention(states[0], states[1], states[2], batch).float().cpu()
+    exact = states.double().cpu()
+    worst = 0.0
+    for start, stop in zip(starts.tolist(), ends.tolist(), strict=False):
+        query, key, value = (part[start:stop].transpose(0, 1) for part in exact)
+        weights = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
+        worst = max(worst, float((found[start:stop].transpose(0, 1) - weights @ value).abs().max()))
+    path = "dense, one call for each length"
+    if device.type == "cuda" and dtype != torch.float32 and (kernel := varlen_kernel()) is not None:
+        path = f"variable-length kernel ({kernel.__name__.removeprefix('run_')}) for mixed lengths, dense otherwise"
+    text = f"{path}; on {device} in {_short(dtype)} within {worst:.1e} of the plain formula"
+    return ("OK" if worst <= _ATTENTION_TOLERANCE[_short(dtype)] else "FAIL"), text
+
+
+def _cpus() -> tuple[State, str]:
+    import torch  # noqa: PLC0415
+
+    from virnucpro.encoders.device import available_cpus  # noqa: PLC0415 - imports torch
+
+    return "OK", (
+        f"{available_cpus()} may be used of {os.cpu_count()}; torch starts with {torch.get_num_threads()} threads "
+        "(a run takes --threads)"
+    )
+
+
+def _memory() -> tuple[State, str]:
+    free = free_memory_bytes()
+    if free is None:
+        return "OK", "how much is free cannot be told on this system"
+    text = f"{_size(free)} free"
+    if free < _LOW_MEMORY_BYTES:
+        return "WARN", f"{text}: the bundled model needs about {_size(_LOW_MEMORY_BYTES)}"
+    return "OK", text
+
+
+def _disk(place: Path) -> tuple[State, str]:
+    there = next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    text = f"{place}: {_size(free)} free" + ("" if there == place else " (not made yet)")
+    if not os.access(there, os.W_OK):
+        return "WARN", f"{text}, but it cannot be written to; set VIRNUCPRO_CACHE to keep models elsewhere"
+    return ("WARN" if free < _LOW_DISK_BYTES else "OK"), text
+
+
+def _libraries() -> tuple[State, str]:
+    found, missing = [], []
+    for name in _LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return "FAIL", f"{', '.join(missing)} not installed; found {', '.join(found)}"
+    return "OK", ", ".join(found)
+
+
+def _model(place: Place) -> tuple[State, str]:
+    receipt = read_receipt(place.folder)
+    if receipt is None:
+        how = place.name if place.kind == "checkpoint" else place.folder
+        return "WARN", f"{place.folder}: no record of its SHA-256; to make one: virnucpro models record {how}"
+    text = f"{place.folder}: {len(receipt.files)} files, {_size(receipt.size_bytes)}"
+    if receipt.size_bytes > _LARGEST_READ_BYTES:
+        if looks_complete(place.folder, receipt):
+            return "OK", f"{text}, sizes as recorded; 'virnucpro models verify {place.name}' reads it all"
+        return "FAIL", f"{text}: incomplete; see 'virnucpro models verify {place.name}'"
+    problems = verify(place)
+    if problems:
+        return "FAIL", "; ".join(map(str, problems))
+    named = f", fingerprint {receipt.fingerprint[:12]}" if receipt.fingerprint else ""
+    return "OK", f"{text}, SHA-256 as recorded{named}"
+
+
+def _self_test(predict: known_answers.Predict) -> tuple[State, str]:
+    return check_answers(load_bundle("lite").folder, predict)
+
+
+def free_memory_bytes(system: Path = Path("/")) -> int | None:
+    """Memory that can be had without swapping: of the machine, and of the process's control group (Linux).
+
+    Args:
+        system: where ``sys`` and ``proc`` lie.
+    """
+    limits = [_available(system / "proc/meminfo"), _group_v2(system), _group_v1(system)]
+    known = [limit for limit in limits if limit is not None]
+    return max(0, min(known)) if known else None
+
+
+def _available(meminfo: Path) -> int | None:
+    for line in _text(meminfo).splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _group_v2(system: Path) -> int | None:
+    group = next((line[3:] for line in _text(system / "proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+    mount = system / "sys/fs/cgroup"
+    folder = mount / group.lstrip("/") if ".." not in group else mount
+    return _left(_text(folder / "memory.max"), _text(folder / "memory.current"))
+
+
+def _group_v1(system: Path) -> int | None:
+    folder = system / "sys/fs/cgroup/memory"
+    return _left(_text(folder / "memory.limit_in_bytes"), _text(folder / "memory.usage_in_bytes"))
+
+
+def _left(limit: str, used: str) -> int | None:
+    limit, used = limit.strip(), used.strip()
+    if not limit.isdigit() or not used.isdigit() or int(limit) >= _UNLIMITED_BYTES:
+        return None
+    return int(limit) - int(used)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 10**9 else f"{num_bytes / 1e6:,.1f} MB"

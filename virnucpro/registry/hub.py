@@ -1,0 +1,212 @@
+"""Files of a repository on the Hugging Face hub, through ``huggingface_hub``.
+
+The hub keeps large files under their SHA-256 and small ones under the name of their git object, and tells both in its
+listing: what comes is held against it. Never a token: the repositories are public, and ``--mirror`` may be anybody's.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
+
+from virnucpro.errors import DiskFullError
+from virnucpro.progress import Advance
+from virnucpro.registry.catalogue import HubSource
+from virnucpro.registry.download import Patience, SourceError
+from virnucpro.registry.receipts import FILE_NAME, FileRecord, git_blob_name, record_file
+
+_log = logging.getLogger(__name__)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file as the hub lists it.
+
+    Attributes:
+        name: within the repository.
+        size_bytes: exact.
+        sha256: of a large file; None for a small one.
+        git_blob: name of a small file's git object; for a large one that of its pointer.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str | None
+    git_blob: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is wanted of a repository, at one commit.
+
+    Attributes:
+        repo: ``owner/name``.
+        commit: the hub's.
+        endpoint: the hub's address.
+        files: chosen ones.
+    """
+
+    repo: str
+    commit: str
+    endpoint: str
+    files: tuple[HubFile, ...]
+
+    def url(self, name: str) -> str:
+        """Where a file is."""
+        return f"{self.endpoint}/{self.repo}/resolve/{self.commit}/{name}"
+
+
+def hub_address(mirror: str | None) -> str:
+    """The hub's address: the mirror, else ``HF_ENDPOINT``, else the hub itself."""
+    return (mirror or constants.ENDPOINT).rstrip("/")
+
+
+def list_files(source: HubSource, mirror: str | None, patience: Patience) -> Listing:
+    """Ask the hub what the repository holds, and choose.
+
+    Raises:
+        SourceError: no answer, or the repository holds no weights.
+    """
+    endpoint = hub_address(mirror)
+    place = f"{endpoint}/{source.repo}"
+    api = HfApi(endpoint=endpoint, token=False)
+    failures = 0
+    while True:
+        try:
+            found = api.model_info(
+                source.repo, revision=source.revision, files_metadata=True, timeout=patience.timeout_seconds
+            )
+            break
+        except _HUB_ERRORS as error:
+            failures += 1
+            if failures >= patience.attempts or not _may_pass(error):
+                raise SourceError(f"{place}: {_reason(error)}") from error
+            _log.warning("%s: %s; trying again", place, _reason(error))
+            patience.wait(failures)
+    if found.sha is None:
+        raise SourceError(f"{place}: the server does not name a commit, so it is no hub")
+    files = [
+        HubFile(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
+        for item in found.siblings or []
+        if FILE_NAME.fullmatch(item.rfilename)
+    ]
+    return Listing(source.repo, found.sha, endpoint, tuple(_choose(place, source, files)))
+
+
+def fetch_file(listing: Listing, file: HubFile, folder: Path, patience: Patience, advance: Advance) -> FileRecord:
+    """Bring one file into ``folder``; what came of it before is kept in ``folder/.hub`` until it is complete.
+
+    Raises:
+        SourceError: it does not come, or is not what the hub says it is.
+        DiskFullError: no space is left.
+    """
+    url = listing.url(file.name)
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        came = hf_hub_download(
+            listing.repo,
+            file.name,
+            revision=listing.commit,
+            local_dir=folder / ".hub",
+            endpoint=listing.endpoint,
+            etag_timeout=patience.timeout_seconds,
+            token=False,
+            tqdm_class=_bar(advance),
+        )
+    except _HUB_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise DiskFullError(folder / file.name) from error
+        raise SourceError(f"{url}: {_reason(error)}") from error
+    finally:
+        if not before:
+            enable_progress_bars()
+    path = Path(came)
+    record = _describe(file, path, url)
+    wrong = _compare(file, path, record)
+    if wrong is not None:
+        path.unlink()
+        raise SourceError(f"{url}: came with {wrong}; it was deleted")
+    path.replace(folder / file.name)
+    return record
+
+
+def recognise(file: HubFile, path: Path, url: str) -> FileRecord | None:
+    """The record of a file that an earlier fetch brought; None where it is not there or not what the hub lists."""
+    if not path.is_file() or path.stat().st_size != file.size_bytes:
+        return None
+    record = _describe(file, path, url)
+    return None if _compare(file, path, record) else record
+
+
+def sweep(folder: Path) -> None:
+    """Delete what the hub's library keeps beside finished downloads."""
+    rmtree(folder / ".hub", ignore_errors=True)
+
+
+def _choose(place: str, source: HubSource, files: Sequence[HubFile]) -> list[HubFile]:
+    def matching(patterns: Sequence[str]) -> list[HubFile]:
+        return [file for file in files if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
+
+    weights = next((group for group in map(matching, source.weights) if group), None)
+    if weights is None:
+        raise SourceError(f"{place}: holds no weights named {' or '.join(group[0] for group in source.weights)}")
+    return [*matching(source.needed), *weights]
+
+
+def _compare(file: HubFile, path: Path, record: FileRecord) -> str | None:
+    """What is wrong with a file, if anything."""
+    if file.size_bytes != record.size_bytes:
+        return f"{record.size_bytes} bytes, the hub lists {file.size_bytes}"
+    if file.sha256 is not None and file.sha256 != record.sha256:
+        return f"SHA-256 {record.sha256}, the hub lists {file.sha256}"
+    if file.sha256 is None and file.git_blob is not None and git_blob_name(path) != file.git_blob:
+        return f"another content than the hub lists (git object {file.git_blob})"
+    return None
+
+
+def _describe(file: HubFile, path: Path, url: str) -> FileRecord:
+    checked = "SHA-256 of the hub" if file.sha256 else "git object of the hub" if file.git_blob else "size of the hub"
+    return record_file(path, url, checked)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may help."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code in (408, 429, 500, 502, 503, 504)
+    return isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.ConnectError)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a library says, or its name."""
+    cause = error.__cause__ if isinstance(error.__cause__, httpx2.HTTPError) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _bar(advance: Advance) -> type[tqdm]:
+    """A bar of the hub's library that tells our reporter instead of drawing."""
+
+    class Silent(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - tqdm's own
+            advance(int(kwargs.get("initial") or 0))
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            advance(int(n or 0))
+            return None
+
+    return Silent

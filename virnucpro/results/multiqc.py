@@ -1,0 +1,99 @@
+"""Counts of a run for MultiQC, as custom content.
+
+MultiQC takes one kind of plot from a file and merges files that bear the same ``id``: an input has one file for the
+bars of calls and one for its columns in the general statistics, and a report over many runs shows all inputs side by
+side. Found by MultiQC through the ending ``_mqc.json`` of their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from virnucpro.results.plots import CALL_COLOURS, CALL_TITLES
+from virnucpro.results.results import CALLS, FinishedRun, open_run
+from virnucpro.run_dir import write_json
+
+_DESCRIPTION = "tells which sequences of a metagenome are viral, from nucleotide and protein language models."
+_STATISTICS = {
+    "num_sequences": {
+        "title": "Sequences",
+        "description": "Sequences that were read",
+        "format": "{:,.0f}",
+        "scale": "Greys",
+        "min": 0,
+    },
+    "percent_virus": {
+        "title": "% virus",
+        "description": "Share of sequences called virus",
+        "suffix": "%",
+        "format": "{:,.1f}",
+        "scale": "Oranges",
+        "min": 0,
+        "max": 100,
+    },
+    "bases_virus": {
+        "title": "Bases virus",
+        "description": "Bases in sequences called virus",
+        "format": "{:,.0f}",
+        "scale": "Oranges",
+        "min": 0,
+    },
+}
+
+
+def write_multiqc(root: Path, stems: Sequence[str]) -> list[Path]:
+    """Write ``<stem>.virnucpro_mqc.json`` and ``<stem>.virnucpro_stats_mqc.json`` of each input.
+
+    Args:
+        root: output directory of a finished run.
+        stems: prefixes of the inputs' files.
+
+    Raises:
+        UsageError: there is no such run.
+        StoreError: a record of it is damaged.
+    """
+    written = []
+    for run in (open_run(root, stem) for stem in stems):
+        for suffix, content in (
+            ("virnucpro_mqc.json", _calls(run)),
+            ("virnucpro_stats_mqc.json", _statistics(run)),
+        ):
+            path = run.path(suffix)
+            write_json(path, content)
+            written.append(path)
+    return written
+
+
+def _calls(run: FinishedRun) -> dict[str, object]:
+    """The bars."""
+    calls = run.summary["sequences_by_call"]
+    return {
+        "id": "virnucpro_calls",
+        "parent_id": "virnucpro",
+        "parent_name": "VirNucPro",
+        "parent_description": _DESCRIPTION,
+        "section_name": "Calls",
+        "description": "Sequences by call.",
+        "plot_type": "bargraph",
+        "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Sequences"},
+        "categories": {call: {"name": CALL_TITLES[call], "color": CALL_COLOURS[call]} for call in CALLS},
+        "data": {run.stem: {call: calls.get(call, 0) for call in CALLS}},
+    }
+
+
+def _statistics(run: FinishedRun) -> dict[str, object]:
+    """The columns of the general statistics."""
+    total = run.summary["num_sequences"]
+    values = {
+        "num_sequences": total,
+        "percent_virus": 100 * run.summary["sequences_by_call"]["virus"] / total if total else 0.0,
+        "bases_virus": run.summary["bases_by_call"]["virus"],
+    }
+    return {
+        "id": "virnucpro_stats",
+        "plot_type": "generalstats",
+        "namespace": "VirNucPro",
+        "headers": _STATISTICS,
+        "data": {run.stem: values},
+    }

@@ -1,0 +1,483 @@
+"""The report: one page of HTML that shows what a run found and how it was made.
+
+The page stands alone: it loads nothing and runs nothing, which its content security policy also forbids. Names of
+sequences and files are foreign text: the template escapes whatever is put into it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from virnucpro import __version__
+from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
+from virnucpro.results import plots
+from virnucpro.results.results import (
+    CALLS,
+    LENGTH_EDGES,
+    NUM_SCORE_BINS,
+    FinishedRun,
+    Tally,
+    open_run,
+    tally_sequences,
+)
+from virnucpro.results.schema import CASCADE, SEQUENCES, Table
+from virnucpro.results.tracks import Proviruses, Track, read_proviruses, read_tracks
+from virnucpro.run_dir import atomic_write
+
+_log = logging.getLogger(__name__)
+
+_COLOURS = {call: f"var(--{call.replace('_', '-')})" for call in CALLS}
+_FIGURE_COLOURS = {plots.CALL_COLOURS[call]: variable for call, variable in _COLOURS.items()} | {
+    plots.INK: "var(--ink)",
+    plots.FAINT: "var(--faint)",
+    plots.PAPER: "var(--card)",
+}
+_NAME_LETTERS = 120
+_NOT_OF_AN_INPUT = ("source", "stem", "first_sequence")  # said elsewhere, or of the run's own use
+
+STATUS_MEANINGS = {
+    "ok": "scored",
+    "empty": "holds no bases",
+    "too_short": "shorter than the model needs",
+    "ambiguous": "too few bases are A, C, G or T",
+    "repetitive": "repeat themselves",
+    "no_open_frame": "this model needs an open reading frame",
+    "failed": "some rows could not be computed",
+}
+"""Status to what it means, for the table of counts."""
+
+
+@dataclass(frozen=True)
+class BigNumber:
+    """A number at the top of the page."""
+
+    title: str
+    value: str
+    more: str
+    is_virus: bool = False
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure with its title and what it shows in words."""
+
+    title: str | bytes
+    svg: Markup
+    text: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage took, and its share of all stages."""
+
+    name: str
+    seconds: float
+    percent: float
+
+
+def write_report(root: Path, stem: str, output: Path | None = None) -> Path:
+    """Write the report of one input of a finished run.
+
+    Args:
+        root: output directory of the run.
+        stem: prefix of the input's files.
+        output: where to; ``<stem>.report.html`` in ``root`` where None.
+
+    Returns:
+        where it is.
+
+    Raises:
+        UsageError: there is no such run, or it wrote no table of sequences.
+        StoreError: one of its files is damaged, or they are not of one run.
+    """
+    run = open_run(root, stem)
+    proviruses = read_proviruses(run)
+    names = {found.sequence for found in proviruses.best} if proviruses is not None else set()
+    tally = tally_sequences(run, names)
+    tracks = read_tracks(run, tally, proviruses)
+    page = _render(run, tally, proviruses, tracks)
+    path = output or run.path("report.html")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # a file may have any name
+    _log.info("%s: %s sequences, %d tracks", path, f"{tally.num_sequences:,}", len(tracks))
+    return path
+
+
+def short_name(name: str | bytes) -> str:
+    """A name to be read: bytes that are no UTF-8 and characters that show nothing as escapes, the middle left out."""
+    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+    half = _NAME_LETTERS // 2
+    if len(text) > _NAME_LETTERS:
+        text = f"{text[:half]}…{text[-half:]}"
+    return "".join(letter if _is_visible(letter) else f"\\u{ord(letter):04x}" for letter in text)
+
+
+def _is_visible(letter: str) -> bool:
+    """Neither a control nor a mark that turns the direction of the text around it."""
+    return unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+
+
+def _render(run: FinishedRun, tally: Tally, proviruses: Proviruses | None, tracks: Sequence[Track]) -> str:
+    templates = jinja2.PackageLoader("virnucpro.results")
+    environment = jinja2.Environment(
+        loader=templates,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "count": lambda value: f"{value:,}",
+        "percent": _percent,
+        "probability": _probability,
+        "short_name": short_name,
+    }
+    works = parse_cff(read_cff())
+    calls = {call: plots.CALL_TITLES[call] for call in CALLS}
+    return environment.get_template("report.html.j2").render(
+        _run_facts(run)
+        | _texts(run, tally, proviruses, tracks)
+        | {
+            "css": Markup(templates.get_source(environment, "report.css")[0]),  # noqa: S704 - our own file
+            "run": run,
+            "version": __version__,
+            "tally": tally,
+            "calls": calls,
+            "colour": _COLOURS.__getitem__,
+            "share_text": _share_text,
+            "statuses": {status: number for status, number in tally.statuses.items() if number},
+            "models": {
+                model: (number, run.summary["cascade"]["bases_by_model"][model])
+                for model, number in _sequences_by_model(run).items()
+            },
+            "status_meanings": STATUS_MEANINGS,
+            "numbers": _big_numbers(run, tally, proviruses),
+            "figures": _figures(tally, run.thresholds),
+            "tracks": _track_figures(tracks),
+            "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.hits),
+            "proviruses": proviruses,
+            "methods": _methods(run, works),
+            "references": [work.text for work in (works.method, works.software, *works.of_encoders(_kinds(run)))],
+            "columns": _columns(CASCADE if "cascade" in run.summary else SEQUENCES),
+        }
+    )
+
+
+def _columns(table: Table) -> dict[str, str]:
+    """What each column of the table of sequences means, with the values it may hold."""
+    return {
+        column.name: f"{column.meaning} ({', '.join(map(str, column.values))})" if column.values else column.meaning
+        for column in table.columns
+    }
+
+
+def _texts(run: FinishedRun, tally: Tally, proviruses: Proviruses | None, tracks: Sequence[Track]) -> dict[str, object]:
+    """Sentences and titles of the page."""
+    sections = {
+        "counts": "Counts",
+        "figures": "Scores and lengths",
+        "hits": "Top hits",
+        "proviruses": "Proviruses",
+        "tracks": "Scores along sequences",
+        "run": "How it was run",
+        "methods": "Methods and citation",
+        "columns": "How to read the table",
+    }
+    if proviruses is None:
+        del sections["proviruses"]
+    num_virus, shown = tally.calls["virus"], len(tally.hits)
+    hits = "All" if shown == num_virus else f"The {shown} of highest probability of all"
+    best = proviruses.best if proviruses is not None else ()
+    num_found = proviruses.num_found if proviruses is not None else 0
+    regions = "All" if len(best) == num_found else f"The {len(best)} of highest score of all"
+    calls = " + ".join(f"{tally.calls[call]:,} {call}" for call in CALLS)
+    statuses = " + ".join(f"{number:,} {status}" for status, number in tally.statuses.items() if number)
+    return {
+        "sections": sections,
+        "lead": _lead(run, tally),
+        "hits_text": f"{hits} {num_virus:,} sequences called virus, the longer first among equals.",
+        "proviruses_text": f"{regions} {num_found:,} viral parts of longer sequences; 1-based closed coordinates.",
+        "tracks_text": (
+            f"The probability of each window along {len(tracks)} sequences: those with proviruses first (shaded), then "
+            "the longest called virus. Dashed: 0.5, as likely virus as not. Of many windows, the filled line is the "
+            "running mean."
+        ),
+        "checks": [
+            f"{tally.num_sequences:,} sequences were read = {calls or 0}",
+            f"{tally.num_sequences:,} sequences were read = {statuses or 0}",
+            *_models_check(run, tally),
+        ],
+    }
+
+
+def _models_check(run: FinishedRun, tally: Tally) -> list[str]:
+    """How a cascade shared the sequences."""
+    shares = [f"{number:,} decided by {model}" for model, number in _sequences_by_model(run).items()]
+    return [f"{tally.num_sequences:,} sequences were read = {' + '.join(shares)}"] if shares else []
+
+
+def _sequences_by_model(run: FinishedRun) -> dict[str, int]:
+    """Of a cascade, the model asked for before the one that looked first; empty for other runs."""
+    return dict(run.summary.get("cascade", {}).get("sequences_by_model", {}))
+
+
+def _lead(run: FinishedRun, tally: Tally) -> str:
+    source = run.summary.get("input", run.stem)
+    started = run.record.get("started")
+    when = f", run on {datetime.fromisoformat(started):%Y-%m-%d at %H:%M %Z}" if started else ""
+    number, share = f"{tally.calls['virus']:,}", _percent(tally.calls["virus"], tally.num_sequences)
+    return (
+        f"{number} of {tally.num_sequences:,} sequences of {short_name(str(source))} were called virus ({share}), "
+        f"with model {_models(run)} of VirNucPro {run.record.get('version', 'unknown')}{when}."
+    )
+
+
+def _models(run: FinishedRun) -> str:
+    """The model, and the one that looked first."""
+    first = run.summary.get("cascade", {}).get("first")
+    return f"{run.summary.get('model', 'unknown')}" + (f" after {first}" if first else "")
+
+
+def _big_numbers(run: FinishedRun, tally: Tally, proviruses: Proviruses | None) -> list[BigNumber]:
+    calls, total = tally.calls, tally.num_sequences
+    shown = [
+        BigNumber("Sequences", f"{total:,}", _bases(tally.num_bases)),
+        BigNumber(
+            "Virus",
+            f"{calls['virus']:,}",
+            f"{_percent(calls['virus'], total)}, {_bases(tally.bases['virus'])}",
+            is_virus=True,
+        ),
+    ]
+    if not math.isnan(tally.largest_fdr):
+        expected = f"about {tally.largest_fdr * calls['virus']:,.0f} of {calls['virus']:,} virus calls"
+        shown.append(BigNumber("Estimated false calls", f"{100 * tally.largest_fdr:.1f} %", expected))
+    if proviruses is not None:
+        shown.append(BigNumber("Proviruses", f"{proviruses.num_found:,}", "viral parts of longer sequences"))
+    if calls["uncertain"]:
+        shown.append(BigNumber("Uncertain", f"{calls['uncertain']:,}", _percent(calls["uncertain"], total)))
+    by_model = _sequences_by_model(run)
+    if by_model:
+        went_on, _ = by_model.values()
+        shown.append(BigNumber("Went on to the second model", f"{went_on:,}", _percent(went_on, total)))
+    shown.append(BigNumber("No call", f"{calls['no_call']:,}", _percent(calls["no_call"], total)))
+    return shown
+
+
+def _figures(tally: Tally, thresholds: Sequence[float]) -> list[PageFigure]:
+    if not tally.num_sequences:
+        return []
+    with plots.page_style():
+        return [
+            PageFigure(
+                "Distribution of scores",
+                _svg(plots.score_figure(tally, thresholds), "scores"),
+                _scores_text(tally, thresholds),
+            ),
+            PageFigure("Calls by length", _svg(plots.length_figure(tally), "lengths"), _lengths_text(tally)),
+            PageFigure("Share of calls by length", _svg(plots.share_figure(tally), "shares"), _shares_text(tally)),
+        ]
+
+
+def _track_figures(tracks: Sequence[Track]) -> list[PageFigure]:
+    with plots.page_style():
+        return [
+            PageFigure(track.line.name, _svg(plots.track_figure(track), f"track{place}"), _track_text(track))
+            for place, track in enumerate(tracks)
+        ]
+
+
+def _svg(figure: Figure, name: str) -> Markup:
+    return Markup(plots.svg_of(figure, name, _FIGURE_COLOURS))  # noqa: S704 - Matplotlib escapes the text in it
+
+
+def _scores_text(tally: Tally, thresholds: Sequence[float]) -> str:
+    scored = int(tally.scores.sum())
+    tenth = NUM_SCORE_BINS // 10
+    low, high = int(tally.scores[:, :tenth].sum()), int(tally.scores[:, -tenth:].sum())
+    lines = " and ".join(f"{threshold:.4g}" for threshold in thresholds)
+    return (
+        f"Of {scored:,} sequences with a probability, {_percent(low, scored)} are below 0.1 and "
+        f"{_percent(high, scored)} at 0.9 or above." + (f" Dashed: threshold {lines}." if lines else "")
+    )
+
+
+def _lengths_text(tally: Tally) -> str:
+    """Where the middle of all sequences and that of the virus calls lies, to the width of a bin."""
+
+    def middle(counts: NDArray[np.int64]) -> str:
+        place = int(np.searchsorted(np.cumsum(counts), (counts.sum() + 1) // 2))
+        return f"{_bases(LENGTH_EDGES[place])} and {_bases(LENGTH_EDGES[place + 1])}"
+
+    virus = tally.lengths[CALLS.index("virus")]
+    counts = tally.lengths.sum(axis=0)
+    num_shorter = int(counts[: plots.shown_lengths(tally).start].sum())
+    return (
+        f"The median length lies between {middle(counts)}"
+        + (f", that of virus calls between {middle(virus)}." if virus.any() else ".")
+        + (f" {num_shorter:,} shorter sequences are left of the axis." if num_shorter else "")
+    )
+
+
+def _shares_text(tally: Tally) -> str:
+    """Share of virus calls in three ranges of length."""
+    edges = np.searchsorted(LENGTH_EDGES, (1_000, 10_000))
+    parts = []
+    for title, counts in zip(
+        ("below 1 kb", "from 1 to 10 kb", "from 10 kb up"), np.split(tally.lengths, edges, axis=1), strict=True
+    ):
+        if counts.any():
+            share = _percent(int(counts[CALLS.index("virus")].sum()), int(counts.sum()))
+            parts.append(f"{share} of sequences {title}")
+    return f"Called virus: {', '.join(parts)}."
+
+
+def _track_text(track: Track) -> str:
+    scored = track.p_virus[~np.isnan(track.p_virus)]
+    mean = f", mean probability {scored.mean():.2f}" if len(scored) else ""
+    regions = "; ".join(f"provirus {found.start:,} to {found.stop:,}" for found in track.proviruses)
+    title = plots.CALL_TITLES[track.line.call].lower()
+    windows = f"{_bases(track.line.length)}, {title}; {len(track.p_virus):,} windows{mean}"
+    return f"{windows}; {regions}." if regions else f"{windows}."
+
+
+def _run_facts(run: FinishedRun) -> dict[str, object]:
+    """What the page says of how the run was made; parts that its record lacks stay empty."""
+    record = run.record
+    seconds, cascade = dict(record.get("seconds", {})), record.get("cascade", {})
+    seconds |= {f"{stage}, first model": took for stage, took in cascade.get("seconds", {}).items()}
+    total = float(seconds.pop("total", sum(seconds.values())))
+    in_stages = sum(seconds.values()) or 1.0
+    return {
+        "command": short_command(record.get("command", [])),
+        "warnings": _warnings(run),
+        "total_seconds": total,
+        "stages": [Stage(name, float(took), 100 * float(took) / in_stages) for name, took in seconds.items()],
+        "fact_groups": {
+            "Input": _facts({"file": run.summary.get("input", run.stem)} | run.input, leave_out=_NOT_OF_AN_INPUT),
+            "Model": _facts(_model_facts(run)),
+            "Settings": _facts(record.get("parameters", {})),
+            "Machine": _facts(record.get("hardware", {})),
+            "Versions": _facts({"virnucpro": record.get("version", "unknown")} | record.get("versions", {})),
+        },
+    }
+
+
+def _warnings(run: FinishedRun) -> list[str]:
+    """Those of the run record, and rows that were lost."""
+    num_failed = run.summary.get("num_rows_failed", 0)
+    lost = [f"{num_failed:,} rows could not be computed; {run.stem}.failed.tsv lists them."] if num_failed else []
+    return [*lost, *run.record.get("warnings", [])]
+
+
+def short_command(words: Sequence[str]) -> str:
+    """A command as it would be typed: the program by its name, also where it was started as a module."""
+    return shlex.join(["virnucpro", *words[1:]]) if words else ""
+
+
+def _model_facts(run: FinishedRun) -> dict[str, Any]:
+    model, cascade = run.record.get("model", {}), run.summary.get("cascade", {})
+    first = {{"first": "name", "first_fingerprint": "fingerprint"}.get(name, name): cascade[name] for name in cascade}
+    return {
+        "name": run.summary.get("model"),
+        "fingerprint": run.summary.get("model_fingerprint"),
+        **{f"{role} encoder": kind for role, kind in model.get("encoders", {}).items()},
+        **model.get("files", {}),
+        **{f"looked first: {name}": value for name, value in first.items() if not isinstance(value, dict)},
+    }
+
+
+def _facts(values: Mapping[str, Any], leave_out: Sequence[str] = ()) -> dict[str, str]:
+    """Values as text; those that say nothing are left out."""
+    facts = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            text = ", ".join(map(str, value))
+        else:
+            text = f"{value:,}" if name.startswith("num_") else str(value)
+        if name not in leave_out and value is not None and text:
+            facts[name.replace("_", " ")] = text
+    return facts
+
+
+def _methods(run: FinishedRun, works: Citation) -> str:
+    name = str(run.summary.get("model", "unknown"))
+    kind = {"lite": "its bundled model", "300": "the published model", "500": "the published model"}
+    length = run.record.get("parameters", {}).get("fragment_length")
+    fragments = f", on fragments of {length} bases" if length else ""
+    fingerprint = str(run.summary.get("model_fingerprint", "unknown"))[:16]
+    return methods_sentence(
+        works,
+        version=str(run.record.get("version", __version__)),
+        model=f"{kind.get(name, 'the model')} {name} (fingerprint {fingerprint}){fragments}",
+        kinds=_kinds(run),
+        rule=_rule(run),
+    ) + _first_sentence(run)
+
+
+def _first_sentence(run: FinishedRun) -> str:
+    """What a cascade adds to the Methods section; nothing for other runs."""
+    cascade = run.summary.get("cascade")
+    if cascade is None:
+        return ""
+    first = f"{cascade['first']} (fingerprint {cascade['first_fingerprint'][:16]})"
+    return (
+        f" Model {first} looked at all sequences first and decided those to which it gave a calibrated probability at "
+        f"equal prevalence below {cascade['low']:g} or above {cascade['high']:g}."
+    )
+
+
+def _rule(run: FinishedRun) -> str:
+    """When a sequence was called viral, as the end of a sentence."""
+    fdr, preset, limits = run.summary.get("fdr"), run.summary.get("preset"), run.limits
+    uncertain = f", from {limits[0]:g} uncertain" if len(limits) > 1 else ""
+    if fdr is not None:
+        rule = f"sequences were called viral up to an estimated false discovery rate of {fdr:g}"
+    elif not limits:
+        rule = "sequences were called viral at the default setting"
+    elif preset:
+        limit = f"calibrated probability at equal prevalence of {limits[-1]:g} or more"
+        rule = f"sequences were called viral by the preset {preset} ({limit}{uncertain})"
+    else:
+        rule = f"sequences with a calibrated probability of {limits[-1]:g} or more were called viral{uncertain}"
+    if run.prevalence == 0.5:
+        return rule
+    return f"{rule}; probabilities are for an expected share of viral sequences of {run.prevalence:g}"
+
+
+def _kinds(run: FinishedRun) -> list[str]:
+    """Kinds of the encoders that the run used."""
+    return list(run.record.get("model", {}).get("encoders", {}).values())
+
+
+def _share_text(counts: Mapping[str, int], total: int, what: str) -> str:
+    shares = (f"{plots.CALL_TITLES[call]} {_percent(count, total)}" for call, count in counts.items() if count)
+    return f"Share of {what}: {', '.join(shares)}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "0 %"
+
+
+def _probability(value: float) -> str:
+    return "NA" if math.isnan(value) else f"{value:.4f}"
+
+
+def _bases(number: float) -> str:
+    for size, unit in ((1e9, "Gb"), (1e6, "Mb"), (1e3, "kb")):
+        if number >= size:
+            return f"{number / size:,.3g} {unit}"
+    return f"{number:,.0f} bases"

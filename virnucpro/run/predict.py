@@ -1,0 +1,393 @@
+"""The composition root: builds the bundle, the run directory and the executors, and runs the stages."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from virnucpro import __version__
+from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.bundles.cascade import Limits
+from virnucpro.config import Config, RuntimeConfig
+from virnucpro.encoders import TRANSFORMER_KINDS, read_config
+from virnucpro.encoders.device import available_cpus, choose_devices, float_dtype, parse_dtype, slowness
+from virnucpro.errors import IncompleteRunError, ResourceError, UsageError
+from virnucpro.executors.base import Executor, Worker
+from virnucpro.executors.local import LocalExecutor
+from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.serial import SerialExecutor
+from virnucpro.logs import add_log_file, remove_log_file
+from virnucpro.machine import parity, profiles
+from virnucpro.progress import Reporter
+from virnucpro.request import Options, Request
+from virnucpro.results import formats
+from virnucpro.results.calls import Calling
+from virnucpro.run.record import first_record, run_record
+from virnucpro.run_dir import RunDir, write_json
+from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
+from virnucpro.stages import cascade, classify, embed, extract, merge, write
+from virnucpro.stages.base import ROLES, Index, Run
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run wrote.
+
+    Attributes:
+        directory: where.
+        stems: prefix of each input's files, in input order.
+        counts: what was written for each input, in input order.
+        record: the run record, as in ``.run.json``.
+    """
+
+    directory: Path
+    stems: tuple[str, ...]
+    counts: tuple[write.Counts, ...]
+    record: dict[str, Any]
+
+    def path(self, suffix: str, *, stem: str | None = None) -> Path:
+        """A result file by its suffix, ``sequences.tsv`` for one; ``stem`` where there were several inputs."""
+        return RunDir(self.directory).result(stem or self.stems[0], suffix)
+
+
+def predict(
+    inputs: Sequence[str | os.PathLike[str] | Sample],
+    output: str | os.PathLike[str],
+    config: Config | None = None,
+    *,
+    options: Options | None = None,
+    fresh: bool = False,
+    force: bool = False,
+    show_bars: bool = False,
+) -> Results:
+    """Tell which sequences are viral.
+
+    Goes on where an earlier call with the same inputs and settings stopped.
+
+    Args:
+        inputs: FASTA, FASTQ, BAM, CRAM or SAM files, plain or compressed; ``-`` is stdin; or samples, of one
+            file or of a pair.
+        output: directory for the results.
+        config: settings; the defaults where None.
+        options: what else is written; nothing where None.
+        fresh: drop what an earlier run in this directory stored.
+        force: also write into a directory that holds other files; implies ``fresh``.
+        show_bars: draw progress bars on a terminal.
+
+    Raises:
+        VirNucProError: see ``virnucpro.errors`` for the tree.
+    """
+    samples = samples_of([item if isinstance(item, Sample) else os.fspath(item) for item in inputs])
+    request = Request(samples, config or Config(), options or Options())
+    return execute(request, Path(output), fresh=fresh, force=force, show_bars=show_bars)
+
+
+def execute(
+    request: Request, output: Path, *, fresh: bool = False, force: bool = False, show_bars: bool = False
+) -> Results:
+    """Do what is asked, in the directory ``output``; see ``predict``."""
+    _check(request)
+    config = request.config
+    devices = choose_devices(config.runtime.device, config.runtime.gpus or None)
+    bundle = _load_bundle(request, devices)
+    first = _load_first(request, bundle, devices) if config.science.cascade else None
+    run_dir = RunDir(output)
+    run_dir.prepare(force=force)
+    with run_dir.locked(), _log_to(run_dir.result(request.run_stem, "log")):
+        if fresh or force:
+            run_dir.start_over()
+        run_dir.sweep()
+        started = datetime.now(UTC)
+        run = _make_run(run_dir, request, bundle, devices, Reporter(show_bars))
+        _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
+        _log.info("command: %s", shlex.join(sys.argv))
+        _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
+        # Before the manifest, which would pin a dtype that is refused.
+        verdict = parity.require(bundle, devices[0], run.dtype, config.runtime.threads or available_cpus())
+        run_dir.agree(_pinned(run) | (first.pinned() if first is not None else {}))
+        write_json(run_dir.request, request.as_record())
+        run.rules.write(run_dir.rules)
+        with _first_look(run, first, request, devices) as look:
+            index = _extract(run, request) if look is None else cascade.extract(run, look)
+            cautions = _cautions(run, index, first, devices)
+            _run_units(run, index, request, devices)
+            counts = _write_results(run, index, request, look)
+            record = run_record(run, index, request, devices, counts, started) | {"warnings": cautions}
+            if first is not None and look is not None:
+                record["cascade"] = first_record(first, look)
+            if verdict is not None:
+                record["parity"] = asdict(verdict)
+            write_json(run_dir.result(request.run_stem, "run.json"), record)
+            _write_pages(run_dir, request)
+            run_dir.sweep()
+            _check_complete(run_dir, request.stems, counts, look)
+        _log.info("done in %.1f s: %s", (datetime.now(UTC) - started).total_seconds(), run_dir.root)
+    return Results(run_dir.root, tuple(request.stems), tuple(counts), record)
+
+
+def _check(request: Request) -> None:
+    """Refuse what cannot be done before anything is loaded.
+
+    Raises:
+        UsageError: no input, stdin twice, a table format whose library is not installed, or what a cascade cannot do.
+    """
+    if request.config.science.cascade and request.options.legacy_output:
+        raise UsageError(f"--legacy-output: {cascade.NO_LEGACY}")
+    formats.require(request.options.table_format)
+    if not request.samples:
+        raise UsageError("no input. Name at least one FASTA or FASTQ file, or - for stdin.")
+    if request.sources.count("-") > 1:
+        raise UsageError("stdin (-) can be read once only.")
+
+
+def _load_bundle(request: Request, devices: list[str]) -> Bundle:
+    science = request.config.science
+    bundle = load_bundle(science.model, fragment_length=science.fragment_length, dtype=_dtype(request.config, devices))
+    bundle.check_fragment_length(
+        science.fragment_length or bundle.fragment_length, is_meant=request.options.is_length_meant
+    )
+    parity.check_kinds(bundle, _dtype(request.config, devices))
+    return bundle
+
+
+def _extract(run: Run, request: Request) -> Index:
+    return extract.run(run, request.samples, request.options.reference)
+
+
+def _load_first(request: Request, bundle: Bundle, devices: list[str]) -> cascade.FirstModel:
+    """The model that looks first, with its limits."""
+    science = request.config.science
+    given = Limits(science.cascade_low, science.cascade_high) if science.cascade_high >= 0 else None
+    return cascade.choose_first(bundle, load_bundle(bundle.first_model, dtype=_dtype(request.config, devices)), given)
+
+
+@contextmanager
+def _first_look(
+    run: Run, model: cascade.FirstModel | None, request: Request, devices: list[str]
+) -> Iterator[cascade.FirstLook | None]:
+    """What the first model finds in all sequences; None where there is no such model."""
+    if model is None:
+        yield None
+        return
+    first = replace(
+        run,
+        dir=run.dir.first,
+        bundle=model.bundle,
+        fragment_length=model.bundle.fragment_length,
+        dtype=str(float_dtype(getattr(torch, run.dtype))).removeprefix("torch."),
+        reporter=Reporter(run.reporter.bars),
+    )
+    _log.info("model %s, fingerprint %s, looks first", first.bundle.name, first.bundle.fingerprint[:16])
+    first.dir.agree(_pinned(first))
+    first.rules.write(first.dir.rules)
+    index = _extract(first, request)
+    _run_units(first, index, request, devices)
+    with cascade.first_look(first, index, model.limits) as look:
+        yield look
+
+
+def _cautions(run: Run, index: Index, first: cascade.FirstModel | None, devices: list[str]) -> list[str]:
+    """What the user should know, said in the log as well."""
+    cautions = run.bundle.cautions(run.fragment_length, _mean_length_nt(index))
+    slow = slowness(torch.device(devices[0]), getattr(torch, run.dtype))
+    if slow is not None and any(read_config(run.bundle.encoder(role)).kind in TRANSFORMER_KINDS for role in ROLES):
+        cautions.append(slow)  # the small encoders compute in float32 whatever is asked for
+    cautions += first.cautions if first is not None else []
+    for caution in cautions:
+        _log.warning("%s", caution)
+    return cautions
+
+
+def _write_results(run: Run, index: Index, request: Request, look: cascade.FirstLook | None) -> list[write.Counts]:
+    """From stored scores to the tables of each sample."""
+    options = request.options
+    wanted = write.Wanted(
+        rows=options.keep_intermediate,
+        legacy=options.legacy_output,
+        calling=Calling.from_settings(request.config.science),
+        format=options.table_format,
+    )
+    counts = write.from_scores(run, index, wanted, look)
+    if len(request.samples) > 1:
+        summary = (SampleCounts(name, item.calls, item.bases) for name, item in zip(request.stems, counts, strict=True))
+        write_summary(run.dir.root / SUMMARY_NAME, summary)
+    return counts
+
+
+def _write_pages(run_dir: RunDir, request: Request) -> None:
+    """Report, figures and MultiQC's files, from the tables and the record; they are made from TSV tables alone."""
+    options = request.options
+    if options.table_format != "tsv":
+        return
+    if options.with_report:
+        from virnucpro.results.multiqc import write_multiqc  # noqa: PLC0415 - these bring Matplotlib, which takes a second
+        from virnucpro.results.page import write_report  # noqa: PLC0415
+
+        for stem in request.stems:
+            write_report(run_dir.root, stem)
+        write_multiqc(run_dir.root, request.stems)
+    if options.plots is not None:
+        from virnucpro.results.plots import write_plots  # noqa: PLC0415
+
+        for stem in request.stems:
+            write_plots(run_dir.root, stem, options.plots)
+
+
+def _check_complete(
+    run_dir: RunDir, stems: list[str], counts: list[write.Counts], look: cascade.FirstLook | None
+) -> None:
+    """Say that rows failed, once everything else is written.
+
+    Raises:
+        IncompleteRunError: some did.
+    """
+    failed = {stem: item.num_failed_rows for stem, item in zip(stems, counts, strict=True) if item.num_failed_rows}
+    losses = []
+    if failed:
+        files = ", ".join(str(run_dir.result(stem, "failed.tsv")) for stem in failed)
+        losses.append(f"{sum(failed.values()):,} rows could not be computed; they are listed in {files}.")
+    if look is not None and look.num_failed_rows:
+        losses.append(
+            f"{look.num_failed_rows:,} rows could not be computed by model {look.run.rules.name}; their sequences went "
+            f"on to the next model, and {look.run.dir.failed(0).parent} has the reasons."
+        )
+    if losses:
+        raise IncompleteRunError(
+            f"{' '.join(losses)} All else is done. 'virnucpro verify {run_dir.root} --repair' tries them again."
+        )
+
+
+def _make_run(run_dir: RunDir, request: Request, bundle: Bundle, devices: list[str], reporter: Reporter) -> Run:
+    """Fill in what the settings leave to the bundle and the device."""
+    config = request.config
+    return Run(
+        dir=run_dir,
+        inputs=request.sources,
+        bundle=bundle,
+        fragment_length=config.science.fragment_length or bundle.fragment_length,
+        unit_rows=config.layout.unit_rows,
+        dtype=_dtype(config, devices),
+        reporter=reporter,
+    )
+
+
+def _dtype(config: Config, devices: list[str]) -> str:
+    """Torch's name of the type the encoders compute in."""
+    return str(parse_dtype(config.science.dtype, torch.device(devices[0]))).removeprefix("torch.")
+
+
+def _mean_length_nt(index: Index) -> float:
+    """Of the sequences of all inputs; infinite where there is none, for nothing is short then."""
+    if not index.num_sequences:
+        return math.inf
+    return sum(item.num_bases for item in index.inputs) / index.num_sequences
+
+
+def _pinned(run: Run) -> dict[str, Any]:
+    """What the manifest holds: all that changes a number or the cut into units."""
+    return {
+        "schema": 1,
+        "science.model": run.bundle.name,
+        "science.model_fingerprint": run.bundle.fingerprint,
+        **{f"science.{role}_digest": run.bundle.digests[role] for role in ROLES},
+        "science.fragment_length": run.fragment_length,
+        "science.dtype": run.dtype,
+        "layout.unit_rows": run.unit_rows,
+    }
+
+
+def _run_units(run: Run, index: Index, request: Request, devices: list[str]) -> None:
+    """Embed and classify each unit that lacks scores; merge it in between where embeddings are kept.
+
+    The stages pull from one another, so a unit's embeddings are on the disk only until it is scored, and
+    the devices go on while finished units are merged.
+    """
+    todo = classify.pending(run, index)
+    runtime = request.config.runtime
+    threads = runtime.threads or available_cpus()
+    merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
+    classifier = SerialExecutor("cpu", threads)
+    settings, embedder = _embedding(run, runtime, devices, threads)
+    _check_disk(run, index, todo, embedder.num_workers, keeps_all=request.options.keep_embeddings)
+    units = embed.run(run, index, todo, embedder, settings)
+    keep_embeddings = request.options.keep_embeddings
+    if keep_embeddings:
+        units = merge.run(run, units, len(todo), merger)
+    classify.run(run, index, units, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
+
+
+def _check_disk(run: Run, index: Index, todo: list[int], num_workers: int, *, keeps_all: bool) -> None:
+    """Refuse a disk on which the run cannot end, before the first second of a device.
+
+    Raises:
+        ResourceError: it has too little room.
+    """
+    width = sum(read_config(run.bundle.encoder(role)).width for role in ROLES)
+    num_bytes = 4 if run.dtype == "float32" else 2
+    rows = sorted((index.units[unit].num_sources for unit in todo), reverse=True)
+    alive = rows if keeps_all else rows[: embed.UNITS_ON_DISK * num_workers]
+    # Embeddings that are kept lie in their shards and, side by side, in the merged file; scores are two floats a row.
+    needed = (2 if keeps_all else 1) * width * num_bytes * sum(alive) + 8 * (sum(rows) + index.num_rows)
+    free = shutil.disk_usage(run.dir.root).free
+    if needed > free:
+        hint = " Without --keep-embeddings it needs less." if keeps_all else ""
+        raise ResourceError(
+            f"{run.dir.root}: the run needs about {needed / 1e6:,.0f} MB more, its disk has {free / 1e6:,.0f} MB. Free "
+            f"some space and run the same command again, or name an --output on another disk.{hint}"
+        )
+
+
+def _embedding(
+    run: Run, runtime: RuntimeConfig, devices: list[str], threads: int
+) -> tuple[embed.EmbedSettings, Executor]:
+    """Budgets, workers and processes: the user's, else those of a saved profile, else what suits most machines."""
+    profile = profiles.find(run.bundle, devices[0], run.dtype)
+    budgets, loader_workers, processes = dict.fromkeys(ROLES, runtime.token_budget), runtime.loader_workers, 0
+    if profile is not None:
+        _log.info("token budgets and workers from a profile of this machine (virnucpro profile --show)")
+        budgets = budgets if runtime.token_budget else profile.token_budgets
+        loader_workers = profile.loader_workers if loader_workers < 0 else loader_workers
+        # One process may have been best; --parallel asks for several all the same.
+        processes = profile.num_processes if profile.threads == threads and profile.num_processes > 1 else 0
+    settings = embed.settings_for(devices, budgets, loader_workers, threads, runtime.compile)
+    return settings, _embed_executor(devices, threads, settings, processes, parallel=runtime.parallel)
+
+
+def _embed_executor(
+    devices: list[str], threads: int, settings: embed.EmbedSettings, processes: int, *, parallel: bool
+) -> Executor:
+    """One process a GPU; on the CPU this process alone, or several (``processes``, where known) with ``parallel``.
+
+    Whoever owns DataLoader workers is a process apart, which may end when one of them is killed.
+    """
+    if devices == ["cpu"]:
+        # Four threads a process: small matrices gain little from more.
+        processes = (processes or min(threads, max(2, threads // 4))) if parallel else 1
+        devices = ["cpu"] * processes
+    if len(devices) == 1 and not settings.loader_workers:
+        return SerialExecutor(devices[0], threads)
+    return LocalExecutor([Worker(i, device, max(1, threads // len(devices))) for i, device in enumerate(devices)])
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    handler = add_log_file(path)
+    try:
+        yield
+    finally:
+        remove_log_file(handler)

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "virnucpro"
 LEVELS = (
     {"errors", "logs", "progress", "lifeline", "citation"},
     {"engine", "sequence", "store", "run_dir", "mapped", "config", "samples", "request"},
-    {"encoders", "bundles", "heads", "executors", "nearest"},
+    {"encoders", "bundles", "heads", "executors", "nearest", "parallel"},
     {"stages", "results", "training", "registry"},
     {"benchmarks", "machine"},
     {"run"},

@@ -11,6 +11,7 @@ A run lives in the folder ``run/`` of the output directory::
     run/embeddings/protein/unit-00042.h5
     run/merged/unit-00042.h5              features
     run/scores/unit-00042.h5              scores; when it exists the three above may be gone
+    run/table/                            the table of fragments, of sequences and of genes: what a run is made for
     run/failed/unit-00042.json            rows that cannot be computed, with the reason; only where there are any
     run/sequences.npy, run/rows.npy       sums a sequence and scores a row, made anew by every consensus
     run/first/run/...                     of a cascade, the run of the model that looks at everything first
@@ -162,6 +163,11 @@ class RunDir:
     def row_scores(self) -> Path:
         """Memory-mapped scores of all rows, while consensus or write runs."""
         return self.work / "rows.npy"
+
+    @property
+    def table(self) -> Path:
+        """The table of fragments, the product of the run; see ``results.fragments``."""
+        return self.work / "table"
 
     @property
     def first(self) -> RunDir:

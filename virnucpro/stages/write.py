@@ -24,7 +24,7 @@ from virnucpro.run_dir import RunDir, file_digest, write_json
 from virnucpro.samples import SUMMARY_NAME
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
-from virnucpro.stages import consensus
+from virnucpro.stages import consensus, tabulate
 from virnucpro.stages.base import Index, IndexedInput, ScoredRun
 from virnucpro.stages.cascade import FirstLook, Join, joined
 from virnucpro.stages.consensus import ScoredUnit, scored_units
@@ -137,6 +137,7 @@ def from_scores(scored: ScoredRun, index: Index, wanted: Wanted, look: FirstLook
     """
     try:
         sums = consensus.run(scored, index)
+        tabulate.run(scored, index)
         if look is None:
             return run(scored, index, sums, wanted)
         with joined(scored, index, sums, look) as join:

@@ -58,6 +58,24 @@ def virnucpro(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     return run
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, and how to make it another size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def resize(size):
+        subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small disk")
+    yield disk, resize
+    subprocess.run(["umount", "--lazy", disk], check=True)  # a log of this process may still be open there
+
+
 def start(*args: object, **options: object) -> subprocess.Popen[str]:
     """Start the command line as a process of its own, in its own group, as a shell would."""
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]

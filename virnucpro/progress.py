@@ -89,6 +89,14 @@ class Reporter:
         with self._reported(name, total, noun, done) as advance, self._clock(name):
             yield advance
 
+    def expect(self, name: str, amount: int) -> None:
+        """Add to the amount in all of an open stage, which was not known when it began."""
+        for stage in self._open:
+            if stage.name == name:
+                stage.total = (stage.total or 0) + amount
+                if self._screen is not None:
+                    self._screen.update(self._tasks[id(stage)], total=stage.total)
+
     def stream(
         self, name: str, total: int | None, noun: str, start: Callable[[Advance], Iterable[Item]]
     ) -> Iterator[Item]:

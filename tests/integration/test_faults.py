@@ -120,24 +120,6 @@ def test_a_killed_worker_costs_at_most_its_units(undisturbed, tmp_path, tiny_bun
     assert result_bytes(tmp_path / "out", "in", "rows.tsv.gz") == expected
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of its own, and how to make it another size."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def resize(size):
-        subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
-
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this user may not mount a small disk")
-    yield disk, resize
-    subprocess.run(["umount", "--lazy", disk], check=True)  # a log of this process may still be open there
-
-
 def test_a_full_disk_is_exit_4_and_the_run_goes_on_when_there_is_room(undisturbed, small_disk, tiny_bundle):
     """No space left: one line with the file, and finished work is kept."""
     fasta, expected = undisturbed

@@ -20,6 +20,7 @@ from virnucpro.errors import VirNucProError
 _SECTIONS = {
     "Predict": ("predict",),
     "After a run": ("call", "report", "assign", "verify", "merge", "rerun"),
+    "Other machines": ("sync",),
     "Models and this machine": ("models", "doctor"),
     "Time and memory": ("plan", "profile", "benchmark"),
     "Models of your own": ("train", "evaluate"),

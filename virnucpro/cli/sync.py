@@ -1,0 +1,81 @@
+"""``virnucpro sync``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virnucpro.cli.options import COUNT, FILE, FOLDER, no_progress_option, quiet_option, verbose_option
+from virnucpro.errors import IncompleteRunError, UsageError
+from virnucpro.logs import start_logging
+
+_EPILOG = """\
+Machines are described in clusters.toml, in .credentials/NAME.credentials (JSON, mode 600), or in both. The SSH
+configuration and the agent are used; host keys are verified, always. Files of machine NAME go to OUTPUT/NAME.
+What is there and intact is left alone; a download that stopped continues where it stopped. Digests are
+those of SHA256SUMS or FILE.sha256 next to the files.
+
+Exit code 0 only if every file is here; 5 if a machine or a file failed (each is listed, the others are
+here), 4 if the disk is full.
+
+\b
+Example:
+  virnucpro sync --clusters "alpha beta" --output shards
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--config", type=FILE, metavar="FILE", help="Description of the machines.  [default: clusters.toml]")
+@click.option(
+    "--credentials", type=FOLDER, default=".credentials", show_default=True, metavar="FOLDER", help="Credentials files."
+)
+@click.option("--clusters", metavar="NAMES", default="", help='Only these machines, such as "alpha beta".')
+@click.option("-o", "--output", type=FOLDER, default="shards", show_default=True, metavar="FOLDER", help="Where to.")
+@click.option("--path", metavar="FOLDER", help="Folder on the machines, in place of the one described.")
+@click.option(
+    "--pattern", "patterns", multiple=True, metavar="GLOB", help="Files to fetch, in place of those described."
+)
+@click.option("--parallel", type=COUNT, default=4, show_default=True, metavar="N", help="Files at a time, per machine.")
+@click.option("--retries", type=click.IntRange(min=0), default=4, show_default=True, metavar="N", help="Per machine.")
+@no_progress_option
+@quiet_option
+@verbose_option
+def sync(
+    config: Path | None,
+    credentials: Path,
+    clusters: str,
+    output: Path,
+    path: str | None,
+    patterns: tuple[str, ...],
+    parallel: int,
+    retries: int,
+    no_progress: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Fetch files from other machines over SFTP."""
+    start_logging(-1 if quiet else int(verbose))
+    try:
+        from virnucpro.clusters import sync as fetching  # noqa: PLC0415 - brings asyncssh, which --help does not need
+    except ModuleNotFoundError as error:
+        raise UsageError(f"sync needs {error.name}. Install it: pip install 'virnucpro[sftp]'") from error
+    from virnucpro.clusters.machines import chosen_machines  # noqa: PLC0415
+    from virnucpro.progress import Reporter  # noqa: PLC0415
+
+    machines = chosen_machines(config, credentials, clusters, path, patterns)
+    outcomes = fetching.sync(
+        machines,
+        output,
+        Reporter(not (no_progress or quiet)),
+        patience=fetching.Patience(attempts=retries + 1),
+        num_at_once=parallel,
+    )
+    for outcome in outcomes:
+        for line in outcome.lines():
+            click.echo(line)
+    incomplete = [outcome.machine for outcome in outcomes if not outcome.is_complete]
+    if incomplete:
+        raise IncompleteRunError(
+            f"not everything is here: see {', '.join(incomplete)} above. Run the same command again."
+        )

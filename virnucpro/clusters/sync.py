@@ -1,0 +1,384 @@
+"""Fetch files from many machines: several at a time, on from where it stopped, each checked before it takes its place.
+
+Files of machine NAME go to ``OUTPUT/NAME/``. What has come of a file lies next to its place as ``.part``; the journal
+``OUTPUT/NAME/.sync.jsonl`` has a line for each file that was begun (size and time it had on the machine, so that a part
+is never continued with another file) and one for each that is finished (its SHA-256 too, so that it can be told whether
+what is here is intact).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from virnucpro.clusters.machines import Machine
+from virnucpro.clusters.sftp import (
+    ConnectionGoneError,
+    Folder,
+    Listing,
+    MachineError,
+    RemoteFile,
+    RemoteFileError,
+    connected,
+)
+from virnucpro.errors import ResourceError
+from virnucpro.progress import Advance, Reporter
+from virnucpro.run_dir import file_digest, full_disk_at
+
+_log = logging.getLogger(__name__)
+
+_STAGE = "fetch"
+_JOURNAL = ".sync.jsonl"
+_REWRITTEN_BYTES = 1 << 20
+"""The end of a part is fetched again: a machine that lost power may have left zeros there."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try a machine.
+
+    Attributes:
+        attempts: in a row that bring nothing new, before it is given up.
+        first_wait_seconds: after the first of them; doubled each time.
+    """
+
+    attempts: int = 5
+    first_wait_seconds: float = 1.0
+
+
+@dataclass
+class Fetched:
+    """What became of the files of one machine.
+
+    Attributes:
+        machine: its name.
+        fetched: names of those that came now.
+        here: names of those that were here, intact.
+        unchecked: names of those that nothing on the machine gives a digest of.
+        failed: name and reason of those that did not come.
+        problem: why the machine was given up; None where it was not.
+        num_bytes: received now.
+    """
+
+    machine: str
+    fetched: list[str] = field(default_factory=list)
+    here: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    problem: str | None = None
+    num_bytes: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that matched is here."""
+        return self.problem is None and not self.failed
+
+    def lines(self) -> Iterator[str]:
+        """What people want to know of it: a line for the machine and one for each failure."""
+        unchecked = f", {len(self.unchecked)} without a digest to compare" if self.unchecked else ""
+        yield (
+            f"{self.machine}: {len(self.fetched)} fetched ({self.num_bytes:,} bytes), {len(self.here)} were here, "
+            f"{len(self.failed)} failed{unchecked}"
+        )
+        if self.problem is not None:
+            yield f"{self.machine}: {self.problem}"
+        for name, reason in self.failed:
+            yield f"{self.machine}: {_printable(name)}: {reason}"
+
+
+def sync(
+    machines: Sequence[Machine], output: Path, reporter: Reporter, *, patience: Patience, num_at_once: int
+) -> list[Fetched]:
+    """Fetch the files of all machines, which are asked at the same time.
+
+    Args:
+        machines: where from.
+        output: folder that gets a folder for each machine.
+        reporter: progress, in bytes.
+        patience: how long to try a machine that does not answer.
+        num_at_once: files of one machine that come at the same time.
+
+    Returns:
+        what became of each machine, in their order. A machine that fails does not stop the others.
+
+    Raises:
+        DiskFullError: no space is left.
+        ResourceError: the folder cannot be written to, or another process fetches into it.
+    """
+    with ExitStack() as stack:
+        journals = [stack.enter_context(_Journal.opened(output / machine.name)) for machine in machines]
+        advance = stack.enter_context(reporter.stage(_STAGE, None, "bytes"))
+        visits = [
+            _Visit(machine, output / machine.name, journal, patience, num_at_once, reporter, advance)
+            for machine, journal in zip(machines, journals, strict=True)
+        ]
+        return asyncio.run(_all(visits))
+
+
+async def _all(visits: Sequence[_Visit]) -> list[Fetched]:
+    await _together([visit.run() for visit in visits])
+    return [visit.outcome for visit in visits]
+
+
+class _Visit:
+    """One machine from log-in to the last file, over as many connections as it takes."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        folder: Path,
+        journal: _Journal,
+        patience: Patience,
+        num_at_once: int,
+        reporter: Reporter,
+        advance: Advance,
+    ) -> None:
+        self._machine = machine
+        self._folder = folder
+        self._journal = journal
+        self._patience = patience
+        self._num_at_once = num_at_once
+        self._reporter = reporter
+        self._advance = advance
+        self._todo: deque[RemoteFile] | None = None
+        self.outcome = Fetched(machine.name)
+
+    async def run(self) -> None:
+        """Fetch everything; what goes wrong with the machine stands in the outcome."""
+        failures = 0
+        while True:
+            before = self.outcome.num_bytes
+            try:
+                async with connected(self._machine) as remote:
+                    if self._todo is None:
+                        self._todo = self._plan(await remote.matching(self._machine.patterns))
+                    await _together([self._take_files(remote) for _ in range(self._num_at_once)])
+            except MachineError as error:
+                self.outcome.problem = str(error)
+                return
+            except ConnectionGoneError as error:
+                failures = 1 if self.outcome.num_bytes > before else failures + 1
+                if failures >= self._patience.attempts:
+                    self.outcome.problem = f"given up after {failures} attempts in a row: {error}"
+                    return
+                seconds = self._patience.first_wait_seconds * 2 ** (failures - 1)
+                _log.warning("%s: %s; trying again in %g s", self._machine.name, error, seconds)
+                await asyncio.sleep(seconds)
+            else:
+                return
+
+    def _plan(self, listing: Listing) -> deque[RemoteFile]:
+        """What has to come; what is here and intact is left alone."""
+        self.outcome.failed += listing.problems
+        if not listing.files and not listing.problems:
+            patterns = " ".join(self._machine.patterns)
+            raise MachineError(f"no file in {self._machine.path} matches {patterns}")
+        self.outcome.unchecked += [file.name for file in listing.files if file.sha256 is None]
+        todo = deque[RemoteFile]()
+        for file in listing.files:
+            if self._journal.has(file, self._folder / file.name):
+                self.outcome.here.append(file.name)
+            else:
+                todo.append(file)
+        size = sum(file.size_bytes for file in todo)
+        self._reporter.expect(_STAGE, size)
+        _log.info(
+            "%s: %d files to fetch, %s bytes; %d are here",
+            self._machine.name,
+            len(todo),
+            f"{size:,}",
+            len(self.outcome.here),
+        )
+        return todo
+
+    async def _take_files(self, remote: Folder) -> None:
+        """Fetch one file after the other until none is left."""
+        while self._todo:
+            file = self._todo.popleft()
+            try:
+                await self._fetch(remote, file)
+            except RemoteFileError as error:
+                self.outcome.failed.append((file.name, str(error)))
+            except BaseException:
+                self._todo.append(file)
+                raise
+
+    async def _fetch(self, remote: Folder, file: RemoteFile) -> None:
+        """Bring one file to its place.
+
+        Raises:
+            RemoteFileError: it cannot be had, or is not what its digest says.
+        """
+        target = self._folder / file.name
+        part = target.with_name(f".{target.name}.part")
+        with _local_problems(part):
+            if not target.parent.resolve().is_relative_to(self._folder.resolve()):
+                raise RemoteFileError("its place here is a link that leads out of the folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for _ in range(2):  # a part may hold wrong bytes: then once more from its beginning
+                digest = await self._receive(remote, file, part)
+                if file.sha256 in (None, digest):
+                    part.replace(target)
+                    self._journal.add_finished(file, digest)
+                    self.outcome.fetched.append(file.name)
+                    return
+                part.unlink()
+                _log.warning(
+                    "%s: %s came with SHA-256 %s, expected %s", self._machine.name, file.name, digest, file.sha256
+                )
+        raise RemoteFileError("is damaged on the machine: its content does not have the SHA-256 that is given there")
+
+    async def _receive(self, remote: Folder, file: RemoteFile, part: Path) -> str:
+        """Complete a part and give its SHA-256."""
+        is_begun = self._journal.is_begun(file)
+        if not is_begun:
+            self._journal.add_begun(file)
+        with _opened_part(part, file.size_bytes if is_begun else 0) as (stream, digest):
+            start = stream.tell()
+            self._advance(start)
+            async with aclosing(remote.blocks(file, start)) as blocks:
+                async for block in blocks:
+                    stream.write(block)
+                    digest.update(block)
+                    self.outcome.num_bytes += len(block)
+                    self._advance(len(block))
+        return str(digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the journal; of a file that was begun ``sha256`` is None."""
+
+    name: str
+    size_bytes: int
+    mtime: int
+    sha256: str | None = None
+
+
+class _Journal:
+    """What was begun and finished in one folder; held by one process at a time."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._begun: dict[str, _Line] = {}
+        self._finished: dict[str, _Line] = {}
+        stream.seek(0)
+        for text in stream:
+            try:
+                line = _Line(**json.loads(text))
+            except (ValueError, TypeError):
+                continue  # the end of a process that was killed while it wrote
+            (self._begun if line.sha256 is None else self._finished)[line.name] = line
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path) -> Iterator[_Journal]:
+        """The journal of a folder.
+
+        Raises:
+            ResourceError: the folder cannot be written to, or another process fetches into it.
+        """
+        path = folder / _JOURNAL
+        try:
+            with full_disk_at(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                stream = path.open("a+", encoding="ascii")
+        except OSError as error:
+            raise ResourceError(f"{path}: cannot be written ({error.strerror}). Name another --output.") from error
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ResourceError(
+                    f"{folder}: another process fetches into this folder. Wait for it to end."
+                ) from error
+            yield cls(stream)
+
+    def has(self, file: RemoteFile, target: Path) -> bool:
+        """Whether ``target`` is ``file`` as it is on the machine now, byte for byte."""
+        line = self._finished.get(file.name)
+        if line is None or (line.size_bytes, line.mtime) != (file.size_bytes, file.mtime):
+            return False
+        if file.sha256 not in (None, line.sha256) or not target.is_file():
+            return False
+        return target.stat().st_size == file.size_bytes and file_digest(target) == line.sha256
+
+    def is_begun(self, file: RemoteFile) -> bool:
+        """Whether the part that is here is of ``file`` as it is on the machine now."""
+        line = self._begun.get(file.name)
+        return line is not None and (line.size_bytes, line.mtime) == (file.size_bytes, file.mtime)
+
+    def add_begun(self, file: RemoteFile) -> None:
+        self._begun[file.name] = self._add(_Line(file.name, file.size_bytes, file.mtime))
+
+    def add_finished(self, file: RemoteFile, digest: str) -> None:
+        self._finished[file.name] = self._add(_Line(file.name, file.size_bytes, file.mtime, digest))
+
+    def _add(self, line: _Line) -> _Line:
+        self._stream.write(json.dumps(asdict(line)) + "\n")
+        self._stream.flush()
+        return line
+
+
+@contextmanager
+def _local_problems(part: Path) -> Iterator[None]:
+    """Tell a full disk, which ends everything, from a name that this disk cannot take, which costs a file.
+
+    Raises:
+        DiskFullError: no space is left.
+        RemoteFileError: the file cannot be written here.
+    """
+    try:
+        with full_disk_at(part):
+            yield
+    except OSError as error:
+        raise RemoteFileError(f"cannot be written here ({error.strerror})") from error
+
+
+def _printable(name: str) -> str:
+    """A name from elsewhere, with what could disturb a terminal escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+@contextmanager
+def _opened_part(part: Path, size_bytes: int) -> Iterator[tuple[IO[bytes], Any]]:
+    """A part, open where the download continues, and the SHA-256 of what lies before; it is on the disk afterwards.
+
+    Args:
+        part: it may be missing.
+        size_bytes: how much of it can be of the file at most.
+    """
+    digest = hashlib.sha256()
+    with part.open("r+b" if part.exists() else "w+b") as stream:
+        start = max(0, min(part.stat().st_size, size_bytes) - _REWRITTEN_BYTES)
+        while stream.tell() < start:
+            digest.update(stream.read(min(8 << 20, start - stream.tell())))
+        stream.truncate(start)
+        try:
+            yield stream, digest
+        except RemoteFileError:
+            stream.truncate(0)  # it is not what it was: nothing of it can be used
+            raise
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+async def _together(visits: Sequence[Any]) -> None:
+    """Run coroutines at the same time; the first that raises ends the others."""
+    tasks = [asyncio.ensure_future(visit) for visit in visits]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

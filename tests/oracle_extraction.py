@@ -47,11 +47,15 @@ def keep_frames(fragment):
     return kept
 
 
-def extract(records, fragment_length, score_frameless=False):
+def count_clear(bases):
+    return sum(map(bases.count, "ACGT"))
+
+
+def extract(records, fragment_length, score_frameless=False, min_length=1):
     """Fragments and rows of ``(name, bases)`` records.
 
     Returns:
-        fragments: (sequence, index, start, stop, number of rows) each; rows: (sequence, index, frame,
+        fragments: (sequence, index, start, stop, number of rows, masked) each; rows: (sequence, index, frame,
         start, stop, source, nucleotide, protein) each.
     """
     first_rows = {}
@@ -60,11 +64,16 @@ def extract(records, fragment_length, score_frameless=False):
         content = bases.upper().replace("U", "T")
         if not bases:
             continue
-        for index, (start, stop) in enumerate(cut_windows(len(bases), fragment_length)):
-            kept = keep_frames(bases[start:stop])
-            if not kept and score_frameless:
+        windows = cut_windows(len(bases), fragment_length)
+        least = min(min_length, (fragment_length + 1) // 2)
+        has_few = [count_clear(content[start:stop]) < least for start, stop in windows]
+        is_unfit = all(has_few) or count_clear(content) < min_length
+        for index, (start, stop) in enumerate(windows):
+            is_masked = is_unfit or has_few[index]
+            kept = [] if is_masked else keep_frames(bases[start:stop])
+            if not kept and score_frameless and not is_masked:
                 kept = [(0, content[start:stop], "", 0, stop - start)]
-            fragments.append((number, index, start, stop, len(kept)))
+            fragments.append((number, index, start, stop, len(kept), int(is_masked)))
             for frame, nt, aa, a, b in kept:
                 source = first_rows.setdefault(nt, len(rows))
                 rows.append((number, index, frame, start + a, start + b, source, nt, aa))

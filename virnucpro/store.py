@@ -1,8 +1,8 @@
-"""The files of a run on disk, format version 2.
+"""The files of a run on disk, format version 3.
 
 Every file is HDF5 and holds one unit of one kind.
 
-- The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (2), ``kind``, and ``digest``: the XXH3
+- The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (3), ``kind``, and ``digest``: the XXH3
   (128 bits) of a line for each array in order of name: name, type, shape and the array's own digest.
 - It MUST carry what it was made from: ``unit_digest`` (the digest of the unit file; all kinds but
   ``unit``) and ``fingerprint`` (of the encoder, or of the bundle; embeddings, merged, scores).
@@ -46,7 +46,7 @@ from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import UnitTable
 
-VERSION = 2
+VERSION = 3
 _ARRAY_DIGEST = "xxh3_128"
 STRINGS = ("names", "nucleotides", "proteins", "pieces")
 """The lists of strings of a unit."""

@@ -27,6 +27,7 @@ from virnucpro.run.predict import Results
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.fasta import SequenceFile
+from virnucpro.sequence.masks import Masking
 from virnucpro.sequence.recut import recut, whole_records
 from virnucpro.sequence.table import DECIDED
 from virnucpro.stages.base import Index
@@ -596,7 +597,9 @@ def test_records_come_back_from_their_units_as_they_were_read(folder, unit_rows)
             Extraction(paths, fragment_length=500, **arguments).units(),
             lambda sequences: sequences["number"] % 3 == 0,
             fragment_length=300,
-            **settings,
+            masking=Masking(150, find_repetitive=False),
+            unit_rows=unit_rows,
+            score_frameless=False,
         )
     )
     numbers = np.concatenate([table.sequences["number"] for table in tables])

@@ -68,7 +68,8 @@ def unit_of(fragments, length=300):
         sequences=np.array([(0, length * len(fragments), Status.OK)], dtype=SEQUENCE_DTYPE),
         names=Ragged.from_bytes([b"s"]),
         fragments=np.array(
-            [(0, i, length * i, length * (i + 1), len(part)) for i, part in enumerate(fragments)], dtype=FRAGMENT_DTYPE
+            [(0, i, length * i, length * (i + 1), len(part), 0) for i, part in enumerate(fragments)],
+            dtype=FRAGMENT_DTYPE,
         ),
         rows=np.array(rows, dtype=ROW_DTYPE),
         first_row=0,
@@ -272,7 +273,7 @@ def test_sums_are_those_of_the_fragments(make_run, whole, rule):
     scores = scores[table.rows["source"]]
     expected = {number: [0.0, 0, 0, 0, 0] for number in range(len(table.sequences))}
     row = 0
-    for sequence, _, start, stop, num_rows in table.fragments.tolist():
+    for sequence, _, start, stop, num_rows, _ in table.fragments.tolist():
         lines = scores[row : row + num_rows]
         row += num_rows
         log_odds = joined_slowly(lines.tolist(), lines, rule)

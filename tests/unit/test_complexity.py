@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from conftest import write_fasta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.sequence.complexity import LONGEST_NT, WORD_NT, are_repetitive, mean_dust, repeated_share
+from virnucpro.sequence.complexity import WORD_NT, are_repetitive, codes_of, mean_dust, repeated_share
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.table import Status
 
@@ -27,7 +26,13 @@ def random_bases(length: int, seed: int = 0) -> bytes:
 
 
 def is_repetitive(text: bytes) -> bool:
-    return bool(are_repetitive(letters(text), np.array([0, len(text)]))[0])
+    return bool(are_repetitive(letters(text), np.array([0]), np.array([len(text)]))[0])
+
+
+def laid_out(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Letters, starts and stops."""
+    ends = np.cumsum([0, *map(len, texts)])
+    return letters(b"".join(texts)), ends[:-1], ends[1:]
 
 
 def plainly_repeated(text: bytes) -> float:
@@ -54,18 +59,27 @@ texts = st.lists(
 ).map(lambda parts: "".join(parts).encode())
 
 
-@settings(deadline=None)
-@given(texts)
-def test_the_share_of_words_that_recur_is_that_of_a_plain_count(text):
-    """On either strand."""
-    assert repeated_share(letters(text)) == pytest.approx(plainly_repeated(text))
+several = st.lists(texts.filter(lambda text: len(text) >= WORD_NT), min_size=1, max_size=4)
 
 
 @settings(deadline=None)
-@given(texts)
-def test_the_complexity_is_that_of_a_plain_count(text):
-    """Words with other letters than A, C, G and T are no words."""
-    assert mean_dust(letters(text)) == pytest.approx(plain_dust(text))
+@given(several)
+def test_the_share_of_words_that_recur_is_that_of_a_plain_count(items):
+    """On either strand, each stretch by itself."""
+    all_letters, starts, stops = laid_out(items)
+    shares = repeated_share(codes_of(all_letters, starts, stops - starts))
+    assert shares.tolist() == pytest.approx(list(map(plainly_repeated, items)))
+
+
+@settings(deadline=None)
+@given(several)
+def test_the_complexity_is_that_of_a_plain_count(items):
+    """Words with other letters than A, C, G and T are not counted."""
+    all_letters, starts, stops = laid_out(items)
+    lengths = stops - starts
+    assert mean_dust(codes_of(all_letters, starts, lengths), lengths).tolist() == pytest.approx(
+        list(map(plain_dust, items))
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,20 +99,11 @@ def test_random_bases_do_not_repeat_themselves(length):
     assert not is_repetitive(random_bases(length, seed=length))
 
 
-def test_a_chromosome_is_not_looked_at():
-    """Half of a plant's is repeats."""
-    text = random_bases(500) * (LONGEST_NT // 500)
-    assert is_repetitive(text)
-    assert not is_repetitive(text + b"A")
-
-
 def test_each_of_many_is_judged_by_itself():
-    """What one holds is forgotten before the next."""
+    """Whatever else is looked at with it."""
     same = random_bases(300, seed=4)
-    items = [same, same, b"A" * 400, random_bases(1000, seed=5), same, b"", same * 2]
-    offsets = np.cumsum([0, *map(len, items)])
-    assert are_repetitive(letters(b"".join(items)), offsets).tolist() == [False, False, True, False, False, False, True]
-    assert [is_repetitive(items[i]) for i, _ in enumerate(pairwise(offsets))][2] is True
+    items = [same, same, b"A" * 400, random_bases(1000, seed=5), same, b"", same * 2, *[random_bases(400, 6)] * 900]
+    assert are_repetitive(*laid_out(items)).tolist() == [False, False, True, False, False, False, True, *[False] * 900]
 
 
 def test_records_are_marked_where_the_model_asks_for_it(tmp_path):

@@ -165,7 +165,10 @@ class Judge:
     def answer(self, sums: NDArray[np.void]) -> Answers:
         """Call some of its sequences; ``sums`` are theirs."""
         extracted, scored, failed = sums["status"], sums["num_scored"], sums["num_failed"]
-        final = np.select([~_are_fit(sums), failed > 0, scored == 0], [extracted, FAILED, NO_OPEN_FRAME], extracted)
+        is_masked = (extracted != Status.OK) & (failed == 0)  # repetitive, where nothing may be left to score
+        final = np.select(
+            [~_are_fit(sums) | is_masked, failed > 0, scored == 0], [extracted, FAILED, NO_OPEN_FRAME], extracted
+        )
         log_odds = self._log_odds(sums)
         p_virus = probability(log_odds + self._calling.shift)
         fdr = self._false_discovery.at(p_virus)

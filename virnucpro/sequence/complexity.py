@@ -1,26 +1,22 @@
-"""Whether a sequence says little: low complexity, or the same words over and over."""
+"""Whether a stretch of bases says little: low complexity, or the same words over and over."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.compiled import compiled
-
 WORD_NT = 12
 HIGHEST_REPEATED_SHARE = 0.2
-"""Share of a sequence's 12-mers, either strand, that occur in it more than once: real viruses of 150 to 3,000 bases
+"""Share of a fragment's 12-mers, either strand, that occur in it more than once: real viruses of 150 to 3,000 bases
 stay below it but for 1 in 200."""
 HIGHEST_DUST = 3.0
 """Mean over windows of 64 triplets of the score of DUST (Morgulis et al. 2006, J Comput Biol 13: 1028)."""
-LONGEST_NT = 50_000
-"""Longer sequences are not looked at: a chromosome has repeats, and is none."""
 
-_WINDOW = 64
-_STEP = 32
+_HALF_WINDOW = 32
+"""Triplets: each window of 64 shares half of them with the next."""
+_NUM_TRIPLETS = 64
 _UNKNOWN = 4
-_SLOTS_A_WORD = 2
-_SPREAD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio (Knuth): neighbouring words go to distant slots
+_BATCH_NT = 1 << 18  # looked at together: the arrays of so many stay in a core's cache
 
 
 def _code_of_letter() -> NDArray[np.uint8]:
@@ -32,123 +28,109 @@ def _code_of_letter() -> NDArray[np.uint8]:
 _CODES = _code_of_letter()
 
 
-@compiled
-def are_repetitive(letters: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each item, normalised letters, repeats itself.
+def are_repetitive(
+    letters: NDArray[np.uint8], starts: NDArray[np.int64], stops: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether each stretch of normalised letters is of low complexity or repeats itself.
 
     Args:
-        letters: of all items.
-        offsets: (n + 1,) where items begin and end.
+        letters: of all stretches, which may overlap.
+        starts: (n,) where each begins.
+        stops: (n,) where each ends.
 
     Returns:
-        (n,) bool; false for items longer than ``LONGEST_NT``.
+        (n,) bool; false for stretches of at most ``WORD_NT`` bases.
     """
-    found = np.zeros(len(offsets) - 1, dtype=np.bool_)
-    longest = 0
-    for item in range(len(found)):
-        length = offsets[item + 1] - offsets[item]
-        if length <= LONGEST_NT:
-            longest = max(longest, length)
-    num_slots = 1
-    while num_slots < _SLOTS_A_WORD * longest:
-        num_slots *= 2
-    words, slots, seen = np.empty(longest, np.int64), np.full(num_slots, -1), np.zeros(num_slots, np.bool_)
-    for item in range(len(found)):
-        bases = letters[offsets[item] : offsets[item + 1]]
-        if WORD_NT < len(bases) <= LONGEST_NT:
-            found[item] = (
-                mean_dust(bases) > HIGHEST_DUST or _repeated_share(bases, words, slots, seen) > HIGHEST_REPEATED_SHARE
-            )
+    lengths = stops - starts
+    found = np.zeros(len(starts), dtype=np.bool_)
+    order = np.argsort(lengths, kind="stable")  # so that little is filled up
+    at = int(np.searchsorted(lengths[order], WORD_NT, side="right"))
+    while at < len(order):
+        longest = int(lengths[order[min(at + _BATCH_NT // int(lengths[order[at]] + 1), len(order) - 1)]])
+        batch = order[at : at + max(1, _BATCH_NT // longest)]
+        codes = codes_of(letters, starts[batch], lengths[batch])
+        found[batch] = (mean_dust(codes, lengths[batch]) > HIGHEST_DUST) | (
+            repeated_share(codes) > HIGHEST_REPEATED_SHARE
+        )
+        at += len(batch)
     return found
 
 
-@compiled
-def repeated_share(bases: NDArray[np.uint8]) -> float:
-    """Share of the 12-mers of ``bases`` that occur in them more than once, on either strand; 0 where there is none."""
-    num_slots = 1
-    while num_slots < _SLOTS_A_WORD * len(bases):
-        num_slots *= 2
-    return _repeated_share(bases, np.empty(len(bases), np.int64), np.full(num_slots, -1), np.zeros(num_slots, np.bool_))
+def codes_of(letters: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """(n, longest) codes 0 to 3 of A C G T, 4 for other letters and behind the end of a stretch."""
+    places = np.arange(int(lengths.max(initial=0)))
+    codes = _CODES[letters[np.minimum(starts[:, None] + places, len(letters) - 1)]]
+    if (lengths < len(places)).any():
+        codes[places >= lengths[:, None]] = _UNKNOWN
+    return np.asarray(codes)
 
 
-@compiled
-def _repeated_share(
-    bases: NDArray[np.uint8], words: NDArray[np.int64], slots: NDArray[np.int64], seen: NDArray[np.bool_]
-) -> float:
-    """As ``repeated_share``, with a hash table that is empty (-1) before and after.
+def repeated_share(codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(n,) share of the 12-mers that occur in their stretch more than once, on either strand; 0 without 12-mers."""
+    words = _canonical_words(codes)
+    words.sort(axis=1)
+    is_word = words >= 0
+    is_like_next = (words[:, 1:] == words[:, :-1]) & is_word[:, 1:]
+    is_repeated = np.zeros(words.shape, dtype=np.bool_)
+    is_repeated[:, 1:] = is_like_next
+    is_repeated[:, :-1] |= is_like_next
+    num_words = np.count_nonzero(is_word, axis=1)
+    return np.asarray(np.count_nonzero(is_repeated, axis=1) / np.maximum(num_words, 1))
+
+
+def _canonical_words(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """(n, longest - 11) the lesser of the numbers of each 12-mer and its reverse complement; -1 with another letter."""
+    if codes.shape[1] < WORD_NT:
+        return np.empty((len(codes), 0), dtype=np.int32)
+    forward = (codes & 3).astype(np.int32)
+    backward = 3 - forward
+    four, four_back = forward, backward
+    for size in (1, 2, 4):  # words of twice the size, from one and the next
+        four, four_back = forward, backward
+        forward = (forward[:, :-size] << 2 * size) | forward[:, size:]
+        backward = (backward[:, size:] << 2 * size) | backward[:, :-size]
+    words = np.minimum((forward[:, :-4] << 8) | four[:, 8:], (four_back[:, 8:] << 16) | backward[:, :-4])
+    is_unknown = codes == _UNKNOWN
+    if is_unknown.any():
+        words[_windowed(is_unknown, WORD_NT)] = -1
+    return np.asarray(words)
+
+
+def _windowed(is_unknown: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """(n, width - size + 1) whether there is any among so many neighbours."""
+    num_before = np.zeros((len(is_unknown), is_unknown.shape[1] + 1), dtype=np.int32)
+    np.cumsum(is_unknown, axis=1, out=num_before[:, 1:])
+    return np.asarray(num_before[:, size:] != num_before[:, :-size])
+
+
+def mean_dust(codes: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n,) mean score of DUST over windows of 64 triplets: 0.5 for random bases, 31 for one base over and over.
+
+    A window is two halves, each counted once: the pairs of equal triplets in it are those within a half and those
+    between the two.
 
     Args:
-        bases: of one sequence.
-        words: room for a number a base.
-        slots: the word in each slot, a power of two of them and more than words.
-        seen: whether the word of a slot was counted as a repeated one.
+        codes: (n, longest) from :func:`codes_of`.
+        lengths: (n,) bases of each stretch, at least 3.
     """
-    num_words = _canonical_words(bases, words)
-    mask = len(slots) - 1
-    repeated = 0
-    for i in range(num_words):
-        slot = _find(slots, words[i], mask)
-        if slots[slot] < 0:
-            slots[slot] = words[i]
-            seen[slot] = False
-        else:
-            repeated += 1 if seen[slot] else 2  # the first of its kind counts when its second comes
-            seen[slot] = True
-    for i in range(num_words):
-        _clear(slots, words[i], mask)
-    return repeated / num_words if num_words else 0.0
-
-
-@compiled
-def _canonical_words(bases: NDArray[np.uint8], words: NDArray[np.int64]) -> int:
-    """Fill ``words`` with the numbers of the 12-mers without other letters, of the lesser strand; return how many."""
-    num_words, forward, backward, clear = 0, 0, 0, 0
-    for letter in bases:
-        code = int(_CODES[letter])
-        clear = 0 if code == _UNKNOWN else clear + 1
-        forward = (forward * 4 + (code & 3)) & (4**WORD_NT - 1)
-        backward = (backward >> 2) + ((3 - (code & 3)) << (2 * WORD_NT - 2))
-        if clear >= WORD_NT:
-            words[num_words] = min(forward, backward)
-            num_words += 1
-    return num_words
-
-
-@compiled
-def _find(slots: NDArray[np.int64], word: int, mask: int) -> int:
-    """The slot that holds the word, or the empty one where it belongs."""
-    slot = int((np.uint64(word) * np.uint64(_SPREAD)) >> np.uint64(32)) & mask
-    while slots[slot] >= 0 and slots[slot] != word:
-        slot = (slot + 1) & mask
-    return slot
-
-
-@compiled
-def _clear(slots: NDArray[np.int64], word: int, mask: int) -> None:
-    """Empty the slots from where the word belongs to the next empty one: all words go, so none is lost on the way."""
-    slot = int((np.uint64(word) * np.uint64(_SPREAD)) >> np.uint64(32)) & mask
-    while slots[slot] >= 0:
-        slots[slot] = -1
-        slot = (slot + 1) & mask
-
-
-@compiled
-def mean_dust(bases: NDArray[np.uint8]) -> float:
-    """Mean score of DUST over windows of 64 triplets: 0.5 for random bases, 31 for one base over and over."""
-    counts = np.zeros(64, dtype=np.int64)
-    total, num_windows, start = 0.0, 0, 0
-    while start == 0 or start + _WINDOW + 2 <= len(bases):
-        counts[:] = 0
-        score, num_triplets, word, clear = 0, 0, 0, 0
-        for i in range(start, min(start + _WINDOW + 2, len(bases))):
-            code = int(_CODES[bases[i]])
-            clear = 0 if code == _UNKNOWN else clear + 1
-            word = (word * 4 + (code & 3)) & 63
-            if clear >= 3:
-                score += counts[word]
-                counts[word] += 1
-                num_triplets += 1
-        total += score / max(num_triplets - 1, 1)
-        num_windows += 1
-        start += _STEP
-    return total / num_windows
+    num_stretches, num_triplets = len(codes), codes.shape[1] - 2
+    num_halves = max(2, num_triplets // _HALF_WINDOW)
+    triplets = (codes[:, :-2] & 3) << 4 | (codes[:, 1:-1] & 3) << 2 | codes[:, 2:] & 3
+    triplets = triplets[:, : num_halves * _HALF_WINDOW]
+    bins = triplets.astype(np.int64)
+    bins += np.arange(triplets.shape[1]) // _HALF_WINDOW * _NUM_TRIPLETS
+    bins += np.arange(num_stretches)[:, None] * (num_halves * _NUM_TRIPLETS)
+    is_unknown = codes == _UNKNOWN
+    if is_unknown.any():
+        bins = bins[~_windowed(is_unknown, 3)[:, : triplets.shape[1]]]
+    counts = np.bincount(bins.ravel(), minlength=num_stretches * num_halves * _NUM_TRIPLETS)
+    halves = counts.reshape(num_stretches, num_halves, _NUM_TRIPLETS).astype(np.float32)
+    within = np.einsum("nht,nht->nh", halves, halves)
+    between = np.einsum("nht,nht->nh", halves[:, :-1], halves[:, 1:])
+    sizes = halves.sum(axis=2)
+    num_in_window = sizes[:, :-1] + sizes[:, 1:]
+    pairs = (within[:, :-1] + within[:, 1:] + 2 * between - num_in_window) / 2
+    scores = pairs.astype(np.float64) / np.maximum(num_in_window - 1, 1)
+    num_windows = np.maximum(1, (lengths - 2) // _HALF_WINDOW - 1)
+    scores[np.arange(num_halves - 1) >= num_windows[:, None]] = 0
+    return np.asarray(scores.sum(axis=1) / num_windows)

@@ -1,7 +1,7 @@
 """From inputs to units: records, fragments, six frames, kept rows.
 
-A unit closes before the fragment that would take it over ``unit_rows`` rows, or when it holds
-``4 * unit_rows`` fragments or ``4 * unit_rows`` records that begin in it. What a unit holds depends
+A unit closes with its input, before the fragment that would take it over ``unit_rows`` rows, or when it
+holds ``4 * unit_rows`` fragments or ``4 * unit_rows`` records that begin in it. What a unit holds depends
 on the records alone, not on how they were read.
 """
 
@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from virnucpro.errors import InputError, UsageError
 from virnucpro.sequence.compiled import compiled
-from virnucpro.sequence.complexity import are_repetitive
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings
 from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
 from virnucpro.sequence.fragments import count_windows, window
 from virnucpro.sequence.frames import (
     MAX_FRAMES,
-    are_clear,
     count_frames,
     find_frames,
     normalise,
@@ -31,15 +29,16 @@ from virnucpro.sequence.frames import (
     row_buffers,
     write_rows,
 )
+from virnucpro.sequence.masks import Masking, mask_windows
 from virnucpro.sequence.ragged import Ragged, grown
 from virnucpro.sequence.streams import STDIN, STDIN_NAME, open_source, shown
-from virnucpro.sequence.table import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
+from virnucpro.sequence.table import FRAGMENT_DTYPE, SEQUENCE_DTYPE, UnitTable
 
 _FRAGMENTS_A_ROW = 4
 _NUM_EXAMPLES = 5
 
-# The slots of the cursor into a block: the record, its next fragment, bases covered so far.
-_RECORD, _INDEX, _COVERED = range(3)
+# The slots of the cursor into a block: the record, its next fragment, bases covered so far, windows seen so far.
+_RECORD, _INDEX, _COVERED, _WINDOW = range(4)
 # The slots of a unit's counts.
 _SEQUENCES, _FRAGMENTS, _ROWS, _PIECES = range(4)
 
@@ -98,6 +97,7 @@ class _Block(NamedTuple):
     letters: NDArray[np.uint8]
     codons: NDArray[np.uint8]
     offsets: NDArray[np.int64]
+    masked: NDArray[np.uint8]
 
 
 def _open_unit(unit_rows: int) -> _OpenUnit:
@@ -123,7 +123,7 @@ def _cut(
 ) -> bool:
     """Add fragments from ``cursor`` on until the unit is full (True) or the block used up (False)."""
     # unpacked once: numba counts references at each attribute
-    first_number, _, codons, offsets = block
+    first_number, _, codons, offsets, masked = block
     counts, fragments, first_bases, frames, piece_sequences, piece_offsets = unit
     while cursor[_RECORD] < len(offsets) - 1:
         if counts[_SEQUENCES] >= len(fragments) or counts[_FRAGMENTS] >= len(fragments):
@@ -135,7 +135,9 @@ def _cut(
         num_windows = count_windows(length, fragment_length)
         if num_windows > 0:
             start, stop = window(length, fragment_length, index)
-            kept = find_frames(codons, first_base + start, first_base + stop, score_frameless)
+            kept, mask = 0, masked[cursor[_WINDOW]]
+            if mask == 0:
+                kept = find_frames(codons, first_base + start, first_base + stop, score_frameless)
             num_rows = count_frames(kept)
             if counts[_ROWS] > 0 and counts[_ROWS] + num_rows > unit_rows:
                 return True
@@ -145,6 +147,8 @@ def _cut(
             fragments[fragment]["start"] = start
             fragments[fragment]["stop"] = stop
             fragments[fragment]["num_rows"] = num_rows
+            fragments[fragment]["masked"] = mask
+            cursor[_WINDOW] += 1
             first_bases[fragment] = first_base
             frames[fragment] = kept
             counts[_FRAGMENTS] += 1
@@ -200,11 +204,20 @@ class UnitBuilder:
         """Nothing was added since the last unit."""
         return not self._unit.counts.any()
 
-    def units(self, block: RecordBlock, sequences: NDArray[np.void], letters: NDArray[np.uint8]) -> Iterator[UnitTable]:
-        """Add a block; yields the units that it closes. A record without bases in the block gets no fragment."""
+    def units(
+        self, block: RecordBlock, sequences: NDArray[np.void], letters: NDArray[np.uint8], masked: NDArray[np.uint8]
+    ) -> Iterator[UnitTable]:
+        """Add a block; yields the units that it closes. A record without bases in the block gets no fragment.
+
+        Args:
+            block: whole records.
+            sequences: (n,) SEQUENCE_DTYPE of its records.
+            letters: its bases, normalised.
+            masked: (w,) ``Mask`` of each of its windows.
+        """
         first_number = int(sequences["number"][0]) if len(sequences) else 0
-        ready = _Block(first_number, letters, read_codons(letters), block.bases.offsets)
-        cursor = np.zeros(3, dtype=np.int64)
+        ready = _Block(first_number, letters, read_codons(letters), block.bases.offsets, masked)
+        cursor = np.zeros(4, dtype=np.int64)
         num_begun = 0
         is_full = True
         while is_full:
@@ -341,29 +354,22 @@ def _check_mates(
 
 
 def describe_records(
-    block: RecordBlock, letters: NDArray[np.uint8], first_number: int, *, min_length: int, find_repetitive: bool
-) -> NDArray[np.void]:
-    """(n,) SEQUENCE_DTYPE of a block.
+    block: RecordBlock, letters: NDArray[np.uint8], first_number: int, fragment_length: int, masking: Masking
+) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
+    """(n,) SEQUENCE_DTYPE of a block, and (w,) ``Mask`` of each of its windows.
 
     Args:
         block: n whole records.
         letters: its bases, normalised.
         first_number: of its first record in the run.
-        min_length: as of ``Extraction``.
-        find_repetitive: as of ``Extraction``.
+        fragment_length: nt.
+        masking: which fragments say nothing.
     """
-    lengths = block.bases.lengths
     sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
     sequences["number"] = np.arange(first_number, first_number + len(block))
-    sequences["length"] = lengths
-    is_clear = are_clear(letters, block.bases.offsets, min_length)
-    is_repetitive = are_repetitive(letters, block.bases.offsets) if find_repetitive else False
-    sequences["status"] = np.select(
-        [lengths == 0, lengths < min_length, ~is_clear, is_repetitive],
-        [Status.EMPTY, Status.TOO_SHORT, Status.AMBIGUOUS, Status.REPETITIVE],
-        Status.OK,
-    )
-    return sequences
+    sequences["length"] = block.bases.lengths
+    masked, sequences["status"] = mask_windows(letters, block.bases.offsets, fragment_length, masking)
+    return sequences, masked
 
 
 class Extraction:
@@ -373,10 +379,11 @@ class Extraction:
         sources: an item an input: a path, ``-`` for standard input, or the two files of a pair.
         fragment_length: bases of a fragment, at least 3.
         min_length: records with fewer bases, or fewer unambiguous ones, are marked so
-            (``Status.TOO_SHORT``, ``Status.AMBIGUOUS``); they are cut all the same.
+            (``Status.TOO_SHORT``, ``Status.AMBIGUOUS``); they are cut all the same, and their fragments masked.
         unit_rows: rows of a unit; one fragment's rows always stay together.
         score_frameless: a fragment without a kept frame gives one row of frame 0.
-        find_repetitive: records that repeat themselves are marked so (``Status.REPETITIVE``).
+        find_repetitive: fragments that repeat themselves are masked, and records of which half does so are marked
+            (``Status.REPETITIVE``).
         block_bytes: how much is read at a time; changes nothing in the units.
         reference: FASTA file that the reads of CRAM inputs were aligned to.
         contents: as of ``UnitBuilder``.
@@ -409,8 +416,8 @@ class Extraction:
         self.inputs: list[InputSummary] = []
         self.num_duplicate_names = 0
         self.duplicate_names: list[bytes] = []
-        self._min_length = min_length
-        self._find_repetitive = find_repetitive
+        self._fragment_length = fragment_length
+        self._masking = Masking(min_length, find_repetitive)
         self._block_bytes = block_bytes
         self._reference = reference
         self._builder = UnitBuilder(fragment_length, unit_rows, score_frameless, contents)
@@ -429,17 +436,17 @@ class Extraction:
                 open_source(path).close()
         for paths in self._inputs:
             yield from self._read(paths)
-        if not self._builder.is_empty:
-            yield self._builder.close()
+            if not self._builder.is_empty:  # no unit spans two inputs
+                yield self._builder.close()
 
     def _read(self, paths: tuple[str, ...]) -> Iterator[UnitTable]:
         file, *mates = (SequenceFile(path, self._block_bytes, self._reference) for path in paths)
         first_sequence, num_bases = self._num_sequences, 0
         for block in _pair_blocks(file, mates[0]) if mates else file.blocks():
             letters = normalise(block.bases.values)
-            sequences = self._describe(block, letters)
+            sequences, masked = self._describe(block, letters)
             num_bases += len(letters)
-            yield from self._builder.units(block, sequences, letters)
+            yield from self._builder.units(block, sequences, letters, masked)
         self.inputs.append(
             InputSummary(
                 source=shown(file.source),
@@ -454,19 +461,17 @@ class Extraction:
             )
         )
 
-    def _describe(self, block: RecordBlock, letters: NDArray[np.uint8]) -> NDArray[np.void]:
-        """The block's SEQUENCE_DTYPE table."""
+    def _describe(self, block: RecordBlock, letters: NDArray[np.uint8]) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
+        """As ``describe_records``; repeated names are counted."""
         first_number = self._num_sequences
         self._num_sequences += len(block)
-        sequences = describe_records(
-            block, letters, first_number, min_length=self._min_length, find_repetitive=self._find_repetitive
-        )
+        sequences, masked = describe_records(block, letters, first_number, self._fragment_length, self._masking)
         same_name = self._ids.find_sources(hash_strings(block.names.values, block.names.offsets), first_number)
         is_repeated = same_name != sequences["number"]
         self.num_duplicate_names += int(is_repeated.sum())
         if len(self.duplicate_names) < _NUM_EXAMPLES:
             self._remember_names(block.names, np.flatnonzero(is_repeated))
-        return sequences
+        return sequences, masked
 
     def _remember_names(self, names: Ragged, repeated: NDArray[np.int64]) -> None:
         for i in repeated[: 100 * _NUM_EXAMPLES]:

@@ -37,6 +37,20 @@ def window(length: int, fragment_length: int, index: int) -> tuple[int, int]:
     return start, min(start + fragment_length, length)
 
 
+def windows_of(
+    lengths: NDArray[np.int64], fragment_length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Windows of many records: (n,) how many each has, and (w,) start and stop of all, on their records."""
+    num_windows = -(-lengths // fragment_length)
+    surplus = num_windows * fragment_length - lengths
+    lower = surplus // np.maximum(num_windows, 1)
+    num_upper = surplus - lower * (num_windows - 1)
+    index = np.arange(num_windows.sum()) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    lower, num_upper, lengths = (np.repeat(values, num_windows) for values in (lower, num_upper, lengths))
+    starts = index * (fragment_length - lower) - np.minimum(index, num_upper)
+    return num_windows, starts, np.minimum(starts + fragment_length, lengths)
+
+
 @compiled
 def windows(length: int, fragment_length: int) -> NDArray[np.int64]:
     """(k, 2) start and stop of every window of a record of ``length`` bases."""

@@ -96,30 +96,6 @@ def row_buffers(num_rows: int, fragment_length: int) -> RowBuffers:
 
 
 @compiled
-def _has_ambiguous(letters: NDArray[np.uint8]) -> bool:
-    # No early end: without one the compiler takes 32 letters at a time.
-    found = False
-    for i in range(len(letters)):
-        letter = letters[i]
-        found |= (letter != 65) & (letter != 67) & (letter != 71) & (letter != 84)
-    return found
-
-
-@compiled
-def are_clear(letters: NDArray[np.uint8], offsets: NDArray[np.int64], least: int) -> NDArray[np.bool_]:
-    """Whether at least ``least`` of each item's normalised letters are A, C, G or T."""
-    clear = np.empty(len(offsets) - 1, dtype=np.bool_)
-    for item in range(len(clear)):
-        item_letters = letters[offsets[item] : offsets[item + 1]]
-        missing = least - len(item_letters)
-        if missing <= 0 and _has_ambiguous(item_letters):
-            for letter in item_letters:
-                missing += (letter != 65) & (letter != 67) & (letter != 71) & (letter != 84)
-        clear[item] = missing <= 0
-    return clear
-
-
-@compiled
 def normalise(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Letters in upper case, with U read as T; ``bases`` holds letters only."""
     letters = np.empty(len(bases), dtype=np.uint8)
@@ -311,6 +287,6 @@ def keep_frames(
     codons = read_codons(letters)
     found = np.array([find_frames(codons, start, stop, score_frameless)], dtype=np.uint8)
     num_found = count_frames(int(found[0]))
-    fragments = np.array([(0, 0, start, stop, num_found)], dtype=FRAGMENT_DTYPE)
+    fragments = np.array([(0, 0, start, stop, num_found, 0)], dtype=FRAGMENT_DTYPE)
     write_rows(letters, codons, fragments, np.zeros(1, dtype=np.int64), found, buffers, num_rows)
     return num_found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from virnucpro.sequence.dedup import SequenceIndex
 from virnucpro.sequence.extract import UnitBuilder, describe_records
 from virnucpro.sequence.fasta import RecordBlock
 from virnucpro.sequence.frames import normalise
+from virnucpro.sequence.masks import Masking
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import DECIDED, UnitTable
 
@@ -23,10 +24,10 @@ def recut(
     choose: Choose,
     *,
     fragment_length: int,
-    min_length: int,
+    masking: Masking,
     unit_rows: int,
     score_frameless: bool,
-    find_repetitive: bool,
+    input_starts: Collection[int] = (),
     contents: SequenceIndex | None = None,
 ) -> Iterator[UnitTable]:
     """Units of the same records, with the same numbers, of which only the chosen ones are cut.
@@ -36,25 +37,27 @@ def recut(
     Args:
         tables: all units of the earlier extraction, in order.
         choose: which records to cut.
-        fragment_length: and the rest as of ``Extraction``.
-        min_length: see there.
+        fragment_length: and the rest as of ``UnitBuilder``.
+        masking: which fragments say nothing.
         unit_rows: see there.
         score_frameless: see there.
-        find_repetitive: see there.
+        input_starts: numbers of the records that an input begins with: no unit spans two inputs.
         contents: see there.
     """
     builder = UnitBuilder(fragment_length, unit_rows, score_frameless, contents)
     first_number = 0
     for block in whole_records(tables):
+        if first_number in input_starts and not builder.is_empty:
+            yield builder.close()
         letters = normalise(block.bases.values)
-        sequences = describe_records(
-            block, letters, first_number, min_length=min_length, find_repetitive=find_repetitive
-        )
+        sequences, masked = describe_records(block, letters, first_number, fragment_length, masking)
         first_number += len(block)
         chosen = choose(sequences)
         sequences["status"][~chosen] = DECIDED
         kept = RecordBlock(block.names.keep(chosen), block.bases.keep(chosen))
-        yield from builder.units(kept, sequences, letters[np.repeat(chosen, block.bases.lengths)])
+        kept_letters = letters[np.repeat(chosen, block.bases.lengths)]
+        num_windows = -(-block.bases.lengths // fragment_length)
+        yield from builder.units(kept, sequences, kept_letters, masked[np.repeat(chosen, num_windows)])
     if not builder.is_empty:
         yield builder.close()
 
@@ -69,10 +72,10 @@ def whole_records(tables: Iterable[UnitTable]) -> Iterator[RecordBlock]:
         if not num_begun:
             continue
         last = len(table.pieces) - 1
-        yield RecordBlock(
-            Ragged.concatenate([name, table.names.slice(0, num_begun - 1)]),
-            Ragged.concatenate([*_joined(name, parts), table.pieces.slice(goes_on, last)]),
-        )
+        if len(name):  # by itself, as it may be the last of its input
+            yield RecordBlock(name, *_joined(name, parts))
+        if num_begun > 1:
+            yield RecordBlock(table.names.slice(0, num_begun - 1), table.pieces.slice(goes_on, last))
         name, parts = table.names.slice(num_begun - 1, num_begun), [table.pieces[last]]
     if len(name):
         yield RecordBlock(name, *_joined(name, parts))

@@ -17,8 +17,11 @@ from virnucpro.sequence.ragged import Ragged
 SEQUENCE_DTYPE = np.dtype([("number", "i8"), ("length", "i8"), ("status", "i1")])
 """A record that begins in the unit."""
 
-FRAGMENT_DTYPE = np.dtype([("sequence", "i8"), ("index", "i4"), ("start", "i8"), ("stop", "i8"), ("num_rows", "i4")])
-"""A window of a record; ``index`` counts from 0 within the record, ``num_rows`` may be 0."""
+FRAGMENT_DTYPE = np.dtype(
+    [("sequence", "i8"), ("index", "i4"), ("start", "i8"), ("stop", "i8"), ("num_rows", "i4"), ("masked", "u1")]
+)
+"""A window of a record; ``index`` counts from 0 within the record, ``num_rows`` may be 0. One that is ``masked`` (a
+``Mask`` other than 0) has no rows and says nothing of its sequence."""
 
 ROW_DTYPE = np.dtype(
     [("sequence", "i8"), ("fragment", "i4"), ("frame", "i1"), ("start", "i8"), ("stop", "i8"), ("source", "i8")]
@@ -44,7 +47,7 @@ FRAME_NAMES = {1: "F1", 2: "F2", 3: "F3", -1: "R1", -2: "R2", -3: "R3", 0: "N0"}
 class Status(IntEnum):
     """What became of a record at extraction; the results add ``failed``.
 
-    All but ``OK`` and ``REPETITIVE`` are not fit to be called.
+    All but ``OK`` and ``REPETITIVE`` are not fit to be called: all of their fragments are masked.
     """
 
     OK = 0
@@ -52,6 +55,14 @@ class Status(IntEnum):
     TOO_SHORT = 2
     AMBIGUOUS = 3
     REPETITIVE = 4
+
+
+class Mask(IntEnum):
+    """Why a fragment says nothing."""
+
+    NONE = 0
+    FEW_BASES = 1
+    REPETITIVE = 2
 
 
 @dataclass(frozen=True)

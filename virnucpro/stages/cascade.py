@@ -28,6 +28,7 @@ from virnucpro.results.calls import Calling, Judge, Limit, probability, sequence
 from virnucpro.results.text import words
 from virnucpro.run_dir import RunDir, read_json
 from virnucpro.sequence.dedup import SequenceIndex
+from virnucpro.sequence.masks import Masking
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.recut import recut
 from virnucpro.sequence.table import DECIDED, Status
@@ -176,10 +177,10 @@ def extract(run: Run, look: FirstLook) -> Index:
         (store.read_unit(look.run.dir.unit(unit)) for unit in range(len(look.index.units))),
         choose,
         fragment_length=run.fragment_length,
-        min_length=run.bundle.min_length,
+        masking=Masking(run.bundle.min_length, run.bundle.doubts_repetitive),
         unit_rows=run.unit_rows,
         score_frameless=run.bundle.scores_frameless,
-        find_repetitive=run.bundle.doubts_repetitive,
+        input_starts={item.first_sequence for item in look.index.inputs},
         contents=contents,
     )
     with run.reporter.stage("select", look.index.num_sequences, "sequences") as advance:

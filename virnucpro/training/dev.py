@@ -22,10 +22,11 @@ from virnucpro.engine.loader import pack_unit
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import InputError
 from virnucpro.heads import MLPHead, load_head
-from virnucpro.sequence.complexity import are_repetitive
 from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.frames import keep_frames, row_buffers
+from virnucpro.sequence.masks import Masking, mask_windows
 from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.table import Status
 from virnucpro.stages.embed import usual_token_budget
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.sampling import Pool, host_pool, sample_fragments, virus_pool
@@ -35,6 +36,7 @@ LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 SMALLEST_SCORE = 1e-7
 """Scores below it count as this, as in ``stages.consensus``."""
 _MAX_FRAMES = 6
+_FRAGMENT_LENGTH = 500  # of lite
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,10 @@ class DevSequences:
 
 
 def find_repetitive(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(n,) whether each of the (n, length) sequences repeats itself."""
-    return are_repetitive(letters.reshape(-1), np.arange(len(letters) + 1) * letters.shape[1])
+    """(n,) whether each of the (n, length) sequences repeats itself, in half of its fragments or more."""
+    offsets = np.arange(len(letters) + 1) * letters.shape[1]
+    _, status = mask_windows(letters.reshape(-1), offsets, _FRAGMENT_LENGTH, Masking(0, find_repetitive=True))
+    return np.asarray(status == Status.REPETITIVE)
 
 
 def draw_dev(genomes: Genomes, length: int, size: DevSize) -> DevSequences:

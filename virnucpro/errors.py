@@ -7,7 +7,9 @@
     │   └── RunMismatchError     2  a run directory made with other settings or input
     ├── InputError               3  an input file that cannot be read as sequences
     ├── ResourceError            4  memory, disk or a directory in use by another run
-    │   └── DiskFullError        4
+    │   ├── PlaceError           4  a file or folder that cannot be read or written
+    │   │   └── DiskFullError    4
+    │   └── MemoryShortError     4
     ├── IncompleteRunError       5  finished, but some rows failed; all are listed
     ├── ModelError               6  a model is missing, damaged or does not fit
     ├── StoreError               1  a stored file is damaged or made from something else
@@ -19,6 +21,9 @@ An interrupted run ends with 130 (Ctrl-C) or 143 (SIGTERM) and goes on with the 
 
 from __future__ import annotations
 
+import errno
+import re
+import resource
 from pathlib import Path
 
 
@@ -85,22 +90,112 @@ class ResourceError(VirNucProError):
     exit_code = 4
 
 
-class DiskFullError(ResourceError):
+_KEPT = "and run the same command again: finished work is kept"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REMEDIES = {
+    errno.ENOSPC: ("no space left on the disk", f"Free some space {_KEPT}"),
+    errno.EDQUOT: ("the disk quota is used up", f"Free some space {_KEPT}"),
+    errno.EFBIG: ("the file would be larger than is allowed here", f"Raise the limit (`ulimit -f`) {_KEPT}"),
+    errno.EROFS: ("the file system is read-only", "Name a place that can be written to"),
+    errno.EACCES: ("permission denied", "Name a place that you may use, or ask its owner"),
+    errno.EPERM: ("not permitted", "Name a place that you may use, or ask its owner"),
+    errno.ENAMETOOLONG: ("the name is too long", "Use shorter names"),
+    errno.EMFILE: ("too many open files", f"Raise the limit (`ulimit -n`) {_KEPT}"),
+    errno.ENFILE: ("too many open files on this machine", f"Wait for other programs to end {_KEPT}"),
+    errno.ESTALE: ("the network file system lost the file (stale handle)", f"Check the mount {_KEPT}"),
+    errno.EIO: ("the disk cannot be read or written", f"Check the disk {_KEPT}"),
+    errno.ENOENT: ("is gone", "It was moved or deleted while the program ran; run the same command again"),
+    errno.ELOOP: ("is a symbolic link, which is not followed here", "Delete the link"),
+}
+
+
+class PlaceError(ResourceError):
+    """A file or folder that cannot be read or written, and not for what it holds.
+
+    Args:
+        path: the file or folder; None where the system did not say.
+        number: error number of the operating system (``errno``).
+        text: what the system says, where the number is not one of those that have a remedy.
+    """
+
+    def __init__(self, path: Path | None, number: int, text: str = "") -> None:
+        self.path = path
+        self.number = number
+        self.text = text
+        super().__init__(path, number, text)
+
+    def __str__(self) -> str:
+        problem, remedy = _REMEDIES.get(self.number, (self.text or f"error {self.number}", f"Mend it {_KEPT}"))
+        return f"{problem[0].upper() + problem[1:] if self.path is None else f'{self.path}: {problem}'}. {remedy}."
+
+
+class DiskFullError(PlaceError):
     """No space is left where a file is being written.
 
     Args:
         path: the file that could not be written.
+        number: error number of the operating system.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(path)
+    def __init__(self, path: Path | None, number: int = errno.ENOSPC) -> None:
+        super().__init__(path, number)
+
+
+class MemoryShortError(ResourceError):
+    """The memory does not suffice.
+
+    Args:
+        text: what was asked for, as the library said it.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+        super().__init__(text)
 
     def __str__(self) -> str:
+        what = f" ({self.text})" if self.text else ""
         return (
-            f"{self.path}: no space left on the disk. Free some space and run the same command "
-            "again: finished work is kept."
+            f"not enough memory{what}. Ask for more (the job's memory limit, `ulimit -v`), or use fewer --threads and "
+            f"a smaller --token-budget, {_KEPT}."
         )
+
+
+_HDF5_NUMBER = re.compile(r"errno = (\d+)")
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|unable to allocate|cannot allocate memory", re.IGNORECASE
+)
+_MAYBE_NO_MEMORY = (SystemError, ImportError, RuntimeError)
+"""What libraries raise where the address space ends: a file that cannot be mapped, a thread that cannot start."""
+
+
+def of_machine(error: BaseException, path: Path | None = None) -> ResourceError | None:
+    """What of this machine is behind an exception; None where it is something else.
+
+    Args:
+        error: any exception.
+        path: the file concerned, where the exception does not name it.
+    """
+    if isinstance(error, OSError):
+        return _of_system(error, path)
+    has_limit = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if (
+        isinstance(error, MemoryError)
+        or _NO_MEMORY.search(str(error))
+        or (has_limit and isinstance(error, _MAYBE_NO_MEMORY))
+    ):
+        return MemoryShortError(" ".join(str(error).split())[:200])
+    return None
+
+
+def _of_system(error: OSError, path: Path | None) -> ResourceError | None:
+    stated = _HDF5_NUMBER.search(str(error))  # h5py says it in the text alone
+    number = error.errno or (int(stated[1]) if stated else 0)
+    if number == errno.ENOMEM:
+        return MemoryShortError()
+    if not number or isinstance(error, (ConnectionError, BlockingIOError, InterruptedError, TimeoutError)):
+        return None
+    place = Path(error.filename) if isinstance(error.filename, str) else path
+    return DiskFullError(place, number) if number in _FULL else PlaceError(place, number, error.strerror or "")
 
 
 class IncompleteRunError(VirNucProError):
@@ -129,7 +224,7 @@ class StoreError(VirNucProError):
         super().__init__(path, problem)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}. Delete this file and run the same command again to compute it anew."
+        return f"{self.path}: {self.problem}. Delete this file and run the same command again to compute it again."
 
 
 class CountError(VirNucProError):

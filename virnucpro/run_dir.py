@@ -23,21 +23,24 @@ A file that exists is done: it is written beside its place, fsynced and renamed.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypeVar, overload
 
-from virnucpro.errors import DiskFullError, ResourceError, RunMismatchError, StoreError, UsageError
+from virnucpro import stored_json
+from virnucpro.errors import ResourceError, RunMismatchError, StoreError, UsageError, of_machine
 
-_TEMPORARY_MARK = ".virnucpro-tmp-"
+T = TypeVar("T")
+
+_TEMPORARY_MARK = "virnucpro-tmp-"
 RESULT_SUFFIXES = (
     *(f"{table}.{ending}" for table in ("sequences", "fragments", "rows") for ending in ("parquet", "jsonl", "tsv")),
     *(f"{table}.{ending}.gz" for table in ("fragments", "rows") for ending in ("tsv", "jsonl")),
@@ -46,16 +49,21 @@ RESULT_SUFFIXES = (
 )
 """Endings of all files that ``predict`` and ``call`` write for an input; its other neighbours are none of theirs."""
 
+ALL_SUFFIXES = (*(f".{suffix}" for suffix in (*RESULT_SUFFIXES, "run.json", "log", "report.html")), "_mqc.json")
+"""The same, and what is made of them."""
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place when the block ends well.
 
+    Nobody can guess the temporary name and lay a link there; a link in the place of ``path`` is replaced, not followed.
+
     Raises:
-        DiskFullError: no space is left.
+        PlaceError: the file cannot be written, for want of space, permission or the like.
     """
-    temporary = path.with_name(f".{path.name}{_TEMPORARY_MARK}{os.getpid()}")
-    with full_disk_at(path), _gone_afterwards(temporary):
+    temporary = path.with_name(f".{_TEMPORARY_MARK}{secrets.token_hex(8)}")
+    with machine_errors_at(path), _gone_afterwards(temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as stream:
@@ -64,18 +72,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk_at(path: Path) -> Iterator[None]:
-    """Let a full disk be an error that says where.
+def machine_errors_at(path: Path) -> Iterator[None]:
+    """Let what the disk refuses be an error that says where.
 
     Raises:
-        DiskFullError: no space is left.
+        PlaceError: as the system says, about its own path where it names one.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(path) from error
-        raise
+        if _TEMPORARY_MARK in str(error.filename):
+            error.filename = str(path)
+        known = of_machine(error, path)
+        if known is None:
+            raise
+        raise known from error
 
 
 @contextmanager
@@ -92,16 +103,20 @@ def write_json(path: Path, content: object) -> None:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type
-    """Read a JSON file of the run.
+@overload
+def read_json(path: Path) -> dict[str, Any]: ...
+@overload
+def read_json(path: Path, kind: type[T]) -> T: ...
+def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
+    """Read a JSON file of the run; see ``stored_json.read``.
 
     Raises:
-        StoreError: it is damaged.
+        StoreError: it is missing, damaged, or of other types than ``kind``.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(path, "is damaged (not JSON)") from error
+        return stored_json.read(path, kind)
+    except FileNotFoundError as error:
+        raise StoreError(path, "is missing") from error
 
 
 def file_digest(path: Path) -> str:
@@ -211,33 +226,47 @@ class RunDir:
 
     def result(self, stem: str, suffix: str) -> Path:
         """A result file, prefixed by the input's stem."""
-        return self.root / f"{stem}.{suffix}"
+        return self._inside(f"{stem}.{suffix}")
+
+    def _inside(self, name: str) -> Path:
+        """A file of the output directory; stems are read from stored files, which may name anything.
+
+        Raises:
+            StoreError: the name would lead elsewhere.
+        """
+        if "/" in name or name.startswith(".") or not name.isprintable():
+            raise StoreError(self.index, f"is damaged (it names the file {name!r})")
+        return self.root / name
 
     def legacy_result(self, stem: str, name: str) -> Path:
         """A result file of the published program, where that program puts it."""
-        return self.root / f"{stem}_merged" / name
+        return self._inside(f"{stem}_merged") / name
 
     def results(self, stem: str) -> list[Path]:
         """The result files of an input that are there; log, run record and what is made from it are none."""
         ours = (self.result(stem, suffix) for suffix in RESULT_SUFFIXES)
-        return sorted([*(path for path in ours if path.is_file()), *(self.root / f"{stem}_merged").glob("*")])
+        return sorted([*(path for path in ours if path.is_file()), *self._inside(f"{stem}_merged").glob("*")])
 
-    def prepare(self, *, force: bool) -> None:
-        """Make the directory, or refuse one that holds something else.
+    def prepare(self, stems: Iterable[str] = (), *, force: bool = False) -> None:
+        """Make the directory; other files in it stay as they are.
+
+        Args:
+            stems: prefixes of the results that will be written.
+            force: also replace files of their names that are not of a run of this program.
 
         Raises:
-            UsageError: the path is a file, or a folder with other content and not ``force``; or its
-                ``run/``, which starting over would delete, is not one of ours.
+            UsageError: the path is a file, its ``run/`` is not one of ours, or a result would replace a foreign file
+                and not ``force``.
+            PlaceError: it cannot be written to.
         """
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root} is a file. Name another directory with --output.")
-        try:
+        with machine_errors_at(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            foreign = not self.work.is_dir() and any(self.root.iterdir())
-            if foreign and not force:
+            if not self.work.is_dir() and not force and (foreign := self._in_the_way(stems)):
                 raise UsageError(
-                    f"{self.root} is not empty and holds no run of this program. "
-                    "Name another directory with --output, or use --force to write into this one."
+                    f"{foreign} is there and is not of a run in {self.root}. "
+                    "Name another directory with --output, or use --force to replace it."
                 )
             self.work.mkdir(exist_ok=True)
             ours = self._lock.exists() or self.manifest.exists() or not any(self.work.iterdir())
@@ -245,35 +274,85 @@ class RunDir:
                 raise UsageError(
                     f"{self.work} holds files that are not of this program. Name another directory with --output."
                 )
-        except OSError as error:
-            raise UsageError(f"{self.root}: cannot be written to ({error.strerror}).") from error
+
+    def _in_the_way(self, stems: Iterable[str]) -> Path | None:
+        """The first file that has the name of a result."""
+        names = (f"{stem}{suffix}" for stem in stems for suffix in ALL_SUFFIXES)
+        return next((self.root / name for name in names if (self.root / name).is_file()), None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory for this process alone; the lock goes with the process.
 
         Raises:
-            ResourceError: another process holds it.
+            ResourceError: another process holds it, or it cannot be written to.
+            StoreError: something in it leads elsewhere.
         """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with machine_errors_at(self._lock):
+            descriptor = os.open(self._lock, flags, 0o666)
         # The file stays: unlinking a locked file lets two later runs lock two different ones.
-        with self._lock.open("a+", encoding="ascii") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                stream.seek(0)
-                holder = stream.read().strip() or "unknown"
-                raise ResourceError(
-                    f"{self.root} is in use by another run (process {holder}). "
-                    "Wait for it to end, or name another directory with --output."
-                ) from error
-            except OSError as error:
-                raise ResourceError(
-                    f"{self.root}: its file system cannot lock files ({error.strerror}). Name a --output on another."
-                ) from error
+        with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as stream:
+            self._take(stream, fcntl.LOCK_EX)
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
             stream.flush()
+            self._refuse_links()
             yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep others from changing the run while it is read; a run that cannot be written to is read all the same.
+
+        Raises:
+            ResourceError: another process works in it.
+            StoreError: something in it leads elsewhere.
+        """
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            self._refuse_links()
+            yield  # no lock of ours, or none that this user may open
+            return
+        with os.fdopen(descriptor, encoding="ascii", errors="replace") as stream:
+            self._take(stream, fcntl.LOCK_SH)
+            self._refuse_links()
+            yield
+
+    def _take(self, stream: TextIO, kind: int) -> None:
+        try:
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = stream.read(32).strip() or "unknown"
+            raise ResourceError(
+                f"{self.root} is in use by another run (process {holder}). "
+                "Wait for it to end, or name another directory with --output."
+            ) from error
+        except OSError as error:
+            if kind == fcntl.LOCK_SH:
+                return  # a file system without locks, which nobody can lock either
+            raise ResourceError(
+                f"{self.root}: its file system cannot lock files ({error.strerror}). Name a --output on another."
+            ) from error
+
+    def _refuse_links(self) -> None:
+        """Runs are handed from person to person: a link in one could lead a write to any file of its next user.
+
+        Raises:
+            StoreError: there is a link, or something that is neither a file nor a folder.
+        """
+        folders = [self.work]
+        if self.work.is_symlink():
+            raise StoreError(self.work, "is a symbolic link, which is not followed in a run")
+        while folders:
+            with machine_errors_at(folders[-1]), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    elif not entry.is_file(follow_symlinks=False):
+                        raise StoreError(
+                            Path(entry.path), "is neither a file nor a folder; links are not followed in a run"
+                        )
 
     def start_over(self) -> None:
         """Drop the stored run; results stay until they are replaced. Call it with the lock held."""

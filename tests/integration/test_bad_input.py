@@ -149,16 +149,18 @@ def test_missing_file_directory_and_unreadable_file_are_refused(virnucpro, tmp_p
     assert "secret.fasta" in ended.stderr
 
 
-def test_an_output_that_is_a_file_or_holds_other_files_is_refused(virnucpro, tmp_path):
-    """Exit 2; --force writes into a directory with other files and leaves those alone."""
+def test_an_output_that_is_a_file_or_holds_files_of_our_names_is_refused(virnucpro, tmp_path):
+    """Exit 2; other files in a directory are left alone, and replaced with --force where they have a result's name."""
     path = write_fasta(tmp_path / "in.fasta", mixed_records(2))
     file = tmp_path / "file"
     file.write_text("mine")
     assert predict(virnucpro, path, file).code == 2
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
+    (tmp_path / "full" / "in.sequences.tsv").write_text("mine")
     ended = predict(virnucpro, path, tmp_path / "full")
     assert ended.code == 2
+    assert "in.sequences.tsv" in ended.err
     assert "--force" in ended.err
     assert virnucpro("predict", path, "-o", tmp_path / "full", "--force").code == 0
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"

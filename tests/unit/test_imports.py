@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "virnucpro"
 LEVELS = (
-    {"errors", "logs", "progress", "lifeline", "citation"},
+    {"errors", "logs", "progress", "lifeline", "citation", "stored_json"},
     {"engine", "sequence", "store", "run_dir", "mapped", "config", "samples", "request"},
     {"encoders", "bundles", "heads", "executors", "nearest", "parallel"},
     {"stages", "results", "training", "registry", "clusters"},
@@ -36,6 +36,7 @@ COMPUTING = {
 ROOMS_OF = {
     "torch": COMPUTING,
     "h5py": {"store"},
+    "msgspec": {"stored_json"},
     "click": {"cli"},
     "multiprocessing": {"executors", "lifeline"},
     "concurrent.futures.ProcessPoolExecutor": {"executors"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro.errors import DiskFullError, ResourceError, RunMismatchError, StoreError, UsageError
+from virnucpro.errors import DiskFullError, PlaceError, ResourceError, RunMismatchError, StoreError, UsageError
 from virnucpro.run_dir import RunDir, atomic_write, read_json, write_json
 
 HOLD = """
@@ -29,7 +30,7 @@ with RunDir(Path(sys.argv[1])).locked():
 def run_dir(tmp_path):
     """A prepared directory."""
     directory = RunDir(tmp_path / "out")
-    directory.prepare(force=False)
+    directory.prepare()
     return directory
 
 
@@ -107,11 +108,14 @@ def test_a_full_disk_names_the_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_errors_of_the_system_are_themselves(tmp_path):
-    """Only a full disk is called one."""
+def test_what_the_system_refuses_names_the_file_and_what_to_do(tmp_path):
+    """Not the temporary name; exit code 4."""
     (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(PlaceError, match="folder: Is a directory") as caught:
         write_text(tmp_path / "folder", "a file cannot take the place of a folder")
+    assert caught.value.exit_code == 4
+    with pytest.raises(PlaceError, match="the name is too long"):
+        write_text(tmp_path / ("x" * 300), "")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -211,11 +215,11 @@ def test_prepare_makes_folders_and_may_be_repeated(tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "a" / "b", tmp_path / "empty"):
         run_dir = RunDir(path)
-        run_dir.prepare(force=False)
-        run_dir.prepare(force=False)  # killed before the lock was made
+        run_dir.prepare()
+        run_dir.prepare()  # killed before the lock was made
         with run_dir.locked():
             run_dir.agree({})
-        run_dir.prepare(force=False)
+        run_dir.prepare()
         assert run_dir.work.is_dir()
 
 
@@ -225,23 +229,29 @@ def test_a_file_is_no_directory_to_write_into(tmp_path):
     for force in (False, True):
         with pytest.raises(UsageError, match=str(tmp_path / "file")):
             RunDir(tmp_path / "file").prepare(force=force)
-        with pytest.raises(UsageError, match="cannot be written to"):
+        with pytest.raises(PlaceError, match="below"):
             RunDir(tmp_path / "file" / "below").prepare(force=force)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_foreign_directory_is_refused_unless_forced(tmp_path):
-    """What is in it stays in either case."""
+def test_a_directory_may_hold_other_files_but_none_with_the_name_of_a_result(tmp_path):
+    """A workflow's own log stays; a table that no run of ours wrote is replaced with --force only."""
     (tmp_path / "thesis.tex").write_text("mine")
     run_dir = RunDir(tmp_path)
-    with pytest.raises(UsageError, match="--force"):
-        run_dir.prepare(force=False)
-    assert all_files(tmp_path) == {"thesis.tex": b"mine"}
-    run_dir.prepare(force=True)
+    run_dir.prepare(["in"])
     with run_dir.locked():
         run_dir.start_over()
         run_dir.sweep()
-    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    shutil.rmtree(run_dir.work)
+    (tmp_path / "in.sequences.tsv").write_text("mine too")
+    before = all_files(tmp_path)
+    with pytest.raises(UsageError, match=r"in\.sequences\.tsv is there .* --force"):
+        run_dir.prepare(["in"])
+    assert all_files(tmp_path) == before
+    run_dir.prepare(["other"])
+    shutil.rmtree(run_dir.work)
+    run_dir.prepare(["in"], force=True)
+    assert run_dir.work.is_dir()
 
 
 def test_a_folder_called_run_that_is_not_ours_is_never_taken_for_a_run(tmp_path):
@@ -294,3 +304,56 @@ def test_every_path_of_a_run_is_another_one(run_dir):
     paths = [*units, run_dir.manifest, run_dir.index, run_dir.sequence_sums, run_dir.row_scores]
     assert len(set(paths)) == len(paths)
     assert all(Path(run_dir.work) in path.parents for path in paths)
+
+
+@pytest.mark.parametrize("stem", ["../outside/x", "/abs/x", "a/b", ".hidden", "line\nbreak", "escape\x1b[2J"])
+def test_a_stored_name_never_leads_out_of_the_output_directory(run_dir, stem):
+    """A stem comes from ``index.json``, which somebody else may have written."""
+    for make in (run_dir.result, run_dir.legacy_result):
+        with pytest.raises(StoreError, match="is damaged"):
+            make(stem, "sequences.tsv")
+
+
+def plant_link(path, target):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("place", ["lock", "units/unit-00000.h5", "index.json", "scores", "failed/x.json"])
+@pytest.mark.parametrize("enter", [RunDir.locked, RunDir.reading])
+def test_links_in_a_run_are_never_followed(run_dir, tmp_path, place, enter):
+    """A link that somebody left in a shared run could lead a write to any file of its next user."""
+    victim = tmp_path / "bashrc"
+    victim.write_text("mine")
+    plant_link(run_dir.work / place, victim)
+    with pytest.raises((PlaceError, StoreError), match="link"), enter(run_dir):
+        pass
+    assert victim.read_text() == "mine"
+
+
+def test_a_fifo_in_a_run_is_named_and_not_waited_for(run_dir):
+    """In the place of any JSON file, or anywhere in the run."""
+    os.mkfifo(run_dir.index)
+    with pytest.raises(StoreError, match="not a plain file"):
+        read_json(run_dir.index)
+    with pytest.raises(StoreError, match="neither a file nor a folder"), run_dir.locked():
+        pass
+
+
+def test_a_result_replaces_a_link_and_leaves_what_it_leads_to(tmp_path):
+    """Written beside it and renamed."""
+    (tmp_path / "bashrc").write_text("mine")
+    (tmp_path / "in.sequences.tsv").symlink_to(tmp_path / "bashrc")
+    write_text(tmp_path / "in.sequences.tsv", "table")
+    assert not (tmp_path / "in.sequences.tsv").is_symlink()
+    assert (tmp_path / "bashrc").read_text() == "mine"
+
+
+def test_several_may_read_a_run_and_nobody_then_writes(run_dir):
+    """A reader keeps writers out, and needs no right to write."""
+    with run_dir.locked():
+        pass
+    with run_dir.reading(), RunDir(run_dir.root).reading(), pytest.raises(ResourceError), run_dir.locked():
+        pass
+    with run_dir.locked(), pytest.raises(ResourceError), run_dir.reading():
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -312,11 +313,12 @@ def test_is_made_from_is_false_only_where_nothing_is(tmp_path, scores):
         store.is_made_from(scores, "scores", MADE_FROM)
 
 
-def test_a_full_disk_is_an_error_and_leaves_what_was_there(scores):
+def test_a_full_disk_is_an_error_and_leaves_what_was_there(scores, monkeypatch):
     """``DiskFullError`` names the file; no temporary file is left; the old file stays.
 
     The temporary file is made a link to ``/dev/full`` beforehand: the kernel itself says that no space is left.
     """
+    monkeypatch.setattr(secrets, "token_hex", lambda num_bytes: "0" * num_bytes)  # else nobody knows the name
     before = scores.read_bytes()
     with pytest.raises(ZeroDivisionError), atomic_write(scores) as temporary:
         raise ZeroDivisionError

@@ -15,7 +15,8 @@ from importlib import import_module
 import click
 
 from virnucpro import __version__, lifeline
-from virnucpro.errors import VirNucProError
+from virnucpro.errors import VirNucProError, of_machine
+from virnucpro.logs import printable
 
 _SECTIONS = {
     "Predict": ("predict",),
@@ -104,7 +105,7 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - the last frame: whatever comes is ours to answer for
-        sys.exit(_exit_code(error))
+        sys.exit(exit_code_of(error))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, alarm)
@@ -112,8 +113,10 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _exit_code(error: BaseException) -> int:
+def exit_code_of(error: BaseException) -> int:
     """Say what went wrong in one line and give the documented exit code."""
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # Click takes any end of file for a closed terminal
     if lifeline.received or isinstance(error, (click.Abort, KeyboardInterrupt)):
         number = lifeline.received[0] if lifeline.received else signal.SIGINT
         how = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
@@ -126,9 +129,14 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, (click.ClickException, VirNucProError)):
         _say(error)
         return error.exit_code
+    if (of_ours := of_machine(error)) is not None:
+        logging.getLogger("virnucpro").debug("what the machine refused", exc_info=error)
+        _say(of_ours)
+        return of_ours.exit_code
     if not isinstance(error, BrokenPipeError):
         logging.getLogger("virnucpro").error("internal error", exc_info=error)
-        click.echo(f"Error: internal: {type(error).__name__}: {error}. Please report it with the log.", err=True)
+        text = printable(f"{type(error).__name__}: {error}", keep="\n")
+        click.echo(f"Error: internal: {text}. Please report it with the log.", err=True)
     return 1
 
 
@@ -139,6 +147,7 @@ def _say(error: click.ClickException | VirNucProError) -> None:
     elif isinstance(error, click.UsageError):
         program = error.ctx.command_path if error.ctx else "virnucpro"
         sentence = " ".join(error.format_message().split()).rstrip(".")  # Click may list choices on lines of their own
-        click.echo(f"Error: {sentence}. See '{program} --help'.", err=True)
+        click.echo(f"Error: {printable(sentence)}. See '{program} --help'.", err=True)
     else:
-        click.echo(f"Error: {error}", err=True)
+        text = printable(str(error), keep="\n")
+        click.echo(f"Error: {text}", err=True)

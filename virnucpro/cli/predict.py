@@ -126,7 +126,7 @@ Examples:
 )
 @click.option("--resume", is_flag=True, help="Go on where an earlier run stopped (always so; accepted for scripts).")
 @click.option("--fresh", is_flag=True, help="Start over: drop what an earlier run in DIR stored.")
-@click.option("--force", is_flag=True, help="Start over, and write into a directory that holds other files.")
+@click.option("--force", is_flag=True, help="Replace files in DIR that have a result's name and are not of a run.")
 @rows_option
 @click.option("--keep-embeddings", is_flag=True, help="Keep embeddings and features in DIR/run.")
 @legacy_option
@@ -170,8 +170,8 @@ def predict(
         raise UsageError("no input. Name a FASTA or FASTQ file, or - for stdin: virnucpro predict in.fasta -o DIR")
     if output is None:
         raise UsageError("no output directory. Name one with -o DIR.")
-    if resume and (fresh or force):
-        raise UsageError("--resume goes on and --fresh or --force starts over: choose one.")
+    if resume and fresh:
+        raise UsageError("--resume continues and --fresh starts over: choose one.")
     settings["cascade_low"], settings["cascade_high"] = cascade_limits or (None, None)
     science = dict.fromkeys(
         ("fragment_length", "dtype", "cascade", "cascade_low", "cascade_high", *CALL_SETTINGS), "science"

@@ -86,7 +86,7 @@ def predict(
         config: settings; the defaults where None.
         options: what else is written; nothing where None.
         fresh: drop what an earlier run in this directory stored.
-        force: also write into a directory that holds other files; implies ``fresh``.
+        force: also replace files of the names of results that no run of this program wrote.
         show_bars: draw progress bars on a terminal.
 
     Raises:
@@ -107,9 +107,9 @@ def execute(
     bundle = _load_bundle(request, devices)
     first = _load_first(request, bundle, devices) if config.science.cascade else None
     run_dir = RunDir(output)
-    run_dir.prepare(force=force)
+    run_dir.prepare({*request.stems, request.run_stem}, force=force)
     with run_dir.locked(), _log_to(run_dir.result(request.run_stem, "log")):
-        if fresh or force:
+        if fresh:
             run_dir.start_over()
         run_dir.sweep()
         started = datetime.now(UTC)

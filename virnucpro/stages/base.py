@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.rules import Rules
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.stored_json import Count
 
 ROLES = ("nucleotide", "protein")
 
@@ -103,9 +104,9 @@ class IndexedInput:
     format: str
     compression: str
     sha256: str
-    first_sequence: int
-    num_sequences: int
-    num_bases: int
+    first_sequence: Count
+    num_sequences: Count
+    num_bases: Count
     mate_source: str = ""
     mate_sha256: str = ""
 
@@ -122,11 +123,11 @@ class IndexedUnit:
         stop_sequence: one after the last.
     """
 
-    first_row: int
-    num_rows: int
-    num_sources: int
-    first_sequence: int
-    stop_sequence: int
+    first_row: Count
+    num_rows: Count
+    num_sources: Count
+    first_sequence: Count
+    stop_sequence: Count
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Index:
 
     inputs: tuple[IndexedInput, ...]
     units: tuple[IndexedUnit, ...]
-    num_fragments: int
+    num_fragments: Count
 
     @property
     def num_sequences(self) -> int:
@@ -158,10 +159,9 @@ class Index:
 
     @classmethod
     def read(cls, run_dir: RunDir) -> Index:
-        """Read ``run/index.json``."""
-        content: dict[str, Any] = read_json(run_dir.index)
-        return cls(
-            inputs=tuple(IndexedInput(**item) for item in content["inputs"]),
-            units=tuple(IndexedUnit(**unit) for unit in content["units"]),
-            num_fragments=content["num_fragments"],
-        )
+        """Read ``run/index.json``.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        return read_json(run_dir.index, cls)

@@ -12,7 +12,7 @@ import numpy as np
 from virnucpro import store
 from virnucpro.errors import CountError, RunMismatchError
 from virnucpro.progress import Advance
-from virnucpro.run_dir import full_disk_at
+from virnucpro.run_dir import machine_errors_at
 from virnucpro.samples import Sample, samples_of
 from virnucpro.sequence.dedup import SequenceIndex
 from virnucpro.sequence.extract import Extraction
@@ -74,7 +74,7 @@ def write_units(
     """
     units: list[IndexedUnit] = []
     num_fragments = num_begun = 0
-    with closing(contents), full_disk_at(run.dir.work):
+    with closing(contents), machine_errors_at(run.dir.work):
         for unit, table in enumerate(tables):
             store.write_unit(run.dir.unit(unit), table)
             units.append(_indexed(table, num_begun))

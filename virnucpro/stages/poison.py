@@ -60,4 +60,4 @@ def write(path: Path, found: Mapping[int, str]) -> None:
 
 def read(path: Path) -> dict[int, str]:
     """Position to reason, as written; empty where there is no list."""
-    return {int(position): reason for position, reason in read_json(path).items()} if path.exists() else {}
+    return read_json(path, dict[int, str]) if path.exists() else {}

@@ -1,0 +1,80 @@
+"""JSON that a run, a model or a user left on disk, read through a schema.
+
+Such files are handed from person to person, so nothing in them is taken on trust: neither the file (a FIFO, a link, a
+gigabyte) nor its content (other types, missing keys, huge numbers, deep nesting). What does not fit is named by file
+and key.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from virnucpro.errors import StoreError
+
+T = TypeVar("T")
+
+MAX_BYTES = 256 << 20
+"""An index of a billion reads takes a tenth of it."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+"""A number of things, or the number of a thing."""
+
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal digits."""
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Read a JSON file whose content has the types of ``kind`` (a dataclass, or any type that msgspec knows).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StoreError: it is not a plain file, is too large, is not JSON, or does not fit; the error names the key.
+    """
+    return decode(read_bytes(path), kind, path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a small plain file; neither a link nor a FIFO is followed or waited for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StoreError: it is something else than a plain file, or too large.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(path, f"is damaged (cannot be opened: {error.strerror})") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(path, "is damaged (not a plain file)")
+        if status.st_size > MAX_BYTES:
+            raise StoreError(path, f"is damaged ({status.st_size:,} bytes, where {MAX_BYTES:,} would be many)")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(MAX_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def decode(content: bytes, kind: type[T], path: Path) -> T:
+    """``content`` as JSON of the types of ``kind``.
+
+    Raises:
+        StoreError: it is not; ``path`` says where it comes from.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as error:
+        problem, _, key = str(error).partition(" - at ")
+        raise StoreError(path, f"is damaged ({key.strip('`') or 'the whole file'}: {problem})") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(path, f"is damaged (not JSON: {error})") from error
+    except RecursionError as error:
+        raise StoreError(path, "is damaged (nested too deeply)") from error

@@ -103,7 +103,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
         signal.signal(signal.SIGINT, lifeline.interrupt)
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="virnucpro", standalone_mode=False)
     except BaseException as error:  # noqa: BLE001 - the last frame: whatever comes is ours to answer for
         sys.exit(exit_code_of(error))
     finally:

@@ -33,7 +33,7 @@ from virnucpro.clusters.sftp import (
 )
 from virnucpro.errors import ResourceError
 from virnucpro.progress import Advance, Reporter
-from virnucpro.run_dir import file_digest, full_disk_at
+from virnucpro.run_dir import file_digest, machine_errors_at
 
 _log = logging.getLogger(__name__)
 
@@ -290,7 +290,7 @@ class _Journal:
         """
         path = folder / _JOURNAL
         try:
-            with full_disk_at(path):
+            with machine_errors_at(path):
                 folder.mkdir(parents=True, exist_ok=True)
                 stream = path.open("a+", encoding="ascii")
         except OSError as error:
@@ -339,7 +339,7 @@ def _local_problems(part: Path) -> Iterator[None]:
         RemoteFileError: the file cannot be written here.
     """
     try:
-        with full_disk_at(part):
+        with machine_errors_at(part):
             yield
     except OSError as error:
         raise RemoteFileError(f"cannot be written here ({error.strerror})") from error

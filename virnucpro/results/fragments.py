@@ -31,7 +31,7 @@ from xxhash import xxh3_128
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError
 from virnucpro.mapped import let_go
-from virnucpro.run_dir import full_disk_at, read_json, write_json
+from virnucpro.run_dir import machine_errors_at, read_json, write_json
 from virnucpro.sequence.ragged import Ragged
 
 FRAGMENT_DTYPE = np.dtype(
@@ -214,7 +214,7 @@ class TableWriter:
         self._name_bytes = 0
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(full_disk_at(self._folder))
+        self._stack.enter_context(machine_errors_at(self._folder))
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "table.json").unlink(missing_ok=True)
         for name, dtype in _DTYPES.items():

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import yaml
 from conftest import mixed_records, open_dna, random_dna, read_tsv, result_bytes, start, write_fasta
+from studies.__main__ import main as study
+from studies.cascade import Answered, find_limits
 from test_poison import POISON
 from test_training import write_data
 from tiny_models import write_tiny_bundle
@@ -31,8 +33,6 @@ from virnucpro.sequence.masks import Masking
 from virnucpro.sequence.recut import recut, whole_records
 from virnucpro.sequence.table import DECIDED
 from virnucpro.stages.base import Index
-from virnucpro.training.__main__ import main as training
-from virnucpro.training.cascade import Answered, find_limits
 from virnucpro.training.dev import DevSequences
 
 STEMS = ("a", "b")
@@ -667,11 +667,11 @@ def test_limits_are_measured_written_and_used(virnucpro, tmp_path, capfd):
     data, model = write_data(tmp_path / "data"), write_other(tmp_path / "model")
     before = load_bundle(str(model)).fingerprint
     arguments = ["cascade", "--data", str(data), "--model", str(model), "--dev-share", "0.002"]
-    assert training(arguments) == 0
+    assert study(arguments) == 0
     assert load_bundle(str(model)).cascade is None
     printed = capfd.readouterr().out
     assert all(word in printed for word in ("agreement", "goes on", "AUROC cascade", "3000"))
-    assert training([*arguments, "--write", "--agreement", "0.9"]) == 0
+    assert study([*arguments, "--write", "--agreement", "0.9"]) == 0
     bundle = load_bundle(str(model))
     assert bundle.fingerprint == before
     assert bundle.cascade is not None
@@ -682,4 +682,4 @@ def test_limits_are_measured_written_and_used(virnucpro, tmp_path, capfd):
     assert virnucpro(*command).code == 0
     manifest = json.loads((tmp_path / "out/run/manifest.json").read_text())
     assert (manifest["science.cascade_low"], manifest["science.cascade_high"]) == bundle.cascade.limits
-    assert training(["cascade", "--data", str(data), "--model", "lite", "--dev-share", "0.002"]) == 2
+    assert study(["cascade", "--data", str(data), "--model", "lite", "--dev-share", "0.002"]) == 2

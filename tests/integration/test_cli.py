@@ -42,7 +42,7 @@ WRONG = {
     "no shell": (["completion"], 2, "Choose from: bash, zsh, fish"),
     "an unknown table": (["schema", "--table", "nosuch"], 2, "There are sequences"),
     "a plan of nothing": (["plan"], 2, "no input"),
-    "an unknown section": (["benchmark", "--only", "nosuch"], 2, "nosuch is none of"),
+    "an unknown section": (["benchmark", "--only", "nosuch"], 2, "'nosuch' is not one of"),
 }
 
 

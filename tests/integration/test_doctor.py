@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from virnucpro.bundles import load_bundle
 from virnucpro.cli.doctor import predict_known
 from virnucpro.errors import ModelError
 from virnucpro.registry import known_answers
-from virnucpro.registry.checkup import check_answers, free_memory_bytes
+from virnucpro.registry.checkup import check_answers
 from virnucpro.registry.inventory import places_of, verify
+from virnucpro.resources import free_memory_bytes, held_memory_bytes, peak_memory_bytes
 
 LITE = Path(load_bundle("lite").folder)
 LINES = [
@@ -148,13 +151,26 @@ FIRST_BASES = "CATGGTTCAATTATCTCTGGCAAA"
 def test_free_memory_is_the_least_of_machine_and_group(tmp_path):
     """A container may have less than its host."""
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
-    assert free_memory_bytes(tmp_path) == 8000 * 1024
     (tmp_path / "proc/self/cgroup").write_text("0::/job\n")
     (tmp_path / "sys/fs/cgroup/job").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/job/memory.max").write_text("3000000\n")
     (tmp_path / "sys/fs/cgroup/job/memory.current").write_text("1000000\n")
     assert free_memory_bytes(tmp_path) == 2_000_000
-    (tmp_path / "sys/fs/cgroup/job/memory.max").write_text("max\n")
-    assert free_memory_bytes(tmp_path) == 8000 * 1024
-    assert free_memory_bytes(tmp_path / "absent") is None
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text("2500000\n")
+    (tmp_path / "sys/fs/cgroup/memory.current").write_text("1000000\n")
+    assert free_memory_bytes(tmp_path) == 1_500_000
+    for group in ("job/memory.max", "memory.max"):
+        (tmp_path / "sys/fs/cgroup" / group).write_text("max\n")
+    assert free_memory_bytes(tmp_path) > 3_000_000
+
+
+def test_the_memory_of_a_process_and_its_children_is_seen():
+    """A child of the watched process holds most of it."""
+    child = "held = bytearray(b'x' * 200_000_000); print('ready', flush=True); input()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        assert 200_000_000 < held_memory_bytes(process.pid) < 300_000_000
+        process.stdin.write(b"\n")
+    assert held_memory_bytes(process.pid) == 0
+    assert peak_memory_bytes() > 10_000_000

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from benchmarks.inputs import esm2_weights, frame_proteins
 from conftest import open_dna, write_fasta
 from torch.nn.functional import gelu, linear
 
-from virnucpro.benchmarks.inputs import esm2_weights, frame_proteins
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders import load_encoder, low_bit, row_passes, save_encoder
 from virnucpro.encoders.device import check_dtype, float_dtype, parse_dtype

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,22 +26,19 @@ from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
-    from virnucpro.bundles.cascade import Limits
-    from virnucpro.machine.plan import Plan, PlanSettings, Program
-    from virnucpro.machine.speed import RunProgram
+    from virnucpro.config import Config
+    from virnucpro.machine.plan import Plan, Predict
 
-_KNOWN = ("total", "extract", "select", "embed")
-"""Stages that are foreseen by themselves."""
 _EPILOG = """\
-Reads a sample of each INPUT (of a large plain file pieces all over it, of a compressed one its beginning),
-runs the real program on a little of it, and scales up. Nothing is kept. The last line is the command to run.
+Runs the real program on the first records of the inputs and scales up by how much of them it read. Small inputs are
+read whole. Nothing is kept. The last line is the command to run.
 
 \b
 Examples:
   virnucpro plan contigs.fasta
   virnucpro plan reads.fastq.gz -m 500 --device cuda -o /scratch/results
   virnucpro plan reads.fastq.gz -m 500 --cascade
-  virnucpro plan *.fna --sample-mb 16 --json
+  virnucpro plan *.fna --seconds 60 --json
 """
 
 
@@ -61,12 +59,12 @@ Examples:
 @threads_option
 @cascade_options
 @click.option(
-    "--sample-mb",
-    metavar="MB",
-    type=click.FloatRange(min=0.01),
-    default=4.0,
+    "--seconds",
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True),
+    default=15.0,
     show_default=True,
-    help="Megabytes of text to read of each input; a smaller file is read whole.",
+    help="About how long to run on the first records.",
 )
 @json_option
 def plan(
@@ -78,47 +76,54 @@ def plan(
     threads: int | None,
     cascade: bool | None,
     cascade_limits: tuple[float, float] | None,
-    sample_mb: float,
+    seconds: float,
     as_json: bool,
 ) -> None:
-    """Foresee time, memory and disk of a run.
+    """Estimate the time, memory and disk space a run needs.
 
     INPUT is what predict would be given; files only, no stdin.
     """
     if not inputs:
-        raise UsageError("no input. Name the FASTA or FASTQ files of the run: virnucpro plan in.fasta")
+        raise UsageError("no input. Name the files of the run: virnucpro plan in.fasta")
     if cascade_limits is not None and not cascade:
-        raise UsageError("--cascade-limits are limits of a cascade: ask for one (--cascade).")
+        raise UsageError("--cascade-limits needs --cascade.")
     start_logging(-1)
     begun = time.perf_counter()
 
-    from virnucpro.bundles import load_bundle  # noqa: PLC0415
-    from virnucpro.bundles.cascade import Limits  # noqa: PLC0415
-    from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
+    from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
+    from virnucpro.config import make_config  # noqa: PLC0415
+    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.machine.machine import dtype_name  # noqa: PLC0415
     from virnucpro.machine.plan import PlanSettings, make_plan  # noqa: PLC0415
-    from virnucpro.run import predict as pipeline  # noqa: PLC0415 - --help should not wait for torch
-    from virnucpro.stages.cascade import choose_first  # noqa: PLC0415
+    from virnucpro.run import predict as pipeline  # noqa: PLC0415
 
     del pipeline  # imported for the time that it takes
     devices = choose_devices(device)
+    low, high = cascade_limits or (None, None)
+    config = make_config(
+        None,
+        {
+            "science.model": model,
+            "science.dtype": dtype,
+            "science.cascade": cascade,
+            "science.cascade_low": low,
+            "science.cascade_high": high,
+            "runtime.device": device,
+            "runtime.threads": threads,
+        },
+    )
     float_type = dtype_name(dtype, devices[0])
-    bundle, first = load_bundle(model, dtype=float_type), None
-    if cascade:
-        limits = Limits(*cascade_limits) if cascade_limits is not None else None
-        first = choose_first(bundle, load_bundle(bundle.first_model, dtype=float_type), limits)
     settings = PlanSettings(
         inputs=inputs,
-        bundle=bundle,
+        bundle=load_bundle(model, dtype=float_type),
         devices=tuple(devices),
         dtype=float_type,
-        threads=threads or available_cpus(),
         output=output,
-        sample_bytes=int(sample_mb * 1e6),
+        unit_rows=config.layout.unit_rows,
+        seconds=seconds,
         import_seconds=time.perf_counter() - begun,
-        first=first,
     )
-    made = make_plan(settings, _program(model, settings))
+    made = make_plan(settings, _predict(config))
     options = {"-m": model, "--device": device, "--dtype": dtype}
     usual = {"-m": "lite", "--device": "auto", "--dtype": "auto"}
     given = [part for name, value in options.items() if value != usual[name] for part in (name, value)]
@@ -132,41 +137,17 @@ def _show(made: Plan, command: str, *, as_json: bool) -> None:
     from virnucpro.machine.plan_text import plan_text  # noqa: PLC0415
 
     if as_json:
-        total = asdict(made.seconds.total)
+        total = asdict(made.total_seconds)
         click.echo(json.dumps({**asdict(made), "total_seconds": total, "command": command}, indent=2))
         return
     click.echo(f"{plan_text(made)}\n\n{command}")
 
 
-def _program(model: str, settings: PlanSettings) -> Program:
-    """The program as the user would run it, on the first device."""
-    from virnucpro.config import make_config  # noqa: PLC0415
-    from virnucpro.machine.speed import ProgramFigures  # noqa: PLC0415
+def _predict(config: Config) -> Predict:
+    """The program with these settings, as the user would run it."""
     from virnucpro.run import predict as pipeline  # noqa: PLC0415
 
-    plain = {
-        "science.model": model,
-        "science.dtype": settings.dtype,
-        "runtime.device": settings.devices[0],
-        "runtime.threads": settings.threads,
-    }
+    def predict(paths: Sequence[Path], folder: Path) -> Mapping[str, Any]:
+        return pipeline.predict(paths, folder, config).record
 
-    def program(limits: Limits | None) -> RunProgram:
-        cascade = {} if limits is None else {"cascade": True, "cascade_low": limits.low, "cascade_high": limits.high}
-        config = make_config(None, plain | {f"science.{name}": value for name, value in cascade.items()})
-
-        def run(fasta: Path, folder: Path) -> ProgramFigures:
-            record = pipeline.predict([fasta], folder, config).record
-            first = record.get("cascade")
-            runs = [record["seconds"], *([first["seconds"]] if first is not None else ())]
-            return ProgramFigures(
-                embed_seconds=sum(seconds.get("embed", 0.0) for seconds in runs),
-                rest_seconds=sum(value for seconds in runs for stage, value in seconds.items() if stage not in _KNOWN),
-                total_seconds=record["seconds"]["total"],
-                num_rows=(record["counts"] if first is None else first)["num_rows"],
-                result_bytes=sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
-            )
-
-        return run
-
-    return program
+    return predict

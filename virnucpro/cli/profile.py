@@ -20,9 +20,9 @@ from virnucpro.logs import start_logging
 
 _QUIET_LOAD = 0.5
 _EPILOG = """\
-The figures are kept in the cache (VIRNUCPRO_CACHE, profiles/), for this model, device, float type, number
-of CPUs and version of torch. From then on predict takes token budgets and loader workers from there,
-unless its own options name others. Results do not change. Measure on a quiet machine.
+The figures are saved in the cache (VIRNUCPRO_CACHE, profiles/) for this model, device, float type, number of CPUs
+and version of torch. predict then takes token budgets and processes from there, unless its own options say
+otherwise. Results do not change. Measure on a quiet machine.
 
 \b
 Examples:
@@ -61,7 +61,7 @@ def profile(
 ) -> None:
     """Find the settings that are fastest on this machine.
 
-    Measures batch sizes, processes and threads; of several devices the first.
+    Measures batch sizes, processes and threads, on the first device if there are several.
     """
     if show and forget:
         raise UsageError("--show prints the figures and --forget deletes them: choose one.")
@@ -69,7 +69,8 @@ def profile(
 
     from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
     from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
-    from virnucpro.machine import measure, profiles  # noqa: PLC0415
+    from virnucpro.machine import profile as measurement  # noqa: PLC0415
+    from virnucpro.machine import profiles  # noqa: PLC0415
     from virnucpro.machine.machine import dtype_name  # noqa: PLC0415
     from virnucpro.machine.profile_text import choice_text, profile_text  # noqa: PLC0415
 
@@ -87,18 +88,19 @@ def profile(
         click.echo(json.dumps(asdict(found), indent=2) if as_json else profile_text(found))
         return
     _warn_if_busy(available_cpus())
-    measured = measure.measure(measure.ProfileSettings(bundle, place, float_type, threads or available_cpus(), seconds))
+    settings = measurement.ProfileSettings(bundle, place, float_type, threads or available_cpus(), seconds)
+    measured = measurement.measure(settings)
     path = profiles.save(measured)
     click.echo(json.dumps(asdict(measured), indent=2) if as_json else profile_text(measured))
     if not as_json:
-        click.echo(f"\npredict takes from now on: {choice_text(measured)}\nkept in {path}")
+        click.echo(f"\npredict now takes {choice_text(measured)}\nsaved in {path}")
 
 
 def _warn_if_busy(num_cpus: int) -> None:
     load = os.getloadavg()[0]
     if load > _QUIET_LOAD * num_cpus:
         click.echo(
-            f"Warning: other programs keep {load:.1f} of {num_cpus} CPUs busy; the figures will hold for such a "
+            f"Warning: other programs keep {load:.1f} of {num_cpus} CPUs busy, so the figures are those of a busy "
             "machine. Measure again when it is quiet.",
             err=True,
         )

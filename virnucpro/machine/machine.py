@@ -1,10 +1,8 @@
-"""What a measurement depends on: the device by name, its clock, its memory."""
+"""What a measurement depends on: the device by name, its clock."""
 
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from pathlib import Path
 
 import torch
@@ -42,9 +40,3 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has had resident."""
-    # In KiB but on macOS; there in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

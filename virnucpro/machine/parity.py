@@ -227,7 +227,7 @@ def compare(bundle: Bundle, device: torch.device, key: ParityKey) -> Verdict:
 
 
 def _embed(bundle: Bundle, strings: Mapping[str, Ragged], device: torch.device, dtype: torch.dtype) -> _Embeddings:
-    from virnucpro.machine.budgets import usual_budget  # noqa: PLC0415 - a run in a float type need not wait for it
+    from virnucpro.stages.embed import usual_token_budget  # noqa: PLC0415 - a run in a float type need not wait for it
 
     found = {}
     for role in ROLES:
@@ -237,7 +237,8 @@ def _embed(bundle: Bundle, strings: Mapping[str, Ragged], device: torch.device, 
             return load_encoder(path, device, dtype)
 
         encoder = load(device, dtype)
-        unit = pack_unit(0, strings[role], encoder.tokenizer, GreedyPacker(usual_budget(encoder, device)))
+        budget = usual_token_budget(encoder, device, str(dtype).removeprefix("torch."))
+        unit = pack_unit(0, strings[role], encoder.tokenizer, GreedyPacker(budget))
         ((_, found[role]),) = AsyncInferenceRunner(encoder, device, load).embeddings([unit])
         del encoder
         if device.type == "cuda":

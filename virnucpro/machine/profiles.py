@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -22,152 +21,66 @@ from virnucpro.machine.machine import device_name
 from virnucpro.run_dir import write_json
 from virnucpro.stages.base import ROLES
 
-SCHEMA = 1
+SCHEMA = 2
 _log = logging.getLogger(__name__)
-
-READING, PACKING, WAITING, COMPUTE, COPYING, WRITING, OTHER = PARTS = (
-    "reading",
-    "tokenising, packing",
-    "waiting",
-    "compute",
-    "copying, checking",
-    "writing",
-    "other",
-)
-"""Reading and packing are in loader processes where there are any: they then show as waiting, or not at all."""
 
 
 @dataclass(frozen=True)
 class BudgetRate:
-    """What one token budget gave.
+    """Throughput of one token budget.
 
     Attributes:
         token_budget: most tokens in a batch.
-        tokens_per_second: median over the runs, of packed tokens to embeddings in the memory of the host.
+        tokens_per_second: median over the runs.
         rows_per_second: of the same runs.
-        mfu: share of the machine's matrix rate that the encoder's arithmetic used; None for look-up encoders.
-        num_runs: how many.
     """
 
     token_budget: int
     tokens_per_second: float
     rows_per_second: float
-    mfu: float | None
-    num_runs: int
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All budgets of one encoder.
+    """All token budgets that were tried for one encoder.
 
     Attributes:
         kind: of the encoder.
-        usual_budget: what is taken without a profile.
-        best_budget: the smallest within 3 % of the fastest: what is gained beyond is noise, and memory is lost. The
-            usual one where time did not suffice to try it: nothing speaks against it.
-        matmul_flops: operations a second the machine reaches in the encoder's widest layer; None for look-ups.
-        ended: why no larger budget was tried.
+        usual_budget: what a run without a profile takes.
+        best_budget: the smallest within 3 % of the fastest: more is noise, and costs memory.
+        ended: why no larger budget was tried: all tried, no gain, time or memory.
         rates: of the budgets, ascending.
     """
 
     kind: str
     usual_budget: int
     best_budget: int
-    matmul_flops: float | None
     ended: str
     rates: tuple[BudgetRate, ...]
-
-    @property
-    def rows_per_second(self) -> float:
-        """Of the best budget, or of the fastest where that one was not tried."""
-        at_best = (rate for rate in self.rates if rate.token_budget == self.best_budget)
-        return next(at_best, max(self.rates, key=lambda rate: rate.rows_per_second)).rows_per_second
-
-
-@dataclass(frozen=True)
-class LoaderRate:
-    """What a number of loader processes gave.
-
-    Attributes:
-        num_workers: for each encoder; 0 prepares units between the batches, in the process that computes.
-        rows_per_second: from the first unit that came out to the last.
-    """
-
-    num_workers: int
-    rows_per_second: float
 
 
 @dataclass(frozen=True)
 class LayoutRate:
-    """What a layout gave.
+    """Throughput of one layout.
 
     Attributes:
-        num_processes: at the same time.
+        num_processes: that embed at the same time.
         num_threads: of each.
-        rows_per_second: of all of them together.
-        peak_bytes: most memory one of them had resident.
+        loader_workers: processes that read, tokenise and pack ahead, for each encoder of each process.
+        rows_per_second: of all processes together.
+        peak_bytes: most memory that one of them had resident.
     """
 
     num_processes: int
     num_threads: int
+    loader_workers: int
     rows_per_second: float
     peak_bytes: int
 
 
 @dataclass(frozen=True)
-class Timeline:
-    """Seconds of a unit.
-
-    Attributes:
-        num_rows: of the unit, on average.
-        wall_seconds: from the shards of one unit to those of the next.
-        seconds: part (``PARTS``) to seconds; they add up to ``wall_seconds``.
-    """
-
-    num_rows: float
-    wall_seconds: float
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """All figures of a profile.
-
-    Attributes:
-        sweeps: role to the sweep of its token budgets.
-        loaders: rates for numbers of loader processes.
-        timeline: of a unit, at the best budgets and loader processes.
-        layouts: rates for processes and threads; empty on a GPU and with one thread.
-    """
-
-    sweeps: dict[str, Sweep]
-    loaders: tuple[LoaderRate, ...]
-    timeline: Timeline
-    layouts: tuple[LayoutRate, ...]
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The figures as :func:`save` wrote them.
-
-        Raises:
-            KeyError: one is missing.
-            TypeError: one is unknown or missing.
-        """
-        sweeps = {
-            role: Sweep(**{**sweep, "rates": tuple(BudgetRate(**rate) for rate in sweep["rates"])})
-            for role, sweep in content["sweeps"].items()
-        }
-        return cls(
-            sweeps,
-            tuple(LoaderRate(**rate) for rate in content["loaders"]),
-            Timeline(**content["timeline"]),
-            tuple(LayoutRate(**rate) for rate in content["layouts"]),
-        )
-
-
-@dataclass(frozen=True)
 class ProfileKey:
-    """What a profile holds for, and for nothing else.
+    """What a profile holds for, and nothing else.
 
     Attributes:
         fingerprint: of the bundle.
@@ -186,7 +99,7 @@ class ProfileKey:
 
 @dataclass(frozen=True)
 class Profile:
-    """What was found to be fastest.
+    """The settings that were found to be fastest.
 
     Attributes:
         key: what it holds for.
@@ -195,7 +108,8 @@ class Profile:
         loader_workers: processes that read, tokenise and pack ahead, for each encoder.
         num_processes: worker processes on the CPU; 1 on a GPU.
         threads: CPU threads in all that were measured; ``num_processes`` holds for this many.
-        measured: the figures it was made from.
+        sweeps: role to what was measured of its token budgets.
+        layouts: what was measured of processes.
     """
 
     key: ProfileKey
@@ -204,7 +118,8 @@ class Profile:
     loader_workers: int
     num_processes: int
     threads: int
-    measured: Measured
+    sweeps: dict[str, Sweep]
+    layouts: tuple[LayoutRate, ...]
 
 
 def key_of(bundle: Bundle, device: str, dtype: str) -> ProfileKey:
@@ -227,19 +142,18 @@ def path_of(key: ProfileKey) -> Path:
 
 
 def find(bundle: Bundle, device: str, dtype: str) -> Profile | None:
-    """The profile for a run, None where none was made.
+    """The profile for a run; None if none was made.
 
-    A file that cannot be read or makes no sense is as good as none: a run does not depend on it. A warning says so.
+    A file that cannot be read or is wrong is ignored with a warning: a run does not depend on it.
     """
     key = key_of(bundle, device, dtype)
     path = path_of(key)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return _checked(content, key)
+        return _checked(json.loads(path.read_text(encoding="utf-8")), key)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _log.warning("%s: is not used (%s). Make it anew: virnucpro profile", path, error)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        _log.warning("%s: is not used (%s). Measure again: virnucpro profile", path, error)
         return None
 
 
@@ -255,7 +169,7 @@ def save(profile: Profile) -> Path:
 
 
 def forget(key: ProfileKey) -> bool:
-    """Delete the profile of ``key``; tells whether there was one."""
+    """Delete the profile of ``key``; returns whether there was one."""
     path = path_of(key)
     is_there = path.exists()
     path.unlink(missing_ok=True)
@@ -266,7 +180,9 @@ def _checked(content: dict[str, Any], key: ProfileKey) -> Profile:
     """The profile in a file.
 
     Raises:
-        ValueError: it is of another schema or key, or its numbers make no sense.
+        ValueError: it has another schema or key, or numbers out of range.
+        KeyError: something is missing.
+        TypeError: something has another type.
     """
     if content["schema"] != SCHEMA:
         raise ValueError(f"schema {content['schema']}, this program reads {SCHEMA}")
@@ -276,6 +192,11 @@ def _checked(content: dict[str, Any], key: ProfileKey) -> Profile:
     counts = {name: content[name] for name in ("loader_workers", "num_processes", "threads")}
     lowest = {"loader_workers": 0}
     for name, value in {**budgets, **counts}.items():
-        if type(value) is not int or value < lowest.get(name, 1):
+        if type(value) is not int or not lowest.get(name, 1) <= value < 1 << 31:
             raise ValueError(f"{name} is {value!r}")
-    return Profile(key, str(content["model"]), budgets, **counts, measured=Measured.from_json(content["measured"]))
+    sweeps = {
+        role: Sweep(**{**sweep, "rates": tuple(BudgetRate(**rate) for rate in sweep["rates"])})
+        for role, sweep in content["sweeps"].items()
+    }
+    layouts = tuple(LayoutRate(**rate) for rate in content["layouts"])
+    return Profile(key, str(content["model"]), budgets, **counts, sweeps=sweeps, layouts=layouts)

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from virnucpro import store
-from virnucpro.benchmarks.inputs import write_reads
 from virnucpro.bundles import Bundle
+from virnucpro.machine.reads import write_reads
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
@@ -48,7 +48,7 @@ def store_units(folder: Path, bundle: Bundle, num_rows: int, num_units: int) -> 
 
 
 def _draw_units(folder: Path, bundle: Bundle, num_rows: int, num_units: int) -> Iterator[UnitTable]:
-    """The same units for the same bundle: every read has at least one open frame, so there are enough of them."""
+    """The same units for the same bundle. Every read has at least one open frame, so there are enough of them."""
     folder.mkdir(parents=True, exist_ok=True)
     reads = write_reads(folder / "reads.fasta", num_rows * num_units, bundle.fragment_length, 1.0, _SEED)
     extraction = Extraction(

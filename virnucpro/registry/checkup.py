@@ -19,6 +19,7 @@ from virnucpro.errors import VirNucProError
 from virnucpro.registry import known_answers
 from virnucpro.registry.inventory import Place, places_here, verify
 from virnucpro.registry.receipts import looks_complete, read_receipt
+from virnucpro.resources import free_memory_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,6 @@ _LARGEST_READ_BYTES = 1 << 30
 _ATTENTION_LENGTHS = (5, 5, 9, 17, 33, 64)
 _ATTENTION_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 _NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"), Path("/dev/dxg"))
-_UNLIMITED_BYTES = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,6 @@ def _cpus() -> tuple[State, str]:
 
 def _memory() -> tuple[State, str]:
     free = free_memory_bytes()
-    if free is None:
-        return "OK", "how much is free cannot be told on this system"
     text = f"{_size(free)} free"
     if free < _LOW_MEMORY_BYTES:
         return "WARN", f"{text}: the bundled model needs about {_size(_LOW_MEMORY_BYTES)}"
@@ -259,51 +257,6 @@ def _model(place: Place) -> tuple[State, str]:
 
 def _self_test(predict: known_answers.Predict) -> tuple[State, str]:
     return check_answers(load_bundle("lite").folder, predict)
-
-
-def free_memory_bytes(system: Path = Path("/")) -> int | None:
-    """Memory that can be had without swapping: of the machine, and of the process's control group (Linux).
-
-    Args:
-        system: where ``sys`` and ``proc`` lie.
-    """
-    limits = [_available(system / "proc/meminfo"), _group_v2(system), _group_v1(system)]
-    known = [limit for limit in limits if limit is not None]
-    return max(0, min(known)) if known else None
-
-
-def _available(meminfo: Path) -> int | None:
-    for line in _text(meminfo).splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None
-
-
-def _group_v2(system: Path) -> int | None:
-    group = next((line[3:] for line in _text(system / "proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
-    mount = system / "sys/fs/cgroup"
-    folder = mount / group.lstrip("/") if ".." not in group else mount
-    return _left(_text(folder / "memory.max"), _text(folder / "memory.current"))
-
-
-def _group_v1(system: Path) -> int | None:
-    folder = system / "sys/fs/cgroup/memory"
-    return _left(_text(folder / "memory.limit_in_bytes"), _text(folder / "memory.usage_in_bytes"))
-
-
-def _left(limit: str, used: str) -> int | None:
-    limit, used = limit.strip(), used.strip()
-    if not limit.isdigit() or not used.isdigit() or int(limit) >= _UNLIMITED_BYTES:
-        return None
-    return int(limit) - int(used)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -10,18 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from virnucpro.bundles import load_bundle
-from virnucpro.bundles.cascade import DEFAULT_FIRST
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import VirNucProError
-from virnucpro.training.cascade import measure, write_cascade
 from virnucpro.training.datasets import load_dataset
 from virnucpro.training.dev import DevSize
 from virnucpro.training.fit import Recipe
 from virnucpro.training.genomes import load_genomes
-from virnucpro.training.insertions import measure_insertions
 from virnucpro.training.lite import add_profiles, calibrate_bundle, evaluate_bundle, train_lite
 from virnucpro.training.profiles import ProfileRecipe
-from virnucpro.training.summary import cascade_table
 
 
 def main(arguments: list[str]) -> int:
@@ -41,8 +37,8 @@ def _train(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m virnucpro.training",
         description="Train the bundled model from scratch and write a bundle folder. The same command goes on where it "
-        "was stopped. 'python -m virnucpro.training evaluate --help' and '... calibrate --help',"
-        " '... insertions --help', '... cascade --help', '... profiles --help' tell about the other commands.",
+        "was stopped. 'python -m virnucpro.training evaluate --help', '... calibrate --help' and '... profiles --help' "
+        "describe the other commands.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, dev/ and manifest.tsv.gz")
     parser.add_argument("--output", type=Path, required=True, help="bundle folder to write")
@@ -119,55 +115,6 @@ def _profiles(arguments: list[str]) -> int:
     return 0
 
 
-def _insertions(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m virnucpro.training insertions",
-        description="Put viruses of the dev part into its hosts, look for them, and write insertions.json.",
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write insertions.json into")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[5, 6], help="a simulation for each (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    use_threads(options.threads)
-    measure_insertions(options.data, options.bundle, options.output, options.seeds)
-    return 0
-
-
-def _cascade(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m virnucpro.training cascade",
-        description="Find the limits of 'predict --cascade' for a model on the dev part, and print what they cost and "
-        "save at each length.",
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
-    parser.add_argument("--model", required=True, help="the full model, as in predict")
-    parser.add_argument("--first", default=DEFAULT_FIRST, help="the model that looks first (%(default)s)")
-    parser.add_argument(
-        "--agreement",
-        type=float,
-        default=0.99,
-        help="least share of sequences, of those that the full model scores, to be called as it calls them, at every "
-        "length (%(default)s)",
-    )
-    parser.add_argument("--device", default="cpu", help="of the encoders (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="store the limits in the bundle.yaml of --model")
-    _add_dev_share(parser)
-    options = parser.parse_args(arguments)
-    if not 0 <= options.agreement <= 1:
-        parser.error("--agreement: a share from 0 to 1")
-    use_threads(options.threads)
-    genomes, size = load_genomes(options.data, "dev"), DevSize().scaled(options.dev_share)
-    found, figures = measure((options.first, options.model), genomes, size, options.agreement, options.device)
-    sys.stdout.write(f"{cascade_table(figures)}\n\nlimits {found.low:g} and {found.high:g}: ")
-    sys.stdout.write(f"agreement {found.agreement:.4f} at the worst length, {100 * found.share:.1f} % go on\n")
-    if options.write:
-        sys.stdout.write(f"{write_cascade(options.model, found)}\n")
-    return 0
-
-
 def _add_dev_share(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dev-share", type=float, default=1.0, help="share of the dev protocol's sequences to draw (for quick looks)"
@@ -177,8 +124,6 @@ def _add_dev_share(parser: argparse.ArgumentParser) -> None:
 _COMMANDS = {
     "evaluate": _evaluate,
     "calibrate": _calibrate,
-    "insertions": _insertions,
-    "cascade": _cascade,
     "profiles": _profiles,
 }
 

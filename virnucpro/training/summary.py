@@ -35,19 +35,6 @@ def panel_table(panel: Mapping[str, Any]) -> str:
     return _aligned([[f"called virus of {panel['num_sequences']:,} of no organism", *presets], *rows])
 
 
-def cascade_table(lengths: Mapping[str, Mapping[str, float]]) -> str:
-    """How a cascade does at each length, beside both of its models alone."""
-    titles = {
-        "agreement": "agreement with the full model",
-        "share": "share that goes on",
-        "auroc_first": "AUROC first",
-        "auroc_full": "AUROC full",
-        "auroc_cascade": "AUROC cascade",
-    }
-    rows = [[title, *(f"{of_length[name]:.4f}" for of_length in lengths.values())] for name, title in titles.items()]
-    return _aligned([["bases", *lengths], *rows])
-
-
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(

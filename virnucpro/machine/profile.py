@@ -1,0 +1,285 @@
+"""Measurements of ``virnucpro profile``: token budgets and processes, found by running a little of the real thing."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+
+from virnucpro.bundles import Bundle
+from virnucpro.encoders import load_encoder
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.runner import AsyncInferenceRunner
+from virnucpro.engine.loader import PackedUnit, pack_unit
+from virnucpro.engine.packing import GreedyPacker
+from virnucpro.engine.threads import use_threads
+from virnucpro.errors import ResourceError, VirNucProError, WorkerError
+from virnucpro.executors.base import UnitDone, Worker
+from virnucpro.executors.local import LocalExecutor
+from virnucpro.machine.machine import synchronise
+from virnucpro.machine.profiles import BudgetRate, LayoutRate, Profile, Sweep, key_of
+from virnucpro.machine.sample_units import StoredUnits, draw_strings, store_units
+from virnucpro.resources import free_memory_bytes, peak_memory_bytes
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.stages.base import ROLES
+from virnucpro.stages.embed import EmbedSettings, EmbedWork, UnitStrings, usual_token_budget
+
+CPU_BUDGETS = tuple(1024 << power for power in range(7))
+GPU_BUDGETS = tuple(8192 << power for power in range(5))
+_GPU_LOADERS = (0, 1, 2, 4)
+_SWEPT_ROWS = 4096
+_SHORTEST_RUN_SECONDS = 0.15  # of shorter runs the clock and the neighbours decide
+_UNIT_SECONDS, _WINDOW_SECONDS = 0.3, 2.0
+_MOST_RUNS = 7
+_MOST_WITHOUT_GAIN = 2
+_AS_GOOD, _GAIN = 0.97, 1.03
+_LONGEST_START_SECONDS = 300.0
+_POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class ProfileSettings:
+    """What is to be measured.
+
+    Attributes:
+        bundle: the model.
+        device: torch's name of it.
+        dtype: torch's name of the float type.
+        threads: CPU threads in all.
+        seconds: about how long. Every measurement is taken at least once, which may take longer.
+    """
+
+    bundle: Bundle
+    device: str
+    dtype: str
+    threads: int
+    seconds: float
+
+
+def measure(settings: ProfileSettings) -> Profile:
+    """Measure everything and make the profile; nothing is saved.
+
+    Raises:
+        ModelError: an encoder cannot be loaded.
+        ResourceError: not even the smallest batch fits the memory.
+    """
+    use_threads(settings.threads)
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    with TemporaryDirectory(prefix="virnucpro-profile-") as name:
+        folder = Path(name)
+        strings = draw_strings(folder / "rows", settings.bundle, _SWEPT_ROWS)
+        sweeps: dict[str, Sweep] = {}
+        for role in ROLES:
+            encoder = load_encoder(settings.bundle.encoder(role), device, dtype)
+            sweeps[role] = sweep_budgets(encoder, strings[role], device, settings.dtype, settings.seconds / 4)
+        layouts = sweep_layouts(folder, settings, sweeps)
+    best = best_layout(layouts)
+    return Profile(
+        key=key_of(settings.bundle, settings.device, settings.dtype),
+        model=settings.bundle.name,
+        token_budgets={role: sweep.best_budget for role, sweep in sweeps.items()},
+        loader_workers=best.loader_workers,
+        num_processes=best.num_processes,
+        threads=settings.threads,
+        sweeps=sweeps,
+        layouts=layouts,
+    )
+
+
+def sweep_budgets(encoder: Encoder, strings: Ragged, device: torch.device, dtype: str, seconds: float) -> Sweep:
+    """Try token budgets in ascending order; then those that worked again, in turns, so that noise hits all of them.
+
+    Args:
+        encoder: on ``device``.
+        strings: of its alphabet.
+        device: where.
+        dtype: torch's name of the float type.
+        seconds: budget; the smallest token budget is measured whatever it takes.
+
+    Raises:
+        ResourceError: not even the smallest token budget fits the memory.
+    """
+    deadline = time.perf_counter() + seconds
+    usual = usual_token_budget(encoder, device, dtype)
+    budgets = sorted({*(CPU_BUDGETS if device.type == "cpu" else GPU_BUDGETS), usual})
+    lengths = encoder.tokenizer(strings).lengths
+    units: dict[int, PackedUnit] = {}
+    rates: dict[int, list[float]] = {}
+    ended, fastest, num_without_gain = "all tried", 0.0, 0
+    for budget in budgets:
+        wanted_tokens = max(budget, int(fastest * _SHORTEST_RUN_SECONDS))
+        num_rows = min(len(strings), int(lengths.cumsum().searchsorted(wanted_tokens)) + 1)
+        unit = pack_unit(0, strings.slice(0, num_rows), encoder.tokenizer, GreedyPacker(budget))
+        if fastest and time.perf_counter() + 2 * unit.num_tokens / fastest > deadline:
+            ended = "time"
+            break
+        try:  # the runner would halve a batch that does not fit: the largest is tried alone, which warms the caches too
+            encoder.embed(max(unit.batches, key=lambda batch: batch.num_tokens).to(device))
+        except torch.OutOfMemoryError:
+            ended = "memory"
+            break
+        units[budget], rates[budget] = unit, [_tokens_per_second(encoder, unit, device)]
+        num_without_gain = 0 if rates[budget][0] > fastest / _AS_GOOD else num_without_gain + 1
+        fastest = max(fastest, rates[budget][0])
+        if num_without_gain == _MOST_WITHOUT_GAIN and budget >= usual:
+            ended = "no gain"
+            break
+    if not rates:
+        raise ResourceError(
+            f"{device} has no memory for a batch of {budgets[0]} tokens of the {encoder.kind} encoder. Close other "
+            "programs, or measure another --device."
+        )
+    a_round = sum(unit.num_tokens / rates[budget][0] for budget, unit in units.items())
+    for _ in range(_MOST_RUNS - 1):
+        if time.perf_counter() + a_round > deadline:
+            break
+        for budget, unit in units.items():
+            rates[budget].append(_tokens_per_second(encoder, unit, device))
+    found = tuple(BudgetRate(b, median(rates[b]), median(rates[b]) / float(lengths.mean())) for b in rates)
+    best = usual if ended == "time" and usual not in rates else _smallest_as_good(found)
+    return Sweep(encoder.kind, usual, best, ended, found)
+
+
+def _smallest_as_good(rates: tuple[BudgetRate, ...]) -> int:
+    fastest = max(rate.tokens_per_second for rate in rates)
+    return min(rate.token_budget for rate in rates if rate.tokens_per_second >= _AS_GOOD * fastest)
+
+
+def _tokens_per_second(encoder: Encoder, unit: PackedUnit, device: torch.device) -> float:
+    synchronise(device)
+    start = time.perf_counter()
+    for _ in AsyncInferenceRunner(encoder, device).embeddings([unit]):
+        pass
+    return unit.num_tokens / (time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class EmbedForAWhile:
+    """Embeds the same units repeatedly, as a run does, while other processes do so too; see ``executors.base.Work``.
+
+    1. A unit's number is the seat of a process: there are as many as processes, and none ends before all have begun.
+    2. Each loads the model, embeds one unit, says that it is ready, and waits for the others.
+    3. Each counts rows for some seconds and leaves its figures in a file.
+
+    Attributes:
+        folder: for the files of 2 and 3.
+        units: what is embedded.
+        embed: how.
+        num_seats: processes.
+        seconds: how long; whole units, at least one.
+    """
+
+    folder: Path
+    units: StoredUnits
+    embed: EmbedWork
+    num_seats: int
+    seconds: float
+
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
+        """Take a seat, wait for the others, and work."""
+        for seat in units:
+            is_over = False
+
+            def again_and_again() -> Iterator[int]:
+                while not is_over:  # noqa: B023 - read while this seat works
+                    yield from range(self.units.num_units)
+
+            sources = {role: UnitStrings(self.units.run_dir, role) for role in ROLES}
+            num_rows, start = 0, 0.0
+            rate = 0.0
+            for (_, embedding), *_others in self.embed.embeddings(again_and_again(), sources, worker):
+                if not start:
+                    self._wait_for_all(seat)
+                    start = time.perf_counter()
+                elif not is_over:
+                    num_rows += len(embedding)
+                    rate = num_rows / (time.perf_counter() - start)
+                    is_over = time.perf_counter() - start > self.seconds
+            note = {"rows_per_second": rate, "peak_bytes": peak_memory_bytes()}
+            (self.folder / f"done-{seat}").write_text(json.dumps(note), encoding="utf-8")
+            yield UnitDone(seat, num_rows)
+
+    def _wait_for_all(self, seat: int) -> None:
+        (self.folder / f"ready-{seat}").touch()
+        start = time.perf_counter()
+        while len(list(self.folder.glob("ready-*"))) < self.num_seats:
+            if time.perf_counter() - start > _LONGEST_START_SECONDS:
+                raise WorkerError(f"{self.num_seats} processes were started, but some never got ready.")
+            time.sleep(_POLL_SECONDS)
+
+
+def layouts_of(device: str, threads: int) -> list[tuple[int, int, int]]:
+    """(processes, threads of each, loader workers) to try.
+
+    On a CPU 1 x N, 2 x N/2 and so on to N x 1, without loader workers, which would only compete with the encoders.
+    On a GPU one process, with 0 to 4 loader workers for each encoder.
+    """
+    if device != "cpu":
+        return [(1, threads, workers) for workers in _GPU_LOADERS]
+    counts = [1 << power for power in range(threads.bit_length()) if 1 << power < threads]
+    return [(processes, threads // processes, 0) for processes in [*counts, threads]]
+
+
+def sweep_layouts(folder: Path, settings: ProfileSettings, sweeps: Mapping[str, Sweep]) -> tuple[LayoutRate, ...]:
+    """Measure layouts in real processes until they get slower, do not fit the memory, or half of the time is over."""
+    deadline = time.perf_counter() + settings.seconds / 2
+    layouts = layouts_of(settings.device, settings.threads)
+    budgets = {role: sweep.best_budget for role, sweep in sweeps.items()}
+    a_row = sum(1 / max(rate.rows_per_second for rate in sweep.rates) for sweep in sweeps.values())
+    num_rows = max(1, min(_SWEPT_ROWS, int(_UNIT_SECONDS / a_row)))
+    units = store_units(folder / "units", settings.bundle, num_rows, num_units=2)
+    window = min(_WINDOW_SECONDS, settings.seconds / len(layouts) / 3)
+    rates: list[LayoutRate] = []
+    longest = 0.0
+    for number, (processes, threads, loader_workers) in enumerate(layouts):
+        start = time.perf_counter()
+        if rates and (start + longest > deadline or not _fits(processes, rates[-1].peak_bytes)):
+            break
+        notes = folder / f"layout-{number}"
+        notes.mkdir()
+        embed = EmbedWork(units.run_dir, settings.bundle, settings.dtype, EmbedSettings(budgets, loader_workers))
+        work = EmbedForAWhile(notes, units, embed, processes, window)
+        found = _measure_layout(work, settings.device, threads)
+        if found is None:
+            break
+        rate, peak_bytes = found
+        rates.append(LayoutRate(processes, threads, loader_workers, rate, peak_bytes))
+        longest = max(longest, time.perf_counter() - start)
+        if len(rates) > 1 and rate < rates[-2].rows_per_second:
+            break
+    return tuple(rates)
+
+
+def best_layout(rates: tuple[LayoutRate, ...]) -> LayoutRate:
+    """The fewest processes, unless more are 3 % faster: each holds an interpreter, or the model too."""
+    best = rates[0]
+    for rate in rates[1:]:
+        if rate.rows_per_second > _GAIN * best.rows_per_second:
+            best = rate
+    return best
+
+
+def _measure_layout(work: EmbedForAWhile, device: str, num_threads: int) -> tuple[float, int] | None:
+    """Rows a second of all seats together, and the largest peak; None if several processes fail, as without memory."""
+    workers = [Worker(seat, device, num_threads) for seat in range(work.num_seats)]
+    try:
+        for done in LocalExecutor(workers).run(work, range(work.num_seats)):
+            if not isinstance(done, UnitDone):
+                raise WorkerError(f"the encoders cannot be measured:\n{done.reason}")
+    except VirNucProError:
+        if work.num_seats == 1:
+            raise
+        return None
+    notes = [json.loads(path.read_text(encoding="utf-8")) for path in work.folder.glob("done-*")]
+    return sum(float(note["rows_per_second"]) for note in notes), max(int(note["peak_bytes"]) for note in notes)
+
+
+def _fits(num_processes: int, peak_bytes: int) -> bool:
+    """Whether the free memory holds so many processes; they share mapped weights, so this errs on the safe side."""
+    return num_processes * peak_bytes < free_memory_bytes()

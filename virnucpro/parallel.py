@@ -421,6 +421,7 @@ def run_levels(
     max_concurrent: int = 8,
     desc: str | None = None,
     *,
+    key: Callable[[Key], Hashable] | None = None,
     max_levels: int | None = None,
     return_exceptions: bool = False,
     **options: Unpack[CallOptions],
@@ -435,6 +436,7 @@ def run_levels(
         call: from an item to those it leads to; blocking.
         max_concurrent: calls under way at the same time.
         desc: name of the progress bars; None draws none.
+        key: items with the same one are the same, and the first of them is called; None compares the items.
         max_levels: most levels; what the last one yields is not called. None ends when nothing new is yielded, which
             circles do.
         return_exceptions: an item whose call failed has its error, and leads nowhere.
@@ -451,12 +453,20 @@ def run_levels(
         return list(call(item))
 
     levels: list[dict[Key, list[Key] | Exception]] = []
-    level, seen = list(dict.fromkeys(items)), set[Key]()
+    seen = set[Hashable]()
+
+    def unseen(found: Iterable[Key]) -> list[Key]:
+        by_key: dict[Hashable, Key] = {}
+        for item in found:
+            by_key.setdefault(item if key is None else key(item), item)
+        fresh = {name: item for name, item in by_key.items() if name not in seen}
+        seen.update(fresh)
+        return list(fresh.values())
+
+    level = unseen(items)
     while level and (max_levels is None or len(levels) < max_levels):
-        seen.update(level)
         name = None if desc is None else f"{desc} {len(levels) + 1}"
         answers = run_parallel(level, answer, max_concurrent, name, return_exceptions=return_exceptions, **options)
         levels.append(dict(zip(level, answers, strict=True)))
-        yielded = (found for answer in answers if not isinstance(answer, Exception) for found in answer)
-        level = [found for found in dict.fromkeys(yielded) if found not in seen]
+        level = unseen(found for answer in answers if not isinstance(answer, Exception) for found in answer)
     return levels

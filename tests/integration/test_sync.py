@@ -104,19 +104,19 @@ def credentials(name, mode=0o600, **settings):
 def test_files_come_once_and_are_mended(virnucpro, serve, remote):
     """What matches comes; again nothing does; a file that is damaged or gone here, or new there, comes again."""
     describe(remote, serve().port)
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert (ended.code, ended.out) == (
         0,
         "alpha: 2 fetched (600,000 bytes), 0 were here, 0 failed, 2 without a digest to compare\n",
     )
     assert fetched(Path("shards/alpha")) == wanted(remote)
-    assert "0 fetched (0 bytes), 2 were here" in virnucpro("sync", "-q").out
+    assert "0 fetched (0 bytes), 2 were here" in virnucpro("sync", "--sync-only", "-q").out
     damaged = Path("shards/alpha/cluster1_gpu0.h5")
     damaged.write_bytes(bytes(300_000))
-    assert "1 fetched (300,000 bytes), 1 were here" in virnucpro("sync", "-q").out
+    assert "1 fetched (300,000 bytes), 1 were here" in virnucpro("sync", "--sync-only", "-q").out
     (remote / "cluster1_gpu1.h5").write_bytes(b"computed again")
     (remote / "cluster2_gpu0.h5").write_bytes(b"new")
-    assert "2 fetched (17 bytes), 1 were here" in virnucpro("sync", "-q").out
+    assert "2 fetched (17 bytes), 1 were here" in virnucpro("sync", "--sync-only", "-q").out
     assert fetched(Path("shards/alpha")) == wanted(remote)
 
 
@@ -126,7 +126,7 @@ def test_files_in_folders_keep_their_path(virnucpro, serve, remote):
     (remote / "run/scores/unit-1.h5").write_bytes(b"one")
     (remote / "linked").symlink_to(remote / "run")
     describe(remote, serve().port)
-    ended = virnucpro("sync", "-q", "--pattern", "*/scores/unit-*.h5", "--output", "out")
+    ended = virnucpro("sync", "--sync-only", "-q", "--pattern", "*/scores/unit-*.h5", "--output", "out")
     assert ended.code == 0, ended.out
     assert fetched(Path("out")) == {f"alpha/{name}/scores/unit-1.h5": b"one" for name in ("run", "linked")}
 
@@ -138,7 +138,7 @@ def test_a_cut_connection_costs_only_what_was_under_way(virnucpro, serve, client
     wire = Wire(server.port, cuts=[16 << 20])
     trust(client, server, wire.port)
     describe(remote, wire.port, patterns=["cluster1_gpu0.h5"])
-    ended = virnucpro("sync", "--no-progress", "--parallel", 1)
+    ended = virnucpro("sync", "--sync-only", "--no-progress", "--parallel", 1)
     assert ended.code == 0, ended.out
     assert "trying again in 1 s" in ended.err
     assert fetched(Path("shards/alpha")) == {"cluster1_gpu0.h5": (remote / "cluster1_gpu0.h5").read_bytes()}
@@ -153,7 +153,7 @@ def test_a_machine_that_keeps_failing_is_given_up(virnucpro, serve, client, remo
     wire = Wire(server.port, cuts=[100, 100, 100])
     trust(client, server, wire.port)
     describe(remote, wire.port)
-    ended = virnucpro("sync", "-q", "--retries", 1)
+    ended = virnucpro("sync", "--sync-only", "-q", "--retries", 1)
     assert ended.code == 5
     assert "alpha: given up after 2 attempts in a row" in ended.out
     assert len(wire.num_bytes) == 2
@@ -168,10 +168,10 @@ def test_a_part_of_another_file_is_not_continued(virnucpro, serve, client, remot
     wire = Wire(server.port, cuts=[10 << 20])
     trust(client, server, wire.port)
     describe(remote, wire.port, patterns=[big.name])
-    assert virnucpro("sync", "-q", "--retries", 0, "--parallel", 1).code == 5
+    assert virnucpro("sync", "--sync-only", "-q", "--retries", 0, "--parallel", 1).code == 5
     assert Path(f"shards/alpha/.{big.name}.part").stat().st_size > 4 << 20
     big.write_bytes(random.Random(8).randbytes(16 << 20))
-    assert virnucpro("sync", "-q").code == 0
+    assert virnucpro("sync", "--sync-only", "-q").code == 0
     assert fetched(Path("shards/alpha")) == {big.name: big.read_bytes()}
     wire.close()
 
@@ -185,10 +185,10 @@ def test_a_part_with_wrong_bytes_is_found_by_the_digest(virnucpro, serve, client
     wire = Wire(server.port, cuts=[10 << 20])
     trust(client, server, wire.port)
     describe(remote, wire.port, patterns=[big.name])
-    assert virnucpro("sync", "-q", "--retries", 0, "--parallel", 1).code == 5
+    assert virnucpro("sync", "--sync-only", "-q", "--retries", 0, "--parallel", 1).code == 5
     with Path(f"shards/alpha/.{big.name}.part").open("r+b") as part:
         part.write(bytes(1000))
-    ended = virnucpro("sync", "--no-progress")
+    ended = virnucpro("sync", "--sync-only", "--no-progress")
     assert ended.code == 0, ended.out
     assert "came with SHA-256" in ended.err
     assert fetched(Path("shards/alpha")) == {big.name: big.read_bytes()}
@@ -203,7 +203,7 @@ def test_a_file_that_is_damaged_on_the_machine_is_named(virnucpro, serve, remote
         f"{hashlib.sha256((remote / 'cluster1_gpu1.h5').read_bytes()).hexdigest()}  cluster1_gpu1.h5\n"
     )
     describe(remote, serve().port)
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert ended.code == 5
     assert "cluster1_gpu0.h5: is damaged on the machine" in ended.out
     assert "1 fetched" in ended.out
@@ -216,11 +216,11 @@ def test_a_password_lets_in_and_a_wrong_one_does_not(virnucpro, serve, remote, c
     (client / ".ssh/id_ed25519").unlink()
     machine = {"address": "127.0.0.1", "port": server.port, "username": "root", "path": str(remote)}
     credentials("alpha", **machine, password=PASSWORD)
-    right = virnucpro("sync", "-v", "--no-progress", "--pattern", "cluster*.h5")
+    right = virnucpro("sync", "--sync-only", "-v", "--no-progress", "--pattern", "cluster*.h5")
     assert right.code == 0, right.out
     assert fetched(Path("shards/alpha")) == wanted(remote)
     credentials("alpha", **machine, password="not the password")
-    wrong = virnucpro("sync", "-v", "--no-progress")
+    wrong = virnucpro("sync", "--sync-only", "-v", "--no-progress")
     assert wrong.code == 5
     assert "127.0.0.1 refuses root: wrong password, or no key" in wrong.out
     for secret in (PASSWORD, "not the password"):
@@ -234,12 +234,12 @@ def test_an_unknown_host_is_refused(virnucpro, serve, remote, client):
     (client / ".ssh/known_hosts").unlink()
     (client / ".ssh/config").write_text("Host *\n  StrictHostKeyChecking no\n")
     describe(remote, server.port)
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert ended.code == 5
     assert "the host key of 127.0.0.1 is not known" in ended.out
     assert not fetched(Path("shards"))
     (client / ".ssh/config").write_text("Host *\n  UserKnownHostsFile none\n")
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert (ended.code, fetched(Path("shards"))) == (5, {})
     assert "names no file of known hosts" in ended.out
 
@@ -249,7 +249,7 @@ def test_a_changed_host_key_is_refused(virnucpro, serve, remote, client):
     server, other = serve(), serve("other")
     (client / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{server.port} {other.host_key}\n")
     describe(remote, server.port)
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert ended.code == 5
     assert "shows another host key than" in ended.out
     assert not fetched(Path("shards"))
@@ -260,7 +260,7 @@ def test_known_hosts_may_be_a_file_of_its_own(virnucpro, serve, remote, client):
     server = serve()
     (client / ".ssh/known_hosts").rename("hosts")
     describe(remote, server.port, known_hosts="hosts")
-    assert virnucpro("sync", "-q").code == 0
+    assert virnucpro("sync", "--sync-only", "-q").code == 0
 
 
 def test_ssh_configuration_and_agent_are_used(virnucpro, serve, remote, client, monkeypatch):
@@ -272,14 +272,14 @@ def test_ssh_configuration_and_agent_are_used(virnucpro, serve, remote, client, 
     key = client / ".ssh/id_ed25519"
     key.rename(client / "away")
     Path("clusters.toml").write_text(f'[clusters.alpha]\naddress = "big"\npath = "{remote}"\npatterns = ["cl*"]\n')
-    assert "refuses" in virnucpro("sync", "-q").out
+    assert "refuses" in virnucpro("sync", "--sync-only", "-q").out
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", client / "agent"], stdout=subprocess.DEVNULL)
     try:
         while not (client / "agent").exists():
             time.sleep(0.02)
         monkeypatch.setenv("SSH_AUTH_SOCK", str(client / "agent"))
         subprocess.run(["ssh-add", "-q", client / "away"], check=True, stderr=subprocess.DEVNULL)
-        ended = virnucpro("sync", "-q")
+        ended = virnucpro("sync", "--sync-only", "-q")
     finally:
         agent.kill()
         agent.wait()
@@ -290,10 +290,10 @@ def test_ssh_configuration_and_agent_are_used(virnucpro, serve, remote, client, 
 def test_a_missing_folder_and_a_pattern_without_files_are_named(virnucpro, serve, remote):
     """Nothing matching is not everything being here."""
     describe(remote / "nowhere", serve().port)
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert ended.code == 5
     assert f"alpha: folder {remote}/nowhere: No such file" in ended.out
-    ended = virnucpro("sync", "-q", "--path", remote, "--pattern", "shard*.npz")
+    ended = virnucpro("sync", "--sync-only", "-q", "--path", remote, "--pattern", "shard*.npz")
     assert ended.code == 5
     assert f"alpha: no file in {remote} matches shard*.npz" in ended.out
 
@@ -302,15 +302,49 @@ def test_one_machine_that_fails_does_not_stop_the_others(virnucpro, serve, remot
     """Two at once, each into its own folder; the summary has a line for each."""
     one, two = serve(), serve("second")
     describe(remote, one.port, two.port)
-    assert virnucpro("sync", "-q").code == 0
+    assert virnucpro("sync", "--sync-only", "-q").code == 0
     assert fetched(Path("shards")) == {f"{m}/{n}": v for m in ("alpha", "beta") for n, v in wanted(remote).items()}
     one.stop()
-    ended = virnucpro("sync", "-q", "--output", "again", "--retries", 0)
+    ended = virnucpro("sync", "--sync-only", "-q", "--output", "again", "--retries", 0)
     assert ended.code == 5
     assert "alpha: given up after 1 attempts" in ended.out
     assert "beta: 2 fetched" in ended.out
     assert set(fetched(Path("again"))) == {f"beta/{name}" for name in wanted(remote)}
-    assert virnucpro("sync", "-q", "--clusters", "beta").code == 0
+    assert virnucpro("sync", "--sync-only", "-q", "--clusters", "beta").code == 0
+
+
+def test_what_came_is_merged(virnucpro, serve, tmp_path):
+    """Shards of two machines become one file; ``--merge-only`` needs no machine."""
+    import h5py
+    import numpy as np
+
+    ports = []
+    for name, first in (("one", 0), ("two", 4)):
+        (tmp_path / f"made by {name}").mkdir()
+        server = serve(name)
+        ports.append(server.port)
+        np.savez(
+            tmp_path / f"made by {name}/cluster_gpu.npz",
+            embeddings=np.arange(first, first + 4, dtype=np.float32)[:, None],
+            start_index=first,
+        )
+    describe(tmp_path / "made by one", *ports, patterns=["*.npz"])
+    text = Path("clusters.toml").read_text()
+    head, tail = text.split("[clusters.beta]")
+    Path("clusters.toml").write_text(f"{head}[clusters.beta]{tail.replace('by one', 'by two')}")
+    ended = virnucpro("sync", "-q")
+    assert ended.code == 0, ended.err
+    assert "shards/merged.h5: 8 items" in ended.out
+    with h5py.File("shards/merged.h5") as file:
+        np.testing.assert_array_equal(file["embeddings"][:, 0], np.arange(8))
+    Path("shards/merged.h5").unlink()
+    Path("shards/beta/cluster_gpu.npz").unlink()
+    ended = virnucpro("sync", "--merge-only", "-q")
+    assert ended.code == 2
+    assert "no file in it ends" in virnucpro("sync", "--merge-only", "-q", "--clusters", "beta").err
+    assert virnucpro("sync", "--merge-only", "-q", "--clusters", "alpha").code == 0
+    assert Path("shards/merged.h5").exists()
+    assert virnucpro("sync", "--merge-only", "--sync-only").code == 2
 
 
 class Liar(asyncssh.SFTPServer):
@@ -350,14 +384,14 @@ def test_names_that_lead_elsewhere_are_left_alone(virnucpro, liar, remote, tmp_p
     """``../x`` from a machine, or from the user; nothing is written outside of the folder."""
     before = content(tmp_path).keys()
     describe(remote, liar)
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert ended.code == 5
     assert "alpha: ../cluster9_gpu9.h5: is not a name that a file in a folder can have" in ended.out
     new = {name for name in content(tmp_path).keys() - before if not name.startswith("here/shards/alpha/")}
     assert new == {"here/clusters.toml"}
     assert fetched(Path("shards/alpha")) == wanted(remote)
     for pattern in ("../x", "/etc/*", "a/../../b", ""):
-        ended = virnucpro("sync", "-q", "--pattern", pattern)
+        ended = virnucpro("sync", "--sync-only", "-q", "--pattern", pattern)
         assert ended.code == 2, pattern
         assert "must be relative" in ended.err
 
@@ -370,7 +404,7 @@ def test_odd_names_come_as_they_are_and_disturb_no_terminal(virnucpro, serve, re
     (remote / "cluster\n\x1b[31m.h5").chmod(0)
     (remote / "cluster-gone.h5").symlink_to("nowhere")
     describe(remote, serve().port, patterns=["cluster[!1]*.h5"])
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert ended.code == 5
     assert "alpha: cluster-gone.h5: No such file" in ended.out
     assert "\x1b" not in ended.out
@@ -386,7 +420,7 @@ def test_a_link_here_does_not_lead_out(virnucpro, serve, remote, tmp_path):
     Path("shards/alpha").mkdir(parents=True)
     Path("shards/alpha/deep").symlink_to(tmp_path / "elsewhere")
     describe(remote, serve().port, patterns=["deep/*"])
-    ended = virnucpro("sync", "-q")
+    ended = virnucpro("sync", "--sync-only", "-q")
     assert ended.code == 5
     assert "leads out of the folder" in ended.out
     assert not list((tmp_path / "elsewhere").iterdir())
@@ -399,13 +433,13 @@ def test_a_disk_that_fills_is_exit_4_and_the_rest_comes_when_there_is_room(virnu
         (remote / f"cluster1_gpu{number}.h5").write_bytes(random.Random(number).randbytes(6 << 20))
     resize("10m")
     describe(remote, serve().port)
-    ended = virnucpro("sync", "-q", "--output", disk / "out", "--parallel", 1)
+    ended = virnucpro("sync", "--sync-only", "-q", "--output", disk / "out", "--parallel", 1)
     assert ended.code == 4
     assert "no space left" in ended.err
     assert "Traceback" not in ended.err
     assert list(fetched(disk / "out/alpha")) == ["cluster1_gpu0.h5"]
     resize("64m")
-    ended = virnucpro("sync", "-q", "--output", disk / "out")
+    ended = virnucpro("sync", "--sync-only", "-q", "--output", disk / "out")
     assert ended.code == 0, ended.out
     assert "2 fetched" in ended.out
     assert "1 were here" in ended.out
@@ -421,7 +455,7 @@ def test_ctrl_c_and_the_same_command_again(serve, client, remote):
     trust(client, server, wire.port)
     describe(remote, wire.port, patterns=[big.name])
     part = Path(f"shards/alpha/.{big.name}.part")
-    process = start("sync", "-q")
+    process = start("sync", "--sync-only", "-q")
     while process.poll() is None and not (part.exists() and part.stat().st_size > 8 << 20):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -430,7 +464,7 @@ def test_ctrl_c_and_the_same_command_again(serve, client, remote):
     assert "Traceback" not in err
     assert part.stat().st_size > 4 << 20
     wire.bytes_a_second = None
-    again = start("sync", "-q")
+    again = start("sync", "--sync-only", "-q")
     out, _ = again.communicate(timeout=60)
     assert (again.returncode, "1 fetched" in out) == (0, True), out
     assert wire.num_bytes[-1] < 29 << 20
@@ -446,7 +480,7 @@ def test_two_at_once_into_one_folder_are_refused(virnucpro, serve, remote):
     Path("shards/alpha").mkdir(parents=True)
     with Path("shards/alpha/.sync.jsonl").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        ended = virnucpro("sync", "-q")
+        ended = virnucpro("sync", "--sync-only", "-q")
     assert ended.code == 4
     assert "another process fetches" in ended.err
 
@@ -472,7 +506,7 @@ def test_credentials_that_cannot_be_used_are_exit_2(virnucpro, mode, settings, e
     """In one line that does not tell the secret."""
     credentials("alpha", mode)
     Path(".credentials/alpha.credentials").write_text(json.dumps(settings))
-    ended = virnucpro("sync", "-v")
+    ended = virnucpro("sync", "--sync-only", "-v")
     assert ended.code == 2
     assert expected in ended.err
     assert "s3cret" not in ended.err
@@ -493,7 +527,7 @@ def test_a_description_that_cannot_be_used_is_exit_2(virnucpro, text, expected):
     """With the file and what to change."""
     Path("clusters.toml").write_text(text)
     credentials("alpha", address="127.0.0.1", password="s3cret")
-    ended = virnucpro("sync")
+    ended = virnucpro("sync", "--sync-only")
     assert ended.code == 2
     assert expected in ended.err
     assert "s3cret" not in ended.err
@@ -502,9 +536,9 @@ def test_a_description_that_cannot_be_used_is_exit_2(virnucpro, text, expected):
 @pytest.mark.usefixtures("client")
 def test_unknown_machines_and_no_machine_are_exit_2(virnucpro):
     """The names that there are, are said."""
-    ended = virnucpro("sync")
+    ended = virnucpro("sync", "--sync-only")
     assert (ended.code, "no machine is described" in ended.err) == (2, True)
     credentials("alpha", **MACHINE)
-    ended = virnucpro("sync", "--clusters", "alpha, gamma")
+    ended = virnucpro("sync", "--sync-only", "--clusters", "alpha, gamma")
     assert ended.code == 2
     assert "no machine is called gamma. There are: alpha." in ended.err

@@ -6,37 +6,92 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import COUNT, no_progress_option, quiet_option, run_argument
+from virnucpro.cli.options import COUNT, FILE, no_progress_option, quiet_option
+from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
-A unit is merged when both of its shards are there; one that is merged already is left alone. predict does
-this by itself: the command is for runs whose embeddings were made elsewhere, or whose merging stopped.
-
+Of a run: a unit is merged when both of its shards are there; one that is merged already is left alone. predict
+does this by itself: the command is for runs whose embeddings were made elsewhere, or whose merging stopped.
 Exit code 1 if some pairs cannot be merged; they are listed with the reason, and all others are merged.
 
+Of other files of embeddings (HDF5, .npz, torch.save or pickled dicts with embeddings, start_index, end_index
+and model; no code in them is run): they are sorted by start index, must cover 0 to N without gap or overlap,
+with one width and one model, and become one HDF5 file with figures of their quality. Exit code 3 if something
+is wrong: every fault is listed with its file and range, and nothing is written.
+
 \b
-Example:
+Examples:
   virnucpro merge results --merge-threads 8
+  virnucpro merge shards -o merged.h5 --metadata titles.tsv
+  virnucpro merge shards --check --take 1000
 """
 
 
 @click.command(epilog=_EPILOG)
-@run_argument
-@click.option("--merge-threads", type=COUNT, metavar="N", help="Processes that merge.  [default: one a CPU]")
+@click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN | FILES...")
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Merge files of embeddings into this one.")
+@click.option("--check", is_flag=True, help="Check files of embeddings, every number of them, and write nothing.")
+@click.option("--take", type=COUNT, metavar="N", help="Take the first N items of each file, where files hold more.")
+@click.option("--metadata", type=FILE, metavar="TABLE", help="Join a .tsv, .csv or .jsonl by its column index.")
+@click.option("--merge-threads", type=COUNT, metavar="N", help="Of a run: processes that merge.  [default: one a CPU]")
 @no_progress_option
 @quiet_option
-def merge(run: Path, merge_threads: int | None, no_progress: bool, quiet: bool) -> None:
-    """Merge the embeddings of a run, unit by unit.
+def merge(
+    places: tuple[Path, ...],
+    output: Path | None,
+    check: bool,
+    take: int | None,
+    metadata: Path | None,
+    merge_threads: int | None,
+    no_progress: bool,
+    quiet: bool,
+) -> None:
+    """Merge the embeddings of a run, or files of embeddings.
 
-    RUN is the output directory of predict.
+    RUN is the output directory of predict, FILES are files of embeddings or folders of them.
     """
     start_logging(-1 if quiet else 0)
+    show_bars = not (no_progress or quiet)
+    if output is not None or check:
+        merge_files(places, output, check=check, take=take, metadata=metadata, show_bars=show_bars)
+        return
+    if len(places) > 1 or take is not None or metadata is not None:
+        raise UsageError("files of embeddings are merged into one file. Name it with --output, or use --check.")
+    _merge_run(places[0], merge_threads, show_bars=show_bars)
 
+
+def _merge_run(run: Path, merge_threads: int | None, *, show_bars: bool) -> None:
     from virnucpro.run import upkeep  # noqa: PLC0415 - --help should not wait for it
 
-    merged = upkeep.merge(run, num_processes=merge_threads, show_bars=not (no_progress or quiet))
+    merged = upkeep.merge(run, num_processes=merge_threads, show_bars=show_bars)
     click.echo(
         f"{merged.num_merged} merged now, {merged.num_here} were merged already, {merged.num_scored} are scored and "
         f"need it no more, {merged.num_waiting} wait for their embeddings"
     )
+
+
+def merge_files(
+    places: tuple[Path, ...],
+    output: Path | None,
+    *,
+    check: bool,
+    take: int | None,
+    metadata: Path | None,
+    show_bars: bool,
+) -> None:
+    """Merge or check files of embeddings and print their figures."""
+    from virnucpro.clusters import merge as merging  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.progress import Reporter  # noqa: PLC0415
+
+    paths = [path for path in merging.files_in(places) if path != output]
+    planned = merging.plan(paths, take=take)
+    reporter = Reporter(show_bars)
+    if output is None or check:
+        merged = merging.check(planned, reporter)
+    else:
+        merged = merging.merge(planned, output, reporter, metadata=metadata)
+    for line in merging.lines(planned, merged):
+        click.echo(line)
+    if merged.path is not None:
+        click.echo(f"{merged.path}: {planned.total:,} items, SHA-256 {merged.sha256}")

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from virnucpro.cli.merge import merge_files
 from virnucpro.cli.options import COUNT, FILE, FOLDER, no_progress_option, quiet_option, verbose_option
 from virnucpro.errors import IncompleteRunError, UsageError
 from virnucpro.logs import start_logging
 
+if TYPE_CHECKING:
+    from virnucpro.clusters.machines import Machine
+
+MERGED = "merged.h5"
 _EPILOG = """\
 Machines are described in clusters.toml, in .credentials/NAME.credentials (JSON, mode 600), or in both. The SSH
 configuration and the agent are used; host keys are verified, always. Files of machine NAME go to OUTPUT/NAME.
 What is there and intact is left alone; a download that stopped continues where it stopped. Digests are
 those of SHA256SUMS or FILE.sha256 next to the files.
 
+When everything is here, the files are merged into OUTPUT/merged.h5, as 'virnucpro merge' does it; --sync-only
+leaves that out, for files that are not embeddings of a range of items each.
+
 Exit code 0 only if every file is here; 5 if a machine or a file failed (each is listed, the others are
-here), 4 if the disk is full.
+here), 3 if they cannot be merged, 4 if the disk is full.
 
 \b
 Example:
@@ -38,6 +47,10 @@ Example:
 )
 @click.option("--parallel", type=COUNT, default=4, show_default=True, metavar="N", help="Files at a time, per machine.")
 @click.option("--retries", type=click.IntRange(min=0), default=4, show_default=True, metavar="N", help="Per machine.")
+@click.option("--sync-only", is_flag=True, help="Fetch, and merge nothing.")
+@click.option("--merge-only", is_flag=True, help="Fetch nothing, and merge what is here.")
+@click.option("--take", type=COUNT, metavar="N", help="As in merge: the first N items of each file.")
+@click.option("--metadata", type=FILE, metavar="TABLE", help="As in merge: a table with a line for each item.")
 @no_progress_option
 @quiet_option
 @verbose_option
@@ -50,24 +63,45 @@ def sync(
     patterns: tuple[str, ...],
     parallel: int,
     retries: int,
+    sync_only: bool,
+    merge_only: bool,
+    take: int | None,
+    metadata: Path | None,
     no_progress: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Fetch files from other machines over SFTP."""
+    """Fetch files from other machines over SFTP, and merge them."""
     start_logging(-1 if quiet else int(verbose))
+    from virnucpro.clusters.machines import chosen_machines  # noqa: PLC0415 - --help should not wait for it
+
+    if sync_only and merge_only:
+        raise UsageError("--sync-only and --merge-only leave nothing to do. Use one of them.")
+    machines = chosen_machines(config, credentials, clusters, path, patterns)
+    show_bars = not (no_progress or quiet)
+    if not merge_only:
+        _fetch(machines, output, parallel=parallel, retries=retries, show_bars=show_bars)
+    if not sync_only:
+        folders = tuple(output / machine.name for machine in machines)
+        merge_files(folders, output / MERGED, check=False, take=take, metadata=metadata, show_bars=show_bars)
+
+
+def _fetch(machines: list[Machine], output: Path, *, parallel: int, retries: int, show_bars: bool) -> None:
+    """Fetch and say what became of it.
+
+    Raises:
+        IncompleteRunError: something did not come.
+    """
     try:
         from virnucpro.clusters import sync as fetching  # noqa: PLC0415 - brings asyncssh, which --help does not need
     except ModuleNotFoundError as error:
         raise UsageError(f"sync needs {error.name}. Install it: pip install 'virnucpro[sftp]'") from error
-    from virnucpro.clusters.machines import chosen_machines  # noqa: PLC0415
     from virnucpro.progress import Reporter  # noqa: PLC0415
 
-    machines = chosen_machines(config, credentials, clusters, path, patterns)
     outcomes = fetching.sync(
         machines,
         output,
-        Reporter(not (no_progress or quiet)),
+        Reporter(show_bars),
         patience=fetching.Patience(attempts=retries + 1),
         num_at_once=parallel,
     )

@@ -1,0 +1,311 @@
+"""One file of embeddings out of many that hold a range of items each.
+
+The ranges must lie one after the other from 0, all files must be of one width and one model; else what is wrong is
+named with file and range, and nothing is written. Numbers pass in blocks: memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from virnucpro.clusters.checkpoints import SUFFIXES, Checkpoint, look_at
+from virnucpro.clusters.metadata import Metadata, join
+from virnucpro.clusters.quality import Quality
+from virnucpro.errors import DiskFullError, InputError, ResourceError, UsageError
+from virnucpro.progress import Advance, Reporter
+from virnucpro.run_dir import atomic_write, file_digest
+
+_BLOCK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Range:
+    """A file and the items that are taken of it.
+
+    Attributes:
+        file: where they are.
+        start: index of the first.
+        stop: index after the last.
+    """
+
+    file: Checkpoint
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Files in the order of their items, and what is wrong with them.
+
+    Attributes:
+        ranges: in order.
+        faults: a line each, with file and range; empty where they can be merged.
+    """
+
+    ranges: tuple[Range, ...]
+    faults: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Items in all."""
+        return self.ranges[-1].stop if self.ranges else 0
+
+    def check(self) -> None:
+        """Refuse files that cannot be merged.
+
+        Raises:
+            InputError: something is wrong with them.
+        """
+        if self.faults:
+            count = "one fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+            raise InputError("merge", f"{count}, nothing is merged:\n  " + "\n  ".join(self.faults))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was merged.
+
+    Attributes:
+        path: the file; None where it was only checked.
+        sha256: of the file; empty where it was only checked.
+        quality: of each file of the plan, in order.
+        whole: of all.
+        metadata: the joined table, if there is one.
+    """
+
+    path: Path | None
+    sha256: str
+    quality: tuple[Quality, ...]
+    whole: Quality
+    metadata: Metadata | None
+
+
+def files_in(places: Iterable[Path]) -> list[Path]:
+    """The files that are named, and those in folders that are named, by their endings; hidden ones are none.
+
+    Raises:
+        UsageError: a place has none.
+    """
+    found: set[Path] = set()
+    for place in places:
+        if not place.exists():
+            raise UsageError(f"{place}: there is no such file or folder.")
+        inside = [path for path in place.rglob("*") if path.suffix in SUFFIXES] if place.is_dir() else [place]
+        files = [path for path in inside if path.is_file() and not path.name.startswith(".")]
+        if not files:
+            raise UsageError(f"{place}: no file in it ends in {' '.join(SUFFIXES)}.")
+        found.update(files)
+    return sorted(found)
+
+
+def plan(paths: Sequence[Path], *, take: int | None = None) -> Plan:
+    """Sort files by start index and find what is wrong with them.
+
+    Args:
+        paths: files of embeddings.
+        take: items that are taken of each file at most, from its beginning; files may hold more.
+    """
+    files, faults = [], []
+    for path in paths:
+        try:
+            files.append(look_at(path))
+        except InputError as error:
+            faults.append(str(error))
+    files.sort(key=lambda file: (file.start, file.num_rows, str(file.path)))
+    ranges = tuple(_range_of(file, take, faults) for file in _half_open(files))
+    faults += _between(ranges)
+    for what in ("width", "model"):
+        numbers = Counter(str(getattr(item.file, what)) for item in ranges)
+        if len(numbers) > 1:
+            usual = numbers.most_common(1)[0][0]
+            faults += [
+                f"{_named(item)} is of {what} {getattr(item.file, what) or 'unknown'}, others of {usual or 'unknown'}"
+                for item in ranges
+                if str(getattr(item.file, what)) != usual
+            ]
+    return Plan(ranges, tuple(faults))
+
+
+def check(planned: Plan, reporter: Reporter) -> Merged:
+    """Read every number of a plan and write nothing."""
+    planned.check()
+    qualities = []
+    with reporter.stage("check", planned.total, "items") as advance:
+        for item in planned.ranges:
+            quality = Quality()
+            for rows in item.file.blocks(_rows_in_a_block(item.file), item.stop - item.start):
+                quality.add(rows)
+                advance(len(rows))
+            qualities.append(quality)
+    return Merged(None, "", tuple(qualities), _sum(qualities), None)
+
+
+def merge(planned: Plan, output: Path, reporter: Reporter, *, metadata: Path | None = None) -> Merged:
+    """Write one HDF5 file: dataset ``embeddings``, group ``metadata``, and what it is in attributes.
+
+    Its attributes are ``total``, ``width``, ``shape``, ``model``, ``created`` (ISO 8601) and ``quality`` (JSON); the
+    dataset ``chunks`` (JSON) has for each file its name, range, digest and figures. ``OUTPUT.sha256`` holds the SHA-256
+    of the whole, as ``sha256sum`` writes it.
+
+    Raises:
+        InputError: something is wrong with the files; all faults are listed.
+        DiskFullError: no space is left.
+        ResourceError: there is too little space, seen beforehand.
+    """
+    planned.check()
+    width, model = planned.ranges[0].file.width, planned.ranges[0].file.model
+    dtype = np.result_type(*(item.file.dtype for item in planned.ranges))
+    joined = None if metadata is None else join(metadata, planned.total)
+    _check_room(output, planned.total * width * dtype.itemsize)
+    with reporter.stage("merge", planned.total, "items") as advance, atomic_write(output) as temporary:
+        try:
+            with h5py.File(temporary, "w", libver="v110") as file:
+                dataset = file.create_dataset("embeddings", (planned.total, width), dtype)
+                qualities = [_copy(item, dataset, advance) for item in planned.ranges]
+                whole = _sum(qualities)
+                _describe(file, planned, model, qualities, whole)
+                if joined is not None:
+                    for name, values in joined.columns.items():
+                        file.create_dataset(
+                            f"metadata/{name.replace('/', '_')}", data=values, dtype=h5py.string_dtype()
+                        )
+                    for name in ("num_joined", "num_missing", "num_extra"):
+                        file["metadata"].attrs[name] = getattr(joined, name)
+        except (OSError, RuntimeError) as error:  # HDF5 says so in words
+            if "No space left" in str(error) or "errno = 28" in str(error):
+                raise DiskFullError(output) from error
+            raise
+    digest = file_digest(output)
+    with atomic_write(output.with_name(f"{output.name}.sha256")) as temporary:
+        temporary.write_text(f"{digest}  {output.name}\n", encoding="utf-8")
+    return Merged(output, digest, tuple(qualities), whole, joined)
+
+
+def lines(planned: Plan, merged: Merged) -> Iterable[str]:
+    """A table of the files and their figures, for people."""
+    yield "start\tstop\tmean\tsd\tmin_norm\tmax_norm\tnan\tinf\tzero_rows\tfile"
+    rows = [
+        (item.start, item.stop, quality, item.file.path)
+        for item, quality in zip(planned.ranges, merged.quality, strict=True)
+    ]
+    for start, stop, quality, path in [*rows, (0, planned.total, merged.whole, "all")]:
+        figures = quality.figures()
+        numbers = (
+            "-" if figures[name] is None else f"{figures[name]:.6g}" for name in ("mean", "sd", "min_norm", "max_norm")
+        )
+        counts = (str(figures[name]) for name in ("num_nan", "num_inf", "num_zero_rows"))
+        yield "\t".join([str(start), str(stop), *numbers, *counts, str(path)])
+    table = merged.metadata
+    if table is not None:
+        yield (
+            f"metadata: {table.num_joined:,} items joined, {table.num_missing:,} without a line, "
+            f"{table.num_extra:,} lines of no item"
+        )
+
+
+def _half_open(files: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+    """The files with ``end`` after the last item, also where all of them name the last item itself."""
+    names_last = len(files) > 1 and all(
+        file.end is not None and file.num_rows == file.end - file.start + 1 for file in files
+    )
+    if names_last and all(one.end is not None and two.start == one.end + 1 for one, two in pairwise(files)):
+        return [replace(file, end=file.start + file.num_rows) for file in files]
+    return files
+
+
+def _range_of(file: Checkpoint, take: int | None, faults: list[str]) -> Range:
+    """What is taken of a file."""
+    number = file.num_rows if file.end is None else file.end - file.start
+    if take is not None:
+        number = min(number, take)
+    found = Range(file, file.start, file.start + number)
+    if number == 0:
+        faults.append(f"{_named(found)} holds no item")
+    if file.num_rows < number:
+        faults.append(
+            f"{_named(found)} holds {file.num_rows:,} items, {number:,} belong to its range: it is not finished"
+        )
+    elif file.num_rows > number and take is None:
+        faults.append(f"{_named(found)} holds {file.num_rows:,} items, its range has {number:,}: --take {number}?")
+    return found
+
+
+def _between(ranges: Sequence[Range]) -> list[str]:
+    """Gaps and overlaps."""
+    found, reached, before = [], 0, None
+    for item in ranges:
+        if item.start > reached:
+            after = "" if before is None else f" after {_named(before)}"
+            found.append(f"items {reached:,} to {item.start:,} are missing{after}, before {_named(item)}")
+        elif item.start < reached and before is not None:
+            found.append(f"{_named(item)} overlaps {_named(before)}")
+        if item.stop >= reached:
+            reached, before = item.stop, item
+    return found
+
+
+def _named(item: Range) -> str:
+    return f"{item.file.path} ({item.start:,} to {item.stop:,})"
+
+
+def _rows_in_a_block(file: Checkpoint) -> int:
+    return max(1, _BLOCK_BYTES // max(1, file.width * file.dtype.itemsize))
+
+
+def _copy(item: Range, dataset: h5py.Dataset, advance: Advance) -> Quality:
+    """Write the rows of one file to their place."""
+    quality, first = Quality(), item.start
+    for rows in item.file.blocks(_rows_in_a_block(item.file), item.stop - item.start):
+        dataset[first : first + len(rows)] = rows
+        quality.add(rows)
+        first += len(rows)
+        advance(len(rows))
+    return quality
+
+
+def _describe(file: h5py.File, planned: Plan, model: str, qualities: Sequence[Quality], whole: Quality) -> None:
+    """Write what the file is into its attributes."""
+    shape = file["embeddings"].shape
+    chunks: list[dict[str, Any]] = [
+        {"file": item.file.path.name, "start": item.start, "stop": item.stop, "sha256": file_digest(item.file.path)}
+        | quality.figures()
+        for item, quality in zip(planned.ranges, qualities, strict=True)
+    ]
+    file.attrs.update(
+        {
+            "total": planned.total,
+            "width": shape[1],
+            "shape": shape,
+            "model": model,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "quality": json.dumps(whole.figures()),
+        }
+    )
+    # A dataset: an attribute holds 64 KB at most.
+    file.create_dataset("chunks", data=json.dumps(chunks), dtype=h5py.string_dtype())
+
+
+def _sum(qualities: Iterable[Quality]) -> Quality:
+    whole = Quality()
+    for quality in qualities:
+        whole.include(quality)
+    return whole
+
+
+def _check_room(output: Path, num_bytes: int) -> None:
+    folder = output.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise ResourceError(f"{output}: takes {num_bytes / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free. Make room.")

@@ -1,0 +1,170 @@
+"""The table of proteins: masked residues, and whose they are.
+
+The file is numpy's ``.npz``, without pickle: ``residues`` (codes, a break after each protein), ``lengths`` of the
+proteins, ``organisms`` (number of each protein's organism), ``groups`` (number of each organism's group), ``viral`` and
+``classes`` of the groups, and the three lists of names as UTF-8, one a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.errors import ModelError
+from virnucpro.nearest.residues import BREAK, CODES, mask
+from virnucpro.sequence.ragged import Ragged, offsets_of
+
+
+@dataclass(frozen=True)
+class Table:
+    """Proteins of viruses and of cells.
+
+    Attributes:
+        residues: (total,) uint8 codes, masked, with one break before the first protein and one after each.
+        starts: (n + 1,) int64, where each protein begins; the last one is the end.
+        organisms: (n,) int32, number of the organism of each protein.
+        groups: (organisms,) int32, number of the group of each organism.
+        viral: (groups,) whether each group is one of viruses.
+        organism_names: of the organisms.
+        group_names: families of viruses, genera of cells.
+        group_classes: what the groups are (``virus``, ``bacteria`` ...).
+    """
+
+    residues: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    organisms: NDArray[np.int32]
+    groups: NDArray[np.int32]
+    viral: NDArray[np.bool_]
+    organism_names: list[str]
+    group_names: list[str]
+    group_classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.organisms)
+
+    @property
+    def num_residues(self) -> int:
+        """Residues of all proteins, masked ones too."""
+        return len(self.residues) - len(self) - 1
+
+    @cached_property
+    def group_of_protein(self) -> NDArray[np.int32]:
+        """(n,) number of the group of each protein."""
+        return np.asarray(self.groups[self.organisms], dtype=np.int32)
+
+    @cached_property
+    def is_viral(self) -> NDArray[np.bool_]:
+        """(n,) whether each protein is a virus's."""
+        return np.asarray(self.viral[self.group_of_protein])
+
+    def describe(self, protein: int) -> tuple[str, str, str]:
+        """Organism, group and class of a protein; three empty strings for -1, which is none."""
+        if protein < 0:
+            return "", "", ""
+        organism = self.organisms[protein]
+        group = self.groups[organism]
+        return self.organism_names[organism], self.group_names[group], self.group_classes[group]
+
+    def only(self, kept: NDArray[np.bool_]) -> Table:
+        """The same with the proteins that are ``kept`` (n,)."""
+        lengths = np.diff(self.starts) - 1
+        inside = np.concatenate([[True], np.repeat(kept, lengths + 1)])
+        starts = 1 + offsets_of(lengths[kept] + 1)
+        return Table(
+            self.residues[inside],
+            starts,
+            self.organisms[kept],
+            self.groups,
+            self.viral,
+            self.organism_names,
+            self.group_names,
+            self.group_classes,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the file."""
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                residues=self.residues[1:],
+                lengths=(np.diff(self.starts) - 1).astype(np.uint32),
+                organisms=self.organisms,
+                groups=self.groups,
+                viral=self.viral,
+                organism_names=_packed(self.organism_names),
+                group_names=_packed(self.group_names),
+                classes=_packed(self.group_classes),
+            )
+
+
+def make_table(
+    proteins: Ragged,
+    organisms: Sequence[tuple[str, str, str]],
+) -> Table:
+    """A table of proteins.
+
+    Args:
+        proteins: n of them, ASCII.
+        organisms: organism, group and class of each; the class ``virus`` is that of viruses.
+    """
+    lengths = proteins.lengths
+    residues = np.full(proteins.offsets[-1] + len(proteins) + 1, BREAK, dtype=np.uint8)
+    starts = 1 + offsets_of(lengths + 1)
+    residues[np.arange(len(proteins.values)) + np.repeat(starts[:-1] - proteins.offsets[:-1], lengths)] = CODES[
+        proteins.values
+    ]
+    mask(residues)
+    groups = {group: i for i, group in enumerate(sorted({(kind, name) for _, name, kind in organisms}))}
+    names = {name: i for i, name in enumerate(sorted(set(organisms)))}
+    return Table(
+        residues,
+        starts,
+        np.array([names[organism] for organism in organisms], dtype=np.int32),
+        np.array([groups[kind, group] for _, group, kind in names], dtype=np.int32),
+        np.array([kind == "virus" for kind, _ in groups], dtype=np.bool_),
+        [name for name, _, _ in names],
+        [name for _, name in groups],
+        [kind for kind, _ in groups],
+    )
+
+
+def load_table(path: Path) -> Table:
+    """Read a table.
+
+    Raises:
+        ModelError: the file is missing, damaged or no table.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            lengths = file["lengths"].astype(np.int64)
+            table = Table(
+                np.concatenate([np.array([BREAK], dtype=np.uint8), file["residues"]]),
+                1 + offsets_of(lengths + 1),
+                file["organisms"],
+                file["groups"],
+                file["viral"],
+                _unpacked(file["organism_names"]),
+                _unpacked(file["group_names"]),
+                _unpacked(file["classes"]),
+            )
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: there is no such table of proteins. Get the model again.") from error
+    except (OSError, BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise ModelError(f"{path}: not a readable table of proteins ({error}). Get the file again.") from error
+    if table.starts[-1] != len(table.residues) or len(lengths) != len(table):
+        raise ModelError(f"{path}: the table of proteins is not whole. Get the file again.")
+    return table
+
+
+def _packed(names: Sequence[str]) -> NDArray[np.uint8]:
+    return np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
+
+
+def _unpacked(names: NDArray[np.uint8]) -> list[str]:
+    return names.tobytes().decode().split("\n")

@@ -83,7 +83,7 @@ def _translate(
         for i in range(start, stop):
             base = _BASES[letters[i]]
             clear += base < 4
-            strong += base == 1 or base == 2
+            strong += base in (1, 2)  # a set, numba does not know
         gc[n] = strong / max(clear, 1)
         for frame in range(6):
             strand = 1 if frame < 3 else -1

@@ -1,10 +1,12 @@
 """What is compiled of the search.
 
-A seed is nine letters of ten at the places of ``PATTERN``, four bits each in one number. The upper bits of its hash name
-a bucket of the index; a filter of two bits a seed says of most seeds of the table that no query has them.
+A seed is nine letters of ten at the places of ``PATTERN``, four bits each in one number. The upper bits of its hash
+name a bucket of the index; a filter of two bits a seed says of most seeds of the table that no query has them.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ PATTERN = "11010010110001011"
 """Places of a seed that must agree; source: chosen on dev among patterns of weight 9 (EXPERIMENTS.md)."""
 SPAN = len(PATTERN)
 NO_SEED = -1
+"""Where no seed begins."""
 _PLACES = np.uint64(sum(15 << 4 * (SPAN - 1 - place) for place in range(1, SPAN) if PATTERN[place] == "1"))
 """The letters of a seed that must agree, but for the first one: place 1 in the highest of 16 times four bits."""
 BLOCK = 2048
@@ -30,6 +33,31 @@ _COSTS = np.zeros(16, dtype=np.int64)
 _COSTS[:10] = np.round(-1000 * np.log2(_SHARES))
 LEAST_COST = 23_000
 """Seeds that chance finds more often than once in 2^23 places (thousandths of a bit) are none."""
+
+
+class Proteins(NamedTuple):
+    """Proteins to search in: residues and starts as in ``table.Table``, a number and a side for each."""
+
+    residues: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    folds: NDArray[np.int32]
+    is_viral: NDArray[np.bool_]
+
+
+class Index(NamedTuple):
+    """Seeds of queries by their hashes.
+
+    Attributes:
+        bits: of a bucket's number.
+        seen: the filter, a word of it for eight buckets.
+        bounds: (2^bits + 1,) where the seeds of each bucket lie in ``entries``.
+        entries: (seeds, 3), each seed, its place and its query, those of a bucket in the order of their places.
+    """
+
+    bits: int
+    seen: NDArray[np.uint64]
+    bounds: NDArray[np.int32]
+    entries: NDArray[np.int64]
 
 
 @compiled
@@ -71,20 +99,8 @@ def find_seeds(residues: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 @compiled
-def fill_index(
-    seeds: NDArray[np.int64], owners: NDArray[np.int32], bits: int
-) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]:
-    """Index the seeds of queries.
-
-    Args:
-        seeds: (n,) as ``find_seeds`` gives them.
-        owners: (n,) query of each place.
-        bits: of a bucket's number.
-
-    Returns:
-        A filter, a word of it for eight buckets; (2^bits + 1,) bounds of the buckets in the last one, (seeds, 3): each
-        seed, its place and its query, those of a bucket in the order of their places.
-    """
+def fill_index(seeds: NDArray[np.int64], owners: NDArray[np.int32], bits: int) -> Index:
+    """Index seeds as ``find_seeds`` gives them, (n,); the owner of each place is its query."""
     shift = np.uint64(64 - bits)
     bounds = np.zeros((1 << bits) + 1, dtype=np.int32)
     seen = np.zeros(1 << (bits - 3), dtype=np.uint64)
@@ -105,7 +121,7 @@ def fill_index(
             entries[entry, 1] = i
             entries[entry, 2] = owners[i]
             ends[bucket] = entry + 1
-    return seen, bounds, entries
+    return Index(bits, seen, bounds, entries)
 
 
 @compiled
@@ -113,8 +129,7 @@ def _pass_filter(
     table: NDArray[np.uint8],
     start: int,
     stop: int,
-    bits: int,
-    seen: NDArray[np.uint64],
+    index: Index,
     seeds: NDArray[np.uint64],
     places: NDArray[np.int64],
 ) -> int:
@@ -127,14 +142,14 @@ def _pass_filter(
         window = (window << np.uint64(4)) | SEED_LETTERS[code]
         run = (run + 1) * (code < 20)
         count += run >= 17
-    shift = np.uint64(67 - bits)
+    shift = np.uint64(67 - index.bits)
     num_seeds, count = count, 0
     for i in range(num_seeds):  # a loop of its own, so that memory is waited for once and not for each
         number = _hash(seeds[i])
         wanted = _filter_bits(number)
         seeds[count] = seeds[i]
         places[count] = places[i]
-        count += (seen[number >> shift] & wanted) == wanted
+        count += (index.seen[number >> shift] & wanted) == wanted
     return count
 
 
@@ -143,9 +158,7 @@ def _join(
     seeds: NDArray[np.uint64],
     places: NDArray[np.int64],
     count: int,
-    bits: int,
-    bounds: NDArray[np.int32],
-    entries: NDArray[np.int64],
+    index: Index,
     firsts: NDArray[np.int32],
     lasts: NDArray[np.int32],
     pairs: NDArray[np.int64],
@@ -155,11 +168,11 @@ def _join(
     Returns:
         How many pairs, and how many of the ``count`` seeds they are of.
     """
-    shift = np.uint64(64 - bits)
+    shift = np.uint64(64 - index.bits)
     for k in range(count):
         bucket = _hash(seeds[k]) >> shift
-        firsts[k] = bounds[bucket]
-        lasts[k] = bounds[bucket + np.uint64(1)]
+        firsts[k] = index.bounds[bucket]
+        lasts[k] = index.bounds[bucket + np.uint64(1)]
     num_pairs = 0
     for k in range(count):
         if num_pairs + lasts[k] - firsts[k] > len(pairs):
@@ -168,7 +181,7 @@ def _join(
         for entry in range(firsts[k], lasts[k]):
             pairs[num_pairs, 0] = entry
             pairs[num_pairs, 1] = places[k]
-            num_pairs += entries[entry, 0] == seed
+            num_pairs += index.entries[entry, 0] == seed
     return num_pairs, count
 
 
@@ -219,16 +232,10 @@ def extend(query: NDArray[np.uint8], q: int, table: NDArray[np.uint8], t: int, s
 def stream(
     first: int,
     last: int,
-    table: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    folds: NDArray[np.int32],
-    is_viral: NDArray[np.bool_],
+    proteins: Proteins,
     query: NDArray[np.uint8],
+    index: Index,
     left_out: NDArray[np.int32],
-    bits: int,
-    seen: NDArray[np.uint64],
-    bounds: NDArray[np.int32],
-    entries: NDArray[np.int64],
     scores: NDArray[np.int32],
     found: NDArray[np.int32],
 ) -> None:
@@ -236,21 +243,20 @@ def stream(
 
     A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over.
     """
+    table, starts, entries = proteins.residues, proteins.starts, index.entries
     diagonals = np.full(len(left_out), -(1 << 60), dtype=np.int64)
     looked = np.zeros(len(left_out), dtype=np.int64)
     table_seeds, places = np.empty(BLOCK + 17, dtype=np.uint64), np.empty(BLOCK + 17, dtype=np.int64)
     firsts, lasts = np.empty(BLOCK + 17, dtype=np.int32), np.empty(BLOCK + 17, dtype=np.int32)
-    most = max(4 * BLOCK, np.diff(bounds).max() + 1)
+    most = max(4 * BLOCK, np.diff(index.bounds).max() + 1)
     pairs, seeds = np.empty((most, 2), dtype=np.int64), np.empty(most, dtype=np.int32)
     protein = first
     end = starts[last] - 16
     for start in range(starts[first], end, BLOCK):
-        count = _pass_filter(table, start, min(start + BLOCK, end), bits, seen, table_seeds, places)
+        count = _pass_filter(table, start, min(start + BLOCK, end), index, table_seeds, places)
         done = 0
         while done < count:
-            num_pairs, used = _join(
-                table_seeds[done:], places[done:], count - done, bits, bounds, entries, firsts, lasts, pairs
-            )
+            num_pairs, used = _join(table_seeds[done:], places[done:], count - done, index, firsts, lasts, pairs)
             done += used
             _score_seeds(query, table, entries, pairs, num_pairs, seeds)
             for k in range(num_pairs):
@@ -262,12 +268,12 @@ def stream(
                 diagonal = t - q
                 if diagonals[owner] == diagonal and t <= looked[owner]:
                     continue
-                if left_out[owner] >= 0 and left_out[owner] == folds[protein]:
+                if left_out[owner] >= 0 and left_out[owner] == proteins.folds[protein]:
                     continue
                 score, right = extend(query, q, table, t, seeds[k])
                 diagonals[owner] = diagonal
                 looked[owner] = t + right
-                side = 0 if is_viral[protein] else 1
+                side = 0 if proteins.is_viral[protein] else 1
                 if score > scores[owner, side]:
                     scores[owner, side] = score
                     found[owner, side] = protein

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.kernels import NO_SEED, fill_index, find_seeds, stream
-from virnucpro.nearest.residues import BREAK, CODES, mask
-from virnucpro.nearest.table import Table
-from virnucpro.sequence.ragged import Ragged, offsets_of
+from virnucpro.nearest.kernels import NO_SEED, Index, Proteins, fill_index, find_seeds, stream
+from virnucpro.nearest.residues import CODES, mask
+from virnucpro.nearest.table import Table, with_breaks
+from virnucpro.sequence.ragged import Ragged
 
 VIRUS, CELL = 0, 1
 """Columns of what is found."""
@@ -26,6 +27,8 @@ NONE = -1
 MOST_POSITIONS = 1 << 24
 """Residues of queries that are indexed at a time: some 200 MB."""
 
+_LEAST_BITS = 12
+"""Of the number of a bucket of the index."""
 _BITS_A_POINT, _BITS_AT_ZERO = 0.4588, 2.9  # lambda 0.318 and K 0.134 of ungapped BLOSUM62, in bits
 
 
@@ -84,14 +87,14 @@ def search_codes(
     scores = np.zeros((len(queries), 2), dtype=np.int32)
     found = np.full((len(queries), 2), NONE, dtype=np.int32)
     parts = _cut(table.starts, num_threads)
+    searched = Proteins(table.residues, table.starts, folds, table.is_viral)
     for start, stop in _batches(queries):
-        batch = _Batch.of(queries.slice(start, stop))
-        rest = (table.residues, table.starts, folds, table.is_viral, left_out[start:stop])
+        scan = partial(_Batch.of(queries.slice(start, stop), left_out[start:stop]).scan, searched)
         if len(parts) == 1:
-            found_by = [batch.scan(*parts[0], *rest)]
+            found_by = [scan(parts[0])]
         else:
             with ThreadPoolExecutor(len(parts)) as pool:
-                found_by = list(pool.map(lambda part: batch.scan(*part, *rest), parts))  # noqa: B023 - within the pass
+                found_by = list(pool.map(scan, parts))
         for part_scores, part_found in found_by:  # in the table's order, so that the first of equal ones stays
             better = part_scores > scores[start:stop]
             scores[start:stop][better] = part_scores[better]
@@ -105,49 +108,28 @@ class _Batch:
 
     Attributes:
         residues: masked codes with a break around each query.
-        bits: of a bucket's number.
-        seen: filter of the index, see ``fill_index``, and
-        bounds: of its buckets, and
-        entries: of these.
-        num_queries: how many there are.
+        index: of their seeds.
+        left_out: (n,) number that does not count for each.
     """
 
     residues: NDArray[np.uint8]
-    bits: int
-    seen: NDArray[np.uint64]
-    bounds: NDArray[np.int32]
-    entries: NDArray[np.int64]
-    num_queries: int
+    index: Index
+    left_out: NDArray[np.int32]
 
     @classmethod
-    def of(cls, queries: Ragged) -> _Batch:
-        lengths = queries.lengths
-        residues = np.full(len(queries.values) + len(queries) + 1, BREAK, dtype=np.uint8)
-        starts = 1 + offsets_of(lengths + 1)
-        residues[np.arange(len(queries.values)) + np.repeat(starts[:-1] - queries.offsets[:-1], lengths)] = (
-            queries.values
-        )
+    def of(cls, queries: Ragged, left_out: NDArray[np.int32]) -> _Batch:
+        residues, _ = with_breaks(queries)
         mask(residues)
-        owners = np.concatenate([[0], np.repeat(np.arange(len(queries)), lengths + 1)]).astype(np.int32)
+        owners = np.concatenate([[0], np.repeat(np.arange(len(queries)), queries.lengths + 1)]).astype(np.int32)
         seeds = find_seeds(residues)
-        num_bits = max(12, int(np.count_nonzero(seeds != NO_SEED)).bit_length())
-        return cls(residues, num_bits, *fill_index(seeds, owners, num_bits), len(queries))
+        num_bits = max(_LEAST_BITS, int(np.count_nonzero(seeds != NO_SEED)).bit_length())
+        return cls(residues, fill_index(seeds, owners, num_bits), left_out)
 
-    def scan(
-        self,
-        first: int,
-        last: int,
-        table: NDArray[np.uint8],
-        starts: NDArray[np.int64],
-        folds: NDArray[np.int32],
-        is_viral: NDArray[np.bool_],
-        left_out: NDArray[np.int32],
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Scores and proteins (n, 2) of the proteins ``first`` to ``last`` of the table."""
-        scores = np.zeros((self.num_queries, 2), dtype=np.int32)
-        found = np.full((self.num_queries, 2), NONE, dtype=np.int32)
-        index = (self.bits, self.seen, self.bounds, self.entries)
-        stream(first, last, table, starts, folds, is_viral, self.residues, left_out, *index, scores, found)
+    def scan(self, proteins: Proteins, part: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Scores and proteins (n, 2) of a range of proteins of the table."""
+        scores = np.zeros((len(self.left_out), 2), dtype=np.int32)
+        found = np.full((len(self.left_out), 2), NONE, dtype=np.int32)
+        stream(*part, proteins, self.residues, self.index, self.left_out, scores, found)
         return scores, found
 
 

@@ -1,6 +1,6 @@
 """The table of proteins: masked residues, and whose they are.
 
-The file is numpy's ``.npz``, without pickle: ``residues`` (codes, a break after each protein), ``lengths`` of the
+The file is NumPy's ``.npz`` (what it reads by default holds no pickle): ``residues`` (codes, a break after each protein), ``lengths`` of the
 proteins, ``organisms`` (number of each protein's organism), ``groups`` (number of each organism's group), ``viral`` and
 ``classes`` of the groups, and the three lists of names as UTF-8, one a line.
 """
@@ -103,22 +103,23 @@ class Table:
             )
 
 
-def make_table(
-    proteins: Ragged,
-    organisms: Sequence[tuple[str, str, str]],
-) -> Table:
+def with_breaks(codes: Ragged) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Items of residue codes end to end, a break before the first and after each; and (n + 1,) where each begins."""
+    starts = 1 + offsets_of(codes.lengths + 1)
+    residues = np.full(starts[-1], BREAK, dtype=np.uint8)
+    shift = np.repeat(starts[:-1] - codes.offsets[:-1], codes.lengths)
+    residues[np.arange(len(codes.values)) + shift] = codes.values
+    return residues, starts
+
+
+def make_table(proteins: Ragged, organisms: Sequence[tuple[str, str, str]]) -> Table:
     """A table of proteins.
 
     Args:
         proteins: n of them, ASCII.
         organisms: organism, group and class of each; the class ``virus`` is that of viruses.
     """
-    lengths = proteins.lengths
-    residues = np.full(proteins.offsets[-1] + len(proteins) + 1, BREAK, dtype=np.uint8)
-    starts = 1 + offsets_of(lengths + 1)
-    residues[np.arange(len(proteins.values)) + np.repeat(starts[:-1] - proteins.offsets[:-1], lengths)] = CODES[
-        proteins.values
-    ]
+    residues, starts = with_breaks(Ragged(CODES[proteins.values], proteins.offsets))
     mask(residues)
     groups = {group: i for i, group in enumerate(sorted({(kind, name) for _, name, kind in organisms}))}
     names = {name: i for i, name in enumerate(sorted(set(organisms)))}
@@ -141,7 +142,7 @@ def load_table(path: Path) -> Table:
         ModelError: the file is missing, damaged or no table.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path) as file:
             lengths = file["lengths"].astype(np.int64)
             table = Table(
                 np.concatenate([np.array([BREAK], dtype=np.uint8), file["residues"]]),

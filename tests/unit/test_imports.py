@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "virnucpro"
 LEVELS = (
-    {"errors", "logs", "progress", "lifeline", "citation", "resources", "stored_json"},
+    {"errors", "kernels", "logs", "progress", "lifeline", "citation", "resources", "stored_json"},
     {"engine", "sequence", "store", "run_dir", "mapped", "config", "samples", "request"},
     {"encoders", "bundles", "heads", "executors", "nearest", "parallel"},
     {"stages", "results", "training", "registry", "clusters", "hierarchy"},

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import relu
 
 from virnucpro.encoders.row_passes import over_rows
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 
 _STRIDE = 2
 
@@ -88,7 +88,7 @@ class ConvTower(nn.Module):
         return states
 
 
-@compiled
+@kernel
 def _add_pairs(
     first: int,
     stop: int,

@@ -24,7 +24,7 @@ from virnucpro.encoders.codons import (
     canonical_kmers,
 )
 from virnucpro.encoders.row_passes import over_rows
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 
 _KMER_NUMBERS = canonical_kmers(KMER)[0].numpy().astype(np.int32)
 
@@ -80,7 +80,7 @@ def sum_stretches(
     return sums
 
 
-@compiled
+@kernel
 def _sum_stretches(
     first: int,
     stop: int,
@@ -111,7 +111,7 @@ def _sum_stretches(
                 sums[frame, 3] += 1
 
 
-@compiled
+@kernel
 def _draw(state: np.uint64) -> np.uint64:
     """Next state of a xorshift generator (Marsaglia 2003)."""
     state ^= state << np.uint64(13)
@@ -119,18 +119,18 @@ def _draw(state: np.uint64) -> np.uint64:
     return state ^ (state << np.uint64(17))
 
 
-@compiled
+@kernel
 def _draw_if(state: np.uint64, threshold: np.uint64) -> np.uint64:
     """Next state, where anything can be dropped at all."""
     return _draw(state) if threshold <= np.uint64(0xFFFFFFFF) else state
 
 
-@compiled
+@kernel
 def _is_kept(state: np.uint64, threshold: np.uint64) -> bool:
     return bool(((state >> np.uint64(16)) & np.uint64(0xFFFFFFFF)) < threshold)
 
 
-@compiled
+@kernel
 def _index(
     first: int,
     stop: int,
@@ -159,7 +159,7 @@ def _index(
             state = _index_residues(residues[fragment, frame], 6, True, threshold, state, classes[row])
 
 
-@compiled
+@kernel
 def _index_kmers(
     bases: NDArray[np.uint8], threshold: np.uint64, state: np.uint64, kmers: NDArray[np.int32]
 ) -> np.uint64:
@@ -173,7 +173,7 @@ def _index_kmers(
     return state
 
 
-@compiled
+@kernel
 def _read_frame(
     bases: NDArray[np.uint8],
     frame: int,
@@ -202,7 +202,7 @@ def _read_frame(
     openness[1] = stops / num_codons
 
 
-@compiled
+@kernel
 def _index_pairs(
     codons: NDArray[np.int64], threshold: np.uint64, state: np.uint64, pairs: NDArray[np.int32]
 ) -> np.uint64:
@@ -213,7 +213,7 @@ def _index_pairs(
     return state
 
 
-@compiled
+@kernel
 def _index_residues(
     residues: NDArray[np.uint8],
     length: int,

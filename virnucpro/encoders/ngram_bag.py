@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import embedding_bag
 
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 
 SMALLEST_PACKED = 2000
 """Matrices with more rows are tables of bags."""
@@ -103,7 +103,7 @@ class _SumOfVectors(torch.autograd.Function):
         return None, total
 
 
-@compiled
+@kernel
 def _scatter_rows(ngrams: NDArray[np.integer[Any]], gradient: NDArray[np.float32], total: NDArray[np.float32]) -> None:
     """Add row ``b`` of ``gradient`` to the vector of every n-gram of bag ``b``."""
     for bag in range(len(ngrams)):

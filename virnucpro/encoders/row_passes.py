@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+from virnucpro.kernels import kernel_with
+
 _Halves = NDArray[np.uint16]
 _Floats = NDArray[np.float32]
 _Codes = NDArray[np.uint8]
@@ -141,22 +141,16 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="row-passes")
 
 
-def _compiled(function: _Kernel) -> _Kernel:
-    """Compile with numba, multiplications and additions joined, and keep the machine code on disk."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
-    try:
-        kernel = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package nor the home directory can be written
-        kernel = numba.njit(**options)(function)
-    return cast("_Kernel", kernel)
+_joined = kernel_with(error_model="numpy", fastmath={"contract", "nsz"})
+"""Compiles with multiplications and additions joined."""
 
 
-@_compiled
+@_joined
 def _wide(half: np.uint16) -> np.float32:
     return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
 
 
-@_compiled
+@_joined
 def _narrow(value: np.float32) -> np.uint16:
     """Round to the nearest bfloat16, to the even one of two."""
     bits = np.float32(value).view(np.uint32)
@@ -164,24 +158,24 @@ def _narrow(value: np.float32) -> np.uint16:
     return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
-@_compiled
+@_joined
 def _magnitude(value: np.float32) -> np.uint32:
     """Bits of the absolute value. As integers they are in the order of the values, and NaN is above infinity."""
     return np.float32(value).view(np.uint32) & _SIGN_OFF
 
 
-@_compiled
+@_joined
 def _factor(largest: np.uint32) -> np.float32:
     """What a row is multiplied by to be coded, from its largest magnitude."""
     return _LARGEST_CODE / np.uint32(largest).view(np.float32) if largest > 0 else np.float32(0)
 
 
-@_compiled
+@_joined
 def _code(value: np.float32, factor: np.float32) -> np.uint8:
     return np.uint8(np.float32(value * factor + _ROUNDING).view(np.uint32) & np.uint32(0xFF))
 
 
-@_compiled
+@_joined
 def _gelu_of(x: np.float32) -> np.float32:
     z = min(max(x * _SQRT_HALF, -_ERF_LIMIT), _ERF_LIMIT)
     s = z * z
@@ -190,7 +184,7 @@ def _gelu_of(x: np.float32) -> np.float32:
     return _HALF * x * (_ONE + z * p / q)
 
 
-@_compiled
+@_joined
 def _quantise(start: int, stop: int, x: _Halves, codes: _Codes, scales: _Floats) -> None:
     for row in range(start, stop):
         largest = np.uint32(0)
@@ -202,7 +196,7 @@ def _quantise(start: int, stop: int, x: _Halves, codes: _Codes, scales: _Floats)
             codes[row, column] = _code(_wide(x[row, column]), factor)
 
 
-@_compiled
+@_joined
 def _dequantise(start: int, stop: int, products: _Halves, scales: _Floats, bias: _Floats) -> None:
     for row in range(start, stop):
         scale = scales[row]
@@ -210,7 +204,7 @@ def _dequantise(start: int, stop: int, products: _Halves, scales: _Floats, bias:
             products[row, column] = _narrow(_wide(products[row, column]) * scale + bias[column])
 
 
-@_compiled
+@_joined
 def _dequantise_onto(
     start: int, stop: int, residual: _Halves, products: _Halves, scales: _Floats, bias: _Floats
 ) -> None:
@@ -221,7 +215,7 @@ def _dequantise_onto(
             products[row, column] = _narrow(_wide(residual[row, column]) + added)
 
 
-@_compiled
+@_joined
 def _put_codes(values: _Floats, largest: np.uint32, codes: _Codes) -> np.float32:
     """Write a row's codes, its largest magnitude being known; returns its scale."""
     factor = _factor(largest)
@@ -230,7 +224,7 @@ def _put_codes(values: _Floats, largest: np.uint32, codes: _Codes) -> np.float32
     return np.uint32(largest).view(np.float32) / _LARGEST_CODE
 
 
-@_compiled
+@_joined
 def _gelu(
     start: int, stop: int, products: _Halves, scales: _Floats, bias: _Floats, codes: _Codes, new_scales: _Floats
 ) -> None:
@@ -246,7 +240,7 @@ def _gelu(
         new_scales[row] = _put_codes(values, largest, codes[row])
 
 
-@_compiled
+@_joined
 def _gated_gelu(
     start: int, stop: int, products: _Halves, scales: _Floats, bias: _Floats, codes: _Codes, new_scales: _Floats
 ) -> None:
@@ -263,7 +257,7 @@ def _gated_gelu(
         new_scales[row] = _put_codes(values, largest, codes[row])
 
 
-@_compiled
+@_joined
 def _rotate_floats(start: int, stop: int, qkv: _Floats, cosine: _Floats, sine: _Floats) -> None:
     half = cosine.shape[1]
     for token in range(start, stop):
@@ -275,7 +269,7 @@ def _rotate_floats(start: int, stop: int, qkv: _Floats, cosine: _Floats, sine: _
                     qkv[token, part, head, half + i] = second * cosine[token, i] + first * sine[token, i]
 
 
-@_compiled
+@_joined
 def _rotate_halves(start: int, stop: int, qkv: _Halves, cosine: _Floats, sine: _Floats) -> None:
     half = cosine.shape[1]
     for token in range(start, stop):

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _fit_host_level(
     return level, _posterior(evidence, distances, 1 / settings.host_nt, 1 / settings.virus_nt)
 
 
-@compiled
+@kernel
 def _posterior(
     evidence: NDArray[np.float64], distances: NDArray[np.float64], host_rate: float, virus_rate: float
 ) -> NDArray[np.float64]:

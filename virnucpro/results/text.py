@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
 NOTHING = b"NA"
@@ -177,7 +177,7 @@ def are(column: Ragged, word: bytes) -> NDArray[np.bool_]:
     return found
 
 
-@compiled
+@kernel
 def _num_digits(values: NDArray[np.int64]) -> NDArray[np.int64]:
     numbers = np.ones(len(values), dtype=np.int64)
     for i in range(len(values)):
@@ -188,7 +188,7 @@ def _num_digits(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers
 
 
-@compiled
+@kernel
 def _write_digits(values: NDArray[np.int64], offsets: NDArray[np.int64], text: NDArray[np.uint8]) -> None:
     for i in range(len(values)):
         rest = values[i]
@@ -197,7 +197,7 @@ def _write_digits(values: NDArray[np.int64], offsets: NDArray[np.int64], text: N
             rest //= 10
 
 
-@compiled
+@kernel
 def _write_decimals(
     whole: NDArray[np.int64],
     part: NDArray[np.int64],
@@ -228,7 +228,7 @@ def _write_decimals(
             rest //= 10
 
 
-@compiled
+@kernel
 def _fewest_digits(
     values: NDArray[np.float64], lows: NDArray[np.float64], highs: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -262,7 +262,7 @@ def _fewest_digits(
     return digits, num_decimals
 
 
-@compiled
+@kernel
 def _write_shortest(
     digits: NDArray[np.int64],
     num_decimals: NDArray[np.int64],
@@ -289,7 +289,7 @@ def _write_shortest(
                 rest //= 10
 
 
-@compiled
+@kernel
 def _write_taken(
     values: NDArray[np.uint8], starts: NDArray[np.int64], offsets: NDArray[np.int64], text: NDArray[np.uint8]
 ) -> None:
@@ -298,7 +298,7 @@ def _write_taken(
             text[offsets[i] + j] = values[starts[i] + j]
 
 
-@compiled
+@kernel
 def _write_column(
     values: NDArray[np.uint8], offsets: NDArray[np.int64], places: NDArray[np.int64], text: NDArray[np.uint8]
 ) -> None:
@@ -311,7 +311,7 @@ def _write_column(
         places[i] = place
 
 
-@compiled
+@kernel
 def _write_constant(values: NDArray[np.uint8], places: NDArray[np.int64], text: NDArray[np.uint8]) -> None:
     """The same with one item for all lines."""
     for i in range(len(places)):
@@ -320,7 +320,7 @@ def _write_constant(values: NDArray[np.uint8], places: NDArray[np.int64], text: 
         places[i] += len(values)
 
 
-@compiled
+@kernel
 def _are_new(values: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
     are_new = np.ones(len(offsets) - 1, dtype=np.bool_)
     for i in range(1, len(are_new)):
@@ -334,7 +334,7 @@ def _are_new(values: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[n
     return are_new
 
 
-@compiled
+@kernel
 def _read_decimals(
     values: NDArray[np.uint8], offsets: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

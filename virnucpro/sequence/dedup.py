@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 from virnucpro.sequence.ragged import Ragged
 
 _C1 = np.uint64(0x87C37B91114253D5)
@@ -28,12 +28,12 @@ _BLOCK = 1 << 17  # items left over that are looked at together: 4 MB
 _FILL = 0.9  # of the room, on average: shares of a hash are not quite equal
 
 
-@compiled
+@kernel
 def _rotate(word: np.uint64, bits: int) -> np.uint64:
     return (word << np.uint64(bits)) | (word >> np.uint64(64 - bits))
 
 
-@compiled
+@kernel
 def _mix(word: np.uint64) -> np.uint64:
     word ^= word >> np.uint64(33)
     word *= _MIX1
@@ -42,7 +42,7 @@ def _mix(word: np.uint64) -> np.uint64:
     return word ^ (word >> np.uint64(33))
 
 
-@compiled
+@kernel
 def _word(values: NDArray[np.uint8], at: int) -> np.uint64:
     """Eight bytes, little endian, written so that the compiler makes one load of it."""
     return (
@@ -57,7 +57,7 @@ def _word(values: NDArray[np.uint8], at: int) -> np.uint64:
     )
 
 
-@compiled
+@kernel
 def hash_strings(values: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(n, 2) MurmurHash3 x64 128 (seed 0) of each item of a ragged array of bytes."""
     hashes = np.empty((len(offsets) - 1, 2), dtype=np.uint64)
@@ -94,7 +94,7 @@ def hash_strings(values: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArr
     return hashes
 
 
-@compiled
+@kernel
 def _find_or_add(
     slots: NDArray[np.uint64],
     entries: NDArray[np.uint64],
@@ -131,7 +131,7 @@ def _find_or_add(
     return num_entries
 
 
-@compiled
+@kernel
 def _place(slots: NDArray[np.uint64], entries: NDArray[np.uint64]) -> None:
     """Fill empty slots."""
     last = np.uint64(len(slots) - 1)
@@ -270,7 +270,7 @@ class SequenceIndex:
             _place(self._slots, self._entries[: self._num_entries])
 
 
-@compiled
+@kernel
 def _group(
     values: NDArray[np.uint8], offsets: NDArray[np.int64], hashes: NDArray[np.uint64], num_slots: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError, UsageError
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings
 from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
 from virnucpro.sequence.fragments import count_windows, window
@@ -112,7 +112,7 @@ def _open_unit(unit_rows: int) -> _OpenUnit:
     )
 
 
-@compiled
+@kernel
 def _cut(
     block: _Block,
     cursor: NDArray[np.int64],

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError
+from virnucpro.kernels import kernel
 from virnucpro.sequence.alignments import alignment_format, read_blocks
-from virnucpro.sequence.compiled import compiled
 from virnucpro.sequence.ragged import Ragged, grown
 from virnucpro.sequence.streams import InputStream, compression_of, shown
 
@@ -77,7 +77,7 @@ class RecordBlock:
         return len(self.names)
 
 
-@compiled
+@kernel
 def _count_plain(chunk: NDArray[np.uint8], start: int) -> int:
     """How many bytes from ``start`` on are nucleotide letters, in whole eights.
 
@@ -104,7 +104,7 @@ def _count_plain(chunk: NDArray[np.uint8], start: int) -> int:
     return at - start
 
 
-@compiled
+@kernel
 def _read_bases(chunk: NDArray[np.uint8], at: int, bases: NDArray[np.uint8], base_end: int) -> tuple[int, int]:
     """Copy the letters of a line, without its blanks; returns where they end in both arrays.
 
@@ -126,7 +126,7 @@ def _read_bases(chunk: NDArray[np.uint8], at: int, bases: NDArray[np.uint8], bas
     return at, base_end
 
 
-@compiled
+@kernel
 def _read_name(chunk: NDArray[np.uint8], at: int, names: NDArray[np.uint8], name_end: int) -> tuple[int, int]:
     """Copy a name; returns where it ends in both arrays: at a blank, or with the line or the chunk."""
     while at < len(chunk):
@@ -139,7 +139,7 @@ def _read_name(chunk: NDArray[np.uint8], at: int, names: NDArray[np.uint8], name
     return at, name_end
 
 
-@compiled
+@kernel
 def _find_blank(chunk: NDArray[np.uint8], at: int) -> int:
     """Where the next white space is, or the end of the chunk."""
     while at + 32 <= len(chunk):
@@ -154,14 +154,14 @@ def _find_blank(chunk: NDArray[np.uint8], at: int) -> int:
     return at
 
 
-@compiled
+@kernel
 def _find_line_end(chunk: NDArray[np.uint8], at: int) -> int:
     while at < len(chunk) and chunk[np.uint64(at)] != 10:
         at += 1
     return at
 
 
-@compiled
+@kernel
 def _parse_fasta(chunk: NDArray[np.uint8], state: NDArray[np.int64], records: _Records) -> None:  # noqa: C901
     mode, line, num_records = state[_MODE], state[_LINE], state[_NUM_RECORDS]
     name_end, base_end = state[_NAME_END], state[_BASE_END]
@@ -198,7 +198,7 @@ def _parse_fasta(chunk: NDArray[np.uint8], state: NDArray[np.int64], records: _R
     state[_NAME_END], state[_BASE_END] = name_end, base_end
 
 
-@compiled
+@kernel
 def _parse_fastq(chunk: NDArray[np.uint8], state: NDArray[np.int64], records: _Records) -> None:  # noqa: C901, PLR0912, PLR0915
     mode, line, num_records = state[_MODE], state[_LINE], state[_NUM_RECORDS]
     name_end, base_end = state[_NAME_END], state[_BASE_END]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE
 
 _CODE_ORDER = "TCAG"
@@ -95,7 +95,7 @@ def row_buffers(num_rows: int, fragment_length: int) -> RowBuffers:
     )
 
 
-@compiled
+@kernel
 def normalise(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Letters in upper case, with U read as T; ``bases`` holds letters only."""
     letters = np.empty(len(bases), dtype=np.uint8)
@@ -105,7 +105,7 @@ def normalise(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return letters
 
 
-@compiled
+@kernel
 def read_codons(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(n,) the codon that begins at each letter, as a byte; the last two have none and are not to be used.
 
@@ -129,7 +129,7 @@ def read_codons(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return codons
 
 
-@compiled
+@kernel
 def find_frames(codons: NDArray[np.uint8], start: int, stop: int, score_frameless: bool) -> int:
     """The frames of a fragment that are kept: bits 0 to 6 for F1 F2 F3 R1 R2 R3 and N0.
 
@@ -163,14 +163,14 @@ def find_frames(codons: NDArray[np.uint8], start: int, stop: int, score_frameles
     return 1 << _WHOLE if score_frameless and not found else found
 
 
-@compiled
+@kernel
 def _has_codon(codons: NDArray[np.uint8], start: int, stop: int) -> bool:
     while start < stop and codons[start] == _NO_CODON:
         start += 3
     return start < stop
 
 
-@compiled
+@kernel
 def count_frames(found: int) -> int:
     """How many bits are set."""
     count = 0
@@ -180,7 +180,7 @@ def count_frames(found: int) -> int:
     return count
 
 
-@compiled
+@kernel
 def _translate(
     codons: NDArray[np.uint8],
     at: int,
@@ -199,13 +199,13 @@ def _translate(
     return end
 
 
-@compiled
+@kernel
 def _copy(letters: NDArray[np.uint8], start: int, stop: int, nucleotides: NDArray[np.uint8], end: int) -> None:
     for i in range(stop - start):
         nucleotides[np.uint64(end + i)] = letters[np.uint64(start + i)]
 
 
-@compiled
+@kernel
 def _copy_reverse(letters: NDArray[np.uint8], start: int, stop: int, nucleotides: NDArray[np.uint8], end: int) -> None:
     """Write the reverse complement; letters other than A C G T stay as they are."""
     for i in range(stop - start):
@@ -217,7 +217,7 @@ def _copy_reverse(letters: NDArray[np.uint8], start: int, stop: int, nucleotides
         nucleotides[np.uint64(end + i)] = letter
 
 
-@compiled
+@kernel
 def write_rows(
     letters: NDArray[np.uint8],
     codons: NDArray[np.uint8],

@@ -21,7 +21,7 @@ from virnucpro.encoders.codons import (
     canonical_kmers,
     table_sizes,
 )
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 from virnucpro.training.genomes import VIRUS, Genomes
 
 MIN_RUN = 50
@@ -100,7 +100,7 @@ def _leading_directions(counts: NDArray[np.float32], width: int, smoothing: floa
     return padded
 
 
-@compiled
+@kernel
 def _count(
     codes: NDArray[np.uint8],
     offsets: NDArray[np.int64],
@@ -129,7 +129,7 @@ def _count(
                 )
 
 
-@compiled
+@kernel
 def _count_kmers(bases: NDArray[np.uint8], kmer_numbers: NDArray[np.int64], kmers: NDArray[np.float32]) -> None:
     valid, index = 0, 0
     for base in bases:
@@ -141,7 +141,7 @@ def _count_kmers(bases: NDArray[np.uint8], kmer_numbers: NDArray[np.int64], kmer
             index = 0
 
 
-@compiled
+@kernel
 def _count_frame(
     bases: NDArray[np.uint8],
     codon_residues: NDArray[np.int64],
@@ -166,7 +166,7 @@ def _count_frame(
         first = i + 1
 
 
-@compiled
+@kernel
 def _count_run(
     codons: NDArray[np.int64],
     codon_residues: NDArray[np.int64],

@@ -30,8 +30,8 @@ from virnucpro.encoders.profiles import (
     ProfileNetwork,
 )
 from virnucpro.heads import MLPHead
+from virnucpro.kernels import kernel
 from virnucpro.progress import Reporter
-from virnucpro.sequence.compiled import compiled
 from virnucpro.training.composition import count_ngrams
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.prefetch import prefetch
@@ -212,7 +212,7 @@ def _count_stretches(genomes: Genomes, groups: Groups) -> tuple[NDArray[np.uint8
     return families, genera
 
 
-@compiled
+@kernel
 def _add_stretches(
     bases: NDArray[np.uint8],
     group: int,
@@ -244,7 +244,7 @@ def _add_stretches(
                 num_letters = 0
 
 
-@compiled
+@kernel
 def _count_run(run: NDArray[np.int64], group: int, groups_with: NDArray[np.uint8], last: NDArray[np.int32]) -> None:
     number = 0
     for i in range(len(run)):

@@ -7,6 +7,7 @@ Where ``docs/commands.md`` is not what this prints, a test fails.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import click
@@ -78,7 +79,7 @@ def _options(context: click.Context) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*")
+    return re.sub(r"([|*\[\]])", r"\\\1", " ".join(text.split()).replace("<", "&lt;"))
 
 
 if __name__ == "__main__":

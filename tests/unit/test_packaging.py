@@ -1,0 +1,83 @@
+"""What is installed, and what names it: one list of dependencies, extras that exist, workflows that name our options."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA_NAMES = {
+    "torch": "pytorch", "matplotlib": "matplotlib-base", "xxhash": "python-xxhash", "isal": "python-isal",
+    "msgspec": "msgspec-python",
+}  # fmt: skip
+NOT_ON_CONDA_FORGE = {"httpx2"}
+
+
+def names(requirements):
+    return {re.match(r"[\w-]+", requirement)[0].lower() for requirement in requirements}
+
+
+NEEDED = names(PROJECT["dependencies"])
+TEXTS = [
+    path
+    for pattern in ("README.md", "docs/*.md", "virnucpro/**/*.py", "Containerfile", ".github/**/*", "workflows/**/*")
+    for path in ROOT.glob(pattern)
+    if path.is_file()
+]
+
+
+def test_no_extra_is_named_that_does_not_exist():
+    """``pip install 'virnucpro[x]'`` anywhere in texts and messages is an extra of pyproject.toml."""
+    named = {
+        (path.name, extra.strip())
+        for path in TEXTS
+        for match in re.finditer(r"(?:virnucpro|/src|\.)\[([a-z, ]+)\]", path.read_text(encoding="utf-8"))
+        for extra in match[1].split(",")
+        if re.search(r"pip|install|extra|`", match.string[max(0, match.start() - 40) : match.start()])
+    }
+    assert named
+    assert {extra for _, extra in named} <= PROJECT["optional-dependencies"].keys(), named
+
+
+def test_the_conda_recipe_needs_what_the_wheel_needs():
+    """One list; names as conda-forge has them."""
+    recipe = (ROOT / "recipe" / "meta.yaml").read_text()
+    run = recipe.partition("  run:\n")[2].partition("\ntest:")[0]
+    listed = {line.strip().removeprefix("- ").split()[0] for line in run.splitlines() if line.strip()}
+    assert listed - {"python"} == {CONDA_NAMES.get(name, name) for name in NEEDED}
+    assert f'version = "{PROJECT["version"]}"' in recipe
+
+
+def test_pixi_needs_what_the_wheel_needs():
+    """One list; what conda-forge lacks comes from the package index."""
+    pixi = tomllib.loads((ROOT / "pixi.toml").read_text())
+    listed = pixi["dependencies"].keys() | pixi["pypi-dependencies"].keys()
+    assert listed - {"python", "virnucpro"} == {
+        CONDA_NAMES.get(name, name) if CONDA_NAMES.get(name, name) in pixi["dependencies"] else name for name in NEEDED
+    }
+
+
+def test_requirements_pin_every_dependency_of_the_wheel_and_of_the_tests():
+    """The README's set-up installs the program with --no-deps, so the list must be whole."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = names(line for line in lines if line and not line.startswith("#"))
+    wanted = NEEDED | names(PROJECT["optional-dependencies"]["test"])
+    assert wanted - pinned == set()
+
+
+def test_the_documentation_site_lists_every_page_once():
+    """A page that is not in the navigation is not found."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    pages = re.findall(r"([\w.-]+\.md)\b", text.partition("\nnav:")[2])
+    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
+def test_forge_files_are_yaml(path):
+    """A file that cannot be parsed is passed over by the forge without a word."""
+    assert isinstance(yaml.safe_load(path.read_text()), dict)

@@ -1,0 +1,18 @@
+"""Snakemake wrapper: ``virnucpro predict`` of one sample (one file, or the two files of a pair)."""
+
+from pathlib import Path
+
+from snakemake.shell import shell
+
+log = snakemake.log_fmt_shell(stdout=True, stderr=True)
+folder = Path(snakemake.output.sequences).parent
+sample = Path(snakemake.output.sequences).name.removesuffix(".sequences.tsv")
+files = list(snakemake.input)
+pair = f"-1 {files[0]:q} -2 {files[1]:q}" if len(files) == 2 else f"{files[0]:q}"
+model = snakemake.params.get("model", "lite")
+extra = snakemake.params.get("extra", "")
+
+shell(
+    "virnucpro predict {pair} --name {sample:q} --output {folder:q} --model {model:q} "
+    "--threads {snakemake.threads} --no-progress {extra} {log}"
+)

@@ -231,7 +231,7 @@ def _pysam() -> ModuleType:
     except ImportError as error:
         raise UsageError(
             "BAM, CRAM and SAM files are read by pysam, which is not installed. "
-            "Install it with: pip install 'virnucpro[bam]'"
+            "Install it with: pip install pysam"
         ) from error
     pysam.set_verbosity(0)
     return pysam

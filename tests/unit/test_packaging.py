@@ -1,4 +1,4 @@
-"""What is installed, and what names it: one list of dependencies, extras that exist, workflows that name our options."""
+"""What is installed, and what names it: one list of dependencies, extras that exist, pages that are found."""
 
 from __future__ import annotations
 

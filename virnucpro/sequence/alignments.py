@@ -230,8 +230,7 @@ def _pysam() -> ModuleType:
         import pysam  # noqa: PLC0415 - only BAM, CRAM and SAM need it
     except ImportError as error:
         raise UsageError(
-            "BAM, CRAM and SAM files are read by pysam, which is not installed. "
-            "Install it with: pip install pysam"
+            "BAM, CRAM and SAM files are read by pysam, which is not installed. Install it with: pip install pysam"
         ) from error
     pysam.set_verbosity(0)
     return pysam

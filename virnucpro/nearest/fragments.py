@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.residues import BREAK, CODES, MASKED
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
 NUM_FRAMES = 2
@@ -53,7 +53,7 @@ def open_frames(letters: NDArray[np.uint8], starts: NDArray[np.int64], stops: ND
     return Frames(Ragged(codes, offsets), runs, gc)
 
 
-@compiled
+@kernel
 def _codon(letters: NDArray[np.uint8], at: int, strand: int) -> int:
     """Residue code of the codon that begins at ``at`` and goes on by ``strand``, 1 or -1."""
     number = 0
@@ -66,7 +66,7 @@ def _codon(letters: NDArray[np.uint8], at: int, strand: int) -> int:
     return int(_CODON_CODES[number])
 
 
-@compiled
+@kernel
 def _translate(
     letters: NDArray[np.uint8],
     starts: NDArray[np.int64],

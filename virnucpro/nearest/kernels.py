@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.residues import SCORES, SEED_LETTERS
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 
 PATTERN = "11010010110001011"
 """Places of a seed that must agree; source: chosen on dev among patterns of weight 9 (EXPERIMENTS.md)."""
@@ -60,25 +60,25 @@ class Index(NamedTuple):
     entries: NDArray[np.int64]
 
 
-@compiled
+@kernel
 def _seed(window: np.uint64, first: np.uint64) -> np.uint64:
     """A seed as a number, from the letters of its places 1 to 16, four bits each, and of place 0."""
     return (window & _PLACES) | (first << np.uint64(56))
 
 
-@compiled
+@kernel
 def _hash(seed: np.uint64) -> np.uint64:
     return seed * np.uint64(0x9E3779B97F4A7C15)
 
 
-@compiled
+@kernel
 def _filter_bits(number: np.uint64) -> np.uint64:
     """The two bits of a hash in its word of the filter."""
     one = np.uint64(1)
     return (one << ((number >> np.uint64(20)) & np.uint64(63))) | (one << ((number >> np.uint64(26)) & np.uint64(63)))
 
 
-@compiled
+@kernel
 def find_seeds(residues: NDArray[np.uint8]) -> NDArray[np.int64]:
     """(n,) the seed that begins at each place; ``NO_SEED`` where there is none, or one that says too little."""
     seeds = np.full(len(residues), NO_SEED, dtype=np.int64)
@@ -98,7 +98,7 @@ def find_seeds(residues: NDArray[np.uint8]) -> NDArray[np.int64]:
     return seeds
 
 
-@compiled
+@kernel
 def fill_index(seeds: NDArray[np.int64], owners: NDArray[np.int32], bits: int) -> Index:
     """Index seeds as ``find_seeds`` gives them, (n,); the owner of each place is its query."""
     shift = np.uint64(64 - bits)
@@ -124,7 +124,7 @@ def fill_index(seeds: NDArray[np.int64], owners: NDArray[np.int32], bits: int) -
     return Index(bits, seen, bounds, entries)
 
 
-@compiled
+@kernel
 def _pass_filter(
     table: NDArray[np.uint8],
     start: int,
@@ -153,7 +153,7 @@ def _pass_filter(
     return count
 
 
-@compiled
+@kernel
 def _join(
     seeds: NDArray[np.uint64],
     places: NDArray[np.int64],
@@ -185,7 +185,7 @@ def _join(
     return num_pairs, count
 
 
-@compiled
+@kernel
 def _score_seeds(
     query: NDArray[np.uint8],
     table: NDArray[np.uint8],
@@ -205,7 +205,7 @@ def _score_seeds(
         seeds[k] = score
 
 
-@compiled
+@kernel
 def extend(query: NDArray[np.uint8], q: int, table: NDArray[np.uint8], t: int, score: int) -> tuple[int, int]:
     """Best score of an alignment through a seed at ``q`` and ``t``, and how far right of ``t`` it was looked."""
     best, total, j = score, score, 17
@@ -228,7 +228,7 @@ def extend(query: NDArray[np.uint8], q: int, table: NDArray[np.uint8], t: int, s
     return best, right
 
 
-@compiled
+@kernel
 def stream(
     first: int,
     last: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.compiled import compiled
+from virnucpro.kernels import kernel
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"
 """Amino acids 0..19, in the order of BLOSUM62."""
@@ -80,7 +80,7 @@ def mask(codes: NDArray[np.uint8]) -> None:
     _mask(codes, _TERMS, _MOST)
 
 
-@compiled
+@kernel
 def _mask(codes: NDArray[np.uint8], terms: NDArray[np.float64], most: float) -> None:
     counts = np.zeros(32, dtype=np.int64)
     seen = np.zeros(12, dtype=np.uint8)

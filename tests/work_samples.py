@@ -146,3 +146,41 @@ class Talks(Square):
         other.start()
         _log.info("unit %d begins", unit)
         other.join()
+
+
+@dataclass(frozen=True)
+class Keeps(Square):
+    """Opens something once in a process, and writes down that it was opened and that it was closed."""
+
+    refuses: int = 0
+
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
+        worker.kept.once("file", lambda: self._open(worker))
+        yield from super().process(units, worker)
+
+    def _open(self, worker: Worker) -> None:
+        name = f"{os.getpid()}_{time.monotonic_ns()}"
+        (self.folder / f"opened.{name}").touch()
+        worker.kept.callback((self.folder / f"closed.{name}").touch)
+
+    def before(self, unit: int) -> None:
+        if unit == self.refuses:
+            raise InputError("reads.fa", "cannot be read. Mend it.", line=unit)
+
+
+@dataclass(frozen=True)
+class WaitsForTwo(Square):
+    """Does nothing before two processes have a unit."""
+
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
+        def marked() -> Iterator[int]:
+            for unit in units:
+                (self.folder / f"has.{worker.index}").touch()
+                yield unit
+
+        yield from super().process(marked(), worker)
+
+    def before(self, unit: int) -> None:
+        del unit
+        while len(list(self.folder.glob("has.*"))) < 2:
+            time.sleep(0.01)

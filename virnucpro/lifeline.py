@@ -7,7 +7,10 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 EXIT_CHILD_KILLED = 75
 """Exit code of a process that ended because a child it cannot do without was killed."""
@@ -20,6 +23,24 @@ received: list[int] = []
 
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into :class:`Interrupted` within the block; afterwards every handler is as before."""
+    received.clear()
+    handlers: dict[int, Any] = {signal.SIGTERM: interrupt, signal.SIGALRM: interrupt_again, signal.SIGINT: interrupt}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+        del handlers[signal.SIGINT]
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    hook, sys.unraisablehook = sys.unraisablehook, report_unraisable
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

@@ -118,10 +118,10 @@ class Embedded:
         run, index = self.run, self.index
         run.reporter.seconds.clear()
         units: Iterable[int] = range(len(index.units))
-        if keep_merged:
-            units = merge.run(run, units, len(index.units), PoolExecutor(self.threads))
-        head = SerialExecutor("cpu", self.threads)
-        classify.run(run, index, units, head, batch_size=RuntimeConfig().batch_size, keep_embeddings=True)
+        with PoolExecutor(self.threads) as merger, SerialExecutor("cpu", self.threads) as head:
+            if keep_merged:
+                units = merge.run(run, units, len(index.units), merger)
+            classify.run(run, index, units, head, batch_size=RuntimeConfig().batch_size, keep_embeddings=True)
         sums = consensus.run(run, index)
         write.run(run, index, sums, write.Wanted(legacy=True))
         return index.num_rows

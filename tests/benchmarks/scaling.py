@@ -92,10 +92,11 @@ def _rows_of_units(executor: Executor, work: Work, index: Index) -> Iterator[int
     Raises:
         WorkerError: one cannot be done, and a rate would say nothing.
     """
-    for outcome in executor.run(work, range(len(index.units))):
-        if isinstance(outcome, UnitFailed):
-            raise WorkerError(f"unit {outcome.unit} failed, so nothing was measured:\n{outcome.reason}")
-        yield outcome.num_rows
+    with executor:
+        for outcome in executor.run(work, range(len(index.units))):
+            if isinstance(outcome, UnitFailed):
+                raise WorkerError(f"unit {outcome.unit} failed, so nothing was measured:\n{outcome.reason}")
+            yield outcome.num_rows
 
 
 def _digests(ours: Embedded) -> list[str]:

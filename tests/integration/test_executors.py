@@ -16,10 +16,12 @@ from work_samples import (
     DiesBeforeItBegins,
     DiesOnce,
     GivesUp,
+    Keeps,
     Refuses,
     Slow,
     Square,
     Talks,
+    WaitsForTwo,
 )
 
 from virnucpro import errors
@@ -46,18 +48,20 @@ WITH_PROCESSES = ("pool_2", "local_1", "local_2")
 
 @pytest.fixture(params=EXECUTORS)
 def executor(request):
-    return EXECUTORS[request.param]()
+    with EXECUTORS[request.param]() as executor:
+        yield executor
 
 
 @pytest.fixture(params=WITH_PROCESSES)
 def apart(request):
     """An executor whose work runs in other processes."""
-    return EXECUTORS[request.param]()
+    with EXECUTORS[request.param]() as executor:
+        yield executor
 
 
 @pytest.fixture(autouse=True)
 def _no_process_is_left():
-    """Whatever happened, every worker is gone when the run has ended."""
+    """Whatever happened, every worker is gone when the executor was left."""
     before = set(psutil.Process().children(recursive=True))
     yield
     left = [
@@ -169,20 +173,37 @@ def test_whoever_hands_out_the_units_may_fail(executor, tmp_path):
 
 def test_progress_is_told_before_a_unit_is_done(tmp_path):
     """With the unit's number, in this process and from others."""
-    for executor in (SerialExecutor("cpu", 1), local(2)):
+    for place in (SerialExecutor("cpu", 1), local(2)):
         told = []
-        outcomes = executor.run(Square(tmp_path), [1, 2, 3], lambda *told_now, told=told: told.append(told_now))
-        for done in outcomes:
-            assert (done.unit, done.unit + 4) in told
+        with place as executor:
+            for done in executor.run(Square(tmp_path), [1, 2, 3], lambda *now, told=told: told.append(now)):
+                assert (done.unit, done.unit + 4) in told
         assert sorted(told) == [(1, 5), (2, 6), (3, 7)]
 
 
-def test_stopping_half_way_ends_the_workers(executor, tmp_path):
-    """As Ctrl-C does: whoever stops listening leaves no process behind."""
-    finished = executor.run(Slow(tmp_path), range(50))
-    next(finished)
-    finished.close()
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_leaving_an_executor_half_way_ends_its_workers(name, tmp_path):
+    """As Ctrl-C does, although the outcomes are still referred to: no generator has to be collected for it."""
+    with EXECUTORS[name]() as executor:
+        outcomes = executor.run(Slow(tmp_path), range(50))
+        next(outcomes)
+    assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
     assert len(written(tmp_path)) < 50
+    del outcomes
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_what_a_worker_keeps_is_closed_with_it(name, tmp_path):
+    """Opened once in each process, at the first round of work or at a later one, and closed however it ends."""
+    with EXECUTORS[name]() as executor:
+        list(executor.run(Keeps(tmp_path), [1, 2, 3]))
+        list(executor.run(Keeps(tmp_path), [4]))
+    opened, closed = ({path.suffix for path in tmp_path.glob(f"{what}.*")} for what in ("opened", "closed"))
+    assert opened
+    assert opened == closed
+    with pytest.raises(InputError), EXECUTORS[name]() as executor:
+        list(executor.run(Keeps(tmp_path, refuses=5), [5]))
+    assert len(list(tmp_path.glob("opened.*"))) == len(list(tmp_path.glob("closed.*")))
 
 
 def test_the_next_run_is_none_the_worse(executor, tmp_path):
@@ -223,8 +244,8 @@ def test_a_unit_that_always_kills_its_worker_is_named_and_the_others_are_done(ap
 
 def test_workers_that_die_before_they_begin_are_not_started_for_ever(tmp_path):
     """As when the model does not fit the memory: no unit can be blamed, and the run ends."""
-    with pytest.raises(WorkerError, match="before they begin"):
-        list(local(2).run(DiesBeforeItBegins(tmp_path), [0, 1, 2, 3]))
+    with pytest.raises(WorkerError, match="before they begin"), local(2) as executor:
+        list(executor.run(DiesBeforeItBegins(tmp_path), [0, 1, 2, 3]))
 
 
 def test_work_runs_outside_this_process(apart, tmp_path):
@@ -237,16 +258,33 @@ def test_work_runs_outside_this_process(apart, tmp_path):
 
 def test_each_worker_is_told_its_own_place(tmp_path):
     """Both places are used, and a process stays in the one it was given."""
-    list(local(2).run(Slow(tmp_path), range(20)))
+    with local(2) as executor:
+        list(executor.run(Slow(tmp_path), range(20)))
     places = {tuple(path.name.split("-")[1:]) for path in tmp_path.glob("*-*")}
     assert {(device, index) for _, device, index in places} == {("place:0", "0"), ("place:1", "1")}
     assert len(places) == 2
 
 
+def test_a_worker_that_reads_ahead_takes_no_unit_that_another_one_could_do(tmp_path):
+    """Of four units one device takes two at most, although it asks for all at once."""
+    with local(2) as executor:
+        outcomes = list(executor.run(WaitsForTwo(tmp_path, read_ahead=4), range(4)))
+    assert pairs(outcomes) == dones(range(4))
+    assert {path.name.split("-")[2] for path in tmp_path.glob("*-*")} == {"place:0", "place:1"}
+
+
+@pytest.mark.parametrize(("device", "num_processes"), [("cpu", 1), ("cuda:0", 2)])
+def test_after_an_unforeseen_error_on_a_device_its_process_ends(tmp_path, device, num_processes):
+    """Errors of a device may stay: another process does the rest. On a CPU they do not, and the process goes on."""
+    with LocalExecutor([Worker(0, device, 1)]) as executor:
+        assert pairs(executor.run(BreaksOnce(tmp_path), range(1, 6))) == dones(range(1, 6))
+    assert len({path.name.split("-")[1] for path in tmp_path.glob("*-*")}) == num_processes
+
+
 def test_serial_keeps_the_order(tmp_path):
     """Units are done as they were given."""
-    finished = SerialExecutor("cpu", 1).run(Square(tmp_path), [4, 1, 3])
-    assert [done.unit for done in finished] == [4, 1, 3]
+    with SerialExecutor("cpu", 1) as executor:
+        assert [done.unit for done in executor.run(Square(tmp_path), [4, 1, 3])] == [4, 1, 3]
 
 
 def test_what_a_worker_logs_arrives_here(tmp_path, caplog, monkeypatch):
@@ -255,7 +293,8 @@ def test_what_a_worker_logs_arrives_here(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("virnucpro"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("virnucpro"), "handlers", [])
     units = range(6)
-    list(local(2).run(Talks(tmp_path), units))
+    with local(2) as executor:
+        list(executor.run(Talks(tmp_path), units))
     texts = sorted(record.getMessage() for record in caplog.records if record.name == "virnucpro.work_samples")
     assert texts == sorted(f"unit {unit}{text}" for unit in units for text in (" begins", ", the other thread"))
 

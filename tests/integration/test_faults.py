@@ -108,6 +108,53 @@ def test_an_interrupt_ends_with_its_code_and_the_run_goes_on(undisturbed, tmp_pa
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out/run/units").iterdir()}
 
 
+INTERRUPTED = """
+import os, signal, sys
+from virnucpro.__main__ import run
+from virnucpro.stages.merge import MergeWork
+
+look, at = MergeWork.is_done, int(sys.argv.pop(1))
+
+def is_done(work, unit):
+    if unit == at:
+        os.kill(os.getpid(), signal.SIGINT)
+    return look(work, unit)
+
+MergeWork.is_done = is_done
+run()
+"""
+
+
+def ends_with_130(fasta, out, bundle, unit):
+    """Run the program, interrupted while its merge stage looks at ``unit``."""
+    arguments = command(fasta, out, bundle, "--parallel", "--merge-threads", 2)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(unit), *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_files(out / "run/embeddings/protein", unit + 1, process)
+    children = children_of(process)
+    _, err = process.communicate(timeout=60)  # ten seconds on a quiet machine, and for ever where a child is waited for
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def test_an_interrupt_while_the_merge_stage_looks_at_a_unit_ends_the_run(undisturbed, tmp_path, tiny_bundle):
+    """The stages pull from one another, so this comes in the middle of three executors: all of them end."""
+    ends_with_130(undisturbed[0], tmp_path / "out", tiny_bundle, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", range(20))
+def test_an_interrupt_at_any_unit_of_the_merge_stage_ends_the_run(undisturbed, tmp_path, tiny_bundle, unit):
+    """The same, many times."""
+    ends_with_130(undisturbed[0], tmp_path / "out", tiny_bundle, unit)
+
+
 def test_a_killed_worker_costs_at_most_its_units(undisturbed, tmp_path, tiny_bundle):
     """The run notices, hands the units to another process and ends with exit 0 and the same bytes."""
     fasta, expected = undisturbed
@@ -290,12 +337,13 @@ def test_an_interrupt_that_a_callback_swallows_is_no_error_to_tell_of(error, is_
     assert ("Traceback" in ended.stderr) == is_told, ended.stderr
 
 
-def test_a_program_that_ended_leaves_no_alarm_to_who_called_it(virnucpro):
-    """The interrupt that comes again is the program's own: an interpreter that ran it goes on as before."""
-    before, hook = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+def test_a_program_that_ended_leaves_no_handler_to_who_called_it(virnucpro):
+    """An interpreter that ran it is interrupted as before."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before, hook = [signal.getsignal(number) for number in numbers], sys.unraisablehook
     assert virnucpro("--version").code == 0
     assert sys.unraisablehook is hook
-    assert signal.getsignal(signal.SIGALRM) is before
+    assert [signal.getsignal(number) for number in numbers] == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 

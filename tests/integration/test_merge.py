@@ -79,7 +79,8 @@ def merged_bytes(run_dir: RunDir) -> dict[str, bytes]:
 
 
 def merge(work, units, num_processes, advance=lambda _: None):
-    return list(merge_all(work, units, PoolExecutor(num_processes), advance))
+    with PoolExecutor(num_processes) as executor:
+        return list(merge_all(work, units, executor, advance))
 
 
 def test_several_pairs_merge_at_the_same_time_in_other_processes(run_dir, tmp_path):
@@ -107,9 +108,10 @@ def test_one_core_or_one_pair_starts_no_process(run_dir, tmp_path, num_processes
 def test_progress_is_told_file_by_file(run_dir, num_processes):
     """As each is finished, not at the end."""
     told = []
-    for _ in merge_all(work_of(run_dir), units_of(run_dir), PoolExecutor(num_processes), told.append):
-        on_disk = len(list((run_dir.work / "merged").glob("unit-*.h5")))
-        assert 0 < len(told) <= on_disk
+    with PoolExecutor(num_processes) as executor:
+        for _ in merge_all(work_of(run_dir), units_of(run_dir), executor, told.append):
+            on_disk = len(list((run_dir.work / "merged").glob("unit-*.h5")))
+            assert 0 < len(told) <= on_disk
     assert told == [1] * len(units_of(run_dir))
 
 

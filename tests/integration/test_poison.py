@@ -71,9 +71,9 @@ class DiesAtRows:
 
 def test_rows_that_kill_their_process_are_found_too():
     """As a fault in a kernel, or the system out of memory, would: no exception tells which row it was."""
-    executor = LocalExecutor([Worker(index, "cpu", 1) for index in range(2)])
     bad = frozenset({2, 7})
-    found = poison.find(8, lambda parts: executor.run(DiesAtRows(parts, bad), range(len(parts))))
+    with LocalExecutor([Worker(index, "cpu", 1) for index in range(2)]) as executor:
+        found = poison.find(8, lambda parts: executor.run(DiesAtRows(parts, bad), range(len(parts))))
     assert set(found) == bad
     assert all("killed" in reason for reason in found.values())
 

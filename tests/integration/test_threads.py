@@ -17,7 +17,7 @@ from virnucpro.config import RuntimeConfig
 from virnucpro.encoders.dnabert_s import DnabertSTokenizer
 from virnucpro.engine.loader import unit_loader
 from virnucpro.engine.packing import GreedyPacker
-from virnucpro.engine.threads import in_threads
+from virnucpro.engine.threads import ComputeThreads
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.run.predict import _embed_executor
@@ -60,12 +60,12 @@ class SaysThreads:
 def test_byte_pairs_are_found_by_as_many_threads_as_asked_for(number):
     """In a process of its own: threads of the tokenizers are started once."""
     code = (
-        "import sys, torch; sys.path.insert(0, sys.argv[1]); import test_threads as t\n"
+        "import sys, torch; sys.path[:0] = sys.argv[3:]; import test_threads as t\n"
         "from virnucpro.engine.threads import use_threads\n"
-        "use_threads(int(sys.argv[2]))\n"
+        "use_threads(int(sys.argv[1]))\n"
         "print(t.num_begun_by(t.DnabertSTokenizer(sys.stdin.read()), t.Strings()(0)), torch.get_num_threads())"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(number)]
+    command = [sys.executable, "-c", code, str(number), "--", *map(str, Path(__file__).parents[:2])]
     ended = subprocess.run(
         command, check=True, capture_output=True, text=True, input=byte_pair_tokenizer(), env=without_settings()
     )
@@ -113,7 +113,8 @@ def test_loader_processes_of_all_gpus_are_no_more_than_the_threads(num_gpus, thr
 
 def test_items_in_threads_come_in_order_and_are_given_up_together():
     """Work that waits is told when nobody wants it any more, and is waited for."""
-    assert list(in_threads(lambda item: item * 2, range(50), 4)) == [2 * item for item in range(50)]
+    with ComputeThreads(4) as threads:
+        assert list(threads.map(lambda item: item * 2, range(50))) == [2 * item for item in range(50)]
     told, ended = Event(), []
 
     def work(item):
@@ -121,7 +122,17 @@ def test_items_in_threads_come_in_order_and_are_given_up_together():
             raise ValueError(item)
         ended.append(told.wait(timeout=60))
 
-    with pytest.raises(ValueError, match="0"):
-        list(in_threads(work, range(50), 2, give_up=told.set))
+    with pytest.raises(ValueError, match="0"), ComputeThreads(2, give_up=told.set) as threads:
+        list(threads.map(work, range(50)))
     assert ended == [True] * len(ended)
     assert len(ended) < 5
+
+
+def test_leaving_the_threads_half_way_gives_up_what_is_under_way():
+    """Although the results are still referred to: no generator has to be collected for it."""
+    told = Event()
+    with ComputeThreads(2, give_up=told.set) as threads:
+        results = threads.map(lambda item: item == 0 or told.wait(timeout=60), range(50))
+        assert next(results)
+    assert told.is_set()
+    del results

@@ -97,20 +97,11 @@ def main() -> None:
     # Read when torch is first imported: a thread that waits for another one then sleeps. Where it spins, two programs
     # on the same cores slow each other tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    lifeline.received.clear()
-    signal.signal(signal.SIGTERM, lifeline.interrupt)
-    alarm = signal.signal(signal.SIGALRM, lifeline.interrupt_again)
-    hook, sys.unraisablehook = sys.unraisablehook, lifeline.report_unraisable
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
-        signal.signal(signal.SIGINT, lifeline.interrupt)
-    try:
-        code = cli.main(prog_name="virnucpro", standalone_mode=False)
-    except BaseException as error:  # noqa: BLE001 - the last frame: whatever comes is ours to answer for
-        sys.exit(exit_code_of(error))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, alarm)
-        sys.unraisablehook = hook
+    with lifeline.interruptible():
+        try:
+            code = cli.main(prog_name="virnucpro", standalone_mode=False)
+        except BaseException as error:  # noqa: BLE001 - the last frame: whatever comes is ours to answer for
+            code = exit_code_of(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import RLock
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from virnucpro.encoders.compiled_layers import steps_of
 from virnucpro.engine.batch import PackedBatch
 from virnucpro.engine.collator import Packing
 from virnucpro.engine.loader import PackedUnit
-from virnucpro.engine.threads import in_threads
+from virnucpro.engine.threads import ComputeThreads
 from virnucpro.errors import ModelError
 
 _LOG = logging.getLogger(__name__)
@@ -93,35 +95,44 @@ class AsyncInferenceRunner:
     """Embeds units with one encoder on one device.
 
     A batch that does not fit the device's memory is halved by sequences, and so is every later one that is too large;
-    a single sequence that does not fit goes to the CPU. A unit with NaN or Inf is computed again in float32.
+    a single sequence that does not fit goes to the CPU. A unit with NaN or Inf is computed again in float32. It is a
+    context manager, which ends the threads it has on a CPU.
 
     Args:
         encoder: on ``device`` already.
         device: where it is.
         reload: makes the same encoder on another device or in another dtype, for the two cases above; without it they
             are errors.
-        advance: told now and then which unit it is at, and how many more of its distinct sequences were given to
-            the device.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        device: torch.device,
-        reload: Reload | None = None,
-        advance: Advance | None = None,
-    ) -> None:
+    def __init__(self, encoder: Encoder, device: torch.device, reload: Reload | None = None) -> None:
         self._encoder = encoder
         self._device = device
         self._reload = reload
-        self._advance = advance
+        self._advance: Advance | None = None
         self._reloaded: dict[tuple[torch.device, torch.dtype], Encoder] = {}
         self._token_budget: int | None = None
         self._lock = RLock()
+        self._threads: ComputeThreads | None = None
         self._copy_in, self._copy_out = (_side_stream(device) for _ in range(2))
 
-    def embeddings(self, units: Iterable[PackedUnit]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end_threads()
+
+    def embeddings(
+        self, units: Iterable[PackedUnit], advance: Advance | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Embed all units, in order.
+
+        Args:
+            units: to embed.
+            advance: told now and then which unit it is at, and how many more of its distinct sequences were given to
+                the device.
 
         Yields:
             The number of a unit and its (num_rows, width) float32 embeddings.
@@ -130,6 +141,7 @@ class AsyncInferenceRunner:
             NotFiniteError: NaN or Inf that float32 does not cure.
             torch.OutOfMemoryError: one sequence does not fit, and there is no ``reload``.
         """
+        self._advance = advance
         before: _UnderWay | None = None
         for unit in units:
             now = self._start(unit, self._encoder)
@@ -193,8 +205,16 @@ class AsyncInferenceRunner:
 
         if steps is not None:
             steps.go_on()
-        give_up = None if steps is None else steps.stop
-        return in_threads(embed, batches, together, threads_each=threads // together, give_up=give_up)
+        if self._threads is None or self._threads.number != together:
+            self._end_threads()
+            give_up = (lambda: None) if steps is None else steps.stop
+            self._threads = ComputeThreads(together, threads_each=threads // together, give_up=give_up)
+        return self._threads.map(embed, batches)
+
+    def _end_threads(self) -> None:
+        if self._threads is not None:
+            self._threads.close()
+            self._threads = None
 
     def _ahead(self, batches: Packing) -> Iterator[tuple[PackedBatch, torch.cuda.Event | None]]:
         """Yield each batch on the device; the copy of the next one is begun before."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -27,46 +28,60 @@ def use_threads(number: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(number)
 
 
-def in_threads(
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
-    num_threads: int,
-    *,
-    threads_each: int = 1,
-    give_up: Callable[[], None] | None = None,
-) -> Iterator[Result]:
-    """What ``work`` makes of each item, in order; each is computed by one thread while the next ones are read.
+class ComputeThreads:
+    """Threads that compute an item each. A context manager: leaving it ends them.
 
     A thread an item and not all threads for one: none of them waits for the others or for the disk, and a result does
     not depend on how many there are.
 
     Args:
-        work: on an item.
-        items: read as they are asked for, by the calling thread.
-        num_threads: items computed at the same time.
+        number: items computed at the same time.
         threads_each: that an operation of torch may use for one item.
         give_up: called when nobody wants the results any more (an error, an interrupt): work that takes long should
             then end soon, since its threads are waited for.
     """
-    if num_threads == 1:
-        yield from map(work, items)
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(threads_each,)) as threads:
-            waiting: deque[Future[Result]] = deque()
-            try:
-                for item in items:
-                    waiting.append(threads.submit(work, item))
-                    if len(waiting) == num_threads + READ_AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            except BaseException:
-                threads.shutdown(wait=False, cancel_futures=True)
-                if give_up is not None:
-                    give_up()
-                raise
-    finally:
-        torch.set_num_threads(before)
+
+    def __init__(self, number: int, *, threads_each: int = 1, give_up: Callable[[], None] = lambda: None) -> None:
+        self.number = number
+        self._give_up = give_up
+        self._before = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(threads_each,))
+        self._waiting: deque[Future[Any]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is under way and end the threads."""
+        self._stop()
+        self._pool.shutdown(wait=True)
+        torch.set_num_threads(self._before)  # MKL has one setting for all threads
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What ``work`` makes of each item, in order; ``items`` are read by the caller while others are computed."""
+        if self.number == 1:
+            yield from map(work, items)
+            return
+        try:
+            for item in items:
+                self._waiting.append(self._pool.submit(work, item))
+                if len(self._waiting) == self.number + READ_AHEAD:
+                    yield self._waiting.popleft().result()
+            while self._waiting:
+                yield self._waiting.popleft().result()
+        except BaseException:
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        if self._waiting:
+            self._give_up()
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.cancel():
+                wait([future])

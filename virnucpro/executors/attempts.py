@@ -1,4 +1,4 @@
-"""One loop around ``Work.process`` for every executor: what was in hand when an error came is tried again, alone."""
+"""One loop around ``Work.process`` for every executor: what was taken when an error came is tried again, alone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from virnucpro.errors import VirNucProError
 from virnucpro.executors.base import Outcome, UnitFailed, Work, Worker
 
 
-class InHand:
-    """Hands units on and remembers those that were taken and not given back."""
+class Prefetched:
+    """Passes units on and remembers those that were taken and have no outcome yet.
+
+    Attributes:
+        source_failed: whether whoever hands out the units raised. The error itself is not kept: it would hold its
+            frames, and these would hold it.
+    """
 
     def __init__(self, units: Iterable[int]) -> None:
         self._units = iter(units)
         self._taken: dict[int, None] = {}
-        self.source_error: BaseException | None = None
+        self.source_failed = False
 
     def __iter__(self) -> Iterator[int]:
         while True:
@@ -23,13 +28,13 @@ class InHand:
                 unit = next(self._units)
             except StopIteration:
                 return
-            except BaseException as error:
-                self.source_error = error  # whoever hands out the units failed, not the work
+            except BaseException:
+                self.source_failed = True
                 raise
             self._taken[unit] = None
             yield unit
 
-    def give_back(self, unit: int) -> None:
+    def settle(self, unit: int) -> None:
         """A unit has its outcome."""
         self._taken.pop(unit, None)
 
@@ -47,17 +52,17 @@ def process_all(work: Work, units: Iterable[int], worker: Worker) -> Iterator[Ou
         VirNucProError: what the work raised.
         Exception: what came before any unit was taken, or from ``units`` itself.
     """
-    in_hand = InHand(units)
+    prefetched = Prefetched(units)
     while True:
         try:
-            for outcome in work.process(in_hand, worker):
-                in_hand.give_back(outcome.unit)
+            for outcome in work.process(prefetched, worker):
+                prefetched.settle(outcome.unit)
                 yield outcome
         except VirNucProError:
             raise
         except Exception:
-            suspects = in_hand.take_all()
-            if in_hand.source_error is not None or not suspects:
+            suspects = prefetched.take_all()
+            if prefetched.source_failed or not suspects:
                 raise
             for unit in suspects:
                 yield process_alone(work, unit, worker)

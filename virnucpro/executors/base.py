@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
 
 MAX_FAILURES = 3
 """Attempts at a unit whose process dies: one among others, then alone, so that no neighbour is blamed for its fate."""
 
 Advance = Callable[[int, int], None]
 """Told a unit and how many more of its rows are computed, now and then, before the unit is done."""
+_T = TypeVar("_T")
 
 
 def ignore_progress(unit: int, num_rows: int) -> None:
     """Advance for those who do not ask how far a unit is."""
     del unit, num_rows
+
+
+class Kept(ExitStack):
+    """What work opens or loads and needs again: files, threads, weights. All of it is closed with its worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], _T]) -> _T:
+        """What ``make`` returned when this was first called with ``key``."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: _T = self._made[key]
+        return made
+
+    def close(self) -> None:
+        """Close and forget everything."""
+        self._made.clear()
+        super().close()
 
 
 @dataclass(frozen=True)
@@ -27,12 +50,17 @@ class Worker:
         device: ``cpu``, ``cuda:1``, ``mps`` ...
         num_threads: CPU threads this worker may use.
         advance: told how far a unit is.
+        kept: closed when the worker ends; each worker has its own, in its own process.
     """
 
     index: int
     device: str
     num_threads: int
     advance: Advance = ignore_progress
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[Worker], tuple[int, str, int]]:
+        return Worker, (self.index, self.device, self.num_threads)
 
 
 @dataclass(frozen=True)
@@ -70,13 +98,20 @@ class Work(Protocol):
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
         """Do each unit of ``units`` and yield it when its file is in place, or when it is known that it cannot be.
 
-        ``units`` may be lazy and may be read ahead. Doing a unit twice gives the same bytes.
+        ``units`` may be lazy and may be read ahead. Doing a unit twice gives the same bytes. Whatever has to be closed
+        belongs to ``worker.kept``: a generator that is dropped in the middle may never get to its own clean-up.
         """
         ...
 
 
 class Executor(Protocol):
-    """Runs work on units, somewhere."""
+    """Runs work on units, somewhere. A context manager: leaving it kills and joins whatever it started."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
 
     @property
     def num_workers(self) -> int:
@@ -86,7 +121,8 @@ class Executor(Protocol):
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """Yield each unit once, in any order, when it is done or has failed for good.
 
-        A unit whose work raises an unforeseen error, or whose process dies, is tried again, alone.
+        A unit whose work raises an unforeseen error, or whose process dies, is tried again, alone. One run at a time:
+        a new one ends what is left of the one before.
 
         Raises:
             VirNucProError: what the work raised; it ends the run at once.

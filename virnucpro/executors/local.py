@@ -1,9 +1,25 @@
-"""One spawned process for each device, or several on the CPU; units are handed out one by one.
+"""Spawned processes, one for each device or several on the CPU; units are handed out one by one.
 
-The parent alone decides who does which unit. A worker asks for a unit over its own pipe, and over the
-same pipe it reports what is done and what it has to log. Nothing is shared between workers, not even a
-lock that a killed one could hold for ever: it takes down nothing but the units in its hands. These are
-tried again, each alone in a worker's hands, and another process takes the dead one's place.
+The protocol between the parent and a worker's process, over a pipe that only these two hold:
+
+1. The parent alone decides who does which unit. Nothing is shared between workers, not even a lock, so a killed one
+   takes down nothing but the units it had.
+2. A worker asks for a unit (``_Ask``) and says whether it begins a round, that is, has no unit yet.
+3. The parent answers each ``_Ask`` with one ``_Assigned``: a unit, or none. None in the middle of a round means "finish
+   what you have, then ask again"; none at the beginning of a round means "there is no more work", and the worker ends.
+4. A worker that has its share of the units that are left (their number by that of the workers, rounded up) gets none
+   before it has begun a new round: a worker that reads ahead takes no unit that another one could do now.
+5. For each unit it was given the worker sends one ``UnitDone`` or ``UnitFailed``. Before that it may send ``_Progress``
+   and log records, from any of its threads, at any time.
+6. An unforeseen error ends a round: the worker sends ``_Raised`` with the units it had. A worker on the CPU begins
+   another round; any other one ends its process, since the errors of a device may stay for good (CUDA's do).
+7. An error of the program's own (``VirNucProError``) is sent as it is and raised in the parent. An unforeseen one that
+   no unit can be blamed for is sent as text.
+8. When a pipe ends, its process has ended or was killed: the parent joins it, puts its units under suspicion, and
+   starts another one if there is work left.
+9. A unit under suspicion is given out alone: to a worker that begins a round, and the round ends with it. After
+   ``MAX_FAILURES`` failures it has failed for good.
+10. A worker whose parent is gone ends (``lifeline.follow_parent``).
 """
 
 from __future__ import annotations
@@ -18,13 +34,15 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from virnucpro.errors import VirNucProError, WorkerError
-from virnucpro.executors.attempts import InHand
+from virnucpro.executors.attempts import Prefetched
 from virnucpro.executors.base import (
     MAX_FAILURES,
     Advance,
+    Kept,
     Outcome,
     UnitDone,
     UnitFailed,
@@ -41,25 +59,17 @@ _MAX_STILLBORN = 4
 
 @dataclass(frozen=True)
 class _Ask:
-    """A worker wants a unit; ``begins`` when it has nothing in hand and starts a new round of work."""
+    """Sentence 2."""
 
     begins: bool
 
 
 @dataclass(frozen=True)
 class _Assigned:
-    """The answer: a unit, and whether it must be the only one of its round; None when there is none."""
+    """Sentence 3; ``alone`` when it must be the only one of its round."""
 
     unit: int | None
     alone: bool = False
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """A round ended with an error nobody foresaw, with these units in hand."""
-
-    units: tuple[int, ...]
-    story: str
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,17 @@ class _Progress:
     num_rows: int
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Raised:
+    """Sentence 6."""
+
+    units: tuple[int, ...]
+    reason: str
+
+
+@dataclass(eq=False)
 class _Child:
-    """A worker process as the parent sees it."""
+    """A worker's process as the parent sees it."""
 
     process: Any
     connection: Connection
@@ -80,15 +98,24 @@ class _Child:
     units: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
 class LocalExecutor:
     """Spawned, non-daemonic processes: they own DataLoader workers, which a daemon may not.
 
-    Attributes:
+    Args:
         workers: one place for each process.
     """
 
-    workers: Sequence[Worker]
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self.workers = workers
+        self._group: WorkerGroup | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close()
 
     @property
     def num_workers(self) -> int:
@@ -96,108 +123,146 @@ class LocalExecutor:
         return len(self.workers)
 
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
-        """See ``Executor.run``."""
-        return _Crew(work, deque(units), advance).outcomes(self.workers)
+        """See ``Executor.run``. Lazy ``units`` are read only when a worker asks and there is nothing else to do."""
+        self._close()
+        self._group = WorkerGroup(work, units, advance, self.workers)
+        yield from self._group.outcomes()
+        self._close()
+
+    def _close(self) -> None:
+        if self._group is not None:
+            self._group.close()
+            self._group = None
 
 
-@dataclass
-class _Crew:
-    """The processes of one run, and the units that wait."""
+class WorkerGroup:
+    """The processes of one run, and the units that wait. :meth:`close` kills and joins whatever it started.
 
-    work: Work
-    todo: deque[int]
-    advance: Advance
-    suspects: deque[int] = field(default_factory=deque)
-    failures: Counter[int] = field(default_factory=Counter)
-    num_stillborn: int = 0
-    children: list[_Child] = field(default_factory=list)
+    Args:
+        work: what they do.
+        units: in the order in which they are handed out.
+        advance: told how far a unit is.
+        workers: one place for each process.
+    """
 
-    def outcomes(self, workers: Sequence[Worker]) -> Iterator[Outcome]:
+    def __init__(self, work: Work, units: Iterable[int], advance: Advance, workers: Sequence[Worker]) -> None:
+        self._work, self._advance = work, advance
+        self._workers = workers
+        self._units = iter(units)
+        # Waiting to be handed out, and without an outcome; None where that is not known beforehand.
+        self._num_waiting = self._num_left = len(units) if isinstance(units, Sequence) else None
+        self._is_exhausted = self._num_waiting == 0
+        self._suspects: deque[int] = deque()
+        self._failures: Counter[int] = Counter()
+        self._num_stillborn = 0
+        self._children: list[_Child] = []
+        self._asking: deque[tuple[_Child, _Ask]] = deque()
+
+    def outcomes(self) -> Iterator[Outcome]:
         """Start the workers, serve them, and yield what becomes of each unit."""
-        try:
-            for worker in workers[: len(self.todo)]:
-                self._start(worker)
-            while self.children:
-                for child in self._ready():
-                    try:
-                        message = child.connection.recv()
-                    except (EOFError, OSError):  # ended, or killed in the middle of a word
-                        yield from self._bury(child)
-                        continue
-                    yield from self._hear(child, message)
-        finally:
-            for child in self.children:
+        for worker in self._workers[: self._num_left]:
+            self._start(worker)
+        while self._children:
+            ready = set(wait([child.connection for child in self._children], timeout=0 if self._asking else None))
+            if not ready:  # nobody has anything to say: time to look for another unit, which may take long
+                self._answer(*self._asking.popleft())
+            for child in [child for child in self._children if child.connection in ready]:
+                try:
+                    message = child.connection.recv()
+                except (EOFError, OSError):  # ended, or killed in the middle of a message
+                    yield from self._retire(child)
+                else:
+                    yield from self._handle(child, message)
+
+    def close(self) -> None:
+        """Kill every process and wait until it is gone."""
+        children, self._children = self._children, []
+        for child in children:
+            if child.process.pid is not None:
                 child.process.kill()
+        for child in children:
+            if child.process.pid is not None:
                 child.process.join()
-                child.connection.close()
+            child.connection.close()
 
     def _start(self, worker: Worker) -> None:
         context = multiprocessing.get_context("spawn")
         connection, theirs = context.Pipe()
-        process = context.Process(target=_worker_main, args=(self.work, worker, theirs), daemon=False)
+        process = context.Process(target=_worker_main, args=(self._work, worker, theirs), daemon=False)
+        # In the list before it runs: an interrupt in the middle of the start leaves no process that nobody knows.
+        self._children.append(_Child(process, connection, worker))
         process.start()
         theirs.close()
-        self.children.append(_Child(process, connection, worker))
 
-    def _ready(self) -> list[_Child]:
-        ready = set(wait([child.connection for child in self.children]))
-        return [child for child in self.children if child.connection in ready]
-
-    def _hear(self, child: _Child, message: object) -> Iterator[Outcome]:
+    def _handle(self, child: _Child, message: object) -> Iterator[Outcome]:
         """Act on what a worker said."""
         if isinstance(message, logging.LogRecord):
             logging.getLogger(message.name).handle(message)
         elif isinstance(message, _Progress):
-            self.advance(message.unit, message.num_rows)
+            self._advance(message.unit, message.num_rows)
         elif isinstance(message, _Ask):
-            self._answer(child, message)
+            self._asking.append((child, message))
         elif isinstance(message, UnitDone | UnitFailed):
             child.units.remove(message.unit)
-            self.num_stillborn = 0
-            yield message
+            self._num_stillborn = 0
+            yield self._settled(message)
         elif isinstance(message, _Raised):
             child.units.difference_update(message.units)
             for unit in message.units:
-                yield from self._fail(unit, message.story)
+                yield from self._fail(unit, message.reason)
         elif isinstance(message, VirNucProError):
             raise message
         else:
             raise WorkerError(f"a worker on {child.worker.device} failed before it had a unit:\n{message}")
 
     def _answer(self, child: _Child, ask: _Ask) -> None:
-        """Hand out a unit. A suspect goes to a worker with empty hands, and nothing goes with it."""
-        alone = ask.begins and bool(self.suspects)
-        waiting = self.suspects if alone else self.todo
-        unit = waiting.popleft() if waiting else None
+        """Hand out a unit, or none."""
+        if child not in self._children:
+            return  # it died after asking
+        alone = ask.begins and bool(self._suspects)
+        unit = self._suspects.popleft() if alone else self._next_for(child)
         if unit is not None:
             child.units.add(unit)
         try:
             child.connection.send(_Assigned(unit, alone))
         except ConnectionError:
-            # It died after asking; the next recv says so and its units go back.
-            _log.debug("worker %d died while asking", child.worker.index)
+            _log.debug("worker %d died after asking", child.worker.index)  # the next recv says so; its units go back
+
+    def _next_for(self, child: _Child) -> int | None:
+        if self._num_left is not None and len(child.units) * len(self._workers) >= self._num_left > 0:
+            return None  # it has its share
+        unit = next(self._units, None)
+        if self._num_waiting is not None:
+            self._num_waiting -= unit is not None
+        self._is_exhausted = unit is None or self._num_waiting == 0
+        return unit
+
+    def _settled(self, outcome: Outcome) -> Outcome:
+        if self._num_left is not None:
+            self._num_left -= 1
+        return outcome
 
     def _fail(self, unit: int, reason: str) -> Iterator[Outcome]:
-        self.failures[unit] += 1
-        if self.failures[unit] >= MAX_FAILURES:
-            yield UnitFailed(unit, reason)
+        self._failures[unit] += 1
+        if self._failures[unit] >= MAX_FAILURES:
+            yield self._settled(UnitFailed(unit, reason))
         else:
             _log.warning("unit %d goes back and is tried alone: %s", unit, reason.strip().splitlines()[-1])
-            self.suspects.append(unit)
+            self._suspects.append(unit)
 
-    def _bury(self, child: _Child) -> Iterator[Outcome]:
-        """Reap an ended worker, put what it held under suspicion, and start another where there is work."""
-        self.children.remove(child)
+    def _retire(self, child: _Child) -> Iterator[Outcome]:
+        """Join an ended worker, put what it had under suspicion, and start another one if there is work left."""
         child.process.join()
         child.connection.close()
+        self._children.remove(child)
         code, device = child.process.exitcode, child.worker.device
         if code and not child.units:
-            self.num_stillborn += 1
-            if self.num_stillborn > _MAX_STILLBORN:
+            self._num_stillborn += 1
+            if self._num_stillborn > _MAX_STILLBORN:
                 raise WorkerError(f"workers on {device} die before they begin (exit code {code}).")
         for unit in sorted(child.units):
             yield from self._fail(unit, f"its process on {device} was killed ({_meaning(code)})")
-        if self.todo or self.suspects:
+        if self._suspects or not self._is_exhausted:
             self._start(child.worker)
 
 
@@ -255,15 +320,16 @@ class _LineHandler(logging.handlers.QueueHandler):
 
 
 def _worker_main(work: Work, worker: Worker, connection: Connection) -> None:
-    """Body of a worker process."""
+    """Body of a worker's process."""
     follow_parent()
     line = _Line(connection)
     root = logging.getLogger()
     root.handlers[:] = [_LineHandler(line)]
     root.setLevel(logging.INFO)
     try:
-        while not line.is_over:
-            _work_a_round(work, replace(worker, advance=line.advance), line)
+        with Kept() as kept:
+            while not line.is_over:
+                _work_a_round(work, replace(worker, advance=line.advance, kept=kept), line)
     except (EOFError, ConnectionError):
         return  # the parent is gone
     except VirNucProError as error:
@@ -275,16 +341,17 @@ def _worker_main(work: Work, worker: Worker, connection: Connection) -> None:
 
 
 def _work_a_round(work: Work, worker: Worker, line: _Line) -> None:
-    """Process units until there is none, or until an error that is not ours; the latter costs what was in hand."""
-    in_hand = InHand(line.round_of_units())
+    """Process units until there is none, or until an error that is not ours; the latter costs what was taken."""
+    prefetched = Prefetched(line.round_of_units())
     try:
-        for outcome in work.process(in_hand, worker):
-            in_hand.give_back(outcome.unit)
+        for outcome in work.process(prefetched, worker):
+            prefetched.settle(outcome.unit)
             line.send(outcome)
     except VirNucProError:
         raise
     except Exception:
-        units = in_hand.take_all()
-        if in_hand.source_error is not None or not units:
+        units = prefetched.take_all()
+        if prefetched.source_failed or not units:
             raise
         line.send(_Raised(tuple(units), traceback.format_exc()))
+        line.is_over = line.is_over or worker.device != "cpu"

@@ -149,7 +149,8 @@ def _measure_merging(settings: BenchmarkSettings, bundle: Bundle, folder: Path) 
     for num_processes in _MERGE_PROCESSES:
 
         def merge() -> int:
-            outcomes = list(PoolExecutor(num_processes).run(work, range(units.num_units)))  # noqa: B023
+            with PoolExecutor(num_processes) as executor:  # noqa: B023 - called at once
+                outcomes = list(executor.run(work, range(units.num_units)))
             failed = [outcome for outcome in outcomes if isinstance(outcome, UnitFailed)]
             if failed:
                 raise WorkerError(f"units cannot be merged:\n{failed[0].reason}")

@@ -269,9 +269,10 @@ def _measure_layout(work: EmbedForAWhile, device: str, num_threads: int) -> tupl
     """Rows a second of all seats together, and the largest peak; None if several processes fail, as without memory."""
     workers = [Worker(seat, device, num_threads) for seat in range(work.num_seats)]
     try:
-        for done in LocalExecutor(workers).run(work, range(work.num_seats)):
-            if not isinstance(done, UnitDone):
-                raise WorkerError(f"the encoders cannot be measured:\n{done.reason}")
+        with LocalExecutor(workers) as executor:
+            for done in executor.run(work, range(work.num_seats)):
+                if not isinstance(done, UnitDone):
+                    raise WorkerError(f"the encoders cannot be measured:\n{done.reason}")
     except VirNucProError:
         if work.num_seats == 1:
             raise

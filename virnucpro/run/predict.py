@@ -320,15 +320,18 @@ def _run_units(run: Run, index: Index, request: Request, devices: list[str]) -> 
     todo = classify.pending(run, index)
     runtime = request.config.runtime
     threads = runtime.threads or available_cpus()
-    merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
-    classifier = SerialExecutor("cpu", threads)
-    settings, embedder = _embedding(run, runtime, devices, threads)
-    _check_disk(run, index, todo, embedder.num_workers, keeps_all=request.options.keep_embeddings)
-    units = embed.run(run, index, todo, embedder, settings)
     keep_embeddings = request.options.keep_embeddings
-    if keep_embeddings:
-        units = merge.run(run, units, len(todo), merger)
-    classify.run(run, index, units, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
+    settings, embedder = _embedding(run, runtime, devices, threads)
+    _check_disk(run, index, todo, embedder.num_workers, keeps_all=keep_embeddings)
+    with (
+        embedder,
+        PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1)) as merger,
+        SerialExecutor("cpu", threads) as classifier,
+    ):
+        units = embed.run(run, index, todo, embedder, settings)
+        if keep_embeddings:
+            units = merge.run(run, units, len(todo), merger)
+        classify.run(run, index, units, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
 
 
 def _check_disk(run: Run, index: Index, todo: list[int], num_workers: int, *, keeps_all: bool) -> None:

@@ -88,9 +88,9 @@ def _merge(run_dir: RunDir, index: Index, num_processes: int, reporter: Reporter
     here = [unit for unit in units if run_dir.merged(unit).exists() and work.is_done(unit)]
     todo = sorted(set(paired) - set(here))
     scored = sum(run_dir.scores(unit).exists() for unit in set(units) - set(paired) - set(here))
-    executor = PoolExecutor(num_processes)
-    merged = reporter.stream("merge", len(todo), "units", lambda advance: merge_all(work, todo, executor, advance))
-    num_merged = sum(1 for _ in merged)
+    with PoolExecutor(num_processes) as executor:
+        merged = reporter.stream("merge", len(todo), "units", lambda advance: merge_all(work, todo, executor, advance))
+        num_merged = sum(1 for _ in merged)
     return Merged(num_merged, len(here), scored, len(units) - len(todo) - len(here) - scored)
 
 

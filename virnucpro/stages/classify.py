@@ -7,7 +7,7 @@ one and the shards are gone, it is split again: the head then does the same arit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.bundles import Bundle
 from virnucpro.encoders.weights import read_config
-from virnucpro.engine.threads import READ_AHEAD, in_threads
+from virnucpro.engine.threads import READ_AHEAD, ComputeThreads
 from virnucpro.errors import CountError, ModelError, StoreError, WorkerError
 from virnucpro.executors.base import Executor, Outcome, UnitDone, UnitFailed, Worker
 from virnucpro.heads import PackedHead, load_head
@@ -66,9 +66,10 @@ class ClassifyWork:
         shards = [self.run_dir.embedding(role, unit) for role in ROLES]
         merged = self.run_dir.merged(unit)
         is_split = all(shard.exists() for shard in shards) or not merged.exists()
-        pairs = (self._of_shards if is_split else self._of_merged)(unit, unit_digest, num_threads + READ_AHEAD)
-        batches = in_threads(partial(self._scores, head), pairs, num_threads)
-        scores = np.concatenate([np.empty((0, 2), dtype=np.float32), *batches])
+        opened = (self._of_shards if is_split else self._of_merged)(unit, unit_digest, num_threads + READ_AHEAD)
+        with opened as pairs, ComputeThreads(num_threads) as threads:
+            batches = threads.map(partial(self._scores, head), pairs)
+            scores = np.concatenate([np.empty((0, 2), dtype=np.float32), *batches])
         made_from = features_made_from(self.bundle, self.dtype, unit_digest)
         store.write_arrays(self.run_dir.scores(unit), "scores", {"scores": scores}, made_from)
         if not self.keep_embeddings:
@@ -76,7 +77,8 @@ class ClassifyWork:
                 path.unlink(missing_ok=True)
         return UnitDone(unit, len(scores))
 
-    def _of_shards(self, unit: int, unit_digest: str, num_alive: int) -> Iterator[_Pair]:
+    @contextmanager
+    def _of_shards(self, unit: int, unit_digest: str, num_alive: int) -> Iterator[Iterator[_Pair]]:
         """The embeddings of a unit, some rows at a time; each pair is gone when ``num_alive`` more are asked for.
 
         Raises:
@@ -92,15 +94,18 @@ class ClassifyWork:
             num_nucleotide, num_protein = (part.shape[0] for part in parts)
             if num_nucleotide != num_protein:
                 raise CountError(f"unit {unit}: {num_nucleotide} nucleotide and {num_protein} protein embeddings")
-            yield from zip(*(part.blocks(self.batch_size, num_alive) for part in parts), strict=True)
+            yield zip(*(part.blocks(self.batch_size, num_alive) for part in parts), strict=True)
 
-    def _of_merged(self, unit: int, unit_digest: str, num_alive: int) -> Iterator[_Pair]:
+    @contextmanager
+    def _of_merged(self, unit: int, unit_digest: str, num_alive: int) -> Iterator[Iterator[_Pair]]:
         """The same from the merged file."""
         width = read_config(self.bundle.nucleotide).width
         made_from = features_made_from(self.bundle, self.dtype, unit_digest)
         with store.open_array(self.run_dir.merged(unit), "merged", made_from, "feature") as feature:
-            for block in feature.blocks(self.batch_size, num_alive):
-                yield np.ascontiguousarray(block[:, :width]), np.ascontiguousarray(block[:, width:])
+            yield (
+                (np.ascontiguousarray(block[:, :width]), np.ascontiguousarray(block[:, width:]))
+                for block in feature.blocks(self.batch_size, num_alive)
+            )
 
     def _scores(self, head: PackedHead, pair: _Pair) -> NDArray[np.float32]:
         """(n, 2) scores; NaN for the rows that were left out, whose embeddings are NaN, and for no other."""

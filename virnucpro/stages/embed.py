@@ -25,7 +25,7 @@ from virnucpro.engine.loader import unit_loader
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import CountError, WorkerError
-from virnucpro.executors.base import Executor, UnitDone, UnitFailed, Worker
+from virnucpro.executors.base import Executor, Kept, UnitDone, UnitFailed, Worker
 from virnucpro.progress import Advance
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
@@ -139,14 +139,14 @@ class EmbedWork:
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Embed each unit; a thread writes, so that the device does not wait for the disk."""
         sources = {role: UnitStrings(self.run_dir, role, self.left_out) for role in ROLES}
-        with ThreadPoolExecutor(1) as writer:
-            writing: deque[Future[UnitDone]] = deque()
-            for embedded in self.embeddings(units, sources, worker):
-                writing.append(writer.submit(self._write, *embedded))
-                while len(writing) > _MAX_UNITS_TO_WRITE or (writing and writing[0].done()):
-                    yield writing.popleft().result()
-            while writing:
+        writer = worker.kept.once("writer", lambda: worker.kept.enter_context(ThreadPoolExecutor(1)))
+        writing: deque[Future[UnitDone]] = deque()
+        for embedded in self.embeddings(units, sources, worker):
+            writing.append(writer.submit(self._write, *embedded))
+            while len(writing) > _MAX_UNITS_TO_WRITE or (writing and writing[0].done()):
                 yield writing.popleft().result()
+        while writing:
+            yield writing.popleft().result()
 
     def embeddings(
         self, units: Iterable[int], sources: Mapping[str, Source], worker: Worker
@@ -155,13 +155,17 @@ class EmbedWork:
         use_threads(worker.num_threads)
         device = torch.device(worker.device)
         # Both before the first budget is reckoned, which takes the memory that the weights leave.
-        encoders = {role: self._encoder(role, device) for role in ROLES}
+        encoders = {role: self._encoder(role, device, worker.kept) for role in ROLES}
         queues = zip(ROLES, tee(units, len(ROLES)), strict=True)
         streams = [self._embeddings(role, encoders[role], sources[role], queue, worker) for role, queue in queues]
         return zip(*streams, strict=True)
 
-    def _encoder(self, role: str, device: torch.device) -> Encoder:
-        """Load an encoder, and compile it where that pays."""
+    def _encoder(self, role: str, device: torch.device, kept: Kept) -> Encoder:
+        """The encoder, loaded and, where that pays, compiled at the first call in a worker."""
+        key = (self.bundle.digests[role], device, self.dtype, self.settings.compile_layers)
+        return kept.once(key, lambda: self._load(role, device))
+
+    def _load(self, role: str, device: torch.device) -> Encoder:
         encoder = load_encoder(self.bundle.encoder(role), device, getattr(torch, self.dtype))
         choice = self.settings.compile_layers
         num_tokens = self.settings.rows_a_worker * self.bundle.fragment_length * _TOKENS_A_BASE[encoder.alphabet]
@@ -188,7 +192,10 @@ class EmbedWork:
             self.settings.loader_workers,
             pin_memory=device.type == "cuda",
         )
-        return AsyncInferenceRunner(encoder, device, load, worker.advance).embeddings(loader)
+        kept = worker.kept
+        key = ("runner", id(encoder))  # the encoder is kept too, so nothing else gets this number
+        runner = kept.once(key, lambda: kept.enter_context(AsyncInferenceRunner(encoder, device, load)))
+        return runner.embeddings(loader, worker.advance)
 
     def _write(self, *embedded: Embedded) -> UnitDone:
         (unit, _), *_ = embedded

@@ -96,7 +96,7 @@ def run_predict(reads: Path, output: Path, model: str, threads: int) -> ProgramR
         ProgramError: it failed.
     """
     shutil.rmtree(output, ignore_errors=True)
-    arguments = ["predict", str(reads), "-o", str(output), "--model", model, "-t", str(threads)]
+    arguments = ["predict", str(reads.absolute()), "-o", str(output.absolute()), "--model", model, "-t", str(threads)]
     arguments += ["--no-progress", "--quiet"]
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.launch", *arguments],
@@ -104,6 +104,7 @@ def run_predict(reads: Path, output: Path, model: str, threads: int) -> ProgramR
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[1],
     )
     if ended.returncode:
         raise ProgramError(arguments, ended.returncode, ended.stderr[-1000:])

@@ -52,6 +52,7 @@ with torch.no_grad():
 torch.save(model, folder + "/module.pth")
 torch.save(model, folder + "/legacy.pth", _use_new_zipfile_serialization=False)
 torch.save({"epoch": 3, "state": model.state_dict()}, folder + "/state.pth")
+torch.save(model.state_dict(), folder + "/old.pth", _use_new_zipfile_serialization=False)
 x = torch.randn(6, width)
 torch.save({"x": x, "scores": model.eval()(x).softmax(1)}, folder + "/expected.pt")
 """
@@ -65,12 +66,17 @@ def published(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("form", ["module", "legacy", "state"])
+@pytest.mark.parametrize("form", ["module", "state", "old"])
 def test_a_head_saved_the_published_way_scores_as_the_original_module(published, form):
     head = import_head(published / f"{form}.pth")
     expected = read_foreign(published / "expected.pt").tensors
     scores = head.scores(expected["x"].read())
     assert torch.allclose(scores, expected["scores"].read(), atol=1e-7)
+
+
+def test_a_whole_module_of_the_old_form_is_refused_with_what_to_do(published):
+    with pytest.raises(ModelError, match=r"before version 1.6.*state_dict"):
+        import_head(published / "legacy.pth")
 
 
 def test_every_dtype_layout_and_plain_value_comes_back_equal(tmp_path):
@@ -156,6 +162,7 @@ def archive(path, program, members=None, **options):
     """A zip as torch.save writes it, of any pickle."""
     with zipfile.ZipFile(path, "w", **options) as file:
         file.writestr("a/data.pkl", program)
+        file.writestr("a/version", b"3\n")
         for name, content in (members or {}).items():
             file.writestr(name, content)
     return path
@@ -190,7 +197,6 @@ PROGRAMS = {
     "instance of a listed class": b"(" + RUN + b"iargparse\nNamespace\n.",
     "call of a listed class": b"ctorch.nn.modules.linear\nLinear\n(" + RUN + b"tR.",
     "listed class with arguments": b"cargparse\nNamespace\n(" + RUN + b"t\x81.",
-    "listed function as a class": b"ccollections\nOrderedDict\n)\x81.",
     "state of a class": b"ctorch.nn.modules.linear\nLinear\n}" + text("__setstate__") + text("x") + b"sb.",
     "extension": b"\x82\x01.",
     "out-of-band buffer": b"\x97.",
@@ -290,18 +296,17 @@ def test_an_archive_that_torch_would_not_write_is_refused(tmp_path):
         archive(evil, program, {"a/data.pkl": program})
     with pytest.raises(ModelError, match="one name"):
         read_foreign(evil)
-    for members in ({"b/data.pkl": program}, {"a/byteorder": b"big"}):
-        with pytest.raises(ModelError):
-            read_foreign(archive(evil, program, members))
+    with pytest.raises(ModelError):
+        read_foreign(archive(evil, program, {"b/data.pkl": program}))
     with pytest.raises(ModelError, match="larger than"):
         read_foreign(archive(evil, program + bytes(5 << 20)))
     with zipfile.ZipFile(evil, "w") as file:
         file.writestr("x", b"x")
-    with pytest.raises(ModelError, match="none that torch"):
+    with pytest.raises(ModelError, match="not one that torch"):
         read_foreign(evil)
 
 
-@pytest.mark.parametrize("form", ["module", "legacy"])
+@pytest.mark.parametrize("form", ["module", "old"])
 def test_a_file_cut_anywhere_or_with_a_byte_changed_is_an_error_or_harmless(published, tmp_path, form):
     whole = (published / f"{form}.pth").read_bytes()
     path = tmp_path / "cut.pth"

@@ -14,7 +14,7 @@ LEVELS = (
     {"errors", "kernels", "logs", "progress", "lifeline", "citation", "resources", "stored_json"},
     {"engine", "sequence", "store", "run_dir", "mapped", "config", "samples", "request"},
     {"encoders", "bundles", "heads", "executors", "nearest", "parallel"},
-    {"stages", "results", "training", "registry", "clusters", "hierarchy"},
+    {"stages", "results", "training", "registry", "clusters", "hierarchy", "embeddings"},
     {"machine"},
     {"run"},
     {"cli"},
@@ -22,6 +22,7 @@ LEVELS = (
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FRONT = {"virnucpro", "__main__"}  # what users import and run; it leads to every room
 COMPUTING = {
+    "embeddings",
     "engine",
     "encoders",
     "bundles",
@@ -197,6 +198,7 @@ def is_restricted(path, call):
         "import virnucpro.cli",
         "import virnucpro; virnucpro.make_config(None, {}); virnucpro.errors.UsageError",
         "import virnucpro.encoders, virnucpro.executors.local, virnucpro.executors.pool, virnucpro.store",
+        "import virnucpro.embeddings, virnucpro.parallel, virnucpro.hierarchy",
         "from virnucpro.cli import cli; cli(['--help'], standalone_mode=False)",
         "from virnucpro.cli import cli; cli(['predict', '--help'], standalone_mode=False)",
     ],

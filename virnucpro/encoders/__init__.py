@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
+from virnucpro.encoders.plugins import plugin
 from virnucpro.encoders.weights import EncoderConfig, read_config, read_tensors, save_encoder
 from virnucpro.errors import ModelError, UsageError
 
@@ -134,6 +135,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def _class_of(config: EncoderConfig) -> type[EncoderClass]:
     if config.kind not in REGISTRY:
+        plugged_in = plugin(config.kind)
+        if isinstance(plugged_in, type):
+            return plugged_in
         raise ModelError(f"{config.path}: unknown encoder kind {config.kind!r}; known kinds: {', '.join(REGISTRY)}.")
     module, _, name = REGISTRY[config.kind].partition(":")
     found: type[EncoderClass] = getattr(import_module(module), name)

@@ -1,0 +1,338 @@
+"""Chunks of sequence with metadata in, the same chunks with embeddings out; what fails is said and stops nothing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.embeddings.loader import EncoderSource, ModelLoader
+from virnucpro.embeddings.validation import EmbeddingValidator, ModelValidationError, check_text
+from virnucpro.errors import UsageError, VirNucProError
+from virnucpro.parallel import chunk_list, run_parallel
+
+_LOG = logging.getLogger(__name__)
+
+Chunk = Mapping[str, Any]
+"""``text`` (or ``sequence``) holds the sequence; whatever else is there stays."""
+ProgressCallback = Callable[[int, int], None]
+
+
+class Statistics(TypedDict):
+    """What a generator has done so far.
+
+    Attributes:
+        processed: chunks with an embedding.
+        failed: chunks without one.
+        retried: chunks that were tried again by themselves.
+        batches: that were computed.
+        seconds: spent in ``process_chunks`` and its kin.
+        items_per_second: processed chunks a second.
+    """
+
+    processed: int
+    failed: int
+    retried: int
+    batches: int
+    seconds: float
+    items_per_second: float
+
+
+class ProgressSummary(TypedDict):
+    """How far the latest call is.
+
+    Attributes:
+        done: chunks.
+        total: chunks in all.
+        percent: of them.
+        seconds: since it began.
+        items_per_second: so far.
+        seconds_left: about; None while nothing is done.
+    """
+
+    done: int
+    total: int
+    percent: float
+    seconds: float
+    items_per_second: float
+    seconds_left: float | None
+
+
+class EmbeddingGenerator:
+    """Embeds chunks in batches, several batches at the same time.
+
+    Args:
+        encoder: a name as of :class:`~virnucpro.embeddings.loader.ModelLoader`, or a loader.
+        device: ``cpu``, ``cuda``, ``mps`` ...; None takes the best that there is.
+        batch_size: chunks computed together.
+        num_workers: batches at the same time.
+        use_threading: in threads; otherwise in spawned processes, each of which loads the encoder.
+        precision: see ``ModelLoader``.
+        show_progress: draw a bar; None does so in a notebook.
+
+    Raises:
+        ModelLoadError: there is no such encoder.
+        UsageError: a number below 1, or processes for an encoder that has no name.
+    """
+
+    def __init__(
+        self,
+        encoder: str | Path | ModelLoader | EncoderSource = "lite:nucleotide",
+        device: str | None = None,
+        batch_size: int = 32,
+        num_workers: int = 4,
+        use_threading: bool = True,
+        *,
+        precision: str = "auto",
+        show_progress: bool | None = None,
+    ) -> None:
+        if batch_size < 1 or num_workers < 1:
+            raise UsageError("batch_size and num_workers: at least 1.")
+        self.loader = encoder if isinstance(encoder, ModelLoader) else ModelLoader(encoder, precision, device)
+        if not use_threading and not self.loader.source.is_named:
+            raise UsageError("processes load the encoder by its name or file: give one, or use_threading=True.")
+        self.batch_size, self.num_workers, self.use_threading = batch_size, num_workers, use_threading
+        self.validator = EmbeddingValidator(self.loader.width, "float32")
+        self._desc = "embedding" if show_progress or (show_progress is None and "ipykernel" in sys.modules) else None
+        self._lock = threading.Lock()
+        self._processed = self._failed = self._retried = self._batches = 0
+        self._seconds = 0.0
+        self._done = self._total = 0
+        self._begun = time.monotonic()
+
+    def process_chunks(
+        self,
+        chunks: Iterable[Chunk],
+        progress_callback: ProgressCallback | None = None,
+        retry_failed: bool = True,
+    ) -> list[dict[str, Any]]:
+        """Embed chunks, in order.
+
+        Args:
+            chunks: each with ``text`` (or ``sequence``) and any metadata.
+            progress_callback: told how many chunks are done, and of how many.
+            retry_failed: when a batch fails, compute each of its chunks by itself, so that only those to blame fail.
+
+        Returns:
+            For each chunk all that it held, and ``embedding`` (width,) float32 or None, ``error`` (a sentence or None),
+            ``encoder`` and ``encoder_fingerprint``.
+        """
+        given = list(chunks)
+        with self._lock:
+            self._done, self._total, self._begun = 0, len(given), time.monotonic()
+
+        def told(num_done: int) -> None:
+            nonlocal progress_callback
+            with self._lock:
+                self._done = num_done
+            if progress_callback is not None:
+                try:
+                    progress_callback(num_done, len(given))
+                except Exception:  # noqa: BLE001 - somebody else's function; the work is worth more than its answer
+                    _LOG.warning("the progress callback raised; it is not called again.", exc_info=True)
+                    progress_callback = None
+
+        return self._process(given, self.batch_size, self.num_workers, told, retry_failed=retry_failed)
+
+    def process_batch(self, batch: Sequence[Chunk]) -> list[dict[str, Any]]:
+        """Embed some chunks together; see ``process_chunks`` for what comes back."""
+        return self._process(batch, max(1, len(batch)), 1, lambda _: None, retry_failed=True)
+
+    def generate_embeddings_for_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, width) embeddings of n sequences.
+
+        Raises:
+            ModelValidationError: naming the first sequence that has none, and why.
+        """
+        enriched = self.process_chunks([{"text": text} for text in texts])
+        for number, chunk in enumerate(enriched):
+            if chunk["error"] is not None:
+                raise ModelValidationError(f"text {number + 1} of {len(enriched)}: {chunk['error']}")
+        rows = [chunk["embedding"] for chunk in enriched]
+        return np.stack(rows) if rows else np.empty((0, self.loader.width), dtype=np.float32)
+
+    def validate_and_enrich_chunk(self, chunk: Chunk, embedding: NDArray[np.float32]) -> dict[str, Any]:
+        """A chunk with its embedding, or with what is wrong with that."""
+        found = self.validator.problems(embedding)
+        if found:
+            return _failed(chunk, ModelValidationError(f"not an embedding: {'; '.join(found)}."), self.loader)
+        return _enriched(chunk, embedding, None, self.loader)
+
+    def get_progress_summary(self) -> ProgressSummary:
+        """How far the latest call of ``process_chunks`` is; may be asked from another thread."""
+        with self._lock:
+            done, total, seconds = self._done, self._total, time.monotonic() - self._begun
+        rate = done / max(seconds, 1e-9)
+        return ProgressSummary(
+            done=done,
+            total=total,
+            percent=100.0 * done / total if total else 100.0,
+            seconds=seconds,
+            items_per_second=rate,
+            seconds_left=(total - done) / rate if done else None,
+        )
+
+    def get_statistics(self) -> Statistics:
+        """What was done since this object was made."""
+        with self._lock:
+            return Statistics(
+                processed=self._processed,
+                failed=self._failed,
+                retried=self._retried,
+                batches=self._batches,
+                seconds=self._seconds,
+                items_per_second=self._processed / self._seconds if self._seconds else 0.0,
+            )
+
+    def _text_of(self, chunk: Chunk) -> str:
+        if not isinstance(chunk, Mapping):
+            raise ModelValidationError(f"expected a chunk with a text, got {type(chunk).__name__}.")
+        if "text" not in chunk and "sequence" not in chunk:
+            raise ModelValidationError("the chunk has neither 'text' nor 'sequence'.")
+        text = chunk["text"] if "text" in chunk else chunk["sequence"]
+        return check_text(text, self.loader.alphabet, self.loader.source.max_letters)
+
+    def _process(
+        self, given: Sequence[Chunk], batch_size: int, num_workers: int, told: Callable[[int], None], retry_failed: bool
+    ) -> list[dict[str, Any]]:
+        begun = time.monotonic()
+        texts: dict[int, str] = {}
+        answers: dict[int, NDArray[np.float32] | Exception] = {}
+        for number, chunk in enumerate(given):
+            try:
+                texts[number] = self._text_of(chunk)
+            except ModelValidationError as error:
+                answers[number] = error
+        num_refused, batches = len(answers), chunk_list(texts, batch_size)
+
+        def progress(num_batches: int, _: int) -> None:
+            told(min(num_refused + num_batches * batch_size, len(given)))
+
+        failed = self._embed(texts, batches, num_workers, answers, progress)
+        retried = failed if retry_failed else []
+        self._embed(texts, [[number] for number in retried], num_workers, answers, None)
+        if not batches:
+            told(len(given))
+        enriched = [
+            _failed(chunk, answer, self.loader)
+            if isinstance(answer := answers[number], Exception)
+            else self.validate_and_enrich_chunk(chunk, answer)
+            for number, chunk in enumerate(given)
+        ]
+        num_failed = sum(chunk["error"] is not None for chunk in enriched)
+        with self._lock:
+            self._processed += len(enriched) - num_failed
+            self._failed += num_failed
+            self._retried += len(retried)
+            self._batches += len(batches) + len(retried)
+            self._seconds += time.monotonic() - begun
+        return enriched
+
+    def _embed(
+        self,
+        texts: Mapping[int, str],
+        batches: list[list[int]],
+        num_workers: int,
+        answers: dict[int, NDArray[np.float32] | Exception],
+        progress: ProgressCallback | None,
+    ) -> list[int]:
+        """Compute batches and note what comes out; returns the numbers of the chunks whose batch failed."""
+        if not batches:
+            return []
+        in_processes = not self.use_threading and num_workers > 1
+        call: Callable[[list[str]], NDArray[np.float32]] = self.loader.encode
+        if in_processes:
+            call = _EmbedTexts(self.loader.name, self.loader.precision, self.loader.device, num_workers)
+        with nullcontext() if in_processes or num_workers == 1 else _a_thread_each(num_workers) as begin:
+            results = run_parallel(
+                [[texts[number] for number in batch] for batch in batches],
+                call if begin is None else begin(call),
+                num_workers,
+                self._desc,
+                return_exceptions=True,
+                processes=in_processes,
+                progress=progress,
+            )
+        failed = []
+        for batch, result in zip(batches, results, strict=True):
+            if isinstance(result, Exception):
+                _LOG.warning("a batch of %d chunks failed: %s", len(batch), result)
+                failed += batch
+                answers.update(dict.fromkeys(batch, result))
+            else:
+                answers.update(zip(batch, result, strict=True))
+        return failed
+
+
+_Embed = Callable[[list[str]], NDArray[np.float32]]
+
+
+@contextmanager
+def _a_thread_each(num_workers: int) -> Iterator[Callable[[_Embed], _Embed]]:
+    """Let each call use its share of the CPUs: threads that share every operation wait for one another."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    from virnucpro.encoders.device import available_cpus  # noqa: PLC0415
+
+    before, share = torch.get_num_threads(), max(1, available_cpus() // num_workers)
+
+    def begin(embed: _Embed) -> _Embed:
+        def embedded(texts: list[str]) -> NDArray[np.float32]:
+            torch.set_num_threads(share)  # of this thread alone
+            return embed(texts)
+
+        return embedded
+
+    try:
+        yield begin
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class _EmbedTexts:
+    """Embeds some sequences in a process of its own, which loads the encoder once."""
+
+    name: str
+    precision: str
+    device: str | None
+    num_workers: int
+
+    def __call__(self, texts: list[str]) -> NDArray[np.float32]:
+        from virnucpro.encoders.device import available_cpus  # noqa: PLC0415
+        from virnucpro.engine.threads import use_threads  # noqa: PLC0415
+
+        use_threads(max(1, available_cpus() // self.num_workers))
+        return _loader_of_process(self.name, self.precision, self.device).encode(texts)
+
+
+@lru_cache(maxsize=4)
+def _loader_of_process(name: str, precision: str, device: str | None) -> ModelLoader:
+    return ModelLoader(name, precision, device)
+
+
+def _failed(chunk: Chunk, error: Exception, loader: ModelLoader) -> dict[str, Any]:
+    text = str(error) if isinstance(error, VirNucProError) else f"{type(error).__name__}: {error}"
+    return _enriched(chunk if isinstance(chunk, Mapping) else {"text": chunk}, None, text, loader)
+
+
+def _enriched(
+    chunk: Chunk, embedding: NDArray[np.float32] | None, error: str | None, loader: ModelLoader
+) -> dict[str, Any]:
+    return {
+        **chunk,
+        "embedding": embedding,
+        "error": error,
+        "encoder": loader.name,
+        "encoder_fingerprint": loader.fingerprint,
+    }

@@ -13,6 +13,7 @@ A run lives in the folder ``run/`` of the output directory::
     run/scores/unit-00042.h5              scores; when it exists the three above may be gone
     run/table/                            the table of fragments, of sequences and of genes: what a run is made for
     run/failed/unit-00042.json            rows that cannot be computed, with the reason; only where there are any
+    run/receipts/unit-00042.json          of which run a finished unit is; where several programs share the work
     run/sequences.npy, run/rows.npy       sums a sequence and scores a row, made anew by every consensus
     run/first/run/...                     of a cascade, the run of the model that looks at everything first
     run/joined.npy                        of a cascade, sums a sequence by the model that decided it, while results
@@ -223,6 +224,10 @@ class RunDir:
     def failed(self, unit: int) -> Path:
         """Rows of a unit that cannot be computed; there only where there are any."""
         return self.work / "failed" / f"unit-{unit:05d}.json"
+
+    def receipt(self, unit: int) -> Path:
+        """Of which run a finished unit is, and what its files are; there only where work was shared out."""
+        return self.work / "receipts" / f"unit-{unit:05d}.json"
 
     def result(self, stem: str, suffix: str) -> Path:
         """A result file, prefixed by the input's stem."""

@@ -21,7 +21,7 @@ from virnucpro.logs import printable
 _SECTIONS = {
     "Predict": ("predict",),
     "After a run": ("call", "report", "assign", "verify", "merge", "rerun"),
-    "Other machines": ("sync",),
+    "Other machines": ("prepare", "work", "finish", "sync"),
     "Models and this machine": ("models", "doctor"),
     "Time and memory": ("plan", "profile", "benchmark"),
     "Models of your own": ("train", "evaluate"),

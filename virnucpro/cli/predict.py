@@ -158,6 +158,7 @@ def predict(
     quiet: bool,
     verbose: bool,
     cascade_limits: tuple[float, float] | None,
+    only_prepare: bool = False,
     **settings: object,
 ) -> None:
     """Tell which sequences of INPUT are viral.
@@ -205,6 +206,7 @@ def predict(
         fresh=fresh,
         force=force,
         show_bars=not (no_progress or quiet),
+        only_prepare=only_prepare,
     )
 
 

@@ -74,6 +74,7 @@ def predict(
     fresh: bool = False,
     force: bool = False,
     show_bars: bool = False,
+    only_prepare: bool = False,
 ) -> Results:
     """Tell which sequences are viral.
 
@@ -88,17 +89,24 @@ def predict(
         fresh: drop what an earlier run in this directory stored.
         force: also replace files of the names of results that no run of this program wrote.
         show_bars: draw progress bars on a terminal.
+        only_prepare: stop when the inputs are cut into units; see ``virnucpro.run.by_hand``.
 
     Raises:
         VirNucProError: see ``virnucpro.errors`` for the tree.
     """
     samples = samples_of([item if isinstance(item, Sample) else os.fspath(item) for item in inputs])
     request = Request(samples, config or Config(), options or Options())
-    return execute(request, Path(output), fresh=fresh, force=force, show_bars=show_bars)
+    return execute(request, Path(output), fresh=fresh, force=force, show_bars=show_bars, only_prepare=only_prepare)
 
 
 def execute(
-    request: Request, output: Path, *, fresh: bool = False, force: bool = False, show_bars: bool = False
+    request: Request,
+    output: Path,
+    *,
+    fresh: bool = False,
+    force: bool = False,
+    show_bars: bool = False,
+    only_prepare: bool = False,
 ) -> Results:
     """Do what is asked, in the directory ``output``; see ``predict``."""
     _check(request)
@@ -125,6 +133,8 @@ def execute(
         with _first_look(run, first, request, devices) as look:
             index = _extract(run, request) if look is None else cascade.extract(run, look)
             cautions = _cautions(run, index, first, devices)
+            if only_prepare:
+                return Results(run_dir.root, tuple(request.stems), (), {})
             _run_units(run, index, request, devices)
             counts = _write_results(run, index, request, look)
             record = run_record(run, index, request, devices, counts, started) | {"warnings": cautions}
@@ -311,13 +321,13 @@ def _pinned(run: Run) -> dict[str, Any]:
     }
 
 
-def _run_units(run: Run, index: Index, request: Request, devices: list[str]) -> None:
-    """Embed and classify each unit that lacks scores; merge it in between where embeddings are kept.
+def _run_units(run: Run, index: Index, request: Request, devices: list[str], todo: list[int] | None = None) -> None:
+    """Embed and classify each unit that lacks scores, or those given; merge them in between where embeddings are kept.
 
     The stages pull from one another, so a unit's embeddings are on the disk only until it is scored, and
     the devices go on while finished units are merged.
     """
-    todo = classify.pending(run, index)
+    todo = classify.pending(run, index) if todo is None else todo
     runtime = request.config.runtime
     threads = runtime.threads or available_cpus()
     keep_embeddings = request.options.keep_embeddings

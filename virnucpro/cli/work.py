@@ -1,0 +1,58 @@
+"""``virnucpro work``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from virnucpro.cli.options import COUNT, DEVICES, no_progress_option, quiet_option, run_argument, threads_option
+from virnucpro.errors import UsageError
+from virnucpro.logs import start_logging
+
+_EPILOG = """\
+Call it from whatever starts programs: a job array, a queue, a loop over ssh. A unit that is done has a receipt and
+is left alone, so that any call can be repeated; several may run in one directory at the same time, where they share
+a file system. Elsewhere copy RUN to each machine, or prepare the same inputs there, and bring the units back
+with 'sync' and 'finish --from'.
+
+Exit code 1 if some units cannot be computed (all others are), 143 and 130 if interrupted.
+
+\b
+Examples:
+  virnucpro work run --shard 3/16 --gpus 0
+  virnucpro work run --units 0-99,120
+"""
+
+
+@click.command(epilog=_EPILOG)
+@run_argument
+@click.option("--shard", metavar="I/N", help="The I-th of N parts of the units, 1/N to N/N.")
+@click.option("--units", metavar="RANGES", help="These units, such as 0-99,120.")
+@click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: as prepared]")
+@click.option("--gpus", metavar="NUMBERS", help="Physical GPUs to use, such as 0,1; one process each.")
+@click.option("--parallel", is_flag=True, default=None, help="Use several worker processes where there is no GPU.")
+@threads_option
+@click.option("--token-budget", type=COUNT, metavar="N", help="Tokens in a batch of the encoders.")
+@click.option("--loader-workers", type=click.IntRange(min=0), metavar="N", help="Processes a device that read ahead.")
+@no_progress_option
+@quiet_option
+def work(run: Path, shard: str | None, units: str | None, no_progress: bool, quiet: bool, **runtime: object) -> None:
+    """Compute some units of a prepared run.
+
+    RUN is the directory that prepare made. Without --shard or --units: all units that are not done.
+    """
+    if shard is not None and units is not None:
+        raise UsageError("--shard and --units both choose units: give one.")
+    start_logging(-1 if quiet else 0)
+
+    from virnucpro.run import by_hand, shards  # noqa: PLC0415 - brings torch, which --help should not wait for
+
+    def choice(num_units: int) -> range | list[int]:
+        if shard is not None:
+            return shards.units_of_shard(shard, num_units)
+        return range(num_units) if units is None else shards.units_of_ranges(units, num_units)
+
+    given = {name: value for name, value in runtime.items() if value is not None}
+    worked = by_hand.work(run, choice, given, show_bars=not (no_progress or quiet))
+    click.echo(f"{worked.num_done:,} units done now, {worked.num_here:,} were done, run {worked.run[:12]}")

@@ -1,0 +1,172 @@
+"""A run in pieces, for whatever starts programs on machines: prepare, work on some units, finish.
+
+``prepare`` cuts the inputs into units. Any number of ``work`` calls, on any machines, at any time, again and again,
+compute units and leave receipts. ``finish`` checks the receipts and writes the results, which are those of ``predict``
+byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from virnucpro import store
+from virnucpro.config import RuntimeConfig
+from virnucpro.encoders.device import choose_devices
+from virnucpro.errors import StoreError, UsageError, WorkerError
+from virnucpro.progress import Reporter
+from virnucpro.request import Request
+from virnucpro.run import shards
+from virnucpro.run.predict import Results, _load_bundle, _log_to, _make_run, _pinned, _run_units, execute
+from virnucpro.run_dir import RunDir, read_json
+from virnucpro.stages.base import Index
+
+_log = logging.getLogger(__name__)
+
+Choice = Callable[[int], Collection[int]]
+"""From the number of units of a run to those that are meant, ascending."""
+
+
+@dataclass(frozen=True)
+class Worked:
+    """What a call of ``work`` did.
+
+    Attributes:
+        num_done: units computed now.
+        num_here: units that were done before.
+        run: digest of the run.
+    """
+
+    num_done: int
+    num_here: int
+    run: str
+
+
+def prepared(output: Path) -> tuple[RunDir, Index]:
+    """The directory of a run whose inputs are cut, and its units.
+
+    Raises:
+        UsageError: there is none.
+    """
+    run_dir = RunDir(output)
+    if not run_dir.manifest.is_file() or not run_dir.index.exists():
+        raise UsageError(f"{output} holds no prepared run. Make one: virnucpro prepare INPUT... -o {output}")
+    return run_dir, Index.read(run_dir)
+
+
+def work(output: Path, choice: Choice, runtime: dict[str, Any], *, show_bars: bool = False) -> Worked:
+    """Compute some units of a prepared run, and leave a receipt for each.
+
+    Units that have one are left alone. Several processes may work in one directory at the same time.
+
+    Args:
+        output: directory of the run.
+        choice: which units.
+        runtime: settings of ``RuntimeConfig`` that differ from those of ``prepare``.
+        show_bars: draw progress bars on a terminal.
+
+    Raises:
+        UsageError: there is no prepared run, or this machine has another model than the one it was prepared for.
+        WorkerError: some units cannot be computed; all others are.
+    """
+    run_dir, index = prepared(output)
+    with run_dir.reading():
+        run_digest = shards.digest_of_run(run_dir, index)
+        units = choice(len(index.units))
+        todo = [unit for unit in units if _is_open(run_dir, index, run_digest, unit)]
+        if todo:
+            name = f"work-{socket.gethostname()}-{os.getpid()}.log"
+            (run_dir.work / "logs").mkdir(exist_ok=True)
+            with _log_to(run_dir.work / "logs" / name):
+                _compute(run_dir, index, todo, runtime, show_bars=show_bars)
+        for unit in todo:
+            shards.write_receipt(run_dir, index, run_digest, unit)
+    return Worked(len(todo), len(units) - len(todo), run_digest)
+
+
+def finish(output: Path, folders: Sequence[Path] = (), *, show_bars: bool = False) -> Results:
+    """Check that every unit is done, by its receipt and its files, and write the results.
+
+    Args:
+        output: directory of the run.
+        folders: directories of the same run that came from other machines: their finished units are copied first.
+        show_bars: draw progress bars on a terminal.
+
+    Raises:
+        UsageError: there is no prepared run.
+        WorkerError: units are missing, damaged or of another run; each is named with its rows.
+        VirNucProError: as of ``predict``.
+    """
+    run_dir, index = prepared(output)
+    with run_dir.locked():
+        problems = []
+        for folder in folders:
+            num_adopted, found = shards.adopt(run_dir, index, folder)
+            problems += found
+            _log.info("%s: %d units came", folder, num_adopted)
+        faults = shards.faults(run_dir, index)
+    if faults:
+        units = [unit for fault in faults for unit in range(fault.first, fault.last + 1)]
+        lines = "\n".join(f"  {text}" for text in [*map(str, faults), *problems])
+        raise WorkerError(
+            f"{len(units):,} of {len(index.units):,} units are missing or damaged:\n{lines}\n"
+            f"Compute them: virnucpro work {output} --units {shards.as_ranges(units)}"
+        )
+    for problem in problems:
+        _log.warning("%s", problem)
+    request = _request_of(run_dir, as_named=True)
+    output = output.absolute()
+    with contextlib.chdir(read_json(run_dir.request)["directory"]):  # results name inputs as they were given there
+        return execute(request, output, show_bars=show_bars)
+
+
+def _request_of(run_dir: RunDir, *, as_named: bool = False) -> Request:
+    """What was asked, in the float type that the run was prepared for, whatever suits this machine."""
+    request = Request.from_record(read_json(run_dir.request), as_named=as_named)
+    science = replace(request.config.science, dtype=read_json(run_dir.manifest)["science.dtype"])
+    return replace(request, config=replace(request.config, science=science))
+
+
+def _is_open(run_dir: RunDir, index: Index, run_digest: str, unit: int) -> bool:
+    """Whether a unit has to be computed or lacks its receipt alone; what is damaged or of another run is dropped."""
+    problem = shards.problem_of(run_dir, index, run_digest, unit)
+    if problem is None:
+        return False
+    if run_dir.receipt(unit).exists():
+        _log.warning("%s; it is computed again", problem)
+        for path in (run_dir.receipt(unit), *shards.files_of(run_dir, unit).values()):
+            path.unlink(missing_ok=True)
+    return True
+
+
+def _compute(run_dir: RunDir, index: Index, units: list[int], runtime: dict[str, Any], *, show_bars: bool) -> None:
+    """Score the units that lack scores."""
+    request = _request_of(run_dir)
+    settings: RuntimeConfig = replace(request.config.runtime, **runtime)
+    request = replace(request, config=replace(request.config, runtime=settings))
+    devices = choose_devices(settings.device, settings.gpus or None)
+    run = _make_run(run_dir, request, _load_bundle(request, devices), devices, Reporter(show_bars))
+    run_dir.agree(read_json(run_dir.manifest) | _pinned(run))
+    todo = [unit for unit in units if not _has_scores(run_dir, unit)]
+    try:
+        _run_units(run, index, request, devices, todo)
+    except WorkerError:
+        # Another process may have had the same unit in hand, and taken its embeddings away when it was done.
+        if not all(run_dir.scores(unit).exists() for unit in units):
+            raise
+
+
+def _has_scores(run_dir: RunDir, unit: int) -> bool:
+    """Whether the scores of a unit are there and whole."""
+    try:
+        store.verify(run_dir.scores(unit), "scores", {})
+    except StoreError:
+        run_dir.scores(unit).unlink(missing_ok=True)
+        return False
+    return True

@@ -15,20 +15,20 @@ from virnucpro import errors
 
 if TYPE_CHECKING:
     from virnucpro.bundles import Bundle, load_bundle
-    from virnucpro.config import Config, make_config
     from virnucpro.request import Options
     from virnucpro.run.predict import Results, predict
     from virnucpro.samples import Sample
+    from virnucpro.settings import Settings, make_settings
 
 __version__ = "0.1.0"
 
-__all__ = ["Bundle", "Config", "Options", "Results", "Sample", "errors", "load_bundle", "make_config", "predict"]
+__all__ = ["Bundle", "Options", "Results", "Sample", "Settings", "errors", "load_bundle", "make_settings", "predict"]
 
 _PLACES = {
     "Bundle": "virnucpro.bundles",
     "load_bundle": "virnucpro.bundles",
-    "Config": "virnucpro.config",
-    "make_config": "virnucpro.config",
+    "Settings": "virnucpro.settings",
+    "make_settings": "virnucpro.settings",
     "Options": "virnucpro.request",
     "Results": "virnucpro.run.predict",
     "Sample": "virnucpro.samples",

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from virnucpro.config import Config, TableFormat, make_config
 from virnucpro.samples import Sample
+from virnucpro.settings import Settings, TableFormat, make_settings
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Request:
 
     Attributes:
         samples: what is read, in order.
-        config: settings.
+        settings: of the run.
         options: what else is wanted.
     """
 
     samples: tuple[Sample, ...]
-    config: Config = field(default_factory=Config)
+    settings: Settings = field(default_factory=Settings)
     options: Options = field(default_factory=Options)
 
     @property
@@ -67,9 +67,10 @@ class Request:
 
     def as_record(self) -> dict[str, Any]:
         """As JSON, with paths that hold in any folder, and as they were named in the present one."""
-        config, options = self.config, self.options
-        if Path(config.science.model).exists():
-            config = replace(config, science=replace(config.science, model=_absolute(config.science.model)))
+        settings, options = self.settings, self.options
+        if Path(settings.science.model).exists():
+            science = replace(settings.science, model=_absolute(settings.science.model))
+            settings = replace(settings, science=science)
         if options.reference is not None:
             options = replace(options, reference=_absolute(options.reference))
         return {
@@ -79,7 +80,7 @@ class Request:
                 for sample in self.samples
             ],
             "settings": {
-                f"{kind}.{name}": value for kind, part in asdict(config).items() for name, value in part.items()
+                f"{kind}.{name}": value for kind, part in asdict(settings).items() for name, value in part.items()
             },
             "options": asdict(options),
         }
@@ -90,7 +91,7 @@ class Request:
         paths = "named" if as_named else "paths"
         return cls(
             tuple(_sample(item["name"], item[paths]) for item in record["samples"]),
-            make_config(None, record["settings"]),
+            make_settings(None, record["settings"]),
             Options(**record["options"]),
         )
 

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import plain_extraction as plain
 from benchmarks.measure import Figure, Goal, Settings, one_core, ratio_of, take_turns
-from virnucpro.config import LayoutConfig
 from virnucpro.machine.reads import write_reads
 from virnucpro.results.tables import row_names
 from virnucpro.sequence.extract import Extraction
+from virnucpro.settings import Layout
 
 SECTION = "extraction"
 _LENGTH_NT = 300
@@ -66,7 +66,7 @@ def _counted(rows: Callable[[Path, int], list[plain.Row]], path: Path, num_reads
 
 
 def _extraction(path: Path) -> Extraction:
-    return Extraction([str(path)], _LENGTH_NT, min_length=0, unit_rows=LayoutConfig().unit_rows)
+    return Extraction([str(path)], _LENGTH_NT, min_length=0, unit_rows=Layout().unit_rows)
 
 
 def _count_fragments(path: Path) -> int:

@@ -18,7 +18,6 @@ from benchmarks.measure import Figure, Goal, Settings, ratio_of, take_turns
 from benchmarks.plain_results import PlainResults
 from virnucpro import store
 from virnucpro.bundles import load_bundle
-from virnucpro.config import LayoutConfig, RuntimeConfig
 from virnucpro.encoders import save_encoder
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
@@ -27,6 +26,7 @@ from virnucpro.machine.reads import write_reads
 from virnucpro.progress import Reporter
 from virnucpro.results.tables import row_names
 from virnucpro.run_dir import RunDir
+from virnucpro.settings import Layout, Runtime
 from virnucpro.stages import classify, consensus, extract, merge, write
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 
@@ -121,7 +121,7 @@ class Embedded:
         with PoolExecutor(self.threads) as merger, SerialExecutor("cpu", self.threads) as head:
             if keep_merged:
                 units = merge.run(run, units, len(index.units), merger)
-            classify.run(run, index, units, head, batch_size=RuntimeConfig().batch_size, keep_embeddings=True)
+            classify.run(run, index, units, head, batch_size=Runtime().batch_size, keep_embeddings=True)
         sums = consensus.run(run, index)
         write.run(run, index, sums, write.Wanted(legacy=True))
         return index.num_rows
@@ -168,7 +168,7 @@ class Embedded:
         return np.concatenate([store.read_arrays(path, "scores", "scores")["scores"] for path in paths])
 
 
-def prepare(folder: Path, settings: Settings, unit_rows: int = LayoutConfig().unit_rows) -> Embedded:
+def prepare(folder: Path, settings: Settings, unit_rows: int = Layout().unit_rows) -> Embedded:
     """Coding reads, one row each and some more, cut as ever, with random embeddings."""
     bundle = load_bundle(str(_write_bundle(folder / "bundle", settings.seed)))
     reads = write_reads(folder / "reads.fasta", settings.num_rows, _LENGTH_NT, 1.0, settings.seed)

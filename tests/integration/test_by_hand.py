@@ -25,12 +25,12 @@ SETTINGS = ("--unit-rows", 8, "--device", "cpu", "-q")
 def expected(tmp_path_factory, tiny_bundle):
     """The inputs, and what ``predict`` makes of them in one go."""
     from virnucpro import predict
-    from virnucpro.config import make_config
+    from virnucpro.settings import make_settings
 
     folder = tmp_path_factory.mktemp("by_hand")
     fasta = write_fasta(folder / "in.fasta", mixed_records(24))
     settings = {"science.model": str(tiny_bundle), "layout.unit_rows": 8, "runtime.device": "cpu"}
-    predict([fasta], folder / "out", make_config(None, settings))
+    predict([fasta], folder / "out", make_settings(None, settings))
     return fasta, result_bytes(folder / "out", "in")
 
 

@@ -100,7 +100,7 @@ def run(folder: Path, out: str, model: str = "other", unit_rows: int = 15, **sci
     settings |= {"runtime.threads": 1, "runtime.device": "cpu"} | {f"science.{k}": v for k, v in science.items()}
     options = virnucpro.Options(keep_intermediate=True, with_report=False)
     inputs = [folder / f"{stem}.fasta" for stem in STEMS]
-    return virnucpro.predict(inputs, folder / out, virnucpro.make_config(None, settings), options=options)
+    return virnucpro.predict(inputs, folder / out, virnucpro.make_settings(None, settings), options=options)
 
 
 @pytest.fixture(scope="module")

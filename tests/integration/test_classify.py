@@ -10,9 +10,9 @@ from conftest import mixed_records, write_fasta
 
 from virnucpro import Options, predict
 from virnucpro.bundles import load_bundle
-from virnucpro.config import make_config
 from virnucpro.executors.base import UnitDone, UnitFailed, Worker
 from virnucpro.run_dir import RunDir, read_json
+from virnucpro.settings import make_settings
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.classify import ClassifyWork
 
@@ -23,7 +23,7 @@ def embedded(tmp_path_factory, tiny_bundle):
     folder = tmp_path_factory.mktemp("embedded")
     fasta = write_fasta(folder / "in.fasta", mixed_records(40))
     settings = {"science.model": str(tiny_bundle), "layout.unit_rows": 30, "runtime.device": "cpu"}
-    predict([fasta], folder / "out", make_config(None, settings), options=Options(keep_embeddings=True))
+    predict([fasta], folder / "out", make_settings(None, settings), options=Options(keep_embeddings=True))
     return RunDir(folder / "out"), load_bundle(str(tiny_bundle))
 
 

@@ -299,16 +299,16 @@ import resource, sys
 from pathlib import Path
 import torch
 from virnucpro import predict
-from virnucpro.config import make_config
+from virnucpro.settings import make_settings
 from virnucpro.logs import start_logging
 
 start_logging(0)
 fasta, out, model, spare = sys.argv[1:]
 settings = {"science.model": model, "runtime.device": "cpu", "runtime.threads": 1, "runtime.token_budget": 10_000_000}
-predict([fasta], Path(out) / "warm", make_config(None, settings | {"runtime.token_budget": 500}))
+predict([fasta], Path(out) / "warm", make_settings(None, settings | {"runtime.token_budget": 500}))
 mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (mapped + int(spare), resource.RLIM_INFINITY))
-predict([fasta], Path(out) / "starved", make_config(None, settings))
+predict([fasta], Path(out) / "starved", make_settings(None, settings))
 """
 
 

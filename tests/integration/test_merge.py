@@ -26,12 +26,12 @@ from virnucpro.stages.merge import MergeWork, merge_all
 def embedded(tmp_path_factory, tiny_bundle):
     """A run of twelve units or so that kept its embeddings."""
     from virnucpro import Options, predict
-    from virnucpro.config import make_config
+    from virnucpro.settings import make_settings
 
     folder = tmp_path_factory.mktemp("embedded")
     fasta = write_fasta(folder / "in.fasta", mixed_records(40))
     settings = {"science.model": str(tiny_bundle), "layout.unit_rows": 8, "runtime.device": "cpu"}
-    predict([fasta], folder / "out", make_config(None, settings), options=Options(keep_embeddings=True))
+    predict([fasta], folder / "out", make_settings(None, settings), options=Options(keep_embeddings=True))
     return folder
 
 

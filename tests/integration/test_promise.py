@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from virnucpro import predict, store
-from virnucpro.config import make_config
 from virnucpro.run_dir import RunDir
+from virnucpro.settings import make_settings
 
 RECORDS = mixed_records(40, seed=7)
 SCORES_AGREE_TO = 1e-5
@@ -38,7 +38,7 @@ def reference(request, tmp_path_factory, tiny_bundle):
     folder = tmp_path_factory.mktemp("promise")
     model = "lite" if request.param == "lite" else str(tiny_bundle)
     fasta = write_fasta(folder / "in.fasta", RECORDS)
-    predict([fasta], folder / "out", make_config(None, {"science.model": model, "runtime.device": "cpu"}))
+    predict([fasta], folder / "out", make_settings(None, {"science.model": model, "runtime.device": "cpu"}))
     return model, folder
 
 
@@ -94,7 +94,7 @@ def test_calls_are_the_same_for_any_combination(reference, tmp_path_factory, com
     here = tmp_path_factory.mktemp("combination")
     fasta = write_fasta(here / "in.fasta", dict(shuffled))
     options = {"science.model": model, "runtime.device": "cpu", **combination}
-    predict([fasta], here / "out", make_config(None, options))
+    predict([fasta], here / "out", make_settings(None, options))
     check_same(answers(here / "out"), answers(folder / "out"))
 
 

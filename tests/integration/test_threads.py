@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from tiny_models import byte_pair_tokenizer
 
-from virnucpro.config import RuntimeConfig
 from virnucpro.encoders.dnabert_s import DnabertSTokenizer
 from virnucpro.engine.loader import unit_loader
 from virnucpro.engine.packing import GreedyPacker
@@ -22,6 +21,7 @@ from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.run.predict import _embed_executor
 from virnucpro.sequence.ragged import Ragged
+from virnucpro.settings import Runtime
 from virnucpro.stages.embed import settings_for
 
 TASKS = Path("/proc/self/task")
@@ -90,7 +90,7 @@ def without_settings():
     [(1, False, [1]), (8, False, [8]), (1, True, [1]), (2, True, [1, 1]), (6, True, [3, 3]), (16, True, [4] * 4)],
 )
 def test_processes_on_the_cpu_share_the_threads(threads, parallel, expected):
-    settings = settings_for(["cpu"], {}, RuntimeConfig().loader_workers, threads)
+    settings = settings_for(["cpu"], {}, Runtime().loader_workers, threads)
     assert settings.loader_workers == 0
     executor = _embed_executor(["cpu"], threads, settings, 0, parallel=parallel)
     if isinstance(executor, SerialExecutor):

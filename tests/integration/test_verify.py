@@ -15,12 +15,12 @@ from virnucpro.run_dir import RunDir, read_json
 def original(tmp_path_factory, tiny_bundle):
     """A finished run of several units that kept everything."""
     from virnucpro import Options, predict
-    from virnucpro.config import make_config
+    from virnucpro.settings import make_settings
 
     folder = tmp_path_factory.mktemp("verify")
     fasta = write_fasta(folder / "in.fasta", mixed_records(30))
     settings = {"science.model": str(tiny_bundle), "layout.unit_rows": 8, "runtime.device": "cpu"}
-    predict([fasta], folder / "out", make_config(None, settings), options=Options(keep_embeddings=True))
+    predict([fasta], folder / "out", make_settings(None, settings), options=Options(keep_embeddings=True))
     return folder / "out"
 
 

@@ -14,10 +14,10 @@ from tiny_models import random_head
 
 from virnucpro.bundles import load_bundle
 from virnucpro.bundles.bundle import cache_dir, find_bundle
-from virnucpro.config import PRESETS
 from virnucpro.encoders import read_config
 from virnucpro.errors import ModelError
 from virnucpro.heads import load_head, save_head
+from virnucpro.settings import PRESETS
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from test_runner import CONFIG, small_tensors
 from tiny_models import DNABERT_S, dnabert_s_tensors
 
 from virnucpro.cli.predict import predict
-from virnucpro.config import make_config
 from virnucpro.encoders import layers
 from virnucpro.encoders.compiled_layers import LayerSteps, compile_layers, should_compile, steps_of
 from virnucpro.encoders.dnabert_s import DnabertS
@@ -18,6 +17,7 @@ from virnucpro.encoders.graphs import CudaRecorder, ReplayedEncoder, most_tokens
 from virnucpro.engine.collator import VarlenCollator
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.sequence.ragged import Ragged, offsets_of
+from virnucpro.settings import make_settings
 from virnucpro.stages.embed import GPU_TOKEN_BUDGET, token_budget_for, usual_token_budget
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -162,7 +162,7 @@ def test_the_option_names_the_choice(given, choice):
     """Without it the settings file, or auto, decides."""
     context = predict.make_context("predict", ["in.fasta", "-o", "out", *given])
     assert context.params["compile"] == choice
-    assert make_config(None, {"runtime.compile": choice}).runtime.compile == (choice or "auto")
+    assert make_settings(None, {"runtime.compile": choice}).runtime.compile == (choice or "auto")
 
 
 def test_weights_of_the_layers_are_counted():

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "virnucpro"
 LEVELS = (
     {"errors", "kernels", "logs", "progress", "lifeline", "citation", "resources", "stored_json"},
-    {"engine", "sequence", "store", "run_dir", "mapped", "config", "samples", "request"},
+    {"engine", "sequence", "store", "run_dir", "mapped", "settings", "samples", "request"},
     {"encoders", "bundles", "heads", "executors", "nearest", "parallel"},
     {"stages", "results", "training", "registry", "clusters", "hierarchy", "embeddings"},
     {"machine"},
@@ -37,7 +37,7 @@ COMPUTING = {
 ROOMS_OF = {
     "torch": COMPUTING,
     "h5py": {"store", "clusters"},
-    "msgspec": {"stored_json"},
+    "msgspec": {"stored_json", "settings"},
     "click": {"cli"},
     "multiprocessing": {"executors", "lifeline"},
     "concurrent.futures.ProcessPoolExecutor": {"executors"},
@@ -196,7 +196,7 @@ def is_restricted(path, call):
     [
         "import virnucpro",
         "import virnucpro.cli",
-        "import virnucpro; virnucpro.make_config(None, {}); virnucpro.errors.UsageError",
+        "import virnucpro; virnucpro.make_settings(None, {}); virnucpro.errors.UsageError",
         "import virnucpro.encoders, virnucpro.executors.local, virnucpro.executors.pool, virnucpro.store",
         "import virnucpro.embeddings, virnucpro.parallel, virnucpro.hierarchy",
         "from virnucpro.cli import cli; cli(['--help'], standalone_mode=False)",

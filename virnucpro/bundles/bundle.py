@@ -157,7 +157,7 @@ class Bundle:
         return length_nt in (self.fragment_length, *self.calibration.lengths)
 
 
-def load_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32") -> Bundle:
+def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = "float32") -> Bundle:
     """Find a bundle by name or folder and check that its files are there.
 
     Args:

@@ -43,12 +43,12 @@ _BATCH_NORM_EPS = 1e-5
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-def make_bundle(model: str, *, fragment_length: int = 0, dtype: str = "float32") -> Path:
+def make_bundle(model: str, *, fragment_length: int | None = None, dtype: str = "float32") -> Path:
     """Make the bundle of a published model or of a head of the user's own; one that is there is not made again.
 
     Args:
         model: ``300``, ``500``, or a head file (``.pth``, ``.safetensors``).
-        fragment_length: nt the head was trained on, where neither its name nor the file says; 0 for unsaid.
+        fragment_length: nt the head was trained on, where neither its name nor the file says; None for not given.
         dtype: in which the encoders' matrices are kept.
 
     Returns:

@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.config import PRESETS
 from virnucpro.errors import StoreError
 from virnucpro.run_dir import read_json, write_json
+from virnucpro.settings import PRESETS
 
 SCHEMA = 1
 DEFAULT_PRESET = "balanced"

@@ -10,8 +10,8 @@ from typing import TypeVar
 import click
 
 from virnucpro.cli.options import FOLDER, legacy_option, quiet_option, rows_option, run_argument, verbose_option
-from virnucpro.config import PRESETS, TABLE_FORMATS, TableFormat, make_config
 from virnucpro.logs import start_logging
+from virnucpro.settings import PRESETS, TABLE_FORMATS, TableFormat, make_settings
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -94,7 +94,7 @@ def call(
 
     RUN is the output directory of predict. Thresholds may be others; it takes seconds.
     """
-    config = make_config(None, {f"science.{name}": value for name, value in settings.items()})
+    science = make_settings(None, {f"science.{name}": value for name, value in settings.items()}).science
     start_logging(-1 if quiet else int(verbose))
 
     from virnucpro.results.calls import Calling  # noqa: PLC0415 - brings numpy, which --help should not wait for
@@ -106,7 +106,7 @@ def call(
         Wanted(
             rows=keep_intermediate,
             legacy=legacy_output,
-            calling=Calling.from_settings(config.science),
+            calling=Calling.from_settings(science),
             format=table_format,
             directory=output,
         ),

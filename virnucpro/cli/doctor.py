@@ -51,10 +51,10 @@ def predict_known(model: str) -> Callable[[Path, Path], Path]:
     """
 
     def run(fasta: Path, output: Path) -> Path:
-        from virnucpro.config import make_config  # noqa: PLC0415
         from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch, which may be what is broken
+        from virnucpro.settings import make_settings  # noqa: PLC0415
 
         options = {"science.model": model, "science.dtype": "float32", "runtime.device": "cpu"}
-        return pipeline.predict([fasta], output, make_config(None, options)).path("sequences.tsv")
+        return pipeline.predict([fasta], output, make_settings(None, options)).path("sequences.tsv")
 
     return run

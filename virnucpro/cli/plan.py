@@ -26,8 +26,8 @@ from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
-    from virnucpro.config import Config
     from virnucpro.machine.plan import Plan, Predict
+    from virnucpro.settings import Settings
 
 _EPILOG = """\
 Runs the real program on the first records of the inputs and scales up by how much of them it read. Small inputs are
@@ -91,16 +91,16 @@ def plan(
     begun = time.perf_counter()
 
     from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
-    from virnucpro.config import make_config  # noqa: PLC0415
     from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.machine.machine import dtype_name  # noqa: PLC0415
     from virnucpro.machine.plan import PlanSettings, make_plan  # noqa: PLC0415
     from virnucpro.run import predict as pipeline  # noqa: PLC0415
+    from virnucpro.settings import make_settings  # noqa: PLC0415
 
     del pipeline  # imported for the time that it takes
     devices = choose_devices(device)
     low, high = cascade_limits or (None, None)
-    config = make_config(
+    asked = make_settings(
         None,
         {
             "science.model": model,
@@ -119,11 +119,11 @@ def plan(
         devices=tuple(devices),
         dtype=float_type,
         output=output,
-        unit_rows=config.layout.unit_rows,
+        unit_rows=asked.layout.unit_rows,
         seconds=seconds,
         import_seconds=time.perf_counter() - begun,
     )
-    made = make_plan(settings, _predict(config))
+    made = make_plan(settings, _predict(asked))
     options = {"-m": model, "--device": device, "--dtype": dtype}
     usual = {"-m": "lite", "--device": "auto", "--dtype": "auto"}
     given = [part for name, value in options.items() if value != usual[name] for part in (name, value)]
@@ -143,11 +143,11 @@ def _show(made: Plan, command: str, *, as_json: bool) -> None:
     click.echo(f"{plan_text(made)}\n\n{command}")
 
 
-def _predict(config: Config) -> Predict:
+def _predict(settings: Settings) -> Predict:
     """The program with these settings, as the user would run it."""
     from virnucpro.run import predict as pipeline  # noqa: PLC0415
 
     def predict(paths: Sequence[Path], folder: Path) -> Mapping[str, Any]:
-        return pipeline.predict(paths, folder, config).record
+        return pipeline.predict(paths, folder, settings).record
 
     return predict

@@ -24,11 +24,11 @@ from virnucpro.cli.options import (
     threads_option,
     verbose_option,
 )
-from virnucpro.config import DTYPES, TableFormat, make_config
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 from virnucpro.request import Options
 from virnucpro.samples import Sample, read_samplesheet
+from virnucpro.settings import DTYPES, TableFormat, make_settings
 
 _EPILOG = """\
 Results in DIR, prefixed by the input's name without its endings (STEM): .sequences.tsv (a row for every input
@@ -201,7 +201,7 @@ def predict(
     pipeline.predict(
         samples,
         output,
-        make_config(config_file, options),
+        make_settings(config_file, options),
         options=wanted,
         fresh=fresh,
         force=force,

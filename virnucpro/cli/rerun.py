@@ -79,12 +79,12 @@ def _in_folder_of(record: Mapping[str, Any]) -> Iterator[None]:
 
 def _on(request: Request, device: str | None, threads: int | None) -> Request:
     """The request with another device and number of threads, which change no result."""
-    runtime = request.config.runtime
+    runtime = request.settings.runtime
     if device is not None:
-        runtime = replace(runtime, device=device, gpus="")
+        runtime = replace(runtime, device=device, gpus=None)
     if threads is not None:
         runtime = replace(runtime, threads=threads)
-    return replace(request, config=replace(request.config, runtime=runtime))
+    return replace(request, settings=replace(request.settings, runtime=runtime))
 
 
 def _run(request: Request, output: Path, *, show_bars: bool) -> tuple[dict[str, Any], IncompleteRunError | None]:

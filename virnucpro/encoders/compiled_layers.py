@@ -15,9 +15,9 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from virnucpro.config import CompileChoice
 from virnucpro.encoders.base import Encoder
 from virnucpro.engine.batch import PackedBatch
+from virnucpro.settings import CompileChoice
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.residues import BREAK, CODES, MASKED
 from virnucpro.kernels import kernel
+from virnucpro.nearest.residues import BREAK, CODES, MASKED
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
 NUM_FRAMES = 2

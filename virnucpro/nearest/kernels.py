@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.residues import SCORES, SEED_LETTERS
 from virnucpro.kernels import kernel
+from virnucpro.nearest.residues import SCORES, SEED_LETTERS
 
 PATTERN = "11010010110001011"
 """Places of a seed that must agree; source: chosen on dev among patterns of weight 9 (EXPERIMENTS.md)."""

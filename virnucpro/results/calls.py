@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles.rules import DEFAULT_PRESET, Rules
-from virnucpro.config import ScienceConfig
 from virnucpro.mapped import chunks
 from virnucpro.sequence.table import Status
+from virnucpro.settings import Science
 
 
 class Call(IntEnum):
@@ -63,12 +63,12 @@ class Calling:
     prevalence: float = 0.5
 
     @classmethod
-    def from_settings(cls, science: ScienceConfig) -> Calling:
-        """Read them from the settings, where a negative number or an empty word stands for not given."""
+    def from_settings(cls, science: Science) -> Calling:
+        """From the settings, where None stands for not given."""
         return cls(
             preset=science.preset or DEFAULT_PRESET,
-            threshold=science.threshold if science.threshold >= 0 else None,
-            fdr=science.fdr if science.fdr >= 0 else None,
+            threshold=science.threshold,
+            fdr=science.fdr,
             prevalence=science.prevalence,
         )
 

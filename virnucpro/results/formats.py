@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from virnucpro.config import TableFormat
 from virnucpro.errors import UsageError
 from virnucpro.results import text
 from virnucpro.results.schema import Column, Table
@@ -23,6 +22,7 @@ from virnucpro.results.tables import Cells, open_output
 from virnucpro.results.text import NOTHING
 from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged
+from virnucpro.settings import TableFormat
 
 _GROUP_ROWS = 1 << 16
 """Lines in a row group of a Parquet file, however the run is cut."""

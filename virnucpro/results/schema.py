@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from virnucpro.config import TableFormat
 from virnucpro.results.calls import CALL_NAMES, EVIDENCE_NAMES, STATUS_NAMES
+from virnucpro.settings import TableFormat
 
 VERSION = 1
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro import store
-from virnucpro.config import RuntimeConfig
 from virnucpro.encoders.device import choose_devices
 from virnucpro.errors import StoreError, UsageError, WorkerError
 from virnucpro.progress import Reporter
@@ -25,6 +24,7 @@ from virnucpro.request import Request
 from virnucpro.run import shards
 from virnucpro.run.predict import Results, _load_bundle, _log_to, _make_run, _pinned, _run_units, execute
 from virnucpro.run_dir import RunDir, read_json
+from virnucpro.settings import Runtime
 from virnucpro.stages.base import Index
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def work(output: Path, choice: Choice, runtime: dict[str, Any], *, show_bars: bo
     Args:
         output: directory of the run.
         choice: which units.
-        runtime: settings of ``RuntimeConfig`` that differ from those of ``prepare``.
+        runtime: settings of ``Runtime`` that differ from those of ``prepare``.
         show_bars: draw progress bars on a terminal.
 
     Raises:
@@ -129,8 +129,8 @@ def finish(output: Path, folders: Sequence[Path] = (), *, show_bars: bool = Fals
 def _request_of(run_dir: RunDir, *, as_named: bool = False) -> Request:
     """What was asked, in the float type that the run was prepared for, whatever suits this machine."""
     request = Request.from_record(read_json(run_dir.request), as_named=as_named)
-    science = replace(request.config.science, dtype=read_json(run_dir.manifest)["science.dtype"])
-    return replace(request, config=replace(request.config, science=science))
+    science = replace(request.settings.science, dtype=read_json(run_dir.manifest)["science.dtype"])
+    return replace(request, settings=replace(request.settings, science=science))
 
 
 def _is_open(run_dir: RunDir, index: Index, run_digest: str, unit: int) -> bool:
@@ -148,8 +148,8 @@ def _is_open(run_dir: RunDir, index: Index, run_digest: str, unit: int) -> bool:
 def _compute(run_dir: RunDir, index: Index, units: list[int], runtime: dict[str, Any], *, show_bars: bool) -> None:
     """Score the units that lack scores."""
     request = _request_of(run_dir)
-    settings: RuntimeConfig = replace(request.config.runtime, **runtime)
-    request = replace(request, config=replace(request.config, runtime=settings))
+    settings: Runtime = replace(request.settings.runtime, **runtime)
+    request = replace(request, settings=replace(request.settings, runtime=settings))
     devices = choose_devices(settings.device, settings.gpus or None)
     run = _make_run(run_dir, request, _load_bundle(request, devices), devices, Reporter(show_bars))
     run_dir.agree(read_json(run_dir.manifest) | _pinned(run))

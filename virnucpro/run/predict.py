@@ -21,7 +21,6 @@ import torch
 from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Limits
-from virnucpro.config import Config, RuntimeConfig
 from virnucpro.encoders import TRANSFORMER_KINDS, read_config
 from virnucpro.encoders.device import available_cpus, choose_devices, float_dtype, parse_dtype, slowness
 from virnucpro.errors import IncompleteRunError, ResourceError, UsageError
@@ -38,6 +37,7 @@ from virnucpro.results.calls import Calling
 from virnucpro.run.record import first_record, run_record
 from virnucpro.run_dir import RunDir, write_json
 from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
+from virnucpro.settings import Runtime, Science, Settings
 from virnucpro.stages import cascade, classify, embed, extract, merge, write
 from virnucpro.stages.base import ROLES, Index, Run
 
@@ -68,7 +68,7 @@ class Results:
 def predict(
     inputs: Sequence[str | os.PathLike[str] | Sample],
     output: str | os.PathLike[str],
-    config: Config | None = None,
+    settings: Settings | None = None,
     *,
     options: Options | None = None,
     fresh: bool = False,
@@ -84,7 +84,7 @@ def predict(
         inputs: FASTA, FASTQ, BAM, CRAM or SAM files, plain or compressed; ``-`` is stdin; or samples, of one
             file or of a pair.
         output: directory for the results.
-        config: settings; the defaults where None.
+        settings: the defaults if None.
         options: what else is written; nothing where None.
         fresh: drop what an earlier run in this directory stored.
         force: also replace files of the names of results that no run of this program wrote.
@@ -95,7 +95,7 @@ def predict(
         VirNucProError: see ``virnucpro.errors`` for the tree.
     """
     samples = samples_of([item if isinstance(item, Sample) else os.fspath(item) for item in inputs])
-    request = Request(samples, config or Config(), options or Options())
+    request = Request(samples, settings or Settings(), options or Options())
     return execute(request, Path(output), fresh=fresh, force=force, show_bars=show_bars, only_prepare=only_prepare)
 
 
@@ -110,10 +110,10 @@ def execute(
 ) -> Results:
     """Do what is asked, in the directory ``output``; see ``predict``."""
     _check(request)
-    config = request.config
-    devices = choose_devices(config.runtime.device, config.runtime.gpus or None)
+    settings = request.settings
+    devices = choose_devices(settings.runtime.device, settings.runtime.gpus)
     bundle = _load_bundle(request, devices)
-    first = _load_first(request, bundle, devices) if config.science.cascade else None
+    first = _load_first(request, bundle, devices) if settings.science.cascade else None
     run_dir = RunDir(output)
     run_dir.prepare({*request.stems, request.run_stem}, force=force)
     with run_dir.locked(), _log_to(run_dir.result(request.run_stem, "log")):
@@ -126,7 +126,7 @@ def execute(
         _log.info("command: %s", shlex.join(sys.argv))
         _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
         # Before the manifest, which would pin a dtype that is refused.
-        verdict = parity.require(bundle, devices[0], run.dtype, config.runtime.threads or available_cpus())
+        verdict = parity.require(bundle, devices[0], run.dtype, settings.runtime.threads or available_cpus())
         run_dir.agree(_pinned(run) | (first.pinned() if first is not None else {}))
         write_json(run_dir.request, request.as_record())
         run.rules.write(run_dir.rules)
@@ -156,7 +156,7 @@ def _check(request: Request) -> None:
     Raises:
         UsageError: no input, stdin twice, a table format whose library is not installed, or what a cascade cannot do.
     """
-    if request.config.science.cascade and request.options.legacy_output:
+    if request.settings.science.cascade and request.options.legacy_output:
         raise UsageError(f"--legacy-output: {cascade.NO_LEGACY}")
     formats.require(request.options.table_format)
     if not request.samples:
@@ -166,12 +166,13 @@ def _check(request: Request) -> None:
 
 
 def _load_bundle(request: Request, devices: list[str]) -> Bundle:
-    science = request.config.science
-    bundle = load_bundle(science.model, fragment_length=science.fragment_length, dtype=_dtype(request.config, devices))
+    science = request.settings.science
+    dtype = _dtype(request.settings, devices)
+    bundle = load_bundle(science.model, fragment_length=science.fragment_length, dtype=dtype)
     bundle.check_fragment_length(
         science.fragment_length or bundle.fragment_length, is_meant=request.options.is_length_meant
     )
-    parity.check_kinds(bundle, _dtype(request.config, devices))
+    parity.check_kinds(bundle, dtype)
     return bundle
 
 
@@ -179,11 +180,17 @@ def _extract(run: Run, request: Request) -> Index:
     return extract.run(run, request.samples, request.options.reference)
 
 
+def _limits(science: Science) -> Limits | None:
+    if science.cascade_low is None or science.cascade_high is None:
+        return None
+    return Limits(science.cascade_low, science.cascade_high)
+
+
 def _load_first(request: Request, bundle: Bundle, devices: list[str]) -> cascade.FirstModel:
     """The model that looks first, with its limits."""
-    science = request.config.science
-    given = Limits(science.cascade_low, science.cascade_high) if science.cascade_high >= 0 else None
-    return cascade.choose_first(bundle, load_bundle(bundle.first_model, dtype=_dtype(request.config, devices)), given)
+    science = request.settings.science
+    given = _limits(science)
+    return cascade.choose_first(bundle, load_bundle(bundle.first_model, dtype=_dtype(request.settings, devices)), given)
 
 
 @contextmanager
@@ -229,7 +236,7 @@ def _write_results(run: Run, index: Index, request: Request, look: cascade.First
     wanted = write.Wanted(
         rows=options.keep_intermediate,
         legacy=options.legacy_output,
-        calling=Calling.from_settings(request.config.science),
+        calling=Calling.from_settings(request.settings.science),
         format=options.table_format,
     )
     counts = write.from_scores(run, index, wanted, look)
@@ -284,21 +291,21 @@ def _check_complete(
 
 def _make_run(run_dir: RunDir, request: Request, bundle: Bundle, devices: list[str], reporter: Reporter) -> Run:
     """Fill in what the settings leave to the bundle and the device."""
-    config = request.config
+    settings = request.settings
     return Run(
         dir=run_dir,
         inputs=request.sources,
         bundle=bundle,
-        fragment_length=config.science.fragment_length or bundle.fragment_length,
-        unit_rows=config.layout.unit_rows,
-        dtype=_dtype(config, devices),
+        fragment_length=settings.science.fragment_length or bundle.fragment_length,
+        unit_rows=settings.layout.unit_rows,
+        dtype=_dtype(settings, devices),
         reporter=reporter,
     )
 
 
-def _dtype(config: Config, devices: list[str]) -> str:
+def _dtype(settings: Settings, devices: list[str]) -> str:
     """Torch's name of the type the encoders compute in."""
-    return str(parse_dtype(config.science.dtype, torch.device(devices[0]))).removeprefix("torch.")
+    return str(parse_dtype(settings.science.dtype, torch.device(devices[0]))).removeprefix("torch.")
 
 
 def _mean_length_nt(index: Index) -> float:
@@ -328,17 +335,17 @@ def _run_units(run: Run, index: Index, request: Request, devices: list[str], tod
     the devices go on while finished units are merged.
     """
     todo = classify.pending(run, index) if todo is None else todo
-    runtime = request.config.runtime
+    runtime = request.settings.runtime
     threads = runtime.threads or available_cpus()
     keep_embeddings = request.options.keep_embeddings
-    settings, embedder = _embedding(run, runtime, devices, threads)
+    embedding, embedder = _embedding(run, runtime, devices, threads)
     _check_disk(run, index, todo, embedder.num_workers, keeps_all=keep_embeddings)
     with (
         embedder,
         PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1)) as merger,
         SerialExecutor("cpu", threads) as classifier,
     ):
-        units = embed.run(run, index, todo, embedder, settings)
+        units = embed.run(run, index, todo, embedder, embedding)
         if keep_embeddings:
             units = merge.run(run, units, len(todo), merger)
         classify.run(run, index, units, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
@@ -365,16 +372,15 @@ def _check_disk(run: Run, index: Index, todo: list[int], num_workers: int, *, ke
         )
 
 
-def _embedding(
-    run: Run, runtime: RuntimeConfig, devices: list[str], threads: int
-) -> tuple[embed.EmbedSettings, Executor]:
+def _embedding(run: Run, runtime: Runtime, devices: list[str], threads: int) -> tuple[embed.EmbedSettings, Executor]:
     """Budgets, workers and processes: the user's, else those of a saved profile, else what suits most machines."""
     profile = profiles.find(run.bundle, devices[0], run.dtype)
-    budgets, loader_workers, processes = dict.fromkeys(ROLES, runtime.token_budget), runtime.loader_workers, 0
+    budgets = {} if runtime.token_budget is None else dict.fromkeys(ROLES, runtime.token_budget)
+    loader_workers, processes = runtime.loader_workers, 0
     if profile is not None:
         _log.info("token budgets and workers from a profile of this machine (virnucpro profile --show)")
-        budgets = budgets if runtime.token_budget else profile.token_budgets
-        loader_workers = profile.loader_workers if loader_workers < 0 else loader_workers
+        budgets = profile.token_budgets if runtime.token_budget is None else budgets
+        loader_workers = profile.loader_workers if loader_workers is None else loader_workers
         # One process may have been best; --parallel asks for several all the same.
         processes = profile.num_processes if profile.threads == threads and profile.num_processes > 1 else 0
     settings = embed.settings_for(devices, budgets, loader_workers, threads, runtime.compile)

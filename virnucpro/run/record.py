@@ -17,7 +17,6 @@ from typing import Any
 
 from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
-from virnucpro.config import ScienceConfig
 from virnucpro.encoders import read_config
 from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import InputError, ModelError, StoreError, UsageError
@@ -25,6 +24,7 @@ from virnucpro.request import Request
 from virnucpro.results.calls import Calling
 from virnucpro.run_dir import read_json
 from virnucpro.sequence.streams import digest_of
+from virnucpro.settings import Science
 from virnucpro.stages import write
 from virnucpro.stages.base import ROLES, Index, Run
 from virnucpro.stages.cascade import FirstLook, FirstModel
@@ -38,7 +38,7 @@ def run_record(
 ) -> dict[str, Any]:
     """The run record: enough to repeat the run and to check its results."""
     total = write.total(counts)
-    config = request.config
+    settings = request.settings
     seconds = (datetime.now(UTC) - started).total_seconds()
     return {
         "schema": 1,
@@ -57,12 +57,12 @@ def run_record(
             "devices": devices,
         },
         "parameters": {
-            **_science(config.science, run),
+            **_science(settings.science, run),
             "fragment_length": run.fragment_length,
             "dtype": run.dtype,
-            **Calling.from_settings(config.science).described(run.rules),
-            **asdict(config.layout),
-            **asdict(config.runtime),
+            **Calling.from_settings(settings.science).described(run.rules),
+            **asdict(settings.layout),
+            **asdict(settings.runtime),
         },
         "model": _model(run.bundle),
         "inputs": [asdict(item) for item in index.inputs],
@@ -102,7 +102,7 @@ def _model(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _science(science: ScienceConfig, run: Run) -> dict[str, Any]:
+def _science(science: Science, run: Run) -> dict[str, Any]:
     """The settings; those of a cascade have their own place."""
     settings = asdict(replace(science, model=run.bundle.name))
     return {name: value for name, value in settings.items() if not name.startswith("cascade")}
@@ -145,7 +145,7 @@ def request_of(record: Mapping[str, Any]) -> Request:
     """
     try:
         request = _named_as_then(Request.from_record(record["request"]), record["inputs"])
-        science = replace(request.config.science, dtype=record["parameters"]["dtype"])
+        science = replace(request.settings.science, dtype=record["parameters"]["dtype"])
         if science.cascade:  # the bundle may name other limits today
             first = record["cascade"]
             science = replace(science, cascade_low=float(first["low"]), cascade_high=float(first["high"]))
@@ -156,7 +156,7 @@ def request_of(record: Mapping[str, Any]) -> Request:
             "the run read standard input, which is not kept: it cannot be repeated. "
             "Pipe the same sequences into its predict command, with another --output."
         )
-    return replace(request, config=replace(request.config, science=science))
+    return replace(request, settings=replace(request.settings, science=science))
 
 
 def _named_as_then(request: Request, inputs: list[dict[str, Any]]) -> Request:
@@ -193,7 +193,7 @@ def check_model(request: Request, record: Mapping[str, Any]) -> None:
     Raises:
         ModelError: it is missing, or another.
     """
-    science = request.config.science
+    science = request.settings.science
     bundle = load_bundle(science.model, fragment_length=science.fragment_length, dtype=science.dtype)
     _check_bundle(bundle, record["model"])
     if science.cascade:

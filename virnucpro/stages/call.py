@@ -102,9 +102,9 @@ def _request(then: dict[str, Any], wanted: write.Wanted) -> dict[str, Any]:
     """What must be asked of ``predict`` for these results; see ``Request.as_record``."""
     calling = wanted.calling
     settings = {
-        "science.preset": calling.preset if calling.threshold is None and calling.fdr is None else "",
-        "science.threshold": -1.0 if calling.threshold is None else calling.threshold,
-        "science.fdr": -1.0 if calling.fdr is None else calling.fdr,
+        "science.preset": calling.preset if calling.threshold is None and calling.fdr is None else None,
+        "science.threshold": calling.threshold,
+        "science.fdr": calling.fdr,
         "science.prevalence": calling.prevalence,
     }
     options = {"keep_intermediate": wanted.rows, "legacy_output": wanted.legacy, "table_format": wanted.format}

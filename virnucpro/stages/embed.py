@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.bundles import Bundle
-from virnucpro.config import CompileChoice
 from virnucpro.encoders import load_encoder, load_tokenizer
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import compile_layers, should_compile, steps_of
@@ -30,6 +29,7 @@ from virnucpro.progress import Advance
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import are_own_source
+from virnucpro.settings import CompileChoice
 from virnucpro.stages import poison
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
 
@@ -53,7 +53,7 @@ class EmbedSettings:
     """What decides how fast, and not what.
 
     Attributes:
-        token_budgets: role to most tokens in a batch; 0 takes what suits the encoder and the device.
+        token_budgets: role to most tokens in a batch; without one, what suits the encoder and the device.
         loader_workers: processes that read, tokenise and pack ahead, for each encoder of each worker.
         compile_layers: auto compiles where the rows repay it; always also replays small batches as CUDA graphs.
         rows_a_worker: that each worker has to embed, about.
@@ -236,11 +236,11 @@ class ProbeWork:
 def settings_for(
     devices: Sequence[str],
     token_budgets: Mapping[str, int],
-    loader_workers: int,
+    loader_workers: int | None,
     threads: int,
     compile_layers: CompileChoice = "auto",
 ) -> EmbedSettings:
-    """Fill in how many processes read ahead where the user left it open (negative).
+    """Fill in how many processes read ahead where the user left it open (None).
 
     Args:
         devices: at least one; they share the threads.
@@ -249,7 +249,7 @@ def settings_for(
         threads: CPU threads in all.
         compile_layers: see ``EmbedSettings``.
     """
-    if loader_workers < 0:
+    if loader_workers is None:
         # On the CPU tokenising would only compete with the encoder; a GPU must not wait for it.
         most = threads // (len(ROLES) * len(devices))
         loader_workers = 0 if devices[0] == "cpu" else min(4, max(1, most))

@@ -14,7 +14,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.config import TABLE_FORMATS, TableFormat
 from virnucpro.errors import CountError
 from virnucpro.mapped import let_go
 from virnucpro.results import formats, legacy, schema, tables, text
@@ -24,6 +23,7 @@ from virnucpro.run_dir import RunDir, file_digest, write_json
 from virnucpro.samples import SUMMARY_NAME
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
+from virnucpro.settings import TABLE_FORMATS, TableFormat
 from virnucpro.stages import consensus, tabulate
 from virnucpro.stages.base import Index, IndexedInput, ScoredRun
 from virnucpro.stages.cascade import FirstLook, Join, joined

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,7 +52,8 @@ def _measure_merging(settings: Settings) -> Iterator[Figure]:
         digests: dict[str, list[str]] = {}
 
         def merge(num_processes: int) -> float:
-            return float(sum(_rows_of_units(PoolExecutor(num_processes), work, ours.index)))
+            with PoolExecutor(num_processes) as executor:
+                return float(sum(_rows_of_units(executor, work, ours.index)))
 
         def note_digests(name: str) -> None:
             digests[name] = _digests(ours)
@@ -118,9 +119,9 @@ def _write_plainly(ours: Embedded) -> float:
 
 def _measure_embedding(settings: Settings) -> Iterator[Figure]:
     threads = max(1, settings.threads // 2)
-    executors: dict[str, Executor] = {
-        "one": SerialExecutor("cpu", settings.threads),
-        "two": LocalExecutor([Worker(number, "cpu", threads) for number in range(2)]),
+    executors: dict[str, Callable[[], Executor]] = {
+        "one": lambda: SerialExecutor("cpu", settings.threads),
+        "two": lambda: LocalExecutor([Worker(number, "cpu", threads) for number in range(2)]),
     }
     rates: dict[str, list[float]] = {name: [] for name in executors}
     with (
@@ -130,8 +131,9 @@ def _measure_embedding(settings: Settings) -> Iterator[Figure]:
         run, index = _extracted(Path(folder), settings, model)
         work = EmbedWork(run.dir, run.bundle, run.dtype, EmbedSettings({}, 0))
         for _ in range(MIN_RUNS):
-            for name, executor in executors.items():
-                rates[name].append(_steady_rate(executor, work, index))
+            for name, make in executors.items():
+                with make() as executor:
+                    rates[name].append(_steady_rate(executor, work, index))
     one, two = tuple(rates["one"]), tuple(rates["two"])
     what = f"embedding of {index.num_rows:,} rows with {settings.model}"
     note = "from the first units on: start and loading left out"

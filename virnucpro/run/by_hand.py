@@ -150,7 +150,7 @@ def _compute(run_dir: RunDir, index: Index, units: list[int], runtime: dict[str,
     request = _request_of(run_dir)
     settings: Runtime = replace(request.settings.runtime, **runtime)
     request = replace(request, settings=replace(request.settings, runtime=settings))
-    devices = choose_devices(settings.device, settings.gpus or None)
+    devices = choose_devices(settings.device, settings.gpus)
     run = _make_run(run_dir, request, _load_bundle(request, devices), devices, Reporter(show_bars))
     run_dir.agree(read_json(run_dir.manifest) | _pinned(run))
     todo = [unit for unit in units if not _has_scores(run_dir, unit)]

@@ -198,6 +198,15 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, reference, name):
         assert "cut off" in refusal(cut)
 
 
+def test_bam_files_laid_end_to_end_are_refused(tmp_path):
+    """What stops at the first end marker would lose the reads of the second."""
+    one = write(tmp_path / "x.bam", many(300)).read_bytes()
+    path = tmp_path / "both.bam"
+    path.write_bytes(one + one)
+    for block_bytes in (7, 1 << 20):
+        assert "several BAM files" in refusal(path, block_bytes=block_bytes)
+
+
 def test_a_damaged_file_is_refused_and_nothing_is_printed(tmp_path, capfd):
     """Whatever byte is wrong, the answer is one error and no noise from the library."""
     whole = write(tmp_path / "x.bam", many(300)).read_bytes()
@@ -263,11 +272,11 @@ def test_a_wrong_or_missing_reference_is_refused(tmp_path, reference):
         read(path, reference=str(tmp_path / "nowhere.fa"))
 
 
-def test_without_pysam_the_extra_is_named(tmp_path, monkeypatch):
+def test_without_pysam_its_name_is_given(tmp_path, monkeypatch):
     """FASTA needs no pysam; BAM says how to get it."""
     path = write(tmp_path / "x.bam", MIXED)
     monkeypatch.setitem(sys.modules, "pysam", None)
-    with pytest.raises(UsageError, match=r"virnucpro\[bam\]"):
+    with pytest.raises(UsageError, match="pip install pysam"):
         read(path)
     fasta = tmp_path / "x.fa"
     fasta.write_text(">a\nACGT\n")

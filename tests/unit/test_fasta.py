@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.errors import InputError
+from virnucpro.sequence import text
 from virnucpro.sequence.fasta import SequenceFile
 from virnucpro.sequence.streams import digest_of
 
@@ -56,7 +58,7 @@ def refusal(path, block_bytes=1 << 20):
     return caught.value
 
 
-names = st.lists(st.integers(0, 255).filter(lambda byte: byte not in b"\n\r\t "), max_size=8).map(bytes)
+names = st.lists(st.integers(1, 255).filter(lambda byte: byte not in b"\n\r\t\v\f "), min_size=1, max_size=8).map(bytes)
 rare_bases = st.text("ACGTURYSWKMBDHVNXacgtn", max_size=40)
 common_bases = st.text("ACGTNacgtn", min_size=30, max_size=100)
 bases = (rare_bases | st.tuples(common_bases, rare_bases, common_bases).map("".join)).map(str.encode)
@@ -110,14 +112,86 @@ def test_fastq_comes_back(tmp_path_factory, items, line_end, ends_with_line_end,
 
 
 def test_odd_fasta():
-    """A lone '>' has an empty name and no bases; blanks inside lines and blank lines are nothing."""
+    """A lone '>' has no bases and gets a name; blanks inside lines and blank lines are nothing."""
     program = (
         "from virnucpro.sequence.fasta import SequenceFile\n"
         "for block in SequenceFile('-').blocks(): print(block.names.to_bytes(), block.bases.to_bytes())"
     )
     content = b"\n\n  \n>\n>a|b;c=1\tdescription\n\nAC GT\n\n nn\t\r\n>b"
     done = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True, check=True)
-    assert done.stdout == b"[b'', b'a|b;c=1', b'b'] [b'', b'ACGTnn', b'']\n"
+    assert done.stdout == b"[b'unnamed_1', b'a|b;c=1', b'b'] [b'', b'ACGTnn', b'']\n"
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2, 3, 5, 1 << 20])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b">a x\rACGT\r>b\rGGTT\rCC\r",
+        b">a x\rACGT\r>b\rGGTT\rCC\n",
+        b">a x\rACGT\r>b\r\nGGTT\nCC",
+        b">a x\nACGT\n\r\n>b\r\rGGTT\rCC\r\n",
+        b"\r\n  >a x\r\nAC\rGT\r\n>b\nGGTTCC",
+        b"@a x\rACGT\r+\r@III\r@b\r\nGGTT\nCC\r\n+b\r\n@@II\rII",
+    ],
+)
+def test_lines_end_in_any_way_anywhere(written, content, block_bytes):
+    """LF, CRLF and CR, mixed as programs and people mix them: no record is lost."""
+    assert read(written(content), block_bytes)[0] == [(b"a", b"ACGT"), (b"b", b"GGTTCC")]
+
+
+@pytest.mark.parametrize("start", [b">", b"@"])
+def test_records_without_a_name_are_numbered(written, start):
+    """A blank before the name is no name, and what follows it is the name."""
+    rest = b"\nAC\n" if start == b">" else b"\nAC\n+\nII\n"
+    headers = [b"", b" a one", b"  ", b"\tb\ttwo", b"c"]
+    found, file = read(written(b"".join(start + header + rest for header in headers)))
+    assert [name for name, _ in found] == [b"unnamed_1", b"a", b"unnamed_3", b"b", b"c"]
+    assert file.num_unnamed == 2
+
+
+@pytest.mark.parametrize("width", [1, 3, 10])
+def test_wrapped_fastq_is_read(written, width):
+    """Qualities may begin with '@' and '+'."""
+    qualities = [b"@+@+I@+@+@", b"++++++++++"]
+    content = b"".join(
+        b"@r%d\n" % i + wrapped(b"ACGTTGCAAC", width, b"\n") + b"+\n" + wrapped(quality, width, b"\n")
+        for i, quality in enumerate(qualities)
+    )
+    assert read(written(content))[0] == [(b"r0", b"ACGTTGCAAC"), (b"r1", b"ACGTTGCAAC")]
+
+
+ENDLESS = {
+    "name": (b">" + b"n" * 100_000, "65,536 bytes"),
+    "FASTQ name": (b"@" + b"n" * 100_000 + b"\nA\n+\nI\n", "65,536 bytes"),
+    "blank lines": (b">a\n" + b"\n" * 70_000_000, "white space"),
+    "leading blanks": (b"\n" * 70_000_000, "white space"),
+    "blank lines of FASTQ": (b"@a\nA\n+\nI\n" + b"\n" * 70_000_000, "blank lines"),
+    "description": (b">a " + b"d" * 70_000_000, "description"),
+    "bases": (b">a\n" + b"A" * 70_000_000, "do not fit"),
+    "FASTQ bases": (b"@a\n" + b"A" * 70_000_000, "do not fit"),
+}
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd"])
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_has_no_end_is_refused_in_little_memory(written, monkeypatch, packing, what):
+    """A small packed file does not fill the memory, whatever it holds; the limits are smaller here."""
+    monkeypatch.setattr(text, "LONGEST_EMPTY_BYTES", 1 << 25)
+    monkeypatch.setattr(text, "free_memory_bytes", lambda: 8 << 25)
+    content, problem = ENDLESS[what]
+    path = written(PACK[packing](content))
+    tracemalloc.start()
+    try:
+        assert problem in refusal(path).problem
+        assert tracemalloc.get_traced_memory()[1] < 160 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_description_and_blank_lines_are_nothing(written):
+    """They take no part of what is kept."""
+    content = b">a " + b"d" * 3_000_000 + b"\nAC\n" + b"\n" * 3_000_000 + b"GT\n>b\n"
+    assert read(written(gzip.compress(content)))[0] == [(b"a", b"ACGT"), (b"b", b"")]
 
 
 def test_byte_order_mark_is_skipped(written):
@@ -173,8 +247,8 @@ def test_cut_off_packing_is_refused(written, packing):
 def test_damaged_packing_is_refused(written, packing):
     """Packed data that does not unpack is refused, and so is rubbish after it."""
     raw = bytearray(PACK[packing](b">a\n" + b"ACGTTGCA" * 4000 + bytes(random.Random(2).choices(b"ACGT", k=999))))
-    with pytest.raises(InputError, match="download"):
-        read(written(bytes(raw) + b"rubbish, and more of it"))
+    for rest in (b"rubbish, and more of it", b"\n", b"\0\0x"):
+        assert "other bytes follow the end" in refusal(written(bytes(raw) + rest)).problem
     raw[len(raw) // 2] ^= 0xFF
     with pytest.raises(InputError, match=r"damaged|cut off"):
         read(written(bytes(raw)))
@@ -210,8 +284,16 @@ def test_unreadable_file(written):
         (b"PK\x03\x04rest", "zip"),
         (b"LOCUS       X 9 bp\n", "GenBank"),
         (gzip.compress(b">a\nACGT\n", mtime=0), "packed twice"),
-        (bytes(range(256)) * 20, "no text at all"),
-        (b">a\rACGT\r>b\rACGT\r", "carriage return"),
+        (bytes(range(256)) * 20, "not text at all"),
+        (lzma.compress(b">a\nACGT\n", format=lzma.FORMAT_ALONE), "lzma"),
+        (b"Rar!\x1a\x07\x01\x00", "rar"),
+        (b"7z\xbc\xaf\x27\x1c\x00", "7z"),
+        (b"a.fa" + bytes(253) + b"ustar  \0", "tar"),
+        (">a\nACGT\n".encode("utf-16-le"), "UTF-16"),
+        (">a\nACGT\n".encode("utf-16-be"), "UTF-16"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+        (b"\xff\xfe>\0a\0\n\0", "UTF-16"),
         (b"ACGTACGT\n", "neither '>' nor '@'"),
         (b"name,sequence\nx,ACGT\n", "neither '>' nor '@'"),
     ],
@@ -242,14 +324,14 @@ def test_alignments_packed_once_more_are_refused(written, packing, content):
         (b">a\nACGT>b\nACGT\n", 2, "line of its own"),
         (b">a\n" + 9 * b"ACGTN" + b"-" + 9 * b"ACGTN" + b"\n", 2, "gaps"),
         (b">a\n" + 9 * b"ACGRN" + b"-" + 9 * b"ACGTN" + b"\n", 2, "gaps"),
-        (b">a\nACGT\n   1 acgt\n", 3, "no nucleotide letter"),
+        (b">a\nACGT\n   1 acgt\n", 3, "not a nucleotide letter"),
         (b">a\nAC\xc3\xa9\n", 2, "byte 0xc3"),
         (b">a\nAC\0GT\n", 2, "byte 0x00"),
         (b"@a\nACGT\n+\nIII\n", 4, "4 bases and 3 qualities"),
         (b"@a\nACGT\n+\nIIIII\n@b\nA\n+\nI\n", 4, "4 bases and 5 qualities"),
         (b"@a\n" + 9 * b"ACGT" + b"\n+\n" + 10 * b"IIII" + b"\n", 4, "36 bases and 40 qualities"),
         (b"@a\n" + 9 * b"ACGT" + b"E\n+\n", 2, "protein"),
-        (b"@a\nACGT\nACGT\n+\nIIIIIIII\n", 3, "four lines"),
+        (b"@a\nACGT\nIIII\n@b\nACGT\nIIII\n", 3, "four lines"),
         (b"@a\nACGT\n+\nIIII\nb\nA\n+\nI\n", 5, "four lines"),
         (b"@a\nMKEL\n+\nIIII\n", 2, "protein"),
         (b"@a\nACGT\n+\nIIII\n@b", 5, "middle of a FASTQ record"),

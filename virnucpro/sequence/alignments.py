@@ -89,6 +89,11 @@ def primary_alignments(
         problem = error
     for _ in raw:  # a CRAM may go on after its end marker
         pass
+    if file_format == "bam" and raw.num_files > 1:
+        raise InputError(
+            shown(stream.source),
+            "holds several BAM files, one behind the other. Join them with `samtools cat`, or give them one by one.",
+        ) from problem
     if not raw.has_end(file_format):
         raise InputError(
             shown(stream.source),
@@ -146,12 +151,17 @@ def read_blocks(
 
 
 class _Watched:
-    """Chunks of a file as they pass, with its first and last bytes."""
+    """Chunks of a file as they pass, with its first and last bytes.
+
+    Attributes:
+        num_files: BAM files seen, one after the other.
+    """
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
         self._head = b""
         self._tail = b""
+        self.num_files = 1
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -159,8 +169,19 @@ class _Watched:
     def __next__(self) -> bytes:
         chunk = next(self._chunks)
         self._head = self._head or chunk[:18]
+        self._count_files(self._tail + chunk)
         self._tail = (self._tail + chunk[-_LONGEST_END_BYTES:])[-_LONGEST_END_BYTES:]
         return chunk
+
+    def _count_files(self, seen: bytes) -> None:
+        """Look for end markers with another file behind them; of a marker cut in two, the next chunk has the rest."""
+        at = seen.find(_BGZF_END)
+        while at >= 0:
+            behind = seen[at + len(_BGZF_END) :][:_HEAD_BYTES]
+            with suppress(zlib.error):
+                unpacked = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS).decompress(behind, 4)
+                self.num_files += unpacked == b"BAM\x01"
+            at = seen.find(_BGZF_END, at + 1)
 
     def has_end(self, file_format: str) -> bool:
         """Whether the end marker is there, where such a file has one."""

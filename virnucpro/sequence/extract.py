@@ -392,6 +392,7 @@ class Extraction:
         inputs: one summary for each input that was read to its end.
         num_duplicate_names: records whose id an earlier record has.
         duplicate_names: the first few of these ids.
+        num_unnamed: records without a name.
     """
 
     def __init__(
@@ -416,6 +417,7 @@ class Extraction:
         self.inputs: list[InputSummary] = []
         self.num_duplicate_names = 0
         self.duplicate_names: list[bytes] = []
+        self.num_unnamed = 0
         self._fragment_length = fragment_length
         self._masking = Masking(min_length, find_repetitive)
         self._block_bytes = block_bytes
@@ -447,6 +449,7 @@ class Extraction:
             sequences, masked = self._describe(block, letters)
             num_bases += len(letters)
             yield from self._builder.units(block, sequences, letters, masked)
+        self.num_unnamed += sum(part.num_unnamed for part in (file, *mates))
         self.inputs.append(
             InputSummary(
                 source=shown(file.source),

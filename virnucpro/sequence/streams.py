@@ -23,8 +23,9 @@ STDIN = "-"
 STDIN_NAME = "<stdin>"
 _READ_BYTES = 1 << 18
 _PEEK_BYTES = 1 << 12
-_FEED_BYTES = 1 << 13
-"""Compressed bytes are unpacked in small bites, so that a very repetitive file stays small in memory."""
+_FEED_BYTES = 1 << 10
+"""Compressed bytes are unpacked in small bites, so that a very repetitive file stays small in memory: one of them gives
+at most some 30 MB."""
 
 
 class _Decompressor(Protocol):
@@ -54,6 +55,8 @@ _MAGIC: list[tuple[bytes, str, Callable[[], _Decompressor]]] = [
     (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
     *((bytes([0x50 + i]) + b"\x2a\x4d\x18", "zstd", _zstd) for i in range(16)),  # a skippable frame comes first
 ]
+_MAGIC_STARTS = tuple({magic[:1] for magic, _, _ in _MAGIC})
+"""A member of which only the first byte is here may be one."""
 _DAMAGED = (zlib.error, OSError, EOFError, ValueError, lzma.LZMAError, zstandard.ZstdError)
 
 
@@ -105,7 +108,7 @@ class InputStream:
             InputError: the source cannot be read, is damaged or is cut off.
         """
         self.peek()
-        yield from self.raw_chunks() if self.compression == "none" else self._members(self.raw_chunks())
+        yield from self.raw_chunks() if self.compression == "none" else _rechunked(self._members(self.raw_chunks()))
 
     def raw_chunks(self) -> Iterator[bytes]:
         """The bytes as they are, counted into the digest.
@@ -134,6 +137,7 @@ class InputStream:
     def _members(self, raw: Iterator[bytes]) -> Iterator[bytes]:
         start = next(make for _, name, make in _MAGIC if name == self.compression)
         member: _Decompressor | None = None
+        has_ended = False
         for feed in _bites(raw):
             rest = feed
             while rest:
@@ -141,6 +145,12 @@ class InputStream:
                     rest = rest.lstrip(b"\x00")  # padding between and after members
                     if not rest:
                         break
+                    if has_ended and not rest.startswith(_MAGIC_STARTS):
+                        raise InputError(
+                            shown(self.source),
+                            f"other bytes follow the end of the {self.compression} data. Something was appended to "
+                            "the file, or it was damaged: copy or download it again.",
+                        )
                     member = start()
                 try:
                     unpacked = member.decompress(rest)
@@ -154,12 +164,28 @@ class InputStream:
                 rest = b""
                 if member.eof:
                     rest = member.unused_data
-                    member = None
+                    member, has_ended = None, True
         if member is not None:
             raise InputError(
                 shown(self.source),
                 f"the {self.compression} data is cut off before its end. Copy or download the file again.",
             )
+
+
+def _rechunked(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in chunks of about one size."""
+    held: list[bytes] = []
+    num_held = 0
+    for piece in pieces:
+        held.append(piece)
+        num_held += len(piece)
+        if num_held >= _READ_BYTES:
+            whole = b"".join(held)
+            held, num_held = [], 0
+            for start in range(0, len(whole), 2 * _READ_BYTES):
+                yield whole[start : start + 2 * _READ_BYTES]
+    if held:
+        yield b"".join(held)
 
 
 def _bites(raw: Iterator[bytes]) -> Iterator[bytes]:

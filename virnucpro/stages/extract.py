@@ -116,6 +116,10 @@ def _warn(extraction: Extraction) -> None:
     for item in extraction.inputs:
         if item.num_sequences == 0:
             _log.warning("%s holds no sequences", item.source)
+    if extraction.num_unnamed:
+        _log.warning(
+            "%d sequences have no name; they are called unnamed_N, N being their number", extraction.num_unnamed
+        )
     if extraction.num_duplicate_names:
         names = ", ".join(name.decode(errors="backslashreplace") for name in extraction.duplicate_names)
         _log.warning(

@@ -1,0 +1,334 @@
+"""Cutting text into records of FASTA and FASTQ, with the byte methods of Python, which run at the speed of memory.
+
+Descriptions and white space take no memory, whatever their length; what has no end is refused. Decision 21 says why no
+library does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+from virnucpro.errors import InputError
+from virnucpro.resources import free_memory_bytes
+
+LONGEST_NAME_BYTES = 1 << 16
+LONGEST_EMPTY_BYTES = 1 << 30
+"""White space in a row, or a description, that is taken for a mistake."""
+_BYTES_A_BASE = 8
+"""Memory that a record takes while it is cut into fragments."""
+
+_MOST_BLANK_LINES = 1 << 20
+_LONGEST_HELD_BYTES = 1 << 22
+"""Of a FASTQ record that is not here as a whole; a longer one is read line by line."""
+
+_LETTERS = b"ACGTURYSWKMBDHVNXacgturyswkmbdhvnx"
+_BLANKS = b" \t\v\f\n"
+_WRONG, _BLANK = b"\0", b"\1"
+"""What :data:`_CHECK` makes of a byte that is no letter, and of white space within a line."""
+_PROTEIN_ONLY = b"EFILPQZJOefilpqzjo"
+
+
+def _check_table() -> bytes:
+    table = bytearray(256)
+    for kind, letters in ((ord("A"), _LETTERS), (_BLANK[0], b" \t\v\f"), (ord("\n"), b"\n")):
+        for letter in letters:
+            table[letter] = kind
+    return bytes(table)
+
+
+_CHECK = _check_table()
+
+
+Records = tuple[list[bytes], list[bytes]]
+"""Names and bases of some records."""
+
+
+Refuse = Callable[[str, int | None], InputError]
+"""From a problem and its line to the error."""
+
+
+class Fasta:
+    """Cuts text into FASTA records; one record may span many chunks."""
+
+    def __init__(self, refuse: Refuse) -> None:
+        self._refuse = refuse
+        self._line = 0  # line feeds before the chunk
+        self._begin()
+        self._longest = free_memory_bytes() // _BYTES_A_BASE
+
+    def _begin(self) -> None:
+        self._header = bytearray()
+        self._is_header = True
+        self._parts: list[bytes] = []
+        self._num_bases = self._num_empty = 0
+
+    def records(self, chunks: Iterable[bytes]) -> Iterator[Records]:
+        """Names and bases, of some records at a time.
+
+        Args:
+            chunks: text whose lines end with line feeds; the first that is not white space is ``>``.
+        """
+        held = b"\n"  # as if a line had ended before the first byte
+        is_open = False
+        for chunk in chunks:
+            text = held + chunk
+            # a line feed is held back, since the next chunk may begin with '>'
+            held = b"\n" if text.endswith(b"\n") else b""
+            text = text[: len(text) - len(held)]
+            at = 0
+            names: list[bytes] = []
+            bases: list[bytes] = []
+            for i, piece in enumerate(text.split(b"\n>")):
+                if i:
+                    if is_open:
+                        self._close(names, bases)
+                    is_open = True
+                    self._begin()
+                if is_open:
+                    self._add(piece, text, at)
+                at += len(piece) + 2
+            self._line += text.count(b"\n")
+            yield names, bases
+        if is_open:
+            names, bases = [], []
+            self._close(names, bases)
+            yield names, bases
+
+    def _add(self, piece: bytes, text: bytes, at: int) -> None:
+        """Take some more of the open record, which is at ``at - 2`` of the text (``at`` of it where it goes on)."""
+        lines = piece
+        if self._is_header:
+            header, line_end, lines = piece.partition(b"\n")
+            self._num_empty += len(header)
+            if len(self._header) <= LONGEST_NAME_BYTES:
+                self._header += header[: LONGEST_NAME_BYTES + 2]
+            self._is_header = not line_end
+        checked = lines.translate(_CHECK)
+        if (place := checked.find(_WRONG)) >= 0:
+            line = self._line + text.count(b"\n", 0, at + len(piece) - len(lines) + place)
+            raise self._refuse(wrong_letter(lines[place]), line)
+        bases = lines.translate(None, _BLANKS) if _BLANK in checked else lines.replace(b"\n", b"")
+        if bases:
+            self._parts.append(bases)
+            self._num_bases += len(bases)
+            self._num_empty = 0
+        elif not self._is_header:
+            self._num_empty += len(lines)
+        self._refuse_endless()
+
+    def _refuse_endless(self) -> None:
+        if self._num_empty > LONGEST_EMPTY_BYTES:
+            raise self._refuse(
+                f"record {_shown(self._name())} has more than {LONGEST_EMPTY_BYTES:,} bytes of description or white "
+                "space in a row. The file is damaged, or made to fill memory.",
+                None,
+            )
+        if self._num_bases > self._longest:
+            raise too_long(self._refuse, self._name(), self._num_bases)
+
+    def _name(self) -> bytes:
+        first = self._header.split(None, 1)
+        return bytes(first[0]) if first else b""
+
+    def _close(self, names: list[bytes], bases: list[bytes]) -> None:
+        name = self._name()
+        if len(name) > LONGEST_NAME_BYTES:
+            raise name_too_long(self._refuse, name)
+        names.append(name)
+        bases.append(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+
+
+class Fastq:
+    """Cuts text into FASTQ records; sequence and qualities may be wrapped.
+
+    Records of four lines are taken many at a time; from the first other one on, line by line.
+    """
+
+    def __init__(self, refuse: Refuse) -> None:
+        self._refuse = refuse
+        self._line = 0  # that was read last
+        self._longest = free_memory_bytes() // _BYTES_A_BASE
+
+    def records(self, chunks: Iterable[bytes]) -> Iterator[Records]:
+        """Names and bases, of some records at a time.
+
+        Args:
+            chunks: text whose lines end with line feeds.
+        """
+        chunks = iter(chunks)
+        held = b""
+        for chunk in chunks:
+            text = held + chunk
+            lines = text.split(b"\n")
+            stop = (len(lines) - 1) // 4 * 4
+            found = _four_lines_each(lines[:stop])
+            if found is None or len(text) - len(chunk) > _LONGEST_HELD_BYTES:
+                yield from (([name], [bases]) for name, bases in self._line_by_line(chain([text], chunks)))
+                return
+            yield found
+            self._line += stop
+            held = b"\n".join(lines[stop:])
+        yield from (([name], [bases]) for name, bases in self._line_by_line([held]))
+
+    def _line_by_line(self, chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        lines = self._lines(chunks)
+        num_blank = 0
+        for header in lines:
+            if not header or header.isspace():
+                num_blank += 1
+                if num_blank > _MOST_BLANK_LINES:
+                    raise self._refuse(f"more than {_MOST_BLANK_LINES:,} blank lines in a row.", self._line)
+                continue
+            num_blank = 0
+            if header[0] != ord("@"):
+                raise self._refuse(
+                    f"a FASTQ record begins with '@', this line with {_quoted(header[0])}. `seqtk seq` writes FASTQ "
+                    "with four lines a record.",
+                    self._line,
+                )
+            first = header[1 : LONGEST_NAME_BYTES + 3].split(None, 1)
+            name = first[0] if first else b""
+            if len(name) > LONGEST_NAME_BYTES:
+                raise name_too_long(self._refuse, name)
+            bases, num_lines = self._sequence(lines)
+            self._qualities(lines, len(bases), num_lines)
+            yield name, bases
+
+    def _sequence(self, lines: Iterator[bytes]) -> tuple[bytes, int]:
+        """Bases up to the line with '+', and how many lines they take."""
+        parts: list[bytes] = []
+        for line in lines:
+            if line[:1] == b"+":
+                return (parts[0] if len(parts) == 1 else b"".join(parts)), len(parts)
+            bases = line.translate(None, _BLANKS)
+            if wrong := bases.translate(None, _LETTERS):
+                if parts:
+                    raise self._refuse(
+                        f"the sequence of a FASTQ record ends with a line that begins with '+'; this one begins with "
+                        f"{_quoted(line[0])}. Records must have four lines each; `seqtk seq` writes them so.",
+                        self._line,
+                    )
+                raise self._refuse(wrong_letter(wrong[0]), self._line)
+            parts.append(bases)
+        raise self._cut_off()
+
+    def _qualities(self, lines: Iterator[bytes], num_bases: int, num_lines: int) -> None:
+        """Pass over as many qualities as there are bases; they are wrapped only where the bases are."""
+        num_qualities = 0
+        for line in lines:
+            num_qualities += len(line) if len(line) == num_bases else len(line.translate(None, _BLANKS))
+            if num_qualities >= num_bases or num_lines == 1:
+                break
+        else:
+            if num_qualities < num_bases:
+                raise self._cut_off()
+        if num_qualities < num_bases and self._is_last:
+            raise self._cut_off()
+        if num_qualities != num_bases:
+            raise self._refuse(
+                f"the record has {num_bases} bases and {num_qualities} qualities. "
+                "The FASTQ file is damaged: copy or download it again.",
+                self._line,
+            )
+
+    _is_last = False
+
+    def _cut_off(self) -> InputError:
+        line = self._line + (not self._is_last)
+        return self._refuse("the file ends in the middle of a FASTQ record. Copy or download it again.", line)
+
+    def _lines(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Lines without their ends; ``_is_last`` where the last one has none."""
+        begun: list[bytes] = []
+        num_begun = 0
+        for chunk in chunks:
+            first, *rest = chunk.split(b"\n")
+            begun.append(first)
+            num_begun += len(first)
+            if num_begun > self._longest:
+                raise too_long(self._refuse, b"", num_begun)
+            if not rest:
+                continue
+            self._line += 1
+            yield first if len(begun) == 1 else b"".join(begun)
+            for line in rest[:-1]:
+                self._line += 1
+                yield line
+            begun, num_begun = [rest[-1]], len(rest[-1])
+        last = b"".join(begun)
+        if last:
+            self._line += 1
+            self._is_last = True
+            yield last
+
+
+def _four_lines_each(lines: list[bytes]) -> Records | None:
+    """Names and bases of records of four lines each; None if there is anything odd about one."""
+    headers, bases, pluses, qualities = (lines[i::4] for i in range(4))
+    if any(header[:1] != b"@" for header in headers) or any(plus[:1] != b"+" for plus in pluses):
+        return None
+    if list(map(len, bases)) != list(map(len, qualities)):
+        return None
+    checked = b"".join(bases).translate(_CHECK)
+    if _WRONG in checked or _BLANK in checked:
+        return None
+    names = [header[1:].split(None, 1)[0] if len(header) > 1 and header[1] > 32 else b"" for header in headers]
+    return None if b"" in names or max(map(len, names), default=0) > LONGEST_NAME_BYTES else (names, bases)
+
+
+def with_line_feeds(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same text with LF for each CRLF and CR."""
+    held = b""
+    for chunk in chunks:
+        text = held + chunk
+        held = b""
+        if b"\r" in text:
+            held = b"\r" if text.endswith(b"\r") else b""  # an LF may follow
+            text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if text:
+            yield text
+    if held:
+        yield b"\n"
+
+
+def name_too_long(refuse: Refuse, name: bytes) -> InputError:
+    """Of a record whose header has no blank where one belongs."""
+    return refuse(f"the name {_shown(name)} has more than {LONGEST_NAME_BYTES:,} bytes. Shorten the names.", None)
+
+
+def too_long(refuse: Refuse, name: bytes, num_bases: int) -> InputError:
+    """Of a record that does not fit in memory."""
+    return refuse(
+        f"record {_shown(name)} has more than {num_bases:,} bases, which do not fit in the memory that is free. "
+        "Give the job more memory, or cut the record.",
+        None,
+    )
+
+
+def _shown(name: bytes) -> str:
+    text = name[:60].decode(errors="backslashreplace")
+    return repr(text + "..." * (len(name) > 60))
+
+
+def _quoted(byte: int) -> str:
+    return repr(chr(byte)) if 32 <= byte < 127 else f"byte 0x{byte:02x}"
+
+
+def wrong_letter(byte: int) -> str:
+    """What is wrong with a byte in a sequence, and what to do."""
+    if byte in _PROTEIN_ONLY:
+        return (
+            f"{_quoted(byte)} is not a nucleotide letter; this looks like a protein. "
+            "Give nucleotide sequences (genomes, contigs or reads)."
+        )
+    if byte == ord("*"):
+        return "'*' is not a nucleotide letter; this looks like a translated protein. Give nucleotide sequences."
+    if byte in b"-.":
+        return f"{_quoted(byte)} is a gap. Remove the gaps (`seqkit seq -g`), or write N where a base is unknown."
+    if byte in b">@":
+        return f"{_quoted(byte)} stands inside a sequence line. Put every header on a line of its own."
+    return (
+        f"{_quoted(byte)} is not a nucleotide letter. Allowed are A C G T U, the ambiguity codes "
+        "R Y S W K M B D H V N, and X for masked bases."
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 from conftest import mixed_records, write_fasta
 
+from virnucpro.cli.predict import predict
+
 WRONG = {
-    "no input": (["predict"], 2, "no input. Name a FASTA or FASTQ file"),
+    "no input": (["predict", "-o", "a"], 2, "no input. Name a FASTA or FASTQ file"),
     "no output": (["predict", "in.fasta"], 2, "no output directory. Name one with -o DIR."),
     "two outputs": (["predict", "in.fasta", "-o", "a", "--output", "b"], 2, "given 2 times (a, b)"),
     "an option without its value": (["predict", "in.fasta", "-o"], 2, "requires an argument"),
@@ -17,6 +20,11 @@ WRONG = {
         "No such option '-o'. See 'virnucpro --help'.",
     ),
     "an unknown command": (["predikt", "in.fasta"], 2, "Did you mean predict?"),
+    "a command of other programs": (["run", "in.fasta"], 2, "Did you mean predict?"),
+    "another one": (["download", "500"], 2, "Did you mean models fetch?"),
+    "an option for inputs": (["predict", "-i", "in.fasta", "-o", "a"], 2, "virnucpro predict in.fasta -o DIR"),
+    "an option of other programs": (["predict", "in.fasta", "--out", "a"], 2, "Did you mean -o?"),
+    "one for CPUs": (["assign", "in.fasta", "--cpus", "2"], 2, "--cpus"),
     "an unknown command of a group": (["models", "fetsch"], 2, "See 'virnucpro models --help'."),
     "an unknown preset": (["predict", "in.fasta", "-o", "a", "--preset", "harsh"], 2, "'harsh' is not one of"),
     "a threshold of two": (["predict", "in.fasta", "-o", "a", "--threshold", "2"], 2, "0<=x<=1"),
@@ -67,6 +75,27 @@ def test_no_arguments_show_the_help(virnucpro):
         ended = virnucpro(*arguments)
         assert ended.code == 2
         assert ended.err.startswith(first)
+
+
+def test_predict_alone_shows_the_most_common_lines(virnucpro):
+    """Three of them, which the command line understands, with the code of a command line that asks for nothing."""
+    ended = virnucpro("predict")
+    assert (ended.code, ended.out) == (2, "")
+    lines = [line.split("#")[0].split() for line in ended.err.splitlines() if line.startswith("  virnucpro predict ")]
+    assert len(lines) == 3
+    for _, _, *arguments in lines:
+        predict.make_context("predict", arguments)
+
+
+def test_the_help_of_predict_groups_its_options(virnucpro):
+    """Options of the published program last; each option once."""
+    text = virnucpro("predict", "--help").out
+    titles = ["Main:", "Calls:", "Output:", "Performance:", "Compatibility with the published program:"]
+    assert [line for line in text.splitlines() if line in titles] == titles
+    names = [option.opts[-1] for option in predict.params if isinstance(option, click.Option)]
+    shown = [line.split()[0].rstrip(",") for line in text.splitlines() if line.startswith("  -")]
+    assert len(shown) == len(names) + 1, "help is one more"
+    assert text.index("Compatibility") < text.index("--model-type") < text.index("Examples:")
 
 
 def test_the_help_lists_every_command_once(virnucpro):

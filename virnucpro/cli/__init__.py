@@ -5,7 +5,6 @@ No command imports torch before it is run, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ from importlib import import_module
 import click
 
 from virnucpro import __version__, lifeline
+from virnucpro.cli.forms import meant_command, meant_option
 from virnucpro.errors import VirNucProError, of_machine
 from virnucpro.logs import printable
 
@@ -64,10 +64,10 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if not near:
+            meant = meant_command(args[0], self.list_commands(ctx))
+            if meant is None:
                 raise
-            raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from error
+            raise click.UsageError(f"No such command '{args[0]}'. Did you mean {meant}?", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.list_commands(ctx)))
@@ -138,8 +138,10 @@ def _say(error: click.ClickException | VirNucProError) -> None:
         error.show()
     elif isinstance(error, click.UsageError):
         program = error.ctx.command_path if error.ctx else "virnucpro"
-        sentence = " ".join(error.format_message().split()).rstrip(".")  # Click may list choices on lines of their own
-        click.echo(f"Error: {printable(sentence)}. See '{program} --help'.", err=True)
+        text = meant_option(error) if isinstance(error, click.NoSuchOption) else error.format_message()
+        sentence = " ".join(text.split()).rstrip(".")  # Click may list choices on lines of their own
+        end = "" if sentence.endswith("?") else "."
+        click.echo(f"Error: {printable(sentence)}{end} See '{program} --help'.", err=True)
     else:
         text = printable(str(error), keep="\n")
         click.echo(f"Error: {text}", err=True)

@@ -20,7 +20,7 @@ _OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(PRESETS),
-        help="The model's thresholds, as error rates of its own at equal prevalence.  [default: balanced]",
+        help="Thresholds of the model for a known error rate, at equal prevalence.  [default: balanced]",
     ),
     click.option(
         "--threshold",
@@ -32,7 +32,7 @@ _OPTIONS = (
         "--fdr",
         type=click.FloatRange(0, 1),
         metavar="P",
-        help="Instead of a preset: call virus as long as at most this share of the calls is expected to be false.",
+        help="Instead of a preset: the highest expected share of false calls among those called virus.",
     ),
     click.option(
         "--prevalence",
@@ -51,7 +51,7 @@ format_option = click.option(
 )
 
 _EPILOG = """\
-Reads the stored scores in RUN/run, no model. With the settings of predict it writes the same tables, byte for byte.
+Reads the scores stored in RUN/run. With the settings of predict it writes the same tables, byte for byte.
 
 \b
 Examples:
@@ -90,9 +90,9 @@ def call(
     verbose: bool,
     **settings: object,
 ) -> None:
-    """Call the sequences of a finished run anew.
+    """Re-call a finished run with other thresholds, in seconds.
 
-    RUN is the output directory of predict. Thresholds may be others; it takes seconds.
+    RUN is the output directory of predict. No model is run.
     """
     science = make_settings(None, {f"science.{name}": value for name, value in settings.items()}).science
     start_logging(-1 if quiet else int(verbose))

@@ -50,19 +50,19 @@ def _limits(context: click.Context, option: click.Parameter, value: str | None) 
 
 
 def cascade_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that let a small model look first."""
+    """Add the options of a cascade."""
     options = (
         click.option(
             "--cascade",
             is_flag=True,
             default=None,
-            help="Let lite look at everything first, and the model asked for at what lite is not sure of.",
+            help="Screen everything with lite; run the chosen model only where lite is unsure.",
         ),
         click.option(
             "--cascade-limits",
             metavar="LOW,HIGH",
             callback=_limits,
-            help="With --cascade: p_virus below and above which lite is sure.  [default: the model's, else 0.1,0.98]",
+            help="With --cascade: p_virus below and above which lite is sure.  [default: of the model, or 0.1,0.98]",
         ),
     )
     for option in reversed(options):

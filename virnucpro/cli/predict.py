@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from virnucpro.cli.call import CALL_SETTINGS, call_options, format_option
+from virnucpro.cli.forms import Command
 from virnucpro.cli.options import (
     COUNT,
     DEVICES,
@@ -31,11 +32,11 @@ from virnucpro.samples import Sample, read_samplesheet
 from virnucpro.settings import DTYPES, TableFormat, make_settings
 
 _EPILOG = """\
-Results in DIR, prefixed by the input's name without its endings (STEM): .sequences.tsv (a row for every input
-sequence), .fragments.tsv.gz, .virus.fna.gz, .regions.tsv, .report.html, .summary.json and more; and for the run
-.run.json and .log.
+Results are written to DIR, named after the input without its endings (STEM): STEM.sequences.tsv (a row for every
+input sequence), .fragments.tsv.gz, .virus.fna.gz, .regions.tsv, .report.html, .summary.json and more; for the whole
+run .run.json and .log.
 
-Stopped? The same command goes on where it was.
+To resume a run that was stopped, repeat the same command.
 
 \b
 Examples:
@@ -46,7 +47,38 @@ Examples:
 """
 
 
-@click.command(epilog=_EPILOG)
+GROUPS = {
+    "Main": (
+        *("output", "reads1", "reads2", "name", "samplesheet", "reference", "model", "fragment_length"),
+        *("cascade", "cascade_limits", "config_file"),
+    ),
+    "Calls": CALL_SETTINGS,
+    "Output": (
+        *("table_format", "no_report", "plots", "keep_intermediate", "keep_embeddings", "fresh", "force"),
+        *("no_progress", "quiet", "verbose", "help"),
+    ),
+    "Performance": (
+        *("device", "gpus", "parallel", "threads", "merge_threads", "loader_workers", "token_budget", "batch_size"),
+        *("unit_rows", "dtype", "compile"),
+    ),
+    "Compatibility with the published program": (
+        *("model_type", "model_path", "expected_length", "legacy_output", "resume"),
+    ),
+}
+"""Options as the help lists them; those that are not named here come last."""
+
+_COMMON = """\
+Usage: virnucpro predict INPUT... -o DIR
+
+  virnucpro predict contigs.fasta -o results                        # the bundled model, on any machine
+  virnucpro predict contigs.fasta -o results -m 500 --device cuda   # the published model, on a GPU
+  virnucpro predict *.fastq.gz -o results --threads 8               # several inputs, each with its own results
+
+See 'virnucpro predict --help'.\
+"""
+
+
+@click.command(cls=Command, groups=GROUPS, epilog=_EPILOG)
 @click.argument("inputs", nargs=-1, type=SOURCE, metavar="INPUT...")
 @click.option(
     "-o",
@@ -68,12 +100,16 @@ Examples:
     shell_complete=complete_model,
     help="lite (bundled), 300 or 500 (published), a bundle folder or a head file.  [default: lite]",
 )
-@click.option("--model-type", type=click.Choice(["300", "500", "custom"]), help="Published option; see --model.")
+@click.option(
+    "--model-type",
+    type=click.Choice(["300", "500", "custom"]),
+    help="Use --model instead: 300, 500, or a file with --model-path.",
+)
 @click.option(
     "--model-path",
     type=click.Path(),
     metavar="PATH",
-    help="Bundle folder or head file (.pth, .safetensors), with --model-type custom.",
+    help="Use --model instead: bundle folder or head file (.pth, .safetensors).",
 )
 @click.option(
     "--fragment-length",
@@ -85,7 +121,7 @@ Examples:
     "--expected-length",
     type=click.IntRange(min=3),
     metavar="N",
-    help="As --fragment-length, also where the model was trained on another; for a head, what it was trained on.",
+    help="Like --fragment-length, but also accepted when the model was trained on another length.",
 )
 @cascade_options
 @call_options
@@ -93,39 +129,39 @@ Examples:
 @click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")
 @click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: auto]")
 @click.option("--gpus", metavar="NUMBERS", help="Physical GPUs to use, such as 0,1; one process each.  [default: all]")
-@click.option("--parallel", is_flag=True, default=None, help="Use several worker processes where there is no GPU.")
+@click.option("--parallel", is_flag=True, default=None, help="Use several worker processes if there is no GPU.")
 @threads_option
 @click.option(
     "--merge-threads",
     type=COUNT,
     metavar="N",
-    help="Processes that merge embeddings that are kept.  [default: 1; with --parallel as many as --threads]",
+    help="Processes that merge embeddings.  [default: 1; with --parallel, --threads]",
 )
 @click.option(
     "--loader-workers",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Processes a device that read ahead.  [default: of a profile, else by device]",
+    help="Processes per encoder that read ahead.  [default: from a profile, otherwise by device]",
 )
 @click.option(
     "--token-budget",
     type=COUNT,
     metavar="N",
-    help="Tokens in a batch of the encoders.  [default: of a profile, else by device]",
+    help="Tokens in a batch of the encoders.  [default: from a profile, otherwise by device]",
 )
 @click.option(
     "--compile/--no-compile",
     default=None,
     callback=lambda _context, _option, value: {True: "always", False: "never"}.get(value),
-    help="Compile the layers of transformers, or do not.  [default: on a GPU, where the rows repay it]",
+    help="Compile the layers of transformers, or not.  [default: on a GPU, for many rows]",
 )
 @click.option("--batch-size", type=COUNT, metavar="N", help="Rows the head scores at a time.  [default: 1024]")
 @click.option("--unit-rows", type=COUNT, metavar="N", help="Rows in a unit of work.  [default: 16384]")
 @click.option(
     "--config", "config_file", type=FILE, metavar="FILE", help="YAML with science:, layout: and runtime: settings."
 )
-@click.option("--resume", is_flag=True, help="Go on where an earlier run stopped (always so; accepted for scripts).")
-@click.option("--fresh", is_flag=True, help="Start over: drop what an earlier run in DIR stored.")
+@click.option("--resume", is_flag=True, help="Resume an earlier run (always done; accepted for scripts).")
+@click.option("--fresh", is_flag=True, help="Start over: delete what an earlier run stored in DIR.")
 @click.option("--force", is_flag=True, help="Replace files in DIR that have a result's name and are not of a run.")
 @rows_option
 @click.option("--keep-embeddings", is_flag=True, help="Keep embeddings and features in DIR/run.")
@@ -163,9 +199,13 @@ def predict(
 ) -> None:
     """Tell which sequences of INPUT are viral.
 
-    INPUT is FASTA or FASTQ, plain or gz, bz2, xz, zst, or BAM, CRAM or SAM (told by content); - is stdin.
-    Each input, or each sample of a sheet, gets its own results.
+    INPUT is FASTA or FASTQ, plain or compressed (gz, bz2, xz, zst), or BAM, CRAM or SAM; - is stdin. The format
+    is detected from the content. Each input, or each sample of a sheet, gets its own results.
     """
+    context = click.get_current_context(silent=True)
+    if context is not None and not inputs and output is None and samplesheet is None:
+        click.echo(_COMMON, err=True)
+        context.exit(2)
     samples: list[str | Sample] = [*inputs, *(read_samplesheet(samplesheet) if samplesheet is not None else ())]
     if not samples:
         raise UsageError("no input. Name a FASTA or FASTQ file, or - for stdin: virnucpro predict in.fasta -o DIR")

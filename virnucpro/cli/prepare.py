@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from virnucpro.cli.predict import predict
+from virnucpro.cli.forms import Command
+from virnucpro.cli.predict import GROUPS, predict
 from virnucpro.errors import UsageError
 
 _EPILOG = """\
@@ -38,9 +39,10 @@ def _prepare(**given: Any) -> None:  # noqa: ANN401 - the options of predict
     )
 
 
-prepare = click.Command(
+prepare = Command(
     "prepare",
     params=predict.params,
+    groups=GROUPS,
     callback=_prepare,
     help="Cut inputs into units that any machine can work on.",
     epilog=_EPILOG,

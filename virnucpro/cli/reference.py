@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import click
 
 from virnucpro.cli import cli
+from virnucpro.cli.forms import Command
 
 _HEAD = """\
 # Commands
@@ -70,12 +71,17 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[str]:
 
 def _options(context: click.Context) -> Iterator[str]:
     yield "| option | meaning |\n|---|---|"
-    for parameter in context.command.get_params(context):
-        record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
-        if record is not None:
-            names, text = record
-            cell = names.replace("|", "\\|")  # a bar ends a table's cell, in code too
-            yield f"| `{cell}` | {_escaped(text)} |"
+    command = context.command
+    options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
+    groups = command.in_groups(context) if isinstance(command, Command) else [("", options)]
+    for title, members in groups:
+        if len(groups) > 1:
+            yield f"| **{title}** | |"
+        for record in (option.get_help_record(context) for option in members):
+            if record is not None:
+                names, text = record
+                cell = names.replace("|", "\\|")  # a bar ends a table's cell, in code too
+                yield f"| `{cell}` | {_escaped(text)} |"
 
 
 def _escaped(text: str) -> str:

@@ -11,6 +11,8 @@ A run lives in the folder ``run/`` of the output directory::
     run/embeddings/protein/unit-00042.h5
     run/merged/unit-00042.h5              features
     run/scores/unit-00042.h5              scores; when it exists the three above may be gone
+    run/genes/unit-00042.h5               genes of the records that end in the unit; only with a table of proteins
+    run/genes/organisms.json              names and families of the organisms of the nearest viral proteins
     run/table/                            the table of fragments, of sequences and of genes: what a run is made for
     run/failed/unit-00042.json            rows that cannot be computed, with the reason; only where there are any
     run/receipts/unit-00042.json          of which run a finished unit is; where several programs share the work
@@ -220,6 +222,15 @@ class RunDir:
     def scores(self, unit: int) -> Path:
         """Scores of a unit."""
         return self.work / "scores" / f"unit-{unit:05d}.h5"
+
+    def genes(self, unit: int) -> Path:
+        """Genes of the records that end in a unit."""
+        return self.work / "genes" / f"unit-{unit:05d}.h5"
+
+    @property
+    def organisms(self) -> Path:
+        """Names of the organisms of the nearest viral proteins."""
+        return self.work / "genes" / "organisms.json"
 
     def failed(self, unit: int) -> Path:
         """Rows of a unit that cannot be computed; there only where there are any."""

@@ -23,6 +23,7 @@
       intercept: [0, 0, 0]
       exponent: 0.5           # a sequence of n fragments: mean log-odds * n ** exponent
       bends: [[[-3, 3], [-0.1, 0.2]], ...]  # optional: what a length adds to its line, at some log-odds
+    records: {...}            # optional: fragments and genes to the call of a longer record (``bundles/records.py``)
     provenance: {...}         # free: what it was trained on
     weak_below: 200           # optional: a warning where sequences are shorter than this on average (nt)
     recorded: {...}           # optional: role to digest, size and time of a large file, which is then not read for it
@@ -41,6 +42,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade, read_cascade
+from virnucpro.bundles.records import RecordWeights, read_record_weights
 from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds, read_calibration, read_presets
 from virnucpro.encoders import LOW_BIT_DTYPES, read_config
 from virnucpro.errors import ModelError
@@ -72,6 +74,7 @@ class Bundle:
         digests: role (nucleotide, protein, head) to SHA-256 of its file.
         fingerprint: SHA-256 over the settings and those digests.
         cascade: which model may look first, and when it is sure; None where nothing is known of that.
+        records: how fragments and genes make the call of a longer record; None where fragments alone do.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Bundle:
     digests: dict[str, str]
     fingerprint: str
     cascade: Cascade | None = None
+    records: RecordWeights | None = None
 
     @property
     def rules(self) -> Rules:
@@ -105,6 +109,7 @@ class Bundle:
             calibration=self.calibration,
             threshold=self.threshold,
             presets=self.presets,
+            records=self.records,
         )
 
     @property
@@ -210,6 +215,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
             digests=digests,
             fingerprint=_fingerprint(settings, digests),
             cascade=read_cascade(settings.get("cascade")),
+            records=read_record_weights(settings.get("records")),
             **files,
         )
     except OSError as error:

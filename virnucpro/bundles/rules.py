@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.bundles.records import RecordWeights, read_record_weights
 from virnucpro.errors import StoreError
 from virnucpro.run_dir import read_json, write_json
 from virnucpro.settings import PRESETS
@@ -127,6 +128,7 @@ class Rules:
         calibration: from log-odds to probability.
         threshold: probability from which a sequence is called virus where there are no presets.
         presets: name to thresholds at equal prevalence; empty for a bundle that has none.
+        records: how fragments and genes make the call of a longer record; None where fragments alone do.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Rules:
     calibration: Calibration
     threshold: float
     presets: Mapping[str, Thresholds]
+    records: RecordWeights | None = None
 
     def thresholds(self, preset: str) -> Thresholds:
         """Those of a preset; where the bundle has none, its threshold parts virus from not virus."""
@@ -159,6 +162,7 @@ class Rules:
             if content.pop("schema") != SCHEMA:
                 raise StoreError(path, f"is of another schema than {SCHEMA}, which this program reads")
             calibration, presets = read_calibration(content["calibration"]), read_presets(content["presets"])
-            return cls(**content | {"calibration": calibration, "presets": presets})
+            records = read_record_weights(content.get("records"))
+            return cls(**content | {"calibration": calibration, "presets": presets, "records": records})
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(path, f"cannot be understood ({type(error).__name__}: {error})") from error

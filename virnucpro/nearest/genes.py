@@ -1,0 +1,276 @@
+"""Genes of a record: open reading frames that look coding, chosen so that they hardly overlap.
+
+1. All stop-free stretches of at least 60 codons in six frames (letters other than A C G T end them like a stop).
+2. Each is scored by the log-odds of its codons, coding against random with the record's own GC. What coding codons are
+   is first guessed from the amino acids of proteins at large, then learned from the record's own best frames, the guess
+   counting as much as ``PRIOR_CODONS`` of them. A frame begins at the start codon that gives the highest score.
+3. Frames are taken from the best score down, unless more than ``LARGEST_OVERLAP`` of one is taken already.
+
+It takes 0.01 s a Mb and finds 95 % of Prodigal's genes at 97 % precision on twelve bacterial chromosomes (pyrodigal
+takes 0.24 to 0.49 s a Mb with training, 0.8 to 3.3 s without, more than fragments and search together; decision 32).
+A record's genes depend on that record alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.kernels import kernel
+from virnucpro.nearest.residues import BREAK, CODES, LETTERS
+from virnucpro.sequence.ragged import Ragged, offsets_of
+
+SHORTEST_RECORD_NT = 1500
+SHORTEST_GENE_CODONS = 60
+PRIOR_CODONS = 20_000.0
+LOWEST_SCORE = -5.0
+"""Frames that score less are not taken, not even where nothing else is."""
+LARGEST_OVERLAP = 0.3
+_LEARNED_FROM_NT = 450
+_LEARNED_FROM_SCORE = 15.0
+_BIN_NT = 8
+_NO_CODON = 64
+
+_BASES = np.full(256, 4, dtype=np.uint8)
+_BASES[np.frombuffer(b"ACGTUacgtu", dtype=np.uint8)] = [0, 1, 2, 3, 3, 0, 1, 2, 3, 3]
+_CODE = b"KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
+"""Residues of AAA, AAC .. TTT in the order A C G T (NCBI translation table 1)."""
+_RESIDUES = np.append(CODES[np.frombuffer(_CODE, dtype=np.uint8)], np.uint8(BREAK))
+_STARTS = np.zeros(_NO_CODON + 1, dtype=np.bool_)
+_STARTS[[0b001110, 0b101110, 0b111110]] = True  # ATG, GTG, TTG
+_COMPOSITION = np.array(
+    [826, 553, 406, 546, 138, 393, 672, 707, 227, 591, 965, 580, 241, 386, 474, 665, 536, 110, 292, 686], dtype=float
+)
+"""Amino acids in UniProtKB/Swiss-Prot (per myriad), in the order of ``LETTERS``."""
+
+
+class Genes(NamedTuple):
+    """Genes of one record, by start.
+
+    Attributes:
+        starts: (n,) int64, first base, 0-based, on the record's forward strand.
+        stops: (n,) int64, one after the last base; the stop codon is left out.
+        strands: (n,) int8, 1 or -1.
+        proteins: n items of residue codes.
+    """
+
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    strands: NDArray[np.int8]
+    proteins: Ragged
+
+
+class _Frames(NamedTuple):
+    """Open reading frames of a record.
+
+    Attributes:
+        codons: (L,) uint8, the codon that begins at each base; 64 where there is none.
+        opposite: (L,) uint8, likewise the one of the other strand that ends there.
+        firsts: (f,) int64, first base of each frame.
+        lasts: (f,) int64, one after its last base.
+        strands: (f,) int8.
+    """
+
+    codons: NDArray[np.uint8]
+    opposite: NDArray[np.uint8]
+    firsts: NDArray[np.int64]
+    lasts: NDArray[np.int64]
+    strands: NDArray[np.int8]
+
+
+class _Choice(NamedTuple):
+    """Start, stop and score of every frame, and the numbers of those that are taken."""
+
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    kept: NDArray[np.int64]
+
+
+def find_genes(letters: NDArray[np.uint8]) -> Genes:
+    """Genes of a record; none where it is shorter than ``SHORTEST_RECORD_NT``.
+
+    Args:
+        letters: (n,) ASCII bases of the whole record.
+    """
+    bases = _BASES[letters] if len(letters) >= SHORTEST_RECORD_NT else np.zeros(0, dtype=np.uint8)
+    frames = _open_frames(bases)
+    counts = np.bincount(bases, minlength=5)
+    guess, random = _codon_shares(float(np.clip((counts[1] + counts[2]) / max(1, counts[:4].sum()), 0.2, 0.8)))
+    found = _choose(frames, _weights(guess, random))
+    starts, stops, kept = found.starts, found.stops, found.kept
+    best = kept[(stops[kept] - starts[kept] >= _LEARNED_FROM_NT) & (found.scores[kept] > _LEARNED_FROM_SCORE)]
+    seen = _count(frames.codons, frames.opposite, starts[best], stops[best], frames.strands[best])
+    learned = (seen + PRIOR_CODONS * guess) / (seen.sum() + PRIOR_CODONS)
+    starts, stops, scores, kept = _choose(frames, _weights(learned, random))
+    kept = kept[(scores[kept] > LOWEST_SCORE) & (stops[kept] - starts[kept] >= 3 * SHORTEST_GENE_CODONS)]
+    kept = kept[np.lexsort((stops[kept], starts[kept]))]
+    starts, stops, strands = starts[kept], stops[kept], frames.strands[kept]
+    offsets = offsets_of((stops - starts) // 3)
+    proteins = np.empty(offsets[-1], dtype=np.uint8)
+    _translate(frames.codons, frames.opposite, starts, stops, strands, _RESIDUES, offsets, proteins)
+    return Genes(starts, stops, strands, Ragged(proteins, offsets))
+
+
+def _open_frames(bases: NDArray[np.uint8]) -> _Frames:
+    codons, opposite = _read_codons(bases)
+    room = 6 * (len(bases) // (3 * SHORTEST_GENE_CODONS) + 1)
+    firsts, lasts, strands = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int8)
+    count = _find_frames(codons, opposite, _RESIDUES == BREAK, SHORTEST_GENE_CODONS, firsts, lasts, strands)
+    return _Frames(codons, opposite, firsts[:count], lasts[:count], strands[:count])
+
+
+def _codon_shares(gc: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(64,) shares of codons in genes, as guessed from amino acids, and in random bases without stops."""
+    base = np.array([1 - gc, gc, gc, 1 - gc]) / 2
+    share = (base[:, None, None] * base[:, None] * base).ravel()
+    residues = _RESIDUES[:_NO_CODON]
+    is_stop = residues == BREAK
+    of_residue = np.bincount(residues, share, BREAK + 1)
+    composition = np.zeros(BREAK + 1)
+    composition[: len(LETTERS)] = _COMPOSITION / _COMPOSITION.sum()
+    random = np.where(is_stop, 0.0, share)
+    return np.where(is_stop, 0.0, composition[residues] * share / of_residue[residues]), random / random.sum()
+
+
+def _weights(coding: NDArray[np.float64], random: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(65,) log-odds of each codon; 0 for stops and where there is none."""
+    tiny = 1e-9
+    return np.append(np.where(random > 0, np.log((coding + tiny) / (random + tiny)), 0.0), 0.0)
+
+
+def _choose(frames: _Frames, weights: NDArray[np.float64]) -> _Choice:
+    """Score all frames and take the best that hardly overlap."""
+    scores, begins = np.empty(len(frames.firsts)), np.empty(len(frames.firsts), dtype=np.int64)
+    _score(*frames, weights, _STARTS, scores, begins)
+    is_forward = frames.strands > 0
+    starts, stops = np.where(is_forward, begins, frames.firsts), np.where(is_forward, frames.lasts, begins)
+    taken = np.zeros(len(frames.codons) // _BIN_NT + 2, dtype=np.bool_)
+    kept = _take(np.argsort(-scores, kind="stable"), starts, stops, taken)
+    return _Choice(starts, stops, scores, np.flatnonzero(kept))
+
+
+@kernel
+def _read_codons(bases: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Codon that begins at each base and goes right, and the one on the other strand that ends there; 64 for none."""
+    codons = np.full(len(bases), 64, dtype=np.uint8)
+    opposite = np.full(len(bases), 64, dtype=np.uint8)
+    for i in range(len(bases) - 2):
+        a, b, c = bases[i], bases[i + 1], bases[i + 2]
+        if a < 4 and b < 4 and c < 4:
+            codons[i] = a * 16 + b * 4 + c
+            opposite[i] = (3 - c) * 16 + (3 - b) * 4 + (3 - a)
+    return codons, opposite
+
+
+@kernel
+def _find_frames(
+    codons: NDArray[np.uint8],
+    opposite: NDArray[np.uint8],
+    is_stop: NDArray[np.bool_],
+    least: int,
+    firsts: NDArray[np.int64],
+    lasts: NDArray[np.int64],
+    strands: NDArray[np.int8],
+) -> int:
+    """Write all stop-free stretches of at least ``least`` codons; returns how many."""
+    count = 0
+    for strand in (1, -1):
+        row = codons if strand == 1 else opposite
+        for phase in range(3):
+            first = phase
+            for i in range(phase, len(row) + 3, 3):
+                is_end = i + 3 > len(row)
+                if is_end or is_stop[row[i]]:
+                    if i - first >= 3 * least:
+                        firsts[count], lasts[count], strands[count] = first, i, strand
+                        count += 1
+                    first = i + 3
+                    if is_end:
+                        break
+    return count
+
+
+@kernel
+def _score(
+    codons: NDArray[np.uint8],
+    opposite: NDArray[np.uint8],
+    firsts: NDArray[np.int64],
+    lasts: NDArray[np.int64],
+    strands: NDArray[np.int8],
+    weights: NDArray[np.float64],
+    is_start: NDArray[np.bool_],
+    scores: NDArray[np.float64],
+    begins: NDArray[np.int64],
+) -> None:
+    """The best score of each frame, and where its gene then begins: at a start codon, or at the record's end."""
+    for frame in range(len(firsts)):
+        first, last = firsts[frame], lasts[frame]
+        total, best = 0.0, -np.inf
+        begin = first if strands[frame] == 1 else last
+        if strands[frame] == 1:
+            for i in range(last - 3, first - 1, -3):
+                total += weights[codons[i]]
+                if (is_start[codons[i]] or i < 3) and total > best:
+                    best, begin = total, i
+        else:
+            for i in range(first, last, 3):
+                total += weights[opposite[i]]
+                if (is_start[opposite[i]] or i + 6 > len(opposite)) and total > best:
+                    best, begin = total, i + 3
+        scores[frame], begins[frame] = total if best == -np.inf else best, begin
+
+
+@kernel
+def _take(
+    order: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64], taken: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which frames are taken; the room is divided into bins of eight bases."""
+    kept = np.zeros(len(order), dtype=np.bool_)
+    for frame in order:
+        first, last = starts[frame] // _BIN_NT, (stops[frame] + _BIN_NT - 1) // _BIN_NT
+        overlap = 0
+        for i in range(first, last):
+            overlap += taken[i]
+        if overlap <= LARGEST_OVERLAP * (last - first):
+            kept[frame] = True
+            for i in range(first, last):
+                taken[i] = True
+    return kept
+
+
+@kernel
+def _count(
+    codons: NDArray[np.uint8],
+    opposite: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    strands: NDArray[np.int8],
+) -> NDArray[np.float64]:
+    """(64,) how often each codon is read in some genes."""
+    seen = np.zeros(64)
+    for gene in range(len(starts)):
+        row = codons if strands[gene] == 1 else opposite
+        for i in range(starts[gene], stops[gene], 3):
+            seen[row[i]] += 1
+    return seen
+
+
+@kernel
+def _translate(
+    codons: NDArray[np.uint8],
+    opposite: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    strands: NDArray[np.int8],
+    residues: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    proteins: NDArray[np.uint8],
+) -> None:
+    for gene in range(len(starts)):
+        length = (stops[gene] - starts[gene]) // 3
+        for k in range(length):
+            codon = codons[starts[gene] + 3 * k] if strands[gene] == 1 else opposite[stops[gene] - 3 - 3 * k]
+            proteins[offsets[gene] + k] = residues[codon]

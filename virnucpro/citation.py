@@ -114,7 +114,7 @@ def read_cff() -> str:
         return beside.read_text(encoding="utf-8")
     text = metadata.distribution("virnucpro").read_text(f"licenses/{name}")
     if text is None:
-        raise VirNucProError(f"{name} is not among the installed files. Install VirNucPro anew.")
+        raise VirNucProError(f"{name} is not among the installed files. Reinstall VirNucPro.")
     return text
 
 

@@ -58,7 +58,7 @@ class RunMismatchError(UsageError):
         return (
             f"{self.path} holds a run made with other settings:\n"
             + "\n".join(lines)
-            + "\nUse the same settings to go on, --fresh to start over, or another --output."
+            + "\nUse the same settings to resume, --fresh to start over, or another --output."
         )
 
 

@@ -389,7 +389,7 @@ def _shown(desc: str | None, num_items: int, progress: Progress | None) -> Itera
                 progress(num_done, num_items)
             except Exception:  # noqa: BLE001 - somebody else's function, and the work is worth more than its answer
                 _LOG.warning(
-                    "the progress callback raised; it is not called again, and the work goes on.", exc_info=True
+                    "the progress callback raised; it is not called again, and the work continues.", exc_info=True
                 )
                 progress = None
 

@@ -141,7 +141,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(str(path), "is no UTF-8 text. Save the sample sheet as CSV (UTF-8).") from error
+        raise InputError(str(path), "is not UTF-8. Save the sample sheet as CSV (UTF-8).") from error
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror}). Check its name.") from error
     lines = enumerate(text.split("\n"), start=1)
@@ -152,7 +152,7 @@ def _cells(path: Path, number: int, line: str, delimiter: str) -> list[str]:
     try:
         (cells,) = csv.reader([line.rstrip("\r")], delimiter=delimiter, skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:
-        raise InputError(str(path), f"is no line of a table ({error}). Check its quotes.", number) from error
+        raise InputError(str(path), f"is not a line of a table ({error}). Check its quotes.", number) from error
     return [cell.strip() for cell in cells]
 
 

@@ -372,7 +372,7 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
 
 def _check_kind(path: Path, attributes: Mapping[str, Any], kind: str) -> None:
     if attributes.get("format") != "virnucpro":
-        raise StoreError(path, "is no file of this program")
+        raise StoreError(path, "is not a file of this program")
     if attributes["version"] != VERSION:
         raise StoreError(path, f"has format version {attributes['version']}, this program reads {VERSION}")
     if attributes["kind"] != kind:

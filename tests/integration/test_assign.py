@@ -143,7 +143,7 @@ def test_lines_of_a_read_must_stand_together(tmp_path):
 @pytest.mark.parametrize("text", ["hello\n", ">a\nACGT\n", paf("a", "c") + "b\t1\n", paf("a", "c", "x")])
 def test_what_is_no_paf_is_refused_with_its_line(tmp_path, text):
     """The last line is the bad one."""
-    with pytest.raises(InputError, match="is no line of PAF") as caught:
+    with pytest.raises(InputError, match="is not a PAF line") as caught:
         best(tmp_path, text)
     assert caught.value.line == (1 if text.startswith(">") else text.count("\n"))
 

@@ -46,7 +46,7 @@ WRONG = {
     "no reads to assign": (["assign", "empty"], 2, "Missing option '--reads'"),
     "no record": (["rerun"], 2, "Missing argument 'RECORD'"),
     "an unknown model to show": (["models", "path", "nosuch"], 6, "virnucpro models list"),
-    "no archive": (["models", "import", "in.fasta"], 6, "is no archive of models"),
+    "no archive": (["models", "import", "in.fasta"], 6, "is not an archive of models"),
     "no shell": (["completion"], 2, "Choose from: bash, zsh, fish"),
     "an unknown table": (["schema", "--table", "nosuch"], 2, "There are sequences"),
     "a plan of nothing": (["plan"], 2, "no input"),

@@ -96,7 +96,7 @@ def test_an_interrupt_ends_with_its_code_and_the_run_goes_on(undisturbed, tmp_pa
     os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert "goes on" in err
+    assert "repeat the command to resume" in err
     assert "Traceback" not in err
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive

@@ -153,7 +153,7 @@ class Bundle:
         shorter = min(float(length_nt), mean_length_nt)
         if shorter < self.weak_below:
             found.append(
-                f"sequences of about {shorter:.0f} bases: model {self.name} is near chance there (published heads on "
+                f"sequences of about {shorter:.0f} bases: model {self.name} performs close to chance at this length (published heads on "
                 "150-base reads: accuracy 0.53, AUROC 0.56); --model lite is made for them"
             )
         return found
@@ -255,7 +255,7 @@ def cache_dir() -> Path:
 def _plain_name(name: str) -> str:
     """A file beside ``bundle.yaml``; a bundle from elsewhere must not point out of its folder."""
     if Path(name).name != name:
-        raise ValueError(f"{name!r} is no plain file name")
+        raise ValueError(f"{name!r} is not a plain file name")
     return name
 
 
@@ -271,7 +271,7 @@ def _check_widths(name: str, files: dict[str, Path]) -> None:
         with safe_open(files["head"], framework="numpy") as head:
             width = head.get_slice("hidden_layer.weight").get_shape()[1]
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"model {name}: {files['head']} is no readable head ({error}).") from error
+        raise ModelError(f"model {name}: {files['head']} is not a readable head ({error}).") from error
     if width != sum(widths.values()):
         parts = " + ".join(f"{role} {number}" for role, number in widths.items())
         raise ModelError(f"model {name}: its head takes features {width} wide, its encoders give {parts}.")

@@ -169,7 +169,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({error}). Fetch it again.") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: is no JSON object. Fetch it again.")
+        raise ModelError(f"{path}: is not a JSON object. Fetch it again.")
     return content
 
 

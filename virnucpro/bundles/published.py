@@ -174,7 +174,7 @@ def import_head(path: Path) -> MLPHead:
 def _converted(name: str, source: Opened) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     if name == NUCLEOTIDE:
         if source.tokenizer_json is None:
-            raise ModelError("has no tokenizer.json beside it.")
+            raise ModelError("has no tokenizer.json next to it.")
         dnabert_s.DnabertSTokenizer(source.tokenizer_json)
         return dnabert_s.convert_checkpoint(source.tensors, source.settings)
     heads, has_token_dropout = esm2.read_settings(source.settings)
@@ -259,5 +259,5 @@ def _stated_length(path: Path) -> int:
         with safe_open(path, framework="numpy") as file:
             stated = json.loads((file.metadata() or {}).get("head", "{}")).get("fragment_length", 0)
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path}: is no readable head ({error}).") from error
+        raise ModelError(f"{path}: is not a readable head ({error}).") from error
     return stated if isinstance(stated, int) and stated > 0 else 0

@@ -32,8 +32,8 @@ _SECTIONS = {
 
 _EPILOG = """\
 Exit codes: 0 complete, 1 internal error, 2 usage, 3 input refused, 4 resources (memory, disk, directory
-in use), 5 finished with losses (all listed), 6 model missing or damaged, 130 and 143 interrupted (the
-same command goes on).
+in use), 5 finished with losses (all listed), 6 model missing or damaged, 130 and 143 interrupted (repeat
+the command to resume).
 
 \b
 Example:
@@ -112,7 +112,7 @@ def exit_code_of(error: BaseException) -> int:
     if lifeline.received or isinstance(error, (click.Abort, KeyboardInterrupt)):
         number = lifeline.received[0] if lifeline.received else signal.SIGINT
         how = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
-        click.echo(f"Interrupted ({how}). Finished work is kept: the same command goes on from here.", err=True)
+        click.echo(f"Interrupted ({how}). Finished work is kept: repeat the command to resume.", err=True)
         return 128 + number
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1

@@ -18,7 +18,7 @@ _SHARE = click.FloatRange(0, 1)
 
 _EPILOG = """\
 Writes RUN/STEM.reads.tsv.gz, a line for each read, and RUN/STEM.reads.json, counts that add up. A read
-takes the call of the contig of its best alignment, or has a status that says why not.
+takes the call of the contig of its best alignment, or a status that says why not.
 
 \b
 Examples:
@@ -37,7 +37,7 @@ Examples:
     required=True,
     help="Reads aligned to the contigs: PAF, BAM, CRAM or SAM; - is stdin.",
 )
-@click.option("--sample", metavar="NAME", help="Sample of RUN that holds the contigs, where it has several.")
+@click.option("--sample", metavar="NAME", help="Sample of RUN that holds the contigs, if there are several.")
 @click.option(
     "--min-identity",
     type=_SHARE,

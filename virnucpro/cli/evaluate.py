@@ -32,13 +32,13 @@ Examples:
     show_default=True,
     help="Folder to write into.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Of the sequences drawn.")
-@click.option("--panel/--no-panel", default=True, show_default=True, help="Measure sequences of no organism, too.")
+@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Seed of the sequences drawn.")
+@click.option("--panel/--no-panel", default=True, show_default=True, help="Also measure sequences of no organism.")
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps; the first of several."
 )
 @click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
-@click.option("-q", "--quiet", is_flag=True, help="Warnings only on stderr.")
+@click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
 def evaluate(
     data: tuple[Path, ...],
     labels: Path | None,

@@ -27,7 +27,7 @@ On a machine with network, then on one without:
   virnucpro models import models.tar
 """
 _FETCH_EPILOG = """\
-A fetch that was stopped goes on with the same command.
+To resume a fetch that was stopped, repeat the same command.
 
 \b
 Example:
@@ -44,13 +44,13 @@ Example:
 
 @click.group(epilog=_GROUP_EPILOG)
 def models() -> None:
-    """List, fetch, verify and carry models."""
+    """List, fetch, verify, export and import models."""
 
 
 @models.command("list", epilog="\b\nExample:\n  virnucpro models list --json")
 @json_option
 def list_models(as_json: bool) -> None:
-    """Show the models that are here and those that can be fetched."""
+    """Show the models on this machine and those that can be fetched."""
     from virnucpro.registry.inventory import list_entries  # noqa: PLC0415 - --help should not wait for it
 
     entries = list_entries()
@@ -69,7 +69,7 @@ def list_models(as_json: bool) -> None:
 def path(name: str) -> None:
     """Print the folder of a model.
 
-    Of each part, where NAME is not a bundle yet.
+    If NAME is not a bundle yet, print the folder of each of its parts.
     """
     from virnucpro.registry.inventory import places_of  # noqa: PLC0415
 
@@ -79,18 +79,18 @@ def path(name: str) -> None:
 
 @models.command(epilog=_FETCH_EPILOG)
 @click.argument("name")
-@click.option("--mirror", metavar="URL", help="Take every file from this address instead of its own host.")
+@click.option("--mirror", metavar="URL", help="Fetch every file from this address instead of its own host.")
 @click.option(
     "--retries", type=click.IntRange(min=0), metavar="N", default=4, show_default=True, help="Attempts after the first."
 )
-@click.option("--again", is_flag=True, help="Fetch what a cache of the hub or of torch holds, too.")
+@click.option("--again", is_flag=True, help="Also fetch what the cache of the hub or of torch already has.")
 @no_progress_option
 @quiet_option
 def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress: bool, quiet: bool) -> None:
     """Fetch a released model.
 
-    Of the checkpoints of NAME, whatever is not here yet. Every file is held against what its source
-    says of it.
+    Fetches the checkpoints of NAME that are not on this machine yet. Every file is checked against what its
+    source says about it.
     """
     from virnucpro.registry import fetch as fetching  # noqa: PLC0415
     from virnucpro.registry.download import Patience  # noqa: PLC0415
@@ -99,7 +99,7 @@ def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress:
     start_logging(-1 if quiet else 0)
     if not fetching.parts_of(name):
         for place in places_of(name):
-            click.echo(f"{name}: nothing to fetch, it is in {place.folder}")
+            click.echo(f"{name}: nothing to fetch, it is already in {place.folder}")
         return
     how = fetching.Fetching(mirror, Patience(attempts=retries + 1), _reporter(bars=not (no_progress or quiet)))
     for folder in fetching.fetch(name, how, again=again):
@@ -109,9 +109,9 @@ def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress:
 @models.command(epilog=_VERIFY_EPILOG)
 @click.argument("name", required=False)
 def verify(name: str | None) -> None:
-    """Hold every file of a model against its SHA-256.
+    """Check every file of a model against its SHA-256.
 
-    Without NAME, of all models that are here.
+    Without NAME, check all models on this machine.
     """
     from virnucpro.registry import inventory  # noqa: PLC0415
 
@@ -126,12 +126,12 @@ def verify(name: str | None) -> None:
             click.echo(f"ok     {place.name}  {place.folder}")
     if num_wrong:
         count = "one file or folder is" if num_wrong == 1 else f"{num_wrong} files or folders are"
-        raise ModelError(f"{count} not what was recorded. Delete and fetch or import what is named above.")
+        raise ModelError(f"{count} not as recorded. Delete what is named above and fetch or import it again.")
 
 
 @models.command(epilog="\b\nExample:\n  virnucpro models record --answers my_bundle/")
 @click.argument("name")
-@click.option("--answers", is_flag=True, help="Also run the bundle and record what it answers, for doctor.")
+@click.option("--answers", is_flag=True, help="Also run the bundle and record its answers, for doctor.")
 def record(name: str, answers: bool) -> None:
     """Record the SHA-256 of the files of a model.
 
@@ -157,12 +157,12 @@ def record(name: str, answers: bool) -> None:
 @models.command("export", epilog="\b\nExample:\n  virnucpro models export models.tar lite 500")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--force", is_flag=True, help="Replace FILE where it is there.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @quiet_option
 def export_models(file: Path, names: tuple[str, ...], force: bool, quiet: bool) -> None:
     """Write models to one archive.
 
-    Without NAME, all that are here.
+    Without NAME, write all models on this machine.
     """
     from virnucpro.registry.archive import export_archive  # noqa: PLC0415
     from virnucpro.registry.inventory import places_here  # noqa: PLC0415
@@ -178,15 +178,15 @@ def export_models(file: Path, names: tuple[str, ...], force: bool, quiet: bool) 
 @click.argument("file", type=click.Path(path_type=Path))
 @quiet_option
 def import_models(file: Path, quiet: bool) -> None:
-    """Bring the models of an archive to this machine.
+    """Import the models of an archive.
 
-    Every file is held against its SHA-256; all of them come, or nothing.
+    Every file is checked against its SHA-256. The import is all-or-nothing.
     """
     from virnucpro.registry.archive import import_archive  # noqa: PLC0415
 
     start_logging(-1 if quiet else 0)
     for done in import_archive(file, _reporter(bars=not quiet)):
-        click.echo(f"{done.folder}: {done.num_new} files came, {done.num_here} were here already")
+        click.echo(f"{done.folder}: {done.num_new} new files, {done.num_here} already here")
 
 
 def _reporter(*, bars: bool) -> Reporter:

@@ -13,7 +13,7 @@ from virnucpro.errors import UsageError
 
 _EPILOG = """\
 Takes the options of predict: settings are those of the whole run. What is computed where is decided by 'work'.
-The float type is chosen here, for all machines: name one (--dtype) where this machine has no GPU and others do.
+The float type is chosen here, for all machines: set it with --dtype if this machine has no GPU and others do.
 
 \b
 Example:

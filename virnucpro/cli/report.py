@@ -11,8 +11,8 @@ from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
-RUN is the output directory of virnucpro predict; each input in it gets its own page, STEM.report.html, which
-stands alone and can be sent by mail. Nothing is computed again.
+RUN is the output directory of virnucpro predict; each input in it gets its own page, STEM.report.html, which needs
+no other file and can be sent by mail. No model is run.
 
 \b
 Examples:
@@ -29,7 +29,7 @@ Examples:
     "--output",
     type=FILE,
     metavar="FILE",
-    help="Page to write, where RUN holds one input.  [default: RUN/STEM.report.html]",
+    help="Page to write, if RUN holds one input.  [default: RUN/STEM.report.html]",
 )
 @click.option("--plots", "file_format", type=PLOTS, help="Also write figures: RUN/STEM.plots/.")
 @click.option("--multiqc", is_flag=True, help="Also write what MultiQC reads: RUN/STEM.virnucpro_mqc.json.")

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from virnucpro.request import Request
 
 _EPILOG = """\
-RECORD is the .run.json that predict wrote beside its results, or the directory with it. The inputs must have
-the recorded SHA-256 and the model the recorded fingerprint. Versions that differ are said first. At the end
-every result file is held against its recorded SHA-256.
+RECORD is the .run.json that predict wrote next to its results, or their directory. The inputs must have the
+recorded SHA-256 and the model the recorded fingerprint. Version differences are printed first. At the end every
+result file is compared with its recorded SHA-256.
 
-Exit codes: 0 all result files are identical, 1 some are not, 3 an input is gone or another one, 6 the model is.
+Exit codes: 0 all result files are identical, 1 some are not, 3 an input is missing or has changed, 6 the model is
+missing or has changed.
 
 \b
 Examples:

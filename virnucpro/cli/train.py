@@ -11,13 +11,13 @@ import click
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
-Presets: lite trains small encoders and a head from scratch; head trains a head on encoders, those of a bundle
-or others, whose embeddings are computed once and kept in the cache (VIRNUCPRO_CACHE, features/); published does
-so by the published recipe (Li et al. 2025), whose split of frames flatters what it measures while it trains.
+Presets: lite trains small encoders and a head from scratch; head trains a head on encoders, those of a bundle or
+others, whose embeddings are computed once and kept in the cache (VIRNUCPRO_CACHE, features/); published does so by
+the published recipe (Li et al. 2025), whose split of frames flatters what it measures while it trains.
 
-Genomes and clusters are never on both sides of the split, nor are families, but for viruses that are
-measured as of seen families. A training that was stopped goes on with the same command. The bundle is
-calibrated on the dev part; training.json holds recipe and figures.
+Genomes and clusters are never on both sides of the split, nor are families, but for viruses that are measured as
+of seen families. To resume a training that was stopped, repeat the same command. The bundle is calibrated on the
+dev part; training.json holds recipe and figures.
 
 \b
 Examples:
@@ -34,7 +34,7 @@ _DATA_OPTIONS = (
         type=click.Path(path_type=Path, exists=True),
         required=True,
         multiple=True,
-        help="Folder with train/, dev/ and manifest.tsv.gz; FASTA (with --labels); or GenBank. Files: several times.",
+        help="Folder with train/, dev/ and manifest.tsv.gz; FASTA (with --labels); or GenBank. Repeatable.",
     ),
     click.option(
         "--labels",
@@ -46,7 +46,7 @@ _DATA_OPTIONS = (
         type=click.IntRange(min=0),
         default=1,
         show_default=True,
-        help="Of the split into train and dev, where the labels name none.",
+        help="Seed of the split into train and dev, if the labels name none.",
     ),
     click.option(
         "--dev-share",
@@ -74,13 +74,17 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--preset", type=click.Choice(("lite", "head", "published")), default="lite", show_default=True, help="Recipe."
 )
 @click.option("--encoder", "encoders", multiple=True, help="For head and published: bundle, or encoder (twice).")
-@click.option("--layer", type=click.IntRange(min=1), help="Cut ESM-2 and DNABERT-S after so many layers.")
-@click.option("--start", metavar="BUNDLE", help="Begin with the weights of a bundle that lite trained.")
+@click.option("--layer", type=click.IntRange(min=1), help="Cut ESM-2 and DNABERT-S after this many layers.")
+@click.option("--start", metavar="BUNDLE", help="Start from the weights of a bundle trained with lite.")
 @click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), help="The highest, for lite.  [default: 0.002]"
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Highest learning rate, for lite.  [default: 0.002]",
 )
 @click.option("--fragments", type=click.IntRange(min=1), help="Sequences to train on.  [default: the preset's]")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Train about so long instead (lite).")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Train for about this many minutes (lite only)."
+)
 @click.option(
     "--fragment-length",
     type=click.IntRange(min=100),
@@ -88,12 +92,12 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Bases of a fragment, for head and published.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of everything random.")
-@click.option("--device", default="auto", show_default=True, help="For the encoders of head and published.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of everything random.")
+@click.option("--device", default="auto", show_default=True, help="Device for the encoders of head and published.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
-@click.option("--fresh", is_flag=True, help="Delete the training that is in --output and start over.")
-@click.option("--no-progress", is_flag=True, help="Lines instead of bars.")
-@click.option("-q", "--quiet", is_flag=True, help="Warnings only on stderr.")
+@click.option("--fresh", is_flag=True, help="Delete the training in --output and start over.")
+@click.option("--no-progress", is_flag=True, help="Draw no progress bars.")
+@click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
 def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: Path, **options: Any) -> None:  # noqa: ANN401 - Click's
     """Train a model on labelled sequences."""
     start_logging(-1 if options["quiet"] else 0)

@@ -11,11 +11,11 @@ from virnucpro.errors import IncompleteRunError, VirNucProError
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
-Reads every stored file and result and holds it against its recorded digest. Exit codes: 0 all is well,
-1 something is damaged, 5 nothing is damaged, but the run is not finished or has failed rows.
+Reads every stored file and result and compares it with its recorded digest. Exit codes: 0 everything is intact, 1
+something is damaged, 5 nothing is damaged, but the run is not finished or has failed rows.
 
-With --repair what is damaged is deleted and computed again, failed rows are tried again, and an unfinished
-run is finished, with the inputs and settings it was begun with.
+With --repair what is damaged is deleted and computed again, failed rows are tried again, and an unfinished run is
+finished, with its own inputs and settings.
 
 \b
 Examples:

@@ -31,10 +31,12 @@ Examples:
 @click.option("--units", metavar="RANGES", help="These units, such as 0-99,120.")
 @click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: as prepared]")
 @click.option("--gpus", metavar="NUMBERS", help="Physical GPUs to use, such as 0,1; one process each.")
-@click.option("--parallel", is_flag=True, default=None, help="Use several worker processes where there is no GPU.")
+@click.option("--parallel", is_flag=True, default=None, help="Use several worker processes if there is no GPU.")
 @threads_option
 @click.option("--token-budget", type=COUNT, metavar="N", help="Tokens in a batch of the encoders.")
-@click.option("--loader-workers", type=click.IntRange(min=0), metavar="N", help="Processes a device that read ahead.")
+@click.option(
+    "--loader-workers", type=click.IntRange(min=0), metavar="N", help="Processes per encoder that read ahead."
+)
 @no_progress_option
 @quiet_option
 def work(run: Path, shard: str | None, units: str | None, no_progress: bool, quiet: bool, **runtime: object) -> None:

@@ -83,7 +83,7 @@ def look_at(path: Path) -> Checkpoint:
         with h5py.File(path, "r") as file:
             dataset = file.get(_EMBEDDINGS)
             if not isinstance(dataset, h5py.Dataset):
-                raise InputError(str(path), f"has no dataset {_EMBEDDINGS!r}: it is no checkpoint of embeddings")
+                raise InputError(str(path), f"has no dataset {_EMBEDDINGS!r}: it is not a checkpoint of embeddings")
             facts: dict[str, Any] = {}
             for name in _FACTS:
                 places = (file.attrs.get(name), dataset.attrs.get(name), file.get(name))
@@ -159,7 +159,7 @@ def _torch_content(path: Path) -> Any:  # noqa: ANN401 - as the file has it
 def _array_of(path: Path, content: Mapping[str, Any]) -> NDArray[Any]:
     value = content.get(_EMBEDDINGS)
     if value is None:
-        raise InputError(str(path), f"has no {_EMBEDDINGS!r}: it is no checkpoint of embeddings")
+        raise InputError(str(path), f"has no {_EMBEDDINGS!r}: it is not a checkpoint of embeddings")
     if hasattr(value, "detach"):  # a tensor
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).detach().numpy()
     if isinstance(value, list):

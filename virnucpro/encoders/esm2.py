@@ -189,11 +189,11 @@ def convert_checkpoint(
         raise ModelError("these are not the tensors of an ESM-2 checkpoint: no token embeddings or no layers.")
     older = [name for name in renamed if name.startswith(_OF_ESM_1)]
     if older:
-        raise ModelError(f"this is no ESM-2 but an older ESM: it holds {older[0]}.")
+        raise ModelError(f"this is not ESM-2 but an older ESM: it holds {older[0]}.")
     width, num_layers = embeddings.shape[-1], max(layers) + 1
     heads = attention_heads or _HEADS_OF_WIDTH.get(width)
     if heads is None:
-        raise ModelError(f"an ESM-2 of width {width} is none of the published sizes: say how many attention heads.")
+        raise ModelError(f"an ESM-2 of width {width} is not one of the published sizes: give the number of attention heads.")
     expected = _expected_shapes(width, num_layers)
     kept = {name: tensor for name, tensor in renamed.items() if name in expected}
     check_tensors(kept, expected)

@@ -338,5 +338,5 @@ def _read_header(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError(f"{path}: is damaged or not a safetensors file ({error}). Fetch it again.") from error
     if not isinstance(header, dict):
-        raise ModelError(f"{path}: is not a safetensors file (its header is no object). Fetch it again.")
+        raise ModelError(f"{path}: is not a safetensors file (its header is not an object). Fetch it again.")
     return header

@@ -91,7 +91,7 @@ class AnswerCache:
                 self._database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (resolver, key, text))
             except sqlite3.DatabaseError as error:
                 if not self._unwritten:
-                    _LOG.warning("%s: answers cannot be kept (%s); the run goes on without", self.path, error)
+                    _LOG.warning("%s: answers cannot be kept (%s); the run continues without", self.path, error)
                 self._unwritten[resolver, key] = text
 
     def clear(self) -> None:

@@ -151,7 +151,7 @@ def import_archive(archive: Path, reporter: Reporter) -> list[Imported]:
                     _check_bundle(archive, plan, staged)
                 return [_put(plan, staged) for plan in plans]
     except (tarfile.TarError, EOFError, OverflowError, UnicodeError) as error:
-        raise ModelError(f"{archive}: is no archive of models, or is damaged ({error}). Bring it again.") from error
+        raise ModelError(f"{archive}: is not an archive of models, or is damaged ({error}). Bring it again.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(cache) from error
@@ -187,7 +187,7 @@ def _tar_entry(name: str, size: int) -> tarfile.TarInfo:
 def _read_manifest(archive: Path, tar: tarfile.TarFile) -> list[Packed]:
     first = tar.next()
     if first is None or first.name != MANIFEST or not first.isreg() or first.size > _MAX_MANIFEST_BYTES:
-        raise ModelError(f"{archive}: is no archive of models: {MANIFEST} is not its first file.")
+        raise ModelError(f"{archive}: is not an archive of models: {MANIFEST} is not its first file.")
     stream = tar.extractfile(first)
     try:
         content: dict[str, Any] = json.loads(stream.read() if stream is not None else b"")
@@ -198,7 +198,7 @@ def _read_manifest(archive: Path, tar: tarfile.TarFile) -> list[Packed]:
         raise ModelError(f"{archive}: its {MANIFEST} cannot be understood ({error}).") from error
     for item in packed:
         if not _PLACE.fullmatch(item.place):
-            raise ModelError(f"{archive}: {item.place!r} is no place for a model.")
+            raise ModelError(f"{archive}: {item.place!r} is not a place for a model.")
         if item.receipt.file(RECEIPT) is not None:
             raise ModelError(f"{archive}: {item.place} brings a {RECEIPT} of its own.")
     if len({item.place.casefold() for item in packed}) < len(packed):
@@ -215,7 +215,7 @@ def _check_members(archive: Path, tar: tarfile.TarFile, packed: Sequence[Packed]
     while (member := tar.next()) is not None:
         problem = None
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-            problem = "is no plain file"
+            problem = "is not a plain file"
         elif member.name not in wanted:
             problem = f"is not in its {MANIFEST}"
         elif member.name in found:
@@ -247,7 +247,7 @@ def _plan(archive: Path, packed: Packed, folder: Path) -> _Plan:
         ModelError: another file is in the place of one of the archive.
     """
     if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
-        raise ModelError(f"{folder}: is no folder. Move it away, then import again.")
+        raise ModelError(f"{folder}: is not a folder. Move it away, then import again.")
     recorded = read_receipt(folder)
     new = []
     for file in packed.receipt.files:
@@ -338,7 +338,7 @@ def _check_bundle(archive: Path, plan: _Plan, staged: Path) -> None:
         fingerprint = load_bundle(str(folder)).fingerprint
     except ModelError as error:
         text = str(error).replace(f"{folder}{os.sep}", "")
-        raise ModelError(f"{archive}: {plan.packed.place} is no sound bundle: {text}") from error
+        raise ModelError(f"{archive}: {plan.packed.place} is not an intact bundle: {text}") from error
     if fingerprint != plan.packed.receipt.fingerprint:
         raise ModelError(
             f"{archive}: {plan.packed.place} has fingerprint {fingerprint}, its {MANIFEST} says "

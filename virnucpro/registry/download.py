@@ -147,7 +147,7 @@ class _Transfer:
                 farthest = max(farthest, have)
                 reason = str(error) or type(error).__name__
                 if failures >= self._patience.attempts or _is_hopeless(error):
-                    kept = f"; {have:,} bytes are kept, the same command goes on from there" if have else ""
+                    kept = f"; {have:,} bytes are kept, repeat the command to resume" if have else ""
                     raise SourceError(f"{self._remote.url}: {reason}{kept}") from error
                 _log.warning("%s: %s; trying again after %s bytes", self._remote.url, reason, f"{have:,}")
                 self._patience.wait(failures)
@@ -196,7 +196,7 @@ class _Transfer:
             if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE and have:
                 if response.headers.get("Content-Range", "") != f"bytes */{have}":
                     self._restart(have)
-                    raise _BusyError("the part kept here does not fit the file there; starting anew")
+                    raise _BusyError("the part kept here does not fit the file there; starting over")
                 return
             self._accept(response, have)
             for block in response.iter_raw():  # as they come: a block size would lose what a cut leaves over
@@ -231,7 +231,7 @@ class _Transfer:
         if have and response.status_code == httpx2.codes.PARTIAL_CONTENT:
             if not headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 self._restart(have)
-                raise _BusyError("the server sent another range than asked; starting anew")
+                raise _BusyError("the server sent another range than asked; starting over")
             return
         if have:
             self._restart(have)

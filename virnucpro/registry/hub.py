@@ -97,7 +97,7 @@ def list_files(source: HubSource, mirror: str | None, patience: Patience) -> Lis
             _log.warning("%s: %s; trying again", place, _reason(error))
             patience.wait(failures)
     if found.sha is None:
-        raise SourceError(f"{place}: the server does not name a commit, so it is no hub")
+        raise SourceError(f"{place}: the server does not name a commit, so it is not a hub")
     files = [
         HubFile(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
         for item in found.siblings or []

@@ -114,7 +114,7 @@ def places_of(name: str) -> list[Place]:
     if "/" in name or name in (".", ".."):
         folder = Path(name)
         if not (folder / "bundle.yaml").is_file():
-            raise ModelError(f"{name}: is no bundle folder (bundle.yaml is missing).")
+            raise ModelError(f"{name}: is not a bundle folder (bundle.yaml is missing).")
         return [Place(folder.resolve().name, "bundle", folder)]
     bundle = next((place for place in _bundles() if place.name == name), None)
     if bundle is not None:
@@ -146,13 +146,13 @@ def verify(place: Place) -> list[Problem]:
     receipt = read_receipt(place.folder)
     if receipt is None:
         command = f"virnucpro models record {place.name if place.kind == 'checkpoint' else place.folder}"
-        return [Problem(place.folder, f"has no {RECEIPT} to be held against. Make one of what is there: {command}")]
+        return [Problem(place.folder, f"has no {RECEIPT} to check against. Make one of what is there: {command}")]
     problems = check_files(place.folder, receipt)
     if place.kind == "bundle" and not problems:
         try:
             fingerprint = load_bundle(str(place.folder)).fingerprint
         except ModelError as error:
-            return [Problem(place.folder, f"is no sound bundle: {error}")]
+            return [Problem(place.folder, f"is not an intact bundle: {error}")]
         if fingerprint != receipt.fingerprint:
             problems.append(Problem(place.folder, f"has fingerprint {fingerprint}, recorded is {receipt.fingerprint}"))
     return problems

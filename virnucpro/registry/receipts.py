@@ -122,7 +122,7 @@ def parse_receipt(content: dict[str, Any]) -> Receipt:
         if not all(text.isprintable() for text in texts):
             raise ValueError("an entry holds characters that cannot be printed")
         if not FILE_NAME.fullmatch(file.name):
-            raise ValueError(f"{file.name!r} is no plain file name")
+            raise ValueError(f"{file.name!r} is not a plain file name")
         if not _SHA256.fullmatch(file.sha256) or file.size_bytes < 0:
             raise ValueError(f"{file.name}: its size or SHA-256 makes no sense")
     folded = [file.name.casefold() for file in files]

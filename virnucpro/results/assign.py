@@ -160,7 +160,7 @@ def read_calls(table: Path) -> dict[bytes, ContigCall]:
     Contigs that share a name and a call count as one, with the p_virus of the first.
 
     Raises:
-        InputError: this is no table of sequences.
+        InputError: this is not a table of sequences.
     """
     calls: dict[bytes, ContigCall] = {}
     known: dict[bytes, bytes] = {}
@@ -169,7 +169,7 @@ def read_calls(table: Path) -> dict[bytes, ContigCall]:
         try:
             pick = itemgetter(*(columns.index(column) for column in (b"name", b"call", b"p_virus")))
         except ValueError as error:
-            raise InputError(str(table), "is no table of sequences: a column is missing. Run predict again.") from error
+            raise InputError(str(table), "is not a table of sequences: a column is missing. Run predict again.") from error
         for number, line in enumerate(lines, start=2):
             cells = line.rstrip(b"\n").split(b"\t")
             if len(cells) != len(columns):
@@ -249,7 +249,7 @@ def _paf_alignments(stream: InputStream) -> Iterator[Alignment]:
             yield Alignment(cells[0], cells[5], identity, _ratio(stop - start, length), num_matches)
         except (IndexError, ValueError) as error:
             raise InputError(
-                shown(stream.source), "is no line of PAF. Give alignments as PAF, BAM, CRAM or SAM.", number
+                shown(stream.source), "is not a PAF line. Give alignments as PAF, BAM, CRAM or SAM.", number
             ) from error
 
 

@@ -209,7 +209,7 @@ def _first_look(
         dtype=str(float_dtype(getattr(torch, run.dtype))).removeprefix("torch."),
         reporter=Reporter(run.reporter.bars),
     )
-    _log.info("model %s, fingerprint %s, looks first", first.bundle.name, first.bundle.fingerprint[:16])
+    _log.info("model %s, fingerprint %s, screens everything", first.bundle.name, first.bundle.fingerprint[:16])
     first.dir.agree(_pinned(first))
     first.rules.write(first.dir.rules)
     index = _extract(first, request)
@@ -285,7 +285,7 @@ def _check_complete(
         )
     if losses:
         raise IncompleteRunError(
-            f"{' '.join(losses)} All else is done. 'virnucpro verify {run_dir.root} --repair' tries them again."
+            f"{' '.join(losses)} Everything else is done. 'virnucpro verify {run_dir.root} --repair' tries them again."
         )
 
 

@@ -123,7 +123,7 @@ def read_record(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path} holds {len(records) or 'no'} run records (*{_ENDING}). Name one of a run.")
         (path,) = records
     if not path.is_file():
-        raise UsageError(f"{path}: no such file. Name the {_ENDING} that a run wrote beside its results.")
+        raise UsageError(f"{path}: no such file. Name the {_ENDING} that a run wrote next to its results.")
     try:
         record = read_json(path)
     except StoreError:

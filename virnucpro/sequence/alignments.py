@@ -133,7 +133,7 @@ def read_blocks(
         try:
             name, letters = name_of(read), bases_of(read)
         except UnicodeDecodeError as error:
-            raise InputError(shown(stream.source), "a read's name is no ASCII text. Rename the reads.") from error
+            raise InputError(shown(stream.source), "a read's name is not ASCII. Rename the reads.") from error
         if b"=" in letters:
             raise InputError(
                 shown(stream.source),

@@ -187,7 +187,7 @@ def extract(run: Run, look: FirstLook) -> Index:
         units, num_fragments = write_units(run, tables, contents, advance)
     for unit in range(len(units)):
         _drop_stale(run.dir, unit)
-    message = "%s of %s sequences go on from model %s to model %s"
+    message = "%s of %s sequences pass from model %s to model %s"
     numbers = f"{num_chosen:,}", f"{look.index.num_sequences:,}"
     _log.info(message, *numbers, look.run.rules.name, run.bundle.name)
     return write_index(run, Index(look.index.inputs, units, num_fragments))

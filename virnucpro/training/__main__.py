@@ -36,15 +36,15 @@ def main(arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m virnucpro.training",
-        description="Train the bundled model from scratch and write a bundle folder. The same command goes on where it "
-        "was stopped. 'python -m virnucpro.training evaluate --help', '... calibrate --help' and '... profiles --help' "
+        description="Train the bundled model from scratch and write a bundle folder. To resume, repeat the same "
+        "command. 'python -m virnucpro.training evaluate --help', '... calibrate --help' and '... profiles --help' "
         "describe the other commands.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, dev/ and manifest.tsv.gz")
     parser.add_argument("--output", type=Path, required=True, help="bundle folder to write")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--fragments", type=int, default=Recipe().fragments, help="fragments to train on (%(default)s)")
-    budget.add_argument("--minutes", type=float, help="train about so long instead; depends on the machine")
+    budget.add_argument("--minutes", type=float, help="train for about this many minutes; depends on the machine")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of a step (%(default)s; one more makes batches)"
@@ -79,7 +79,7 @@ def _evaluate(arguments: list[str]) -> int:
 def _calibrate(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m virnucpro.training calibrate",
-        description="Fit calibration and presets of a stored bundle on the dev part anew, write them into its "
+        description="Refit calibration and presets of a stored bundle on the dev part, write them into its "
         "bundle.yaml and print its dev figures.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
@@ -96,7 +96,7 @@ def _calibrate(arguments: list[str]) -> int:
 def _profiles(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m virnucpro.training profiles",
-        description="Count profiles and conservation anew, train the network that weighs them, and write a calibrated "
+        description="Recount profiles and conservation, train the network that weighs them, and write a calibrated "
         "bundle of them and of what --start has trained.",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, dev/ and manifest.tsv.gz")

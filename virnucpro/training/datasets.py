@@ -244,7 +244,7 @@ def _read_fasta(path: Path) -> Iterable[tuple[str, NDArray[np.uint8]]]:
     with _open_text(path) as lines:
         text = lines.read()
     if not text.lstrip().startswith(">"):
-        raise InputError(str(path), "is no FASTA; GenBank files go without --labels.")
+        raise InputError(str(path), "is not FASTA; GenBank files are given without --labels.")
     for entry in text.lstrip()[1:].split("\n>"):
         header, _, sequence = entry.partition("\n")
         letters = "".join(sequence.split()).encode("ascii", "replace")

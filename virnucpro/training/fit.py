@@ -384,7 +384,7 @@ class Fit:
             raise ModelError(f"{path}: a checkpoint of another recipe. Use another --output, or delete it.")
         self.step, self._seconds = int(metadata["step"]), float(metadata["seconds"])
         load_checkpoint(path, self._networks, self.optimizer, "network")
-        _LOG.info("%s: going on at step %d", path, self.step)
+        _LOG.info("%s: resuming at step %d", path, self.step)
 
     def _identity(self) -> dict[str, str]:
         return {

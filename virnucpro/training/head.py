@@ -197,7 +197,7 @@ class HeadFit:
         load_checkpoint(self._checkpoint, self._networks, self._optimizer, "head")
         state = json.loads(metadata["state"])
         self.epoch, self.best_epoch, self.best_loss = state["epoch"], state["best_epoch"], state["best_loss"]
-        _LOG.info("%s: going on after epoch %d", self._checkpoint, self.epoch)
+        _LOG.info("%s: resuming after epoch %d", self._checkpoint, self.epoch)
 
 
 def _optimizer_of(head: MLPHead, recipe: HeadRecipe) -> torch.optim.Optimizer:

@@ -153,8 +153,8 @@ class Bundle:
         shorter = min(float(length_nt), mean_length_nt)
         if shorter < self.weak_below:
             found.append(
-                f"sequences of about {shorter:.0f} bases: model {self.name} performs close to chance at this length (published heads on "
-                "150-base reads: accuracy 0.53, AUROC 0.56); --model lite is made for them"
+                f"sequences of about {shorter:.0f} bases: model {self.name} performs close to chance at this "
+                "length (published heads on 150-base reads: accuracy 0.53, AUROC 0.56); --model lite is made for them"
             )
         return found
 

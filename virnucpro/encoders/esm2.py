@@ -193,7 +193,7 @@ def convert_checkpoint(
     width, num_layers = embeddings.shape[-1], max(layers) + 1
     heads = attention_heads or _HEADS_OF_WIDTH.get(width)
     if heads is None:
-        raise ModelError(f"an ESM-2 of width {width} is not one of the published sizes: give the number of attention heads.")
+        raise ModelError(f"an ESM-2 of width {width} is not a published size: give the number of attention heads.")
     expected = _expected_shapes(width, num_layers)
     kept = {name: tensor for name, tensor in renamed.items() if name in expected}
     check_tensors(kept, expected)

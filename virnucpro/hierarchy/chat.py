@@ -47,7 +47,7 @@ _ACCEPTED = """\
 What is the accepted name of each of {names}? Answer {{"names": ["..."]}} with one name for each, in this order; a \
 name that is accepted, or that you do not know, stays as it is."""
 _EVIDENCE = """\
-Each pair is a name and what is claimed to be directly above it: {edges}. Answer {{"claims": [...]}} with, for each pair \
+Each pair is a name and what is said to lie directly above it: {edges}. Answer {{"claims": [...]}} with, for each pair \
 in this order, {{"parent": "what lies directly above it", "evidence": "one sentence or reference", "confidence": 0.0 \
 to 1.0}}, or null if you have nothing to add."""
 

@@ -533,7 +533,7 @@ def test_reads_of_150_bases_are_warned_of_and_lite_is_named(virnucpro, places):
     fasta = write_fasta(places / "in.fasta", {f"r{i}": open_dna(150, i) for i in range(5)})
     assert virnucpro("predict", fasta, "-o", places / "out", "--model", 500).code == 0
     (warning,) = json.loads((places / "out" / "in.run.json").read_text())["warnings"]
-    assert "near chance" in warning
+    assert "close to chance" in warning
     assert "--model lite" in warning
 
 

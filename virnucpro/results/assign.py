@@ -169,7 +169,7 @@ def read_calls(table: Path) -> dict[bytes, ContigCall]:
         try:
             pick = itemgetter(*(columns.index(column) for column in (b"name", b"call", b"p_virus")))
         except ValueError as error:
-            raise InputError(str(table), "is not a table of sequences: it lacks a column. Run predict again.") from error
+            raise InputError(str(table), "is not a table of sequences: a column is gone. Run predict again.") from error
         for number, line in enumerate(lines, start=2):
             cells = line.rstrip(b"\n").split(b"\t")
             if len(cells) != len(columns):

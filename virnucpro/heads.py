@@ -62,7 +62,7 @@ class PackedHead:
     """A head laid out for scoring many rows; it gives the scores of ``MLPHead.scores`` to 1e-6.
 
     The batch normalisation is part of the first layer, whose weights are cut along the parts of the features and lie as
-    the processor reads them fastest.
+    the processor reads them fastest. On a CPU the bits of a row's scores do not depend on how many rows there are.
 
     Args:
         head: later changes to its weights are not seen.
@@ -84,7 +84,7 @@ class PackedHead:
         bias = (head.hidden_layer.bias - mean) * scale + head.bn1.bias
         first, *others = torch.split(head.hidden_layer.weight * scale[:, None], list(widths), dim=1)
         self._hidden_layers = [Linear(first, bias), *(Linear(part, None) for part in others)]
-        self._output_layer = head.output_layer
+        self._output_layer = Linear(head.output_layer.weight, head.output_layer.bias)
 
     @torch.inference_mode()
     def scores(self, *parts: torch.Tensor) -> torch.Tensor:
@@ -96,8 +96,7 @@ class PackedHead:
         hidden, *others = (layer(part.float()) for layer, part in zip(self._hidden_layers, parts, strict=True))
         for other in others:
             hidden += other
-        logits: torch.Tensor = self._output_layer(hidden.relu_())
-        return logits.softmax(dim=1)
+        return self._output_layer(hidden.relu_()).softmax(dim=1)
 
 
 def save_head(path: Path, head: MLPHead, metadata: dict[str, object]) -> None:

@@ -27,8 +27,8 @@ import yaml
 
 from virnucpro.errors import UsageError
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
-DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16", "float16", "int8", "fp8")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16", "float16")
 TableFormat = Literal["tsv", "parquet", "jsonl"]
 TABLE_FORMATS: tuple[TableFormat, ...] = ("tsv", "parquet", "jsonl")
 CompileChoice = Literal["auto", "always", "never"]
@@ -49,8 +49,7 @@ class Science:
     Attributes:
         model: bundle name or folder.
         fragment_length: nt; None takes the bundle's.
-        dtype: type the encoders compute in; auto is float32 on the CPU, bfloat16 on a GPU (float16 before Ampere). int8
-            (CPU) and fp8 (CUDA) compute the linear layers of transformers in 8 bits and everything else in bfloat16.
+        dtype: type the encoders compute in; auto is float32 on the CPU, bfloat16 on a GPU (float16 before Ampere).
         preset: None takes balanced, unless there is a threshold or an fdr.
         threshold: p_virus, at ``prevalence``, from which a sequence is called virus, and below which it is not.
         fdr: highest false discovery rate of what is called virus.

@@ -19,7 +19,6 @@ from benchmarks.measure import Figure, Goal, Settings, ratio_of, take_turns
 from benchmarks.plain_encoders import FairEsm, HuggingFaceEsm, PlainDnabertS, is_installed
 from virnucpro.encoders import load_encoder, save_encoder
 from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.low_bit import can_multiply_int8
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.engine.loader import pack_unit
 from virnucpro.engine.packing import GreedyPacker
@@ -28,8 +27,8 @@ from virnucpro.sequence.ragged import Ragged
 
 SECTION = "encoders"
 _CPU = torch.device("cpu")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-_TOLERANCES = {"float32": 1e-5, "bfloat16": 0.2, "int8": 0.6}  # the largest of all values, which are about 1
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TOLERANCES = {"float32": 1e-5, "bfloat16": 0.2}  # the largest of all values, which are about 1
 _SINGLE_SHARE = 4  # one sequence at a time: one in so many
 
 _PEER_DTYPES = ("float32", "bfloat16")
@@ -72,7 +71,6 @@ def _measure_esm2(settings: Settings, size: str) -> Iterator[Figure]:
     goals = {
         ("float32", "fair-esm, padded batches, float32"): Goal(least_ratio=2),
         ("bfloat16", "fair-esm, padded batches, float32"): Goal(least_ratio=4),
-        ("int8", "fair-esm, padded batches, float32"): Goal(least_ratio=6),
     }
     yield from _compare(f"ESM-2 {size}", ours, peers, goals, proteins, settings)
     yield from _missing_peers(f"ESM-2 {size}")
@@ -142,11 +140,7 @@ def _ours(
     with TemporaryDirectory(prefix="virnucpro-benchmark-") as folder:
         path = Path(folder) / "encoder.safetensors"
         save_encoder(path, config, tensors, tokenizer)
-        encoders = {
-            name: load_encoder(path, _CPU, dtype)
-            for name, dtype in _DTYPES.items()
-            if dtype != torch.int8 or can_multiply_int8()
-        }
+        encoders = {name: load_encoder(path, _CPU, dtype) for name, dtype in _DTYPES.items()}
     packer = GreedyPacker(next(iter(encoders.values())).cpu_token_budget)
 
     def embed_with(encoder: Encoder) -> _Embed:

@@ -44,21 +44,15 @@ def test_every_rung_has_its_figures(figures):
     assert [figure.note for figure in figures if "failed" in figure.note] == []
     names = by_name(figures)
     for model, length in (("ESM-2 8M", 101), ("DNABERT-S", 67)):
-        for kind in ("bfloat16", "fp8"):
-            assert names[f"matrix products of {model}, {kind}, 202 tokens"].value > 0
+        assert names[f"matrix products of {model}, bfloat16, 202 tokens"].value > 0
         for num_tokens in TINY.token_counts:
             eager = names[f"{model}, eager, {num_tokens} tokens of {length}"]
             compiled = names[f"{model}, compiled, {num_tokens} tokens of {length}"]
             assert eager.value > 0
             assert compiled.peer_values == eager.values
             assert compiled.ratio == pytest.approx(compiled.value / eager.value)
-        assert "only CUDA" in names[f"{model}, CUDA graphs"].note
         assert names[f"{model}, best rung"].value > 0
         assert names[f"{model}, best rung, MFU"].value > 0
-    for way in ("eager", "compiled"):
-        narrow = names[f"ESM-2 8M, fp8, 202 tokens of 101, {way}"]
-        assert narrow.value > 0
-        assert 0 < narrow.max_difference < 0.01, "of the cosine to 1; random weights are harder than trained ones"
     assert names["DNABERT-S and ESM-2 8M, 8 frames of 300 b, end to end"].value > 0
     assert 0 <= names["of it the device had no batch"].value < 100
 
@@ -90,7 +84,7 @@ def test_a_rung_that_fails_costs_only_itself(monkeypatch):
     torch.compiler.reset()
     figures = list(gpu.measure_on(CPU, TINY, broken_compiler))
     failed = [figure for figure in figures if "failed: NotImplementedError: no such kernel" in figure.note]
-    assert len(failed) == 4
+    assert len(failed) == 3
     assert by_name(figures)["ESM-2 8M, best rung"].value > 0
     assert "the compiler failed" in by_name(figures)["ESM-2 8M, compiled"].note
 
@@ -134,7 +128,7 @@ def test_a_call_that_is_over_at_once_is_made_often_enough_for_the_clock():
 
 @pytest.mark.gpu
 def test_on_a_gpu_every_rung_is_measured():
-    """At a tiny size, with torch's own compiler, graphs, 8 bit where the card has it, and loader processes."""
+    """At a tiny size, with torch's own compiler and loader processes."""
     sizes = gpu.Sizes(
         **{field: getattr(TINY, field) for field in ("largest", "smaller", "dnabert_layers", "seconds")},
         token_counts=(1010, 2020),
@@ -145,6 +139,6 @@ def test_on_a_gpu_every_rung_is_measured():
     )
     figures = list(gpu.measure_on(torch.device("cuda", 0), sizes))
     missing = [(figure.what, figure.note) for figure in figures if not figure.values and figure.what != "device"]
-    allowed = ("no 8-bit floats", "no kernel for mixed lengths")
+    allowed = ("no kernel for mixed lengths",)
     assert [item for item in missing if not any(reason in item[1] for reason in allowed)] == []
     assert all(figure.agrees is not False for figure in figures)

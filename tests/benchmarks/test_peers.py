@@ -23,7 +23,6 @@ from benchmarks.memory import _growth_figures
 from benchmarks.plain_extraction import cut_windows
 from benchmarks.program import ProgramRun
 from virnucpro.bundles import load_bundle
-from virnucpro.encoders.low_bit import can_multiply_int8
 from virnucpro.errors import ModelError
 from virnucpro.machine.reads import write_reads
 from virnucpro.sequence.ragged import Ragged
@@ -64,7 +63,7 @@ def test_encoders_agree_with_fair_esm_with_hugging_face_and_with_the_plain_layer
     """Each dtype against every peer in float32; bfloat16 against those in bfloat16 too, which carry no goal."""
     record, _ = measured("encoders", esm2="8M", dnabert_layers=1, strings=6)
     figures = of(record, "encoders")
-    ways = ["float32", "bfloat16", *(["int8"] if can_multiply_int8() else [])]
+    ways = ["float32", "bfloat16"]
     peers = ("fair-esm, padded batches", "fair-esm, one at a time", "EsmModel, padded batches")
     of_esm = [(f"ESM-2 8M, {dtype}, packed", f"{peer}, float32") for dtype in ways for peer in peers]
     of_esm += [("ESM-2 8M, bfloat16, packed", f"{peer}, padded batches, bfloat16") for peer in ("fair-esm", "EsmModel")]

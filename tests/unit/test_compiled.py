@@ -13,7 +13,6 @@ from virnucpro.encoders import layers
 from virnucpro.encoders.compiled_layers import LayerSteps, compile_layers, should_compile, steps_of
 from virnucpro.encoders.dnabert_s import DnabertS
 from virnucpro.encoders.esm2 import Esm2
-from virnucpro.encoders.graphs import CudaRecorder, ReplayedEncoder, most_tokens_to_replay
 from virnucpro.engine.collator import VarlenCollator
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.sequence.ragged import Ragged, offsets_of
@@ -170,53 +169,6 @@ def test_weights_of_the_layers_are_counted():
     assert steps_of(ENCODERS["dnabert_s"](None)).num_weights == 2 * (4 * 24**2 + 3 * 24 * 40)
 
 
-class ListRecorder:
-    """Records as a graph does: the memory that the tokens lay in, and what is done with it."""
-
-    def __init__(self, room=100):
-        self.shapes = []
-        self.room = room
-
-    def __call__(self, encoder, batch):
-        if len(self.shapes) == self.room:
-            raise RuntimeError("capture failed")
-        self.shapes.append((batch.max_seqlen, len(batch.lengths)))
-        fixed = batch_of(batch.lengths)
-
-        def replay(input_ids):
-            fixed.input_ids.copy_(input_ids)
-            return encoder.embed(fixed).clone()
-
-        return replay
-
-
-def test_small_batches_of_one_length_are_replayed_when_they_come_again(encoder):
-    recorder = ListRecorder()
-    replayed = ReplayedEncoder(encoder, recorder, most_tokens=60)
-    for seed in range(4):
-        for lengths in ([9] * 6, [10] * 6, [9] * 7, [5, 9]):
-            batch = batch_of(lengths, seed=seed)
-            assert torch.equal(replayed.embed(batch), encoder.embed(batch))
-    assert recorder.shapes == [(9, 6), (10, 6)], "neither what is too large nor what is mixed"
-    assert (replayed.kind, replayed.width) == (encoder.kind, encoder.width)
-
-
-def test_a_recording_that_fails_is_the_last_one(encoder, caplog):
-    recorder = ListRecorder(room=1)
-    replayed = ReplayedEncoder(encoder, recorder, most_tokens=1000)
-    for seed in range(3):
-        for length in (9, 10, 11):
-            batch = batch_of([length] * 2, seed=seed)
-            assert torch.equal(replayed.embed(batch), encoder.embed(batch))
-    assert recorder.shapes == [(9, 2)]
-    assert len(caplog.messages) == 1
-
-
-def test_only_batches_that_end_before_their_kernels_are_started_are_worth_a_graph():
-    assert most_tokens_to_replay(36 * 12 * 2560**2) < 400
-    assert 8_000 < most_tokens_to_replay(12 * (4 * 768**2 + 3 * 768 * 3072)) < 10_000
-
-
 @pytest.mark.parametrize(
     ("card_gb", "width", "item_bytes", "budget"),
     [
@@ -257,30 +209,14 @@ def on_gpu(kind, dtype):
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("kind", ENCODERS)
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 0.99999), (torch.bfloat16, 0.999)])
-def test_on_a_gpu_compiled_and_replayed_layers_give_the_embeddings_of_the_cpu(kind, dtype, least):
+def test_on_a_gpu_compiled_layers_give_the_embeddings_of_the_cpu(kind, dtype, least):
     plain, there = ENCODERS[kind](None), on_gpu(kind, dtype)
     assert compile_layers(there, CUDA)
-    replayed = ReplayedEncoder(there, CudaRecorder(CUDA), most_tokens=10_000)
     for seed in range(4):
         for lengths in LENGTHS.values():
             expected = plain.embed(batch_of(lengths, seed=seed))
-            for made in (there, replayed):
-                embeddings = made.embed(batch_of(lengths, CUDA, seed)).cpu()
-                assert torch.cosine_similarity(embeddings, expected).min() >= least
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_replays_outlive_longer_batches():
-    """Tables that a graph reads stay where they are when a longer sequence asks for a larger one."""
-    for kind in ENCODERS:
-        encoder = on_gpu(kind, torch.bfloat16)
-        replayed = ReplayedEncoder(encoder, CudaRecorder(CUDA), most_tokens=1000)
-        first = [replayed.embed(batch_of([30] * 4, CUDA)) for _ in range(3)]
-        for length in (300, 1000):
-            replayed.embed(batch_of([length], CUDA))
-            torch.ones(1 << 22, device=CUDA)  # writes where a table may have lain
-        assert torch.equal(replayed.embed(batch_of([30] * 4, CUDA)), first[-1])
-        assert torch.allclose(first[0], first[-1])
+            embeddings = there.embed(batch_of(lengths, CUDA, seed)).cpu()
+            assert torch.cosine_similarity(embeddings, expected).min() >= least
 
 
 @pytest.mark.gpu

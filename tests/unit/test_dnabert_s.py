@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from virnucpro.encoders import load_encoder, load_tokenizer, save_encoder
 from virnucpro.encoders.attention import AlibiBias, alibi_slopes
 from virnucpro.encoders.dnabert_s import DnabertS, DnabertSTokenizer
-from virnucpro.encoders.low_bit import Int8Linear, can_multiply_int8, fp8_linear
 from virnucpro.engine.collator import VarlenCollator
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import ModelError
@@ -128,14 +127,3 @@ def test_a_config_without_depth_is_a_model_error():
     del config["num_hidden_layers"]
     with pytest.raises(ModelError, match="num_hidden_layers"):
         DnabertS.from_tensors(config, load_file(WEIGHTS), None)
-
-
-@pytest.mark.parametrize(("linear", "least"), [(Int8Linear, 0.999), (fp8_linear, 0.99)])
-def test_8_bits_stay_close_to_float32(encoder, tokens, linear, least):
-    if linear is Int8Linear and not can_multiply_int8():
-        pytest.skip("this CPU multiplies no 8-bit integers")
-    tensors = {name: tensor.bfloat16() if tensor.ndim > 1 else tensor for name, tensor in load_file(WEIGHTS).items()}
-    narrow = DnabertS.from_tensors(tiny_config(), tensors, None, linear)
-    batch = VarlenCollator()(tokens, GreedyPacker(100_000)(tokens.lengths)[0])
-    assert narrow.token_states(batch).dtype == torch.bfloat16
-    assert torch.cosine_similarity(narrow.embed(batch), encoder.embed(batch)).min() >= least

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from virnucpro.encoders import load_encoder, load_tokenizer, read_config, row_passes, save_encoder
-from virnucpro.encoders.esm2 import Esm2, Esm2Tokenizer, _rotate, convert_checkpoint
+from virnucpro.encoders import load_encoder, load_tokenizer, read_config, save_encoder
+from virnucpro.encoders.esm2 import Esm2, Esm2Tokenizer, convert_checkpoint
 from virnucpro.engine.collator import VarlenCollator
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import ModelError, UsageError
@@ -198,12 +198,3 @@ def test_missing_damaged_and_foreign_files_are_model_errors(tmp_path):
 
 def make_small_tensors():
     return {"embed_tokens.weight": torch.zeros(33, 64)}
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-6)])
-def test_the_cpu_rotates_in_place_as_other_devices_rotate(dtype, tolerance):
-    torch.manual_seed(5)
-    qkv, angles = torch.randn(70, 3, 4, 10).to(dtype), torch.rand(70, 1, 1, 5) * 6
-    expected = torch.cat([_rotate(qkv[:, :2], angles.cos(), angles.sin()), qkv[:, 2:]], dim=1)
-    row_passes.rotate(qkv, angles.cos(), angles.sin())
-    assert (qkv.float() - expected.float()).abs().max() <= tolerance

@@ -44,7 +44,7 @@ from safetensors import SafetensorError, safe_open
 from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade, read_cascade
 from virnucpro.bundles.records import RecordWeights, read_record_weights
 from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds, read_calibration, read_presets
-from virnucpro.encoders import LOW_BIT_DTYPES, read_config
+from virnucpro.encoders import read_config
 from virnucpro.errors import ModelError
 
 SCHEMA = 1
@@ -171,7 +171,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
             ``.safetensors``). Of the published ones and of a head the bundle is made once, from the checkpoints on
             this machine, and kept in ``VIRNUCPRO_CACHE``.
         fragment_length: nt; for a head file that does not say what it was trained on.
-        dtype: in which encoders are kept that have to be converted first; for 8 bits, bfloat16.
+        dtype: in which encoders are kept that have to be converted first.
 
     Raises:
         ModelError: it cannot be found, lacks a file or makes no sense.
@@ -180,8 +180,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
     if model in PUBLISHED or (model not in BUNDLED and Path(model).is_file()):
         from virnucpro.bundles.published import make_bundle  # noqa: PLC0415 - imports torch
 
-        kept_as = "bfloat16" if dtype in LOW_BIT_DTYPES else dtype
-        model = str(make_bundle(model, fragment_length=fragment_length, dtype=kept_as))
+        model = str(make_bundle(model, fragment_length=fragment_length, dtype=dtype))
     folder = find_bundle(model)
     path = folder / "bundle.yaml"
     try:

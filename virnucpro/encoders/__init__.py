@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from virnucpro.encoders.plugins import plugin
 from virnucpro.encoders.weights import EncoderConfig, read_config, read_tensors, save_encoder
-from virnucpro.errors import ModelError, UsageError
+from virnucpro.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
 
     from virnucpro.encoders.base import Encoder, Tokenizer
-    from virnucpro.encoders.layers import LinearMaker
 
 __all__ = [
-    "LOW_BIT_DTYPES",
     "REGISTRY",
     "EncoderConfig",
-    "check_low_bit",
     "load_encoder",
     "load_tokenizer",
     "read_config",
@@ -40,10 +37,8 @@ REGISTRY: dict[str, str] = {
 }
 """``kind`` to ``module:Class``; the class is imported when it is first asked for."""
 
-LOW_BIT_DTYPES = ("int8", "float8_e4m3fn")
-"""Torch's names of the types in which linear layers alone are computed, all else in bfloat16."""
 TRANSFORMER_KINDS = ("dnabert_s", "esm2")
-"""Encoders made of linear layers: a :class:`TransformerClass`."""
+"""Encoders made of matrices: only these compute in 16 bits."""
 
 
 class EncoderClass(Protocol):
@@ -62,59 +57,22 @@ class EncoderClass(Protocol):
         ...
 
 
-class TransformerClass(Protocol):
-    """What a registered class of ``TRANSFORMER_KINDS`` offers beside the methods of :class:`EncoderClass`."""
-
-    @classmethod
-    def from_tensors(
-        cls,
-        config: Mapping[str, Any],
-        tensors: Mapping[str, torch.Tensor],
-        tokenizer_json: str | None,
-        linear: LinearMaker,
-    ) -> Self:
-        """Build with linear layers that ``linear`` makes."""
-        ...
-
-
-def check_low_bit(config: EncoderConfig, dtype: str) -> None:
-    """Refuse 8 bits for an encoder that has no linear layers to compute in them.
-
-    Args:
-        config: of the encoder.
-        dtype: torch's name of it.
-
-    Raises:
-        UsageError: it has none.
-    """
-    if dtype in LOW_BIT_DTYPES and config.kind not in TRANSFORMER_KINDS:
-        raise UsageError(
-            f"8 bits are for the linear layers of {' and '.join(TRANSFORMER_KINDS)}; {config.path} is of kind "
-            f"{config.kind}. Choose --dtype auto, float32 or bfloat16."
-        )
-
-
 def load_encoder(path: Path, device: torch.device, dtype: torch.dtype) -> Encoder:
-    """Load the encoder in the file at ``path`` onto ``device``, its matrices in ``dtype``.
+    """Load the encoder in the file at ``path`` onto ``device``, the matrices of a transformer in ``dtype``.
 
     Raises:
         ModelError: the file is missing or damaged, its kind is unknown, or its tensors do not fit its config.
-        UsageError: the device cannot compute in ``dtype``, or the encoder has no layers for it.
+        UsageError: the device cannot compute in ``dtype``.
     """
-    from virnucpro.encoders.device import check_dtype, float_dtype, is_low_bit  # noqa: PLC0415  (imports torch)
+    import torch  # noqa: PLC0415  (a header can be read without waiting for it)
+
+    from virnucpro.encoders.device import check_dtype  # noqa: PLC0415
 
     check_dtype(device, dtype)
     config = read_config(path)
-    check_low_bit(config, str(dtype).removeprefix("torch."))
     found = _class_of(config)
-    tensors = read_tensors(path, device, float_dtype(dtype))
+    tensors = read_tensors(path, device, dtype if config.kind in TRANSFORMER_KINDS else torch.float32)
     try:
-        if is_low_bit(dtype):
-            from virnucpro.encoders.low_bit import linear_maker  # noqa: PLC0415  (imports torch and numba)
-
-            transformer = cast("type[TransformerClass]", found)
-            made = transformer.from_tensors(config.settings, tensors, config.tokenizer_json, linear_maker(dtype))
-            return cast("Encoder", made)
         return cast("Encoder", found.from_tensors(config.settings, tensors, config.tokenizer_json))
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error

@@ -81,8 +81,8 @@ class AlibiBias:
     """Symmetric ALiBi: ``-slope[h] * |i - j|``, from Press et al. 2022 as MosaicBERT makes it two-sided.
 
     A table serves all lengths up to its size, a power of two: the bias of a shorter sequence is its upper left corner.
-    Tables are kept up to 1,024 tokens (24 MiB in bfloat16 with 12 heads), and for good, since a recorded CUDA graph
-    reads them where they lay; longer sequences are rare and get theirs made for the call.
+    Tables are kept up to 1,024 tokens (24 MiB in bfloat16 with 12 heads); longer sequences are rare and get theirs made
+    for the call.
     """
 
     def __init__(self, num_heads: int) -> None:

@@ -13,15 +13,7 @@ import torch
 from virnucpro.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int8": torch.int8,
-    "fp8": torch.float8_e4m3fn,
-}
-_FIRST_WITH_FP8 = (8, 9)
-"""Compute capability."""
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_devices(device: str = "auto", gpus: str | None = None) -> list[str]:
@@ -87,28 +79,17 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def parse_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype called ``auto``, ``float32``, ``bfloat16``, ``float16``, ``int8``, ``fp8``, or by torch's name.
+    """Return the dtype called ``auto``, ``float32``, ``bfloat16``, ``float16``.
 
     Raises:
         UsageError: no such dtype, or not on this device.
     """
     if name == "auto":
         return default_dtype(device)
-    named = _DTYPES | {str(dtype).removeprefix("torch."): dtype for dtype in _DTYPES.values()}
-    if name not in named:
+    if name not in _DTYPES:
         raise UsageError(f"precision {name!r} is unknown; choose auto, {', '.join(_DTYPES)}.")
-    check_dtype(device, named[name])
-    return named[name]
-
-
-def is_low_bit(dtype: torch.dtype) -> bool:
-    """Whether linear layers are computed in 8 bits, and all else in bfloat16."""
-    return dtype in (torch.int8, torch.float8_e4m3fn)
-
-
-def float_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The float type of all but the products of linear layers."""
-    return torch.bfloat16 if is_low_bit(dtype) else dtype
+    check_dtype(device, _DTYPES[name])
+    return _DTYPES[name]
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
@@ -119,18 +100,6 @@ def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
     """
     if device.type == "cpu" and dtype == torch.float16:
         raise UsageError("float16 is 20 times slower than bfloat16 on a CPU: choose float32 or bfloat16.")
-    if dtype == torch.int8:
-        from virnucpro.encoders.low_bit import can_multiply_int8  # noqa: PLC0415 - brings numba, for this dtype alone
-
-        if device.type != "cpu":
-            raise UsageError(f"int8 is for CPUs, not for {device}: choose fp8 or bfloat16, or --device cpu.")
-        if not can_multiply_int8():
-            raise UsageError("int8 needs a CPU with VNNI instructions: choose float32 or bfloat16.")
-    if dtype == torch.float8_e4m3fn:
-        if device.type != "cuda":
-            raise UsageError(f"fp8 is for CUDA devices, not for {device}: choose int8 (CPU), bfloat16 or float32.")
-        if torch.cuda.get_device_capability(device) < _FIRST_WITH_FP8:
-            raise UsageError("fp8 needs a GPU of compute capability 8.9 or later: choose bfloat16 or float16.")
 
 
 def slowness(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -19,7 +19,7 @@ from torch.nn.functional import embedding
 from virnucpro.encoders.attention import AlibiBias, packed_attention
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.compiled_layers import LayerSteps, count_layer_weights
-from virnucpro.encoders.layers import LayerNorm, Linear, LinearLayer, LinearMaker, linear_from
+from virnucpro.encoders.layers import LayerNorm, Linear, linear_from
 from virnucpro.encoders.pooling import mean_over_tokens
 from virnucpro.encoders.weights import HasShape, check_tensors, current_name, setting
 from virnucpro.engine.batch import PackedBatch
@@ -81,11 +81,11 @@ class DnabertSTokenizer:
 
 @dataclass(frozen=True)
 class _Layer:
-    qkv: LinearLayer
-    output: LinearLayer
+    qkv: Linear
+    output: Linear
     attention_norm: LayerNorm
-    gated: LinearLayer
-    down: LinearLayer
+    gated: Linear
+    down: Linear
     mlp_norm: LayerNorm
 
 
@@ -105,7 +105,6 @@ class DnabertS:
         config: Mapping[str, Any],
         tensors: Mapping[str, torch.Tensor],
         tokenizer_json: str | None,
-        linear: LinearMaker = Linear,
     ) -> None:
         tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
         check_tensors(tensors, _expected_shapes(config), _UNUSED)
@@ -117,8 +116,7 @@ class DnabertS:
         self._token_type = tensors["embeddings.token_type_embeddings.weight"][0]
         self._embedding_norm = LayerNorm.from_tensors(tensors, "embeddings.LayerNorm", eps)
         self._layers = [
-            _layer_from(tensors, f"encoder.layer.{number}", eps, linear)
-            for number in range(config["num_hidden_layers"])
+            _layer_from(tensors, f"encoder.layer.{number}", eps) for number in range(config["num_hidden_layers"])
         ]
         self._bias = AlibiBias(self._num_heads)
         self.steps = LayerSteps("DNABERT-S", count_layer_weights(tensors, "encoder.layer."))
@@ -134,7 +132,6 @@ class DnabertS:
         config: Mapping[str, Any],
         tensors: Mapping[str, torch.Tensor],
         tokenizer_json: str | None,
-        linear: LinearMaker = Linear,
     ) -> Self:
         """Build from tensors under the checkpoint's names.
 
@@ -142,12 +139,11 @@ class DnabertS:
             config: see the class.
             tensors: on the device.
             tokenizer_json: the checkpoint's tokenizer.
-            linear: makes the linear layers.
 
         Raises:
             ModelError: a name or shape does not fit the config.
         """
-        return cls(config, tensors, tokenizer_json, linear)
+        return cls(config, tensors, tokenizer_json)
 
     @classmethod
     def tokenizer_from(
@@ -217,13 +213,13 @@ def _finish(layer: _Layer, states: torch.Tensor, attended: torch.Tensor) -> torc
     return layer.mlp_norm(layer.gated.gated_feed_forward(layer.down, states, states))
 
 
-def _layer_from(tensors: Mapping[str, torch.Tensor], name: str, eps: float, linear: LinearMaker) -> _Layer:
+def _layer_from(tensors: Mapping[str, torch.Tensor], name: str, eps: float) -> _Layer:
     return _Layer(
-        qkv=linear_from(tensors, f"{name}.attention.self.Wqkv", linear),
-        output=linear_from(tensors, f"{name}.attention.output.dense", linear),
+        qkv=linear_from(tensors, f"{name}.attention.self.Wqkv"),
+        output=linear_from(tensors, f"{name}.attention.output.dense"),
         attention_norm=LayerNorm.from_tensors(tensors, f"{name}.attention.output.LayerNorm", eps),
-        gated=linear_from(tensors, f"{name}.mlp.gated_layers", linear),
-        down=linear_from(tensors, f"{name}.mlp.wo", linear),
+        gated=linear_from(tensors, f"{name}.mlp.gated_layers"),
+        down=linear_from(tensors, f"{name}.mlp.wo"),
         mlp_norm=LayerNorm.from_tensors(tensors, f"{name}.mlp.layernorm", eps),
     )
 

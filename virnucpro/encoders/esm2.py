@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding
 
-from virnucpro.encoders import row_passes
 from virnucpro.encoders.attention import packed_attention
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.compiled_layers import LayerSteps, count_layer_weights
-from virnucpro.encoders.layers import LayerNorm, Linear, LinearLayer, LinearMaker, linear_from
+from virnucpro.encoders.layers import LayerNorm, Linear, linear_from
 from virnucpro.encoders.pooling import mean_over_tokens
 from virnucpro.encoders.weights import HasShape, StoredTensor, check_tensors, current_name, setting
 from virnucpro.engine.batch import PackedBatch
@@ -79,11 +78,11 @@ class Esm2Tokenizer:
 @dataclass(frozen=True)
 class _Layer:
     attention_norm: LayerNorm
-    qkv: LinearLayer
-    output: LinearLayer
+    qkv: Linear
+    output: Linear
     mlp_norm: LayerNorm
-    up: LinearLayer
-    down: LinearLayer
+    up: Linear
+    down: Linear
 
 
 class Esm2:
@@ -98,9 +97,7 @@ class Esm2:
     alphabet: Alphabet = "aa"
     cpu_token_budget = 1_024
 
-    def __init__(
-        self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], linear: LinearMaker = Linear
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         self.width: int = setting(config, "width")
         self._num_heads: int = setting(config, "attention_heads")
         num_layers: int = setting(config, "num_layers")
@@ -112,7 +109,7 @@ class Esm2:
         check_tensors(tensors, expected, _UNUSED)
         self.tokenizer = self.tokenizer_from(config, None)
         self._embeddings = tensors["embed_tokens.weight"]
-        self._layers = [_layer_from(tensors, f"layers.{number}", linear) for number in range(repr_layer)]
+        self._layers = [_layer_from(tensors, f"layers.{number}") for number in range(repr_layer)]
         self._final_norm = (
             LayerNorm.from_tensors(tensors, "emb_layer_norm_after", _NORM_EPS) if repr_layer == num_layers else None
         )
@@ -125,7 +122,6 @@ class Esm2:
         config: Mapping[str, Any],
         tensors: Mapping[str, torch.Tensor],
         tokenizer_json: str | None = None,  # noqa: ARG003  (the alphabet is fixed)
-        linear: LinearMaker = Linear,
     ) -> Self:
         """Build from tensors under fair-esm's names.
 
@@ -133,12 +129,11 @@ class Esm2:
             config: see the class.
             tensors: see the class.
             tokenizer_json: not used.
-            linear: makes the linear layers.
 
         Raises:
             ModelError: a name or shape does not fit the config.
         """
-        return cls(config, tensors, linear)
+        return cls(config, tensors)
 
     @classmethod
     def tokenizer_from(cls, config: Mapping[str, Any], tokenizer_json: str | None = None) -> Esm2Tokenizer:  # noqa: ARG003
@@ -278,7 +273,6 @@ class _RotaryTables:
         return cosine, sine
 
     def _table(self, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        # A table is kept for good: a recorded CUDA graph reads it where it lay.
         if (size, device) not in self._tables:
             angles = torch.outer(torch.arange(size, dtype=torch.float32), self._inverse_frequency)
             self._tables[size, device] = (angles.cos().to(device), angles.sin().to(device))
@@ -290,10 +284,6 @@ def _project(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """From states to query, key and value (T, H, D): what comes before attention."""
     qkv = layer.qkv(layer.attention_norm(states)).view(len(states), 3, num_heads, -1)
-    if qkv.device.type == "cpu" and not torch.compiler.is_compiling():
-        row_passes.rotate(qkv, cosine, sine)
-        query, key, value = qkv.unbind(1)
-        return query, key, value
     query, key = _rotate(qkv[:, :2], cosine, sine).unbind(1)
     return query, key, qkv[:, 2]
 
@@ -307,10 +297,11 @@ def _finish(layer: _Layer, states: torch.Tensor, attended: torch.Tensor) -> torc
 def _rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
     """Rotate the halves of the last dimension of (T, 2, H, D) against each other."""
     first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).to(x.dtype)
+    halves = torch.addcmul(first * cosine, second, sine, value=-1), torch.addcmul(second * cosine, first, sine)
+    return torch.cat(halves, dim=-1).to(x.dtype)
 
 
-def _layer_from(tensors: Mapping[str, torch.Tensor], name: str, linear: LinearMaker) -> _Layer:
+def _layer_from(tensors: Mapping[str, torch.Tensor], name: str) -> _Layer:
     attention = f"{name}.self_attn"
     joined = {
         kind: tensors[f"{attention}.qkv_proj.{kind}"]
@@ -320,11 +311,11 @@ def _layer_from(tensors: Mapping[str, torch.Tensor], name: str, linear: LinearMa
     }
     return _Layer(
         attention_norm=LayerNorm.from_tensors(tensors, f"{name}.self_attn_layer_norm", _NORM_EPS),
-        qkv=linear(joined["weight"], joined["bias"]),
-        output=linear_from(tensors, f"{attention}.out_proj", linear),
+        qkv=Linear(joined["weight"], joined["bias"]),
+        output=linear_from(tensors, f"{attention}.out_proj"),
         mlp_norm=LayerNorm.from_tensors(tensors, f"{name}.final_layer_norm", _NORM_EPS),
-        up=linear_from(tensors, f"{name}.fc1", linear),
-        down=linear_from(tensors, f"{name}.fc2", linear),
+        up=linear_from(tensors, f"{name}.fc1"),
+        down=linear_from(tensors, f"{name}.fc2"),
     )
 
 

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 
 import torch
-from torch.nn.functional import gelu, layer_norm, linear
+from torch.nn.functional import gelu, layer_norm, linear, pad
+
+_FEWEST_ROWS = 4
+"""For fewer, CPU libraries take other kernels, whose last bits differ: a row would depend on its neighbours."""
 
 
-class LinearLayer(ABC):
-    """``x @ weight.T + bias``, and what transformers make of it; an arithmetic may have faster ways to the same."""
+class Linear:
+    """``x @ weight.T + bias``, computed in the dtype of ``weight``, and what transformers make of it.
 
-    @abstractmethod
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply to (T, in)."""
-
-    def onto(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """``residual + self(x)``."""
-        return residual + self(x)
-
-    def feed_forward(self, down: LinearLayer, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """``residual + down(gelu(self(x)))``."""
-        return down.onto(residual, gelu(self(x)))
-
-    def gated_feed_forward(self, down: LinearLayer, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """``residual + down(gelu(gate) * content)``, where ``self(x)`` is gate and content side by side."""
-        gate, content = self(x).chunk(2, dim=-1)
-        return down.onto(residual, gelu(gate) * content)
-
-
-LinearMaker = Callable[[torch.Tensor, torch.Tensor | None], LinearLayer]
-"""Makes a layer of a weight (out, in) in a float type and a bias (out,) or None."""
-
-
-class Linear(LinearLayer):
-    """Computed in the dtype of ``weight``.
+    On a CPU the bits of a row do not depend on how many rows there are.
 
     Args:
         weight: (out, in).
@@ -52,26 +31,35 @@ class Linear(LinearLayer):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to (T, in)."""
-        if self._is_prepacked:
-            return _apply_prepacked(x, self._weight, self._bias)
-        return linear(x, self._weight, self._bias)
+        return self._apply(x)
 
     def onto(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``residual + self(x)``, added while the product is at hand."""
-        if self._is_prepacked:
+        if self._is_prepacked and len(x) >= _FEWEST_ROWS:
             return _add_prepacked(residual, x, self._weight, self._bias)
-        return super().onto(residual, x)
+        return residual + self._apply(x)
 
-    def feed_forward(self, down: LinearLayer, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def feed_forward(self, down: Linear, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``residual + down(gelu(self(x)))``, GELU taken while the product is at hand."""
+        return down.onto(residual, self._apply(x, "gelu") if self._is_prepacked else gelu(self._apply(x)))
+
+    def gated_feed_forward(self, down: Linear, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``residual + down(gelu(gate) * content)``, where ``self(x)`` is gate and content side by side."""
+        gate, content = self._apply(x).chunk(2, dim=-1)
+        return down.onto(residual, gelu(gate) * content)
+
+    def _apply(self, x: torch.Tensor, activation: str = "none") -> torch.Tensor:
+        num_rows = len(x)
+        if num_rows < _FEWEST_ROWS and x.device.type == "cpu":
+            x = pad(x, (0, 0, 0, _FEWEST_ROWS - num_rows))
         if self._is_prepacked:
-            return down.onto(residual, _apply_prepacked(x, self._weight, self._bias, "gelu"))
-        return super().feed_forward(down, residual, x)
+            return _apply_prepacked(x, self._weight, self._bias, activation)[:num_rows]
+        return linear(x, self._weight, self._bias)[:num_rows]
 
 
-def linear_from(tensors: Mapping[str, torch.Tensor], name: str, make: LinearMaker = Linear) -> LinearLayer:
+def linear_from(tensors: Mapping[str, torch.Tensor], name: str) -> Linear:
     """Make a layer of ``name.weight`` and, where there is one, ``name.bias``."""
-    return make(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
+    return Linear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
 
 
 class LayerNorm:

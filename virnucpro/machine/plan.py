@@ -16,7 +16,6 @@ import torch
 
 from virnucpro.bundles import Bundle
 from virnucpro.encoders import read_config
-from virnucpro.encoders.device import float_dtype
 from virnucpro.encoders.weights import stored_tensors
 from virnucpro.errors import InputError, ResourceError
 from virnucpro.machine.heads import InputHead
@@ -352,8 +351,7 @@ def _with_embeddings(settings: PlanSettings, after: Range, rows: Range) -> tuple
 def _feature(settings: PlanSettings) -> tuple[int, int]:
     """Width of a feature, and bytes of a number of it on disk."""
     width = sum(read_config(settings.bundle.encoder(role)).width for role in ROLES)
-    is_single = float_dtype(getattr(torch, settings.dtype)) == torch.float32
-    return width, np.dtype(np.float32 if is_single else np.float16).itemsize
+    return width, np.dtype(np.float32 if settings.dtype == "float32" else np.float16).itemsize
 
 
 def _existing(path: Path) -> Path:

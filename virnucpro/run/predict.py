@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Limits
 from virnucpro.encoders import TRANSFORMER_KINDS, read_config
-from virnucpro.encoders.device import available_cpus, choose_devices, float_dtype, parse_dtype, slowness
+from virnucpro.encoders.device import available_cpus, choose_devices, parse_dtype, slowness
 from virnucpro.errors import IncompleteRunError, ResourceError, UsageError
 from virnucpro.executors.base import Executor, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.logs import add_log_file, remove_log_file
-from virnucpro.machine import parity, profiles
+from virnucpro.machine import profiles
 from virnucpro.progress import Reporter
 from virnucpro.request import Options, Request
 from virnucpro.results import formats
@@ -125,8 +125,6 @@ def execute(
         _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
         _log.info("command: %s", shlex.join(sys.argv))
         _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
-        # Before the manifest, which would pin a dtype that is refused.
-        verdict = parity.require(bundle, devices[0], run.dtype, settings.runtime.threads or available_cpus())
         run_dir.agree(_pinned(run) | (first.pinned() if first is not None else {}))
         write_json(run_dir.request, request.as_record())
         run.rules.write(run_dir.rules)
@@ -140,8 +138,6 @@ def execute(
             record = run_record(run, index, request, devices, counts, started) | {"warnings": cautions}
             if first is not None and look is not None:
                 record["cascade"] = first_record(first, look)
-            if verdict is not None:
-                record["parity"] = asdict(verdict)
             write_json(run_dir.result(request.run_stem, "run.json"), record)
             _write_pages(run_dir, request)
             run_dir.sweep()
@@ -172,7 +168,6 @@ def _load_bundle(request: Request, devices: list[str]) -> Bundle:
     bundle.check_fragment_length(
         science.fragment_length or bundle.fragment_length, is_meant=request.options.is_length_meant
     )
-    parity.check_kinds(bundle, dtype)
     return bundle
 
 
@@ -206,7 +201,6 @@ def _first_look(
         dir=run.dir.first,
         bundle=model.bundle,
         fragment_length=model.bundle.fragment_length,
-        dtype=str(float_dtype(getattr(torch, run.dtype))).removeprefix("torch."),
         reporter=Reporter(run.reporter.bars),
     )
     _log.info("model %s, fingerprint %s, screens everything", first.bundle.name, first.bundle.fingerprint[:16])

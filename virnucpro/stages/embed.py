@@ -17,8 +17,7 @@ from virnucpro import store
 from virnucpro.bundles import Bundle
 from virnucpro.encoders import load_encoder, load_tokenizer
 from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.compiled_layers import compile_layers, should_compile, steps_of
-from virnucpro.encoders.graphs import CudaRecorder, ReplayedEncoder, most_tokens_to_replay
+from virnucpro.encoders.compiled_layers import compile_layers, should_compile
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.engine.loader import unit_loader
 from virnucpro.engine.packing import GreedyPacker
@@ -38,7 +37,7 @@ GPU_TOKEN_BUDGET = 65_536
 _LEAST_GPU_TOKEN_BUDGET = 1_024
 _NUMBERS_A_TOKEN = 22
 """Numbers a token takes in a layer at once, in widths: four times the inner width, which is four widths, and six."""
-_SIXTEEN_BIT = ("bfloat16", "float16")  # 8 bits are made of 32 where layers are not compiled
+_SIXTEEN_BIT = ("bfloat16", "float16")
 _USABLE_SHARE = 0.8  # of free memory: it falls into pieces, and libraries want some
 _KEPT_BYTES = 1 << 30  # embeddings on their way out
 _TOKENS_A_BASE = {"aa": 1 / 3, "nt": 1 / 4.6}
@@ -55,7 +54,7 @@ class EmbedSettings:
     Attributes:
         token_budgets: role to most tokens in a batch; without one, what suits the encoder and the device.
         loader_workers: processes that read, tokenise and pack ahead, for each encoder of each worker.
-        compile_layers: auto compiles where the rows repay it; always also replays small batches as CUDA graphs.
+        compile_layers: auto compiles where the rows repay it.
         rows_a_worker: that each worker has to embed, about.
     """
 
@@ -171,9 +170,6 @@ class EmbedWork:
         num_tokens = self.settings.rows_a_worker * self.bundle.fragment_length * _TOKENS_A_BASE[encoder.alphabet]
         if should_compile(choice, encoder, device, num_tokens):
             compile_layers(encoder, device)
-        steps = steps_of(encoder)
-        if choice == "always" and steps is not None and device.type == "cuda":
-            return ReplayedEncoder(encoder, CudaRecorder(device), most_tokens_to_replay(steps.num_weights))
         return encoder
 
     def _embeddings(

@@ -1,4 +1,4 @@
-"""What a GPU can do, and how near the encoders come to it, rung by rung: eager, compiled, CUDA graphs, 8 bit.
+"""What a GPU can do, and how near the encoders come to it, rung by rung: eager, compiled.
 
 Weights and tokens are random and made on the device. A time budget holds for all of it: what is not measured by then is
 listed as such, and so is a rung that fails.
@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.gpu import attention, end_to_end, ladder, low_bit, products
+from benchmarks.gpu import attention, end_to_end, ladder, products
 from benchmarks.gpu.bench import SECTION, Bench, Sizes
 from benchmarks.gpu.models import Shape, dnabert_s_shape, esm2_shape
 from benchmarks.measure import Figure, Settings
@@ -81,7 +81,6 @@ def _rungs(bench: Bench) -> list[Rung]:
         *climb(dna),
         ("frames of 150 bases", partial(ladder.foresee, bench, large, dna)),
         ("both encoders from end to end", partial(end_to_end.measure, bench, large, dna)),
-        (f"{large.name} in fp8", partial(low_bit.measure, bench, large)),
         ("attention", partial(attention.measure, bench)),
         *climb(small),
     ]

@@ -18,7 +18,6 @@ from virnucpro.engine.batch import PackedBatch
 
 SECTION = "gpu"
 DTYPE = torch.bfloat16
-_FIRST_WITH_FP8 = (8, 9)  # compute capability of Ada
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,6 @@ class Bench:
         found = torch.cuda.get_device_properties(self.device)
         memory = f"{found.total_memory / (1 << 30):.0f} GiB, {found.multi_processor_count} multiprocessors"
         return f"{found.name}, {memory}, torch {torch.__version__}, CUDA {torch.version.cuda}"
-
-    def has_fp8(self) -> bool:
-        """Whether it multiplies 8-bit floats; the CPU's operator serves to try the code."""
-        return not self.is_cuda or torch.cuda.get_device_capability(self.device) >= _FIRST_WITH_FP8
 
     def is_over(self) -> bool:
         """Whether the time budget is spent."""

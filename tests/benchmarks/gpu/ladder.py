@@ -1,4 +1,4 @@
-"""The rungs of one encoder: eager, compiled, as CUDA graphs; its memory; and what follows for a large input."""
+"""The rungs of one encoder: eager, compiled; its memory; and what follows for a large input."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from benchmarks.gpu.models import Shape
 from benchmarks.measure import Figure, Goal, Point
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import compile_layers
-from virnucpro.encoders.graphs import CudaRecorder, ReplayedEncoder
 from virnucpro.engine.batch import PackedBatch
 
 _RATE_GOALS = {"ESM-2 3B": 108_000.0, "DNABERT-S": 1_500_000.0}
 _MFU_GOALS = {"ESM-2 3B": 78.0}
 _GOALS_ARE = "the goal is an H200's"
-_CALLS_UNTIL_REPLAYED = 3
 _FRAMES = 794_577
 """Of a million reads of 150 bases, in a published run of another program."""
 _FRAMES_MINUTES = 7.0
@@ -32,7 +30,7 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     eager: dict[int, tuple[float, ...]] = {}
     yield from _rung(bench, shape, "eager", encoder, eager)
     if bench.is_over():
-        yield bench.unmeasured_for_time(f"{shape.name}, compiled and as CUDA graphs")
+        yield bench.unmeasured_for_time(f"{shape.name}, compiled")
     else:
         yield from _upper_rungs(bench, shape, encoder, eager)
     yield from _best(bench, shape)
@@ -43,11 +41,6 @@ def _upper_rungs(bench: Bench, shape: Shape, encoder: Encoder, eager: dict[int, 
         yield from _rung(bench, shape, "compiled", encoder, eager)
     else:
         yield bench.unmeasured(f"{shape.name}, compiled", "the compiler failed; the log says how")
-    if bench.is_cuda:
-        replayed = ReplayedEncoder(encoder, CudaRecorder(bench.device), max(bench.sizes.token_counts))
-        yield from _rung(bench, shape, "CUDA graphs", replayed, eager)
-    else:
-        yield bench.unmeasured(f"{shape.name}, CUDA graphs", "only CUDA has them")
 
 
 def measure_memory(bench: Bench, shape: Shape) -> Iterator[Figure]:
@@ -107,9 +100,6 @@ def _rung(
             yield bench.unmeasured(what, "does not fit the memory")
             bench.free_memory()
             continue
-        if isinstance(encoder, ReplayedEncoder) and not encoder.is_recorded(batch):
-            yield bench.unmeasured(what, "it could not be recorded; the log says why")
-            continue
         peer = () if mode == "eager" else eager.get(num_tokens, ())
         eager.setdefault(num_tokens, rates)
         yield Figure(
@@ -126,8 +116,7 @@ def _rung(
 
 
 def _rates(bench: Bench, encoder: Encoder, batch: PackedBatch) -> tuple[float, ...]:
-    warm_up = _CALLS_UNTIL_REPLAYED if isinstance(encoder, ReplayedEncoder) else 1
-    return bench.rates({"": partial(encoder.embed, batch)}, batch.num_tokens, num_warm_up=warm_up)[""]
+    return bench.rates({"": partial(encoder.embed, batch)}, batch.num_tokens)[""]
 
 
 def _best(bench: Bench, shape: Shape) -> Iterator[Figure]:

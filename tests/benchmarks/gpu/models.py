@@ -15,7 +15,6 @@ from benchmarks import inputs
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.dnabert_s import DnabertS
 from virnucpro.encoders.esm2 import Esm2
-from virnucpro.encoders.layers import Linear, LinearMaker
 from virnucpro.engine.batch import PackedBatch
 
 _WORDS = (5, 25)  # tokens that mean a residue, or a word, in both vocabularies
@@ -69,16 +68,14 @@ def dnabert_s_shape(num_layers: int) -> Shape:
     return Shape("DNABERT-S", make, num_layers, width, matrices, tokens_300=67, tokens_150=35)
 
 
-def random_encoder(
-    shape: Shape, device: torch.device, dtype: torch.dtype, seed: int, linear: LinearMaker = Linear
-) -> Encoder:
+def random_encoder(shape: Shape, device: torch.device, dtype: torch.dtype, seed: int) -> Encoder:
     """The model of that shape, its matrices in ``dtype`` on ``device``; the same weights for the same seed."""
     with torch.device("meta"):
         config, shapes = shape.make(seed)
     tensors = random_tensors(shapes, device, dtype, seed)
     if config["kind"] == DnabertS.kind:
-        return DnabertS.from_tensors(config, tensors, inputs.byte_pairs(seed), linear)
-    return Esm2.from_tensors(config, tensors, linear=linear)
+        return DnabertS.from_tensors(config, tensors, inputs.byte_pairs(seed))
+    return Esm2.from_tensors(config, tensors)
 
 
 def random_tensors(

@@ -11,7 +11,6 @@ from benchmarks.gpu.bench import DTYPE, SECTION, Bench
 from benchmarks.gpu.models import Shape
 from benchmarks.measure import Figure
 from virnucpro.encoders.layers import Linear
-from virnucpro.encoders.low_bit import quantise_fp8
 
 _TERA = 1e12
 
@@ -19,15 +18,10 @@ Product = Callable[[], object]
 
 
 def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
-    """Operations a second over all matrices of a layer, in 16 and in 8 bit."""
-    num_tokens = bench.sizes.usual_tokens
+    """Operations a second over all matrices of a layer in 16 bit."""
     figure = _figure(bench, shape, "bfloat16", _make_16_bit)
     bench.ceilings[shape.name] = median(figure.values) * _TERA
     yield figure
-    if not bench.has_fp8():
-        yield bench.unmeasured(_what(shape, "fp8", num_tokens), "the device has no 8-bit floats")
-        return
-    yield _figure(bench, shape, "fp8", _make_8_bit)
 
 
 def _figure(bench: Bench, shape: Shape, name: str, make: Callable[[torch.Tensor, torch.Tensor], Product]) -> Figure:
@@ -51,17 +45,3 @@ def _what(shape: Shape, name: str, num_tokens: int) -> str:
 def _make_16_bit(states: torch.Tensor, weight: torch.Tensor) -> Product:
     layer = Linear(weight, None)
     return lambda: layer(states)
-
-
-def _make_8_bit(states: torch.Tensor, weight: torch.Tensor) -> Product:
-    """A scale a token and a scale a row of the weight; what it takes to make the 8 bits is not in the time."""
-    (rows, scales), (columns, weight_scales) = quantise_fp8(states), quantise_fp8(weight)
-    column_scales = weight_scales.T.contiguous()
-    return lambda: torch._scaled_mm(  # noqa: SLF001 - torch's only name for it
-        rows,
-        columns.T,
-        scale_a=scales,
-        scale_b=column_scales,
-        out_dtype=DTYPE,
-        use_fast_accum=True,
-    )

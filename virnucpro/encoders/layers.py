@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from functools import cache
 
 import torch
+from torch import nn
 from torch.nn.functional import gelu, layer_norm, linear, pad
 
-_FEWEST_ROWS = 4
+FEWEST_ROWS = 4
 """For fewer, CPU libraries take other kernels, whose last bits differ: a row would depend on its neighbours."""
 
 
@@ -35,7 +36,7 @@ class Linear:
 
     def onto(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """``residual + self(x)``, added while the product is at hand."""
-        if self._is_prepacked and len(x) >= _FEWEST_ROWS:
+        if self._is_prepacked and len(x) >= FEWEST_ROWS:
             return _add_prepacked(residual, x, self._weight, self._bias)
         return residual + self._apply(x)
 
@@ -49,12 +50,22 @@ class Linear:
         return down.onto(residual, gelu(gate) * content)
 
     def _apply(self, x: torch.Tensor, activation: str = "none") -> torch.Tensor:
-        num_rows = len(x)
-        if num_rows < _FEWEST_ROWS and x.device.type == "cpu":
-            x = pad(x, (0, 0, 0, _FEWEST_ROWS - num_rows))
+        if x.device.type == "cpu" and not torch.compiler.is_compiling() and len(x) < FEWEST_ROWS:
+            return self._apply(pad(x, (0, 0, 0, FEWEST_ROWS - len(x))), activation)[: len(x)]
         if self._is_prepacked:
-            return _apply_prepacked(x, self._weight, self._bias, activation)[:num_rows]
-        return linear(x, self._weight, self._bias)[:num_rows]
+            return _apply_prepacked(x, self._weight, self._bias, activation)
+        return linear(x, self._weight, self._bias)
+
+
+class LinearToOne(nn.Linear):
+    """A linear layer with one output; the bits of a row do not depend on how many rows there are, as BLAS's do."""
+
+    def __init__(self, num_inputs: int) -> None:
+        super().__init__(num_inputs, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to (..., in): (..., 1)."""
+        return (x * self.weight[0]).sum(-1, keepdim=True) + self.bias
 
 
 def linear_from(tensors: Mapping[str, torch.Tensor], name: str) -> Linear:

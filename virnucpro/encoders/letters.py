@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from virnucpro.encoders.base import Alphabet
+from virnucpro.encoders.layers import FEWEST_ROWS
 from virnucpro.encoders.ngram_bag import pack_bags, unpack_bags
 from virnucpro.encoders.weights import check_tensors, setting
 from virnucpro.engine.batch import PackedBatch
@@ -41,6 +42,8 @@ class LetterTokenizer:
 
 class LetterEncoder(Generic[Network]):
     """A network from letter codes (B, N) of one length to embeddings (B, width), with its weights.
+
+    On a CPU the bits of a row do not depend on the others of its batch (``layers.FEWEST_ROWS``).
 
     A subclass names its network, the network's shape (a dataclass with ``width``, given to its constructor and kept
     as ``shape``) and how letters become codes.
@@ -110,4 +113,12 @@ class LetterEncoder(Generic[Network]):
             if length < self.min_length:
                 codes = pad(codes, (0, self.min_length - length), value=self.filler)
             parts.extend(codes[k : k + MAX_ROWS] for k in range(0, count, MAX_ROWS))
-        return torch.cat([self.network(part) for part in parts])
+        return torch.cat([self._embed(part) for part in parts])
+
+    def _embed(self, codes: torch.Tensor) -> torch.Tensor:
+        missing = max(0, FEWEST_ROWS - len(codes))
+        return (
+            self.network(torch.cat([codes, codes[:1].expand(missing, -1)]))[: len(codes)]
+            if missing
+            else self.network(codes)
+        )

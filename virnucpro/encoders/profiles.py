@@ -24,6 +24,7 @@ from virnucpro.encoders.codons import (
     table_sizes,
 )
 from virnucpro.encoders.indices import sum_stretches
+from virnucpro.encoders.layers import LinearToOne
 from virnucpro.encoders.letters import LetterEncoder
 from virnucpro.encoders.ngram_bag import NgramBag, mean_of_vectors, ngram_index
 from virnucpro.encoders.six_frame import TABLES, SixFrameNetwork, SixFrameShape
@@ -101,12 +102,12 @@ class ProfileNetwork(nn.Module):
         self.frame = nn.Sequential(
             nn.Linear(frame_inputs, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, width), nn.ReLU()
         )
-        self.attention = nn.Linear(width, 1)
+        self.attention = LinearToOne(width)
         self.output = nn.Sequential(
             nn.Linear(2 * width + num + 1, shape.profile_hidden_width),
             nn.ReLU(),
             nn.Dropout(0.2),
-            nn.Linear(shape.profile_hidden_width, 1),
+            LinearToOne(shape.profile_hidden_width),
         )
 
     def evidence(

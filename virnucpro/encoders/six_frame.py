@@ -31,6 +31,7 @@ from virnucpro.encoders.codons import (
     table_sizes,
 )
 from virnucpro.encoders.indices import index_bags
+from virnucpro.encoders.layers import LinearToOne
 from virnucpro.encoders.letters import LetterEncoder
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 
@@ -80,7 +81,7 @@ class SixFrameNetwork(nn.Module):
         self.classes = NgramBag(sizes["classes"], shape.class_width)
         self.pairs = NgramBag(sizes["pairs"], shape.pair_width)
         self.frame = nn.Linear(shape.ngram_width + shape.class_width + shape.pair_width + 2, shape.frame_width)
-        self.attention = nn.Linear(shape.frame_width, 1)
+        self.attention = LinearToOne(shape.frame_width)
         self.output = nn.Sequential(
             nn.Linear(shape.kmer_width + 2 * shape.frame_width, shape.hidden_width),
             nn.ReLU(),

@@ -95,7 +95,8 @@ class Runtime:
         parallel: several worker processes on a machine without a GPU.
         threads: CPU threads in all; None takes the CPUs this process may use.
         loader_workers: processes a worker that read and tokenise ahead; None chooses.
-        merge_threads: processes that merge; None takes ``threads`` with ``parallel``, otherwise one.
+        merge_threads: processes that merge the two shards of each unit before the head reads them; None merges only
+            embeddings that are kept, in ``threads`` processes with ``parallel``, otherwise in one.
         token_budget: most tokens in a packed batch; None chooses.
         batch_size: rows the head scores at a time: the fewer, the more of them stay in the CPU's cache.
         compile: auto, always or never compile the layers of transformers; auto does on a GPU where the rows repay it.

@@ -184,6 +184,17 @@ def test_scores_are_the_same_bits_whether_or_not_embeddings_are_kept(virnucpro, 
     assert not [*tmp_path.glob("out/run/embeddings/*/unit-*"), *tmp_path.glob("out/run/merged/unit-*")]
 
 
+def test_with_merge_threads_the_head_reads_merged_files(virnucpro, embedded, tmp_path, tiny_bundle):
+    """To the same bits. Each pair is merged, by as many processes, and nothing of it stays."""
+    out = tmp_path / "out"
+    assert score_again(virnucpro, embedded, out, tiny_bundle, "--merge-threads", 2) == scores_of(embedded)
+    assert read_json(out / "in.run.json")["seconds"]["merge"] > 0
+    assert not [*out.glob("run/embeddings/*/unit-*"), *out.glob("run/merged/unit-*")]
+    without = tmp_path / "without"
+    assert score_again(virnucpro, embedded, without, tiny_bundle) == scores_of(embedded)
+    assert "merge" not in read_json(without / "in.run.json")["seconds"]
+
+
 def test_merge_alone_by_its_command(virnucpro, run_dir, embedded):
     """It says what it did; again there is nothing to do; a pair that is not there waits."""
     number = len(units_of(run_dir))

@@ -135,7 +135,8 @@ See 'virnucpro predict --help'.\
     "--merge-threads",
     type=COUNT,
     metavar="N",
-    help="Processes that merge embeddings.  [default: 1; with --parallel, --threads]",
+    help="Merge the two embeddings of each unit into one file for the head, in N processes.  [default: the head reads "
+    "both; with --keep-embeddings 1, with --parallel too, --threads]",
 )
 @click.option(
     "--loader-workers",

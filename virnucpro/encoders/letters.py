@@ -116,9 +116,6 @@ class LetterEncoder(Generic[Network]):
         return torch.cat([self._embed(part) for part in parts])
 
     def _embed(self, codes: torch.Tensor) -> torch.Tensor:
-        missing = max(0, FEWEST_ROWS - len(codes))
-        return (
-            self.network(torch.cat([codes, codes[:1].expand(missing, -1)]))[: len(codes)]
-            if missing
-            else self.network(codes)
-        )
+        padding = codes[:1].expand(max(0, FEWEST_ROWS - len(codes)), -1)
+        embeddings: torch.Tensor = self.network(torch.cat([codes, padding]) if len(padding) else codes)
+        return embeddings[: len(codes)]

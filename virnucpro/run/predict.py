@@ -323,8 +323,9 @@ def _pinned(run: Run) -> dict[str, Any]:
 
 
 def _run_units(run: Run, index: Index, request: Request, devices: list[str], todo: list[int] | None = None) -> None:
-    """Embed and classify each unit that lacks scores, or those given; merge them in between where embeddings are kept.
+    """Embed and classify each unit that lacks scores, or those given; merge it in between with ``--merge-threads``.
 
+    Embeddings that are to be kept are merged too.
     The stages pull from one another, so a unit's embeddings are on the disk only until it is scored, and
     the devices go on while finished units are merged.
     """
@@ -332,20 +333,19 @@ def _run_units(run: Run, index: Index, request: Request, devices: list[str], tod
     runtime = request.settings.runtime
     threads = runtime.threads or available_cpus()
     keep_embeddings = request.options.keep_embeddings
+    merges = keep_embeddings or runtime.merge_threads is not None
     embedding, embedder = _embedding(run, runtime, devices, threads)
-    _check_disk(run, index, todo, embedder.num_workers, keeps_all=keep_embeddings)
-    with (
-        embedder,
-        PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1)) as merger,
-        SerialExecutor("cpu", threads) as classifier,
-    ):
+    merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
+    num_alive = len(todo) if keep_embeddings else embed.UNITS_ON_DISK * embedder.num_workers + merger.num_workers
+    _check_disk(run, index, todo, num_alive, merges=merges, keeps_all=keep_embeddings)
+    with embedder, merger, SerialExecutor("cpu", threads) as classifier:
         units = embed.run(run, index, todo, embedder, embedding)
-        if keep_embeddings:
+        if merges:
             units = merge.run(run, units, len(todo), merger)
         classify.run(run, index, units, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
 
 
-def _check_disk(run: Run, index: Index, todo: list[int], num_workers: int, *, keeps_all: bool) -> None:
+def _check_disk(run: Run, index: Index, todo: list[int], num_alive: int, *, merges: bool, keeps_all: bool) -> None:
     """Refuse a disk on which the run cannot end, before the first second of a device.
 
     Raises:
@@ -354,9 +354,8 @@ def _check_disk(run: Run, index: Index, todo: list[int], num_workers: int, *, ke
     width = sum(read_config(run.bundle.encoder(role)).width for role in ROLES)
     num_bytes = 4 if run.dtype == "float32" else 2
     rows = sorted((index.units[unit].num_sources for unit in todo), reverse=True)
-    alive = rows if keeps_all else rows[: embed.UNITS_ON_DISK * num_workers]
-    # Embeddings that are kept lie in their shards and, side by side, in the merged file; scores are two floats a row.
-    needed = (2 if keeps_all else 1) * width * num_bytes * sum(alive) + 8 * (sum(rows) + index.num_rows)
+    # Merged embeddings lie in their shards and, next to each other, in the merged file; scores are two floats a row.
+    needed = (2 if merges else 1) * width * num_bytes * sum(rows[:num_alive]) + 8 * (sum(rows) + index.num_rows)
     free = shutil.disk_usage(run.dir.root).free
     if needed > free:
         hint = " Without --keep-embeddings it needs less." if keeps_all else ""

@@ -1,7 +1,7 @@
 """Embeddings through the head: two scores a row.
 
-The head takes the two embeddings of a row as they lie in the two shards, so no merged file is needed. Where there is
-one and the shards are gone, it is split again: the head then does the same arithmetic, and the bits are the same.
+The head takes the two embeddings of a row as they lie in the two shards, so no merged file is needed. If there is one,
+it is read instead and split again: the head then does the same arithmetic, and the bits are the same.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ class ClassifyWork:
         unit_digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
         shards = [self.run_dir.embedding(role, unit) for role in ROLES]
         merged = self.run_dir.merged(unit)
-        is_split = all(shard.exists() for shard in shards) or not merged.exists()
-        opened = (self._of_shards if is_split else self._of_merged)(unit, unit_digest, num_threads + READ_AHEAD)
-        with opened as pairs, ComputeThreads(num_threads) as threads:
+        opened = self._of_merged if merged.exists() else self._of_shards
+        with opened(unit, unit_digest, num_threads + READ_AHEAD) as pairs, ComputeThreads(num_threads) as threads:
             batches = threads.map(partial(self._scores, head), pairs)
             scores = np.concatenate([np.empty((0, 2), dtype=np.float32), *batches])
         made_from = features_made_from(self.bundle, self.dtype, unit_digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ SUMMARY_COLUMNS = (
 )  # fmt: skip
 
 _REQUIRED, _OPTIONAL = ("sample", "path"), ("path2",)
+_ALSO_CALLED = {"fastq_1": "path", "fastq_2": "path2"}
+"""As in the sheets of nf-core."""
 _SUFFIXES = (
     *(".gz", ".bz2", ".xz", ".zst", ".bam", ".cram", ".sam"),
     *(".fasta", ".fastq", ".fna", ".ffn", ".fas", ".fa", ".fq"),
@@ -52,30 +55,99 @@ class SampleCounts:
     bases: Mapping[str, int]
 
 
-def samples_of(inputs: Sequence[str | Sample]) -> tuple[Sample, ...]:
+def samples_of(inputs: Sequence[str | Sample], name: str | None = None) -> tuple[Sample, ...]:
     """A sample for each input; one that is a file is named like it, without the usual endings.
 
+    Args:
+        inputs: files, ``-`` for standard input, or samples.
+        name: of the only one of them, instead.
+
     Raises:
-        UsageError: two inputs would write the same files.
+        UsageError: two inputs would write the same files, or a name cannot begin those of files.
     """
+    if name is not None and len(inputs) != 1:
+        raise UsageError(f"--name names one sample, and there are {len(inputs)}. A --samplesheet names several.")
     samples: dict[str, Sample] = {}
     for item in inputs:
         sample = item if isinstance(item, Sample) else Sample(_name_of(item), (item,))
-        if sample.name in samples:
-            first = samples[sample.name].paths[0]
+        if name is not None:
+            sample = Sample(name, sample.paths)
+        _check_name(sample)
+        key = sample.name.casefold()  # some file systems take A.tsv and a.tsv for one file
+        if key in samples:
+            first = samples[key].paths[0]
             raise UsageError(
                 f"{first} and {sample.paths[0]} would both write {sample.name}.sequences.tsv. "
-                "Rename one, or run them apart."
+                "Give each a name in a table: --samplesheet FILE, with the columns sample and path."
             )
-        samples[sample.name] = sample
+        samples[key] = sample
     return tuple(samples.values())
+
+
+def pairs_of(firsts: Sequence[str], seconds: Sequence[str]) -> tuple[Sample, ...]:
+    """A sample for each pair of files, named like what their names have in common.
+
+    Args:
+        firsts: files of the first reads (``-1``).
+        seconds: files of their mates, in the same order (``-2``).
+
+    Raises:
+        UsageError: there are not as many of both, or both are the same file.
+    """
+    if len(firsts) != len(seconds):
+        raise UsageError(f"there are {len(firsts)} files of -1 and {len(seconds)} of -2. Each needs its mate.")
+    pairs = []
+    for first, second in zip(firsts, seconds, strict=True):
+        if Path(first).resolve() == Path(second).resolve():
+            raise UsageError(f"-1 and -2 both name {first}. Name the two files of the pair.")
+        pairs.append(Sample(_shared_name(first, second) or _name_of(first), (first, second)))
+    return tuple(pairs)
+
+
+def probable_pairs(inputs: Sequence[str]) -> list[tuple[str, str]]:
+    """Inputs that are named as the two files of a pair are."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for path in inputs:
+        if (key := _mate_of(path)) is not None:
+            found.setdefault((str(Path(path).parent), *key[:-1]), {})[key[-1]] = path
+    return [(mates["1"], mates["2"]) for mates in found.values() if len(mates) > 1]
+
+
+_MATE_NAME = re.compile(r"(.+)[._-]([Rr]?)([12])((?:_001)?)")
+
+
+def _mate_of(path: str) -> tuple[str, str, str, str] | None:
+    """What mates share in their names, and 1 or 2: of ``x_1.fq``, ``x_R2_001.fastq.gz`` and the like."""
+    match = _MATE_NAME.fullmatch(_name_of(path))
+    return (match[1], match[2], match[4], match[3]) if match else None
+
+
+def _shared_name(first: str, second: str) -> str:
+    one, other = _mate_of(first), _mate_of(second)
+    is_pair = one is not None and other is not None and one[:-1] == other[:-1] and one[-1] != other[-1]
+    return one[0] if one is not None and is_pair else ""
+
+
+def _check_name(sample: Sample) -> None:
+    """Refuse names that files, tables or terminals cannot carry, before anything is computed."""
+    name, advice = sample.name, "Give it another name: --name NAME, or a --samplesheet."
+    if not name:
+        raise UsageError("the name of an input is empty. Name a file, or - for stdin.")
+    if "/" in name or not name.isprintable():
+        raise UsageError(f"the name {name!r} holds a slash, a control character or is not UTF-8. {advice}")
+    if len(name.encode()) > _LONGEST_NAME_BYTES:
+        raise UsageError(
+            f"the name {name[:40]}... has {len(name.encode())} bytes; with more than {_LONGEST_NAME_BYTES} there is no "
+            f"room for the endings of results. {advice}"
+        )
 
 
 def read_samplesheet(path: Path) -> tuple[Sample, ...]:
     """The samples of a sheet, in its order.
 
     A sheet is a table, comma- or tab-separated, with the columns ``sample``, ``path`` and, for pairs,
-    ``path2``. Paths are relative to the sheet. Empty lines and lines that begin with ``#`` are passed over.
+    ``path2``; the last two may be called ``fastq_1`` and ``fastq_2``. Paths are relative to the sheet. Empty lines and
+    lines that begin with ``#`` are passed over.
 
     Raises:
         InputError: the sheet cannot be read or followed; the error has its line.
@@ -130,7 +202,7 @@ def _percent_virus(amounts: Mapping[str, int]) -> str:
 
 def _name_of(source: str) -> str:
     """The name of a file without directories and endings."""
-    name = "stdin" if source == "-" else source.rstrip("/").rsplit("/", maxsplit=1)[-1]
+    name = "stdin" if source == "-" else Path(source).name
     while ending := next((end for end in _SUFFIXES if name.lower().endswith(end) and len(name) > len(end)), None):
         name = name[: -len(ending)]
     return name
@@ -158,6 +230,7 @@ def _cells(path: Path, number: int, line: str, delimiter: str) -> list[str]:
 
 def _columns(path: Path, number: int, columns: list[str]) -> list[str]:
     expected = "Name the columns sample, path and, for pairs, path2, separated by commas or tabs."
+    columns = [_ALSO_CALLED.get(column, column) for column in columns]
     unknown = [column for column in columns if column not in _REQUIRED + _OPTIONAL]
     if unknown:
         raise InputError(str(path), f"unknown column {unknown[0]!r}. {expected}", number)

@@ -72,6 +72,16 @@ def test_a_sheet_as_programs_write_it(sheet, tmp_path, delimiter, line_end, mark
     assert found[2].paths == (str(reads / "c d.bam"),)
 
 
+def test_a_sheet_of_nf_core_is_read(sheet, tmp_path):
+    """Its columns have other names; a sample without a second file is single-end."""
+    path = sheet("sample,fastq_1,fastq_2\ns,reads/a_1.fq,reads/a_2.fq\nt,reads/b.fa,\n")
+    reads = tmp_path / "reads"
+    assert read_samplesheet(path) == (
+        Sample("s", (str(reads / "a_1.fq"), str(reads / "a_2.fq"))),
+        Sample("t", (str(reads / "b.fa"),)),
+    )
+
+
 def test_columns_come_in_any_order_and_paths_may_be_absolute(sheet, tmp_path):
     """The header says which column is which."""
     path = sheet(f"path,sample\n{tmp_path}/reads/b.fa,s\n")
@@ -89,6 +99,7 @@ def test_columns_come_in_any_order_and_paths_may_be_absolute(sheet, tmp_path):
         ("sample,path2\ns,reads/b.fa\n", 1, "no column path"),
         ("path\nreads/b.fa\n", 1, "no column sample"),
         ("sample,path,path\ns,reads/b.fa,reads/b.fa\n", 1, "twice"),
+        ("sample,path,fastq_1\ns,reads/b.fa,reads/b.fa\n", 1, "twice"),
         ("sample,path\n\ns,reads/b.fa,more\n", 3, "3 cells under 2 columns"),
         ("sample,path\ns\n", 2, "1 cells under 2 columns"),
         ('sample,path\n"s,reads/b.fa\n', 2, "Check its quotes"),

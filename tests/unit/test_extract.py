@@ -202,7 +202,7 @@ def test_duplicates_across_inputs(tmp_path):
     assert (second.format, second.num_sequences, second.num_bases) == ("fastq", 3, 32)
     assert (first.first_sequence, second.first_sequence) == (0, 3)
     assert first.sha256 == hashlib.sha256(one.read_bytes()).hexdigest()
-    assert (extraction.num_duplicate_names, extraction.duplicate_names) == (3, [b"a", b"b", b"c"])
+    assert (extraction.num_duplicate_names, extraction.duplicate_names) == (2, [b"a", b"c"])
 
 
 def fastq(names, bases="ACGTACGTACGT"):
@@ -234,12 +234,35 @@ def test_a_pair_is_read_file_by_file_and_its_mates_are_told_apart(pair, block_by
     assert extraction.num_duplicate_names == 0
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("SRR1.{}.1", "SRR1.{}.2"),
+        ("r{}_1", "r{}_2"),
+        ("r{}.R1", "r{}.R2"),
+        ("r{}:1", "r{}:2"),
+        ("SRR1.{}", "SRR1.{}"),
+        ("a:b:{} 1:N:0:ACGT", "a:b:{} 2:N:0:ACGT"),
+        ("r{}/1", "r{}/2"),
+        ("r{}", "r{}"),
+    ],
+)
+def test_mates_are_known_by_any_usual_naming(pair, one, other):
+    """SRA's, Illumina's old and new ones, and names that are the same; numbers of reads are no mates' numbers."""
+    paths = pair(*([name.format(i) for i in range(1, 40)] for name in (one, other)))
+    extraction, units = run([paths])
+    assert extraction.inputs[0].num_sequences == 78
+    assert len(set(joined(units, "names"))) == 78
+
+
 @pytest.mark.parametrize("block_bytes", [100, 1 << 20])
 @pytest.mark.parametrize(
     ("first", "second", "advice"),
     [
         (["a", "b", "c"], ["a", "c", "b"], "record 2, c, has another id than record 2"),
         (["a/2"], ["a/1"], "record 1, a/1, has another id"),
+        (["a.2"], ["a.1"], "record 1, a.1, has another id"),
+        (["a/2"], ["a/2"], "record 1, a/2, has another id"),
         (["a/1"], ["a/1"], "record 1, a/1, has another id"),
         (["a", "b"], ["a"], "holds 1 records, and"),
         (["a"], ["a", "b"], "ends after 1"),

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "virnucpro"
 LEVELS = (
     {"errors", "kernels", "logs", "progress", "lifeline", "citation", "resources", "stored_json"},
-    {"engine", "sequence", "store", "run_dir", "mapped", "settings", "samples", "request"},
+    {"engine", "inputs", "sequence", "store", "run_dir", "mapped", "settings", "samples", "request"},
     {"encoders", "bundles", "heads", "executors", "nearest", "parallel"},
     {"stages", "results", "training", "registry", "clusters", "hierarchy", "embeddings"},
     {"machine"},

@@ -74,6 +74,9 @@ def assign(
     from virnucpro.results.assign import Limits, assign_reads  # noqa: PLC0415 - --help should not wait for it
 
     output = output or run / f"{table.name.removesuffix(_TABLE_ENDING)}.reads.tsv.gz"
+    from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - brings numpy, which --help should not wait for
+
+    refuse_overwriting([reads, reference, *read_by_run(run), *run.glob(f"*{_TABLE_ENDING}")], [output])
     limits = Limits(min_identity, min_coverage)
     counts = assign_reads(table, reads, output, limits, str(reference) if reference else None)
     _print(counts)

@@ -94,6 +94,10 @@ def call(
 
     RUN is the output directory of predict. No model is run.
     """
+    from virnucpro.inputs import read_by_run, refuse_overwriting, results_of  # noqa: PLC0415 - brings numpy, which --help should not wait for
+
+    stems = {path.name.removesuffix(".summary.json") for path in run.glob("*.summary.json")}
+    refuse_overwriting(read_by_run(run), results_of(output or run, stems))
     science = make_settings(None, {f"science.{name}": value for name, value in settings.items()}).science
     start_logging(-1 if quiet else int(verbose))
 

@@ -168,7 +168,10 @@ def export_models(file: Path, names: tuple[str, ...], force: bool, quiet: bool) 
     from virnucpro.registry.inventory import places_here  # noqa: PLC0415
 
     start_logging(-1 if quiet else 0)
+    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
+
     wanted = names or tuple(place.name for place in places_here())
+    refuse_overwriting([path for name in names for path in Path(name).glob("*")], [file])
     for packed in export_archive(wanted, file, _reporter(bars=not quiet), force=force):
         click.echo(f"{packed.place}: {len(packed.receipt.files)} files, {packed.receipt.size_bytes:,} bytes")
     click.echo(f"{file}: {file.stat().st_size:,} bytes")

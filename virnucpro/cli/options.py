@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from virnucpro.errors import UsageError
+from virnucpro.samples import Sample, pairs_of, read_samplesheet, samples_of
 from virnucpro.settings import DTYPES
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -18,6 +21,55 @@ SOURCE = click.Path(dir_okay=True, readable=False)
 COUNT = click.IntRange(min=1)
 MODELS = ("lite", "300", "500")
 PLOTS = click.Choice(["png", "svg", "pdf"])
+
+_INPUT_OPTIONS = (
+    click.argument("inputs", nargs=-1, type=SOURCE, metavar="INPUT..."),
+    click.option(
+        "-1", "--reads1", "reads1", type=SOURCE, metavar="FILE", multiple=True, help="First reads of a pair; see -2."
+    ),
+    click.option(
+        "-2",
+        "--reads2",
+        "reads2",
+        type=SOURCE,
+        metavar="FILE",
+        multiple=True,
+        help="Their mates. Give -1 and -2 once for each pair.",
+    ),
+    click.option(
+        "--samplesheet",
+        type=FILE,
+        metavar="FILE",
+        help="Table of samples: sample, path and, for pairs, path2 (or fastq_1, fastq_2).",
+    ),
+    click.option("--name", metavar="NAME", help="Name of the sample, for one input, pair or stdin."),
+)
+
+
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the inputs of ``predict``; ``given_samples`` takes what they hold."""
+    return reduce(lambda wrapped, option: option(wrapped), reversed(_INPUT_OPTIONS), command)
+
+
+def given_samples(
+    inputs: tuple[str, ...],
+    reads1: tuple[str, ...],
+    reads2: tuple[str, ...],
+    samplesheet: Path | None,
+    name: str | None,
+) -> tuple[Sample, ...]:
+    """The samples that the options name, in order: inputs, pairs, those of the sheet.
+
+    Raises:
+        UsageError: there is none, or they cannot be followed.
+        InputError: the sheet cannot be read.
+    """
+    sheet = read_samplesheet(samplesheet) if samplesheet is not None else ()
+    samples: list[str | Sample] = [*inputs, *pairs_of(reads1, reads2), *sheet]
+    if not samples:
+        raise UsageError("no input. Name a FASTA or FASTQ file, or - for stdin: virnucpro predict in.fasta -o DIR")
+    return samples_of(samples, name)
+
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 

@@ -14,8 +14,9 @@ import click
 
 from virnucpro.cli.options import (
     FOLDER,
-    SOURCE,
     cascade_options,
+    given_samples,
+    input_options,
     json_option,
     measured_device_option,
     measured_dtype_option,
@@ -43,7 +44,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("inputs", nargs=-1, type=SOURCE, metavar="INPUT...")
+@input_options
 @click.option(
     "-o",
     "--output",
@@ -69,6 +70,10 @@ Examples:
 @json_option
 def plan(
     inputs: tuple[str, ...],
+    reads1: tuple[str, ...],
+    reads2: tuple[str, ...],
+    samplesheet: Path | None,
+    name: str | None,
     output: Path,
     model: str,
     device: str,
@@ -83,8 +88,10 @@ def plan(
 
     INPUT is what predict would be given; files only, no stdin.
     """
-    if not inputs:
-        raise UsageError("no input. Name the files of the run: virnucpro plan in.fasta")
+    from virnucpro.inputs import look_at  # noqa: PLC0415 - brings numpy, which --help should not wait for
+
+    samples = given_samples(inputs, reads1, reads2, samplesheet, name)
+    look_at(samples)
     if cascade_limits is not None and not cascade:
         raise UsageError("--cascade-limits needs --cascade.")
     start_logging(-1)
@@ -114,7 +121,7 @@ def plan(
     )
     float_type = dtype_name(dtype, devices[0])
     settings = PlanSettings(
-        inputs=inputs,
+        inputs=tuple(path for sample in samples for path in sample.paths),
         bundle=load_bundle(model, dtype=float_type),
         devices=tuple(devices),
         dtype=float_type,
@@ -124,13 +131,16 @@ def plan(
         import_seconds=time.perf_counter() - begun,
     )
     made = make_plan(settings, _predict(asked))
+    pairs = [part for first, second in zip(reads1, reads2, strict=True) for part in ("-1", first, "-2", second)]
+    sheet = ["--samplesheet", str(samplesheet)] if samplesheet is not None else []
+    named = [*inputs, *pairs, *sheet, *(["--name", name] if name is not None else [])]
     options = {"-m": model, "--device": device, "--dtype": dtype}
     usual = {"-m": "lite", "--device": "auto", "--dtype": "auto"}
     given = [part for name, value in options.items() if value != usual[name] for part in (name, value)]
     given += ["-t", str(threads)] if threads else []
     given += ["--cascade"] if cascade else []
     given += ["--cascade-limits", ",".join(f"{limit:g}" for limit in cascade_limits)] if cascade_limits else []
-    _show(made, shlex.join(["virnucpro", "predict", *inputs, "-o", str(output), *given]), as_json=as_json)
+    _show(made, shlex.join(["virnucpro", "predict", *named, "-o", str(output), *given]), as_json=as_json)
 
 
 def _show(made: Plan, command: str, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -14,9 +15,10 @@ from virnucpro.cli.options import (
     FILE,
     FOLDER,
     PLOTS,
-    SOURCE,
     cascade_options,
     complete_model,
+    given_samples,
+    input_options,
     legacy_option,
     no_progress_option,
     only_one,
@@ -28,8 +30,10 @@ from virnucpro.cli.options import (
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 from virnucpro.request import Options
-from virnucpro.samples import Sample, read_samplesheet
+from virnucpro.samples import probable_pairs
 from virnucpro.settings import DTYPES, TableFormat, make_settings
+
+_log = logging.getLogger(__name__)
 
 _EPILOG = """\
 Results are written to DIR, named after the input without its endings (STEM): STEM.sequences.tsv (a row for every
@@ -43,6 +47,7 @@ Examples:
   virnucpro predict contigs.fasta -o results
   zcat reads.fastq.gz | virnucpro predict - -o results --threads 8
   virnucpro predict a.fna b.fna.gz -o results --parallel --keep-intermediate
+  virnucpro predict -1 s_1.fastq.gz -2 s_2.fastq.gz -o results
   virnucpro predict contigs.fasta -o results --model 300 --cascade
 """
 
@@ -79,7 +84,7 @@ See 'virnucpro predict --help'.\
 
 
 @click.command(cls=Command, groups=GROUPS, epilog=_EPILOG)
-@click.argument("inputs", nargs=-1, type=SOURCE, metavar="INPUT...")
+@input_options
 @click.option(
     "-o",
     "--output",
@@ -91,7 +96,6 @@ See 'virnucpro predict --help'.\
     callback=only_one,
     help="Directory for the results.  [required]",
 )
-@click.option("--samplesheet", type=FILE, metavar="FILE", help="Table of samples: sample, path and, for pairs, path2.")
 @click.option("--reference", type=FILE, metavar="FASTA", help="FASTA that the reads of a CRAM were aligned to.")
 @click.option(
     "-m",
@@ -174,6 +178,9 @@ See 'virnucpro predict --help'.\
 @verbose_option
 def predict(
     inputs: tuple[str, ...],
+    reads1: tuple[str, ...],
+    reads2: tuple[str, ...],
+    name: str | None,
     output: Path | None,
     model: str | None,
     model_type: str | None,
@@ -204,12 +211,10 @@ def predict(
     is detected from the content. Each input, or each sample of a sheet, gets its own results.
     """
     context = click.get_current_context(silent=True)
-    if context is not None and not inputs and output is None and samplesheet is None:
+    if context is not None and not inputs and not reads1 and output is None and samplesheet is None:
         click.echo(_COMMON, err=True)
         context.exit(2)
-    samples: list[str | Sample] = [*inputs, *(read_samplesheet(samplesheet) if samplesheet is not None else ())]
-    if not samples:
-        raise UsageError("no input. Name a FASTA or FASTQ file, or - for stdin: virnucpro predict in.fasta -o DIR")
+    samples = given_samples(inputs, reads1, reads2, samplesheet, name)
     if output is None:
         raise UsageError("no output directory. Name one with -o DIR.")
     if resume and fresh:
@@ -226,6 +231,15 @@ def predict(
     options["science.fragment_length"] = expected_length or given_length
     options["science.model"] = _model(model, model_type, model_path)
     start_logging(-1 if quiet else int(verbose))
+    for first, second in probable_pairs(inputs):
+        _log.warning(
+            "%s and %s look like the two files of a pair; each gets its own results. To read them as one: -1 %s -2 %s",
+            *(first, second) * 2,
+        )
+    from virnucpro.inputs import check_inputs  # noqa: PLC0415 - brings numpy, which --help should not wait for
+
+    more = (samplesheet, config_file, model, model_path)
+    check_inputs(samples, output, str(reference) if reference else None, more)
 
     from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch, which --help should not wait for
 

@@ -46,6 +46,10 @@ def report(run: Path, output: Path | None, file_format: str | None, multiqc: boo
     stems = stems_of(run)
     if output is not None and len(stems) > 1:
         raise UsageError(f"{run} holds {len(stems)} inputs, and --output names one file. Leave --output out.")
+    from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - brings numpy, which --help should not wait for
+
+    if output is not None:
+        refuse_overwriting([*read_by_run(run), *(path for path in run.rglob("*") if path.suffix != ".html")], [output])
     for stem in stems:
         click.echo(write_report(run, stem, output))
         if file_format is not None:

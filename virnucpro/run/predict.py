@@ -28,6 +28,7 @@ from virnucpro.executors.base import Executor, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
+from virnucpro.inputs import check_inputs
 from virnucpro.logs import add_log_file, remove_log_file
 from virnucpro.machine import profiles
 from virnucpro.progress import Reporter
@@ -96,6 +97,7 @@ def predict(
     """
     samples = samples_of([item if isinstance(item, Sample) else os.fspath(item) for item in inputs])
     request = Request(samples, settings or Settings(), options or Options())
+    check_inputs(samples, Path(output), request.options.reference)
     return execute(request, Path(output), fresh=fresh, force=force, show_bars=show_bars, only_prepare=only_prepare)
 
 

@@ -7,6 +7,7 @@ on the records alone, not on how they were read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,15 +286,14 @@ def _pair_blocks(first: SequenceFile, second: SequenceFile) -> Iterator[RecordBl
     digests: list[NDArray[np.uint32]] = []
     for block in first.blocks():
         _refuse_alignments(first)
-        ids, names = _ids_and_names(block.names, b"/1")
-        digests.append(_short_digests(ids))
-        yield RecordBlock(names, block.bases)
-    expected = np.concatenate(digests) if digests else np.empty(0, dtype=np.uint32)
+        digests.append(_mate_digests(block.names, 1))
+        yield RecordBlock(_named_mates(block.names, b"/1"), block.bases)
+    expected = np.concatenate(digests) if digests else np.empty((0, 2), dtype=np.uint32)
     num_read = 0
     for block in second.blocks():
         _refuse_alignments(second)
-        ids, names = _ids_and_names(block.names, b"/2")
-        found = _short_digests(ids)
+        names = _named_mates(block.names, b"/2")
+        found = _mate_digests(block.names, 2)
         _check_mates(found, expected[num_read : num_read + len(found)], block.names, num_read, first, second)
         num_read += len(found)
         yield RecordBlock(names, block.bases)
@@ -316,14 +316,28 @@ def _refuse_alignments(file: SequenceFile) -> None:
         )
 
 
-def _ids_and_names(names: Ragged, ending: bytes) -> tuple[Ragged, Ragged]:
-    """What mates have in common, and what tells them apart."""
-    ids = [name.removesuffix(ending) for name in names.to_bytes()]
-    return Ragged.from_bytes(ids), Ragged.from_bytes(name + ending for name in ids)
+def _named_mates(names: Ragged, ending: bytes) -> Ragged:
+    """The names, told apart by ``/1`` or ``/2``."""
+    return Ragged.from_bytes(name.removesuffix(ending) + ending for name in names.to_bytes())
+
+
+_MATE_ENDINGS = {number: re.compile(rb"[/._:#-][Rr]?%d$" % number) for number in (1, 2)}
+"""What tells mates apart: ``/1``, ``.1`` (SRA), ``_1``, ``.R1`` and the like."""
+
+
+def _mate_digests(names: Ragged, number: int) -> NDArray[np.uint32]:
+    """(n, 2) four bytes of the name without what makes it that of mate ``number``, and of the whole name.
+
+    Mates share one or the other: ``r.1`` may be read 1 of both files, or the first mate of read r. A name that says
+    ``/1`` or ``/2`` is never the name of both. Files that do not match differ in more records than may fall together.
+    """
+    whole = names.to_bytes()
+    ids = [_MATE_ENDINGS[number].sub(b"", name) for name in whole]
+    plain = [name + b"/%d" % number if name.endswith((b"/1", b"/2")) else name for name in whole]
+    return np.column_stack([_short_digests(Ragged.from_bytes(ids)), _short_digests(Ragged.from_bytes(plain))])
 
 
 def _short_digests(ids: Ragged) -> NDArray[np.uint32]:
-    """(n,) four bytes for each id: files that do not match differ in more records than may fall together."""
     return hash_strings(ids.values, ids.offsets)[:, 0].astype(np.uint32)
 
 
@@ -336,7 +350,7 @@ def _check_mates(
     second: SequenceFile,
 ) -> None:
     """Refuse a record of the second file that is not the mate of the same record of the first."""
-    differs = np.flatnonzero(found[: len(expected)] != expected)
+    differs = np.flatnonzero((found[: len(expected)] != expected).all(axis=1))
     if len(differs):
         at = int(differs[0])
         name = names[at].tobytes().decode(errors="backslashreplace")
@@ -390,7 +404,7 @@ class Extraction:
 
     Attributes:
         inputs: one summary for each input that was read to its end.
-        num_duplicate_names: records whose id an earlier record has.
+        num_duplicate_names: records whose id an earlier record of the same input has.
         duplicate_names: the first few of these ids.
         num_unnamed: records without a name.
     """
@@ -423,7 +437,6 @@ class Extraction:
         self._block_bytes = block_bytes
         self._reference = reference
         self._builder = UnitBuilder(fragment_length, unit_rows, score_frameless, contents)
-        self._ids = SequenceIndex()
         self._num_sequences = 0
 
     def units(self) -> Iterator[UnitTable]:
@@ -444,6 +457,7 @@ class Extraction:
     def _read(self, paths: tuple[str, ...]) -> Iterator[UnitTable]:
         file, *mates = (SequenceFile(path, self._block_bytes, self._reference) for path in paths)
         first_sequence, num_bases = self._num_sequences, 0
+        self._ids = SequenceIndex()  # of each input by itself
         for block in _pair_blocks(file, mates[0]) if mates else file.blocks():
             letters = normalise(block.bases.values)
             sequences, masked = self._describe(block, letters)

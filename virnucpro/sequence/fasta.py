@@ -6,9 +6,9 @@ anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class SequenceFile:
         self.source = source
         self.format = "empty"
         self.num_unnamed = 0
+        self._longest_text: int | None = None
         self._reference = reference
         self._block_bytes = block_bytes
         self._stream = InputStream(source, min(block_bytes, 1 << 18))
@@ -71,7 +72,7 @@ class SequenceFile:
         """Hex digest of the raw bytes, known once :meth:`blocks` is exhausted."""
         return self._stream.sha256
 
-    def blocks(self) -> Iterator[RecordBlock]:
+    def blocks(self) -> Generator[RecordBlock]:
         """The records in blocks of whole records; only a longer record makes a longer block.
 
         Raises:
@@ -91,6 +92,17 @@ class SequenceFile:
                 is_first = False
             yield block
 
+    def check_start(self) -> None:
+        """Read the first records, of a text no more than about a million bytes.
+
+        Raises:
+            InputError, UsageError: as :meth:`blocks`.
+        """
+        self._longest_text = BLOCK_BYTES
+        blocks = self.blocks()
+        next(blocks, None)
+        blocks.close()
+
     def _records(self) -> Iterator[Records]:
         """Names and bases, about a block of them at a time."""
         file_format = alignment_format(self._stream.peek())
@@ -108,6 +120,8 @@ class SequenceFile:
             return
         self.format, head = tell_format(shown(self.source), head)
         parse = Fasta(self._refuse) if self.format == "fasta" else Fastq(self._refuse)
+        if self._longest_text is not None and self.format == "fasta":  # FASTA may end anywhere
+            chunks = islice(chunks, self._longest_text >> 18)
         text = with_line_feeds(chain([head], chunks))
         yield from _in_blocks(parse.records(text), self._block_bytes)
 

@@ -1,6 +1,6 @@
 """The table of proteins: masked residues, and whose they are.
 
-The file is NumPy's ``.npz`` (what it reads by default holds no pickle): ``residues`` (codes, a break after each protein), ``lengths`` of the
+The file is NumPy's ``.npz``, read without pickle: ``residues`` (codes, a break after each protein), ``lengths`` of the
 proteins, ``organisms`` (number of each protein's organism), ``groups`` (number of each organism's group), ``viral`` and
 ``classes`` of the groups, and the three lists of names as UTF-8, one a line.
 """

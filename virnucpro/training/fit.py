@@ -31,7 +31,7 @@ from virnucpro.training.composition import first_vectors, record_groups
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.prefetch import prefetch
 from virnucpro.training.profiles import ProfileRecipe, drop_evidence
-from virnucpro.training.sampling import Pool, host_pool, merge_pools, mutate, sample_fragments, virus_pool
+from virnucpro.training.sampling import Pool, genus_pool, merge_pools, mutate, sample_fragments, virus_pool
 from virnucpro.training.synthetic import synthesise
 
 _LOG = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ HOST_SHARES = {
     "vertebrate": 0.10,
     "plasmid": 0.10,
     "organelle": 0.06,
+    "te": 0.04,
+    "mge": 0.04,
 }
 """Share of each class among the host fragments of a batch: near equal, more of what dev shows to be hard."""
 OTHER_SHARE = 0.11
@@ -216,7 +218,7 @@ def training_pools(genomes: Genomes) -> tuple[Pool, Pool]:
     """The virus pool and the host pool of the ``train`` part."""
     present = sorted(set(genomes.classes.tolist()) - {VIRUS}, key=_place)
     shares = [HOST_SHARES.get(name, OTHER_SHARE) for name in present]
-    hosts = merge_pools([host_pool(genomes, name) for name in present], shares)
+    hosts = merge_pools([genus_pool(genomes, name) for name in present], shares)
     return virus_pool(genomes, "train"), hosts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.codons import BASE_CODES
+from virnucpro.encoders.codons import AMBIGUOUS_BASE, BASE_CODES
 from virnucpro.errors import InputError
 from virnucpro.sequence.ragged import offsets_of
 
 VIRUS = "virus"
+_MORE = "_more"
+PROPHAGE = "prophage"
+"""A class of the manifest that is read as a family of viruses: what was cut out of hosts as nearer to viruses."""
+_ONE_GROUP = {"Shigella": "Escherichia"}
+"""Genera that are another, so that no split and no fold parts them."""
+LEAST_TESTED_NT = 3000
+_FREEDOM = 54  # 63 trinucleotides, less three letters at each of three places
+_RANDOM_BELOW = 1.6
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Genomes:
         offsets: (n + 1,) int64.
         classes: n class names.
         groups: n family (virus) or genus names.
-        splits: n of ``train``, ``dev``, ``dev_novel``, ``dev_seen``.
+        splits: n of ``train``, ``dev``, ``dev_novel``, ``dev_seen``, ``release``.
         ids: n record ids.
     """
 
@@ -50,30 +61,65 @@ class Genomes:
 def load_genomes(folder: Path, part: str) -> Genomes:
     """Read ``<folder>/<part>/<class>.fasta.gz`` and the rows of ``<folder>/manifest.tsv.gz`` that describe them.
 
+    ``<class>_more.fasta.gz`` holds further records of a class. Hosts of another part than ``train`` whose genus is in it
+    are left out. Records that are ``are_random`` are named in a warning, and read all the same.
+
     Args:
         folder: the data folder.
-        part: ``train`` or ``dev``.
+        part: ``train``, ``dev`` or ``release``.
 
     Raises:
         InputError: a file is missing, or a record is not in the manifest.
     """
     manifest = _read_manifest(folder / "manifest.tsv.gz")
+    trained = {group for (kind, _), (split, group) in manifest.items() if split == "train" and kind != VIRUS}
+    num_known = 0
     files = sorted((folder / part).glob("*.fasta.gz"))
     if not files:
         raise InputError(str(folder / part), "holds no <class>.fasta.gz; give the folder with train/ and dev/.")
     codes: list[NDArray[np.uint8]] = []
     rows: list[tuple[str, str, str, str]] = []
     for path in files:
-        class_name = path.name.removesuffix(".fasta.gz")
+        class_name = path.name.removesuffix(".fasta.gz").removesuffix(_MORE)
         for name, bases in _read_fasta(path):
             if (class_name, name) not in manifest:
                 raise InputError(str(path), f"record {name} is not in manifest.tsv.gz.")
             split, group = manifest[class_name, name]
+            if part != "train" and class_name != VIRUS and group in trained:
+                num_known += 1
+                continue
             codes.append(BASE_CODES[np.frombuffer(bases, dtype=np.uint8)].astype(np.uint8))
-            rows.append((class_name, group, split, name))
+            rows.append((VIRUS, PROPHAGE, split, name) if class_name == PROPHAGE else (class_name, group, split, name))
+    if num_known:
+        _LOG.info("%s: %d records left out, whose genera are in train", folder / part, num_known)
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     lengths = np.array([len(item) for item in codes], dtype=np.int64)
-    return Genomes(np.concatenate(codes), offsets_of(lengths), *columns)
+    genomes = Genomes(np.concatenate(codes), offsets_of(lengths), *columns)
+    if (random := are_random(genomes)).any():
+        names = ", ".join(genomes.ids[random][:5].tolist())
+        _LOG.warning(
+            "%s: %d records are as good as random letters (%s ...); no genome is", folder / part, random.sum(), names
+        )
+    return genomes
+
+
+def are_random(genomes: Genomes) -> NDArray[np.bool_]:
+    """(n,) whether the trinucleotides of each record are about as frequent as their letters alone make them.
+
+    The G statistic against independent letters, of 54 degrees of freedom, lies at them for random letters and at many
+    times as much for any genome. Records of less than ``LEAST_TESTED_NT`` are not tested.
+    """
+    found = np.zeros(len(genomes), dtype=np.bool_)
+    for record in np.flatnonzero(genomes.lengths >= LEAST_TESTED_NT).tolist():
+        codes = genomes.codes[genomes.offsets[record] : genomes.offsets[record + 1]].astype(np.int64)
+        numbers = 16 * codes[:-2] + 4 * codes[1:-1] + codes[2:]
+        is_clear = np.maximum(np.maximum(codes[:-2], codes[1:-1]), codes[2:]) < AMBIGUOUS_BASE
+        counts = np.bincount(numbers[is_clear], minlength=64).reshape(4, 4, 4)
+        letters = counts.sum(axis=(1, 2)) / max(counts.sum(), 1)
+        expected = counts.sum() * letters[:, None, None] * letters[None, :, None] * letters[None, None, :]
+        statistic = 2 * np.sum(counts * np.log((counts + 1e-12) / (expected + 1e-12)))
+        found[record] = statistic < _RANDOM_BELOW * _FREEDOM
+    return found
 
 
 def select(genomes: Genomes, keep: Callable[[str, str, str], bool]) -> NDArray[np.int64]:
@@ -87,7 +133,10 @@ def _read_manifest(path: Path) -> dict[tuple[str, str], tuple[str, str]]:
         raise InputError(str(path), "there is no such file; the data folder needs its manifest.")
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return {
-            (row["class"], row["id"]): (row["split"], row["family_or_genus"])
+            (row["class"], row["id"]): (
+                row["split"],
+                _ONE_GROUP.get(row["family_or_genus"], row["family_or_genus"]),
+            )
             for row in csv.DictReader(lines, delimiter="\t")
         }
 

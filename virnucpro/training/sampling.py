@@ -28,7 +28,15 @@ class Pool:
 
 def virus_pool(genomes: Genomes, split: str) -> Pool:
     """Families of one split, weighted by the square root of their bases (a few families hold most bases)."""
-    records = select(genomes, lambda kind, _group, part: kind == VIRUS and part == split)
+    return _pool_of_groups(genomes, select(genomes, lambda kind, _group, part: kind == VIRUS and part == split))
+
+
+def genus_pool(genomes: Genomes, class_name: str) -> Pool:
+    """Genera of one class of hosts, weighted by the square root of their bases."""
+    return _pool_of_groups(genomes, select(genomes, lambda kind, _group, _split: kind == class_name))
+
+
+def _pool_of_groups(genomes: Genomes, records: NDArray[np.int64]) -> Pool:
     names, members = np.unique(genomes.groups[records], return_inverse=True)
     order = np.argsort(members, kind="stable")
     bases = np.bincount(members, weights=genomes.lengths[records], minlength=len(names))

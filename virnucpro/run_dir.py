@@ -232,6 +232,10 @@ class RunDir:
         """Names of the organisms of the nearest viral proteins."""
         return self.work / "genes" / "organisms.json"
 
+    def nearest(self, unit: int) -> Path:
+        """What the nearest proteins say of the fragments of a unit."""
+        return self.work / "nearest" / f"unit-{unit:05d}.h5"
+
     def failed(self, unit: int) -> Path:
         """Rows of a unit that cannot be computed; there only where there are any."""
         return self.work / "failed" / f"unit-{unit:05d}.json"

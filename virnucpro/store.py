@@ -5,7 +5,7 @@ Every file is HDF5 and holds one unit of one kind.
 - The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (3), ``kind``, and ``digest``: the XXH3
   (128 bits) of a line for each array in order of name: name, type, shape and the array's own digest.
 - It MUST carry what it was made from: ``unit_digest`` (the digest of the unit file; all kinds but
-  ``unit``) and ``fingerprint`` (of the encoder, or of the bundle; embeddings, merged, scores).
+  ``unit``) and ``fingerprint`` (of the encoder, or of the bundle; all other kinds).
 - Text attributes MUST be of fixed length (UTF-8): they then lie in the object header, which has a checksum.
   Those of variable length lie in a heap that has none, where one flipped bit can make HDF5 read for ever.
 - Arrays MUST be ranges of rows, in row order, and lie in the file in one piece, neither chunked nor filtered. They
@@ -21,6 +21,7 @@ unit        sequences, fragments, rows (tables of ``virnucpro.sequence.table``);
 embedding   embedding (n, D) float32 or float16, a line for each row that is its own source
 merged      feature (n, D_nucleotide + D_protein)
 scores      scores (n, 2) float32: not virus, virus
+nearest     log_odds (f,) float32: what the nearest proteins say of each fragment of the unit
 =========== ================================================================================
 
 Nothing is compressed: embeddings do not shrink (ratio 1.00 to 1.06), only their type may be narrower.

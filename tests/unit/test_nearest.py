@@ -192,8 +192,8 @@ def test_low_complexity_finds_nothing():
 
 def test_a_table_comes_back_from_its_file_as_it_was(tmp_path):
     table, queries = large(2)
-    table.save(tmp_path / "proteins.npz")
-    again = load_table(tmp_path / "proteins.npz")
+    table.save(tmp_path / "proteins.npz.zst")
+    again = load_table(tmp_path / "proteins.npz.zst")
     np.testing.assert_array_equal(again.residues, table.residues)
     np.testing.assert_array_equal(search(again, ragged(queries)).scores, search(table, ragged(queries)).scores)
     assert [again.describe(i) for i in range(-1, len(again))] == [table.describe(i) for i in range(-1, len(table))]
@@ -202,7 +202,7 @@ def test_a_table_comes_back_from_its_file_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("harm", ["missing", "cut", "other"])
 def test_a_damaged_table_is_one_clear_line(tmp_path: Path, harm: str):
-    path = tmp_path / "proteins.npz"
+    path = tmp_path / "proteins.npz.zst"
     if harm != "missing":
         large(2)[0].save(path)
     if harm == "cut":

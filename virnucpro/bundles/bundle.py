@@ -12,6 +12,8 @@
     nucleotide: nucleotide.safetensors
     protein: protein.safetensors
     head: head.safetensors
+    nearest: nearest.npz.zst  # optional: table of proteins (``nearest/table.py``); fragments are searched in it, and
+    evidence: {...}           # what it finds is weighed by this (``nearest/evidence.py``) and added to their log-odds
     threshold: 0.5            # p_virus from which a sequence is called virus where there are no presets
     presets:                  # optional: p_virus at equal prevalence; below the first not virus, from the second virus
       sensitive: [0.5, 0.7]
@@ -46,6 +48,7 @@ from virnucpro.bundles.records import RecordWeights, read_record_weights
 from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds, read_calibration, read_presets
 from virnucpro.encoders import read_config
 from virnucpro.errors import ModelError
+from virnucpro.nearest.evidence import Evidence, read_evidence
 
 SCHEMA = 1
 BUNDLED = ("lite",)
@@ -71,10 +74,12 @@ class Bundle:
         presets: name to thresholds at equal prevalence; empty where there are none.
         calibration: from log-odds to probability.
         weak_below: nt; on shorter sequences the scores say little.
-        digests: role (nucleotide, protein, head) to SHA-256 of its file.
+        digests: role (nucleotide, protein, head, nearest) to SHA-256 of its file.
         fingerprint: SHA-256 over the settings and those digests.
         cascade: which model may look first, and when it is sure; None where nothing is known of that.
         records: how fragments and genes make the call of a longer record; None where fragments alone do.
+        nearest: table of proteins that fragments are searched in; None where they are not.
+        evidence: how what is found there is weighed; there where ``nearest`` is.
     """
 
     name: str
@@ -95,6 +100,8 @@ class Bundle:
     fingerprint: str
     cascade: Cascade | None = None
     records: RecordWeights | None = None
+    nearest: Path | None = None
+    evidence: Evidence | None = None
 
     @property
     def rules(self) -> Rules:
@@ -110,6 +117,7 @@ class Bundle:
             threshold=self.threshold,
             presets=self.presets,
             records=self.records,
+            adds_nearest=self.nearest is not None,
         )
 
     @property
@@ -192,7 +200,8 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
             raise ModelError(f"{path}: 'frameless' is score or skip, 'rows' is mean or max.")
         if settings.get("repetitive", "doubt") != "doubt":
             raise ModelError(f"{path}: 'repetitive' is doubt, or not there.")
-        files = {role: folder / _plain_name(settings[role]) for role in ("nucleotide", "protein", "head")}
+        roles = ("nucleotide", "protein", "head", *(("nearest",) if "nearest" in settings else ()))
+        files = {role: folder / _plain_name(settings[role]) for role in roles}
         for file in files.values():
             if not file.is_file():
                 raise ModelError(f"model {settings['name']}: {file} is missing. Bring the whole bundle folder.")
@@ -215,6 +224,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
             fingerprint=_fingerprint(settings, digests),
             cascade=read_cascade(settings.get("cascade")),
             records=read_record_weights(settings.get("records")),
+            evidence=read_evidence(settings["evidence"]) if "nearest" in settings else None,
             **files,
         )
     except OSError as error:
@@ -292,7 +302,7 @@ def _file_digest(path: Path, recorded: dict[str, Any] | None) -> str:
 
 def _fingerprint(settings: dict[str, Any], digests: dict[str, str]) -> str:
     """Identity of all that changes a score; thresholds, limits of a cascade and prose (provenance, name) do not."""
-    keys = ("schema", "fragment_length", "min_length", "frameless", "rows", "calibration", "repetitive")
+    keys = ("schema", "fragment_length", "min_length", "frameless", "rows", "calibration", "repetitive", "evidence")
     lines = [f"{key}={settings[key]!r}\n" for key in keys if key in settings]
     lines += [f"{role}={digests[role]}\n" for role in sorted(digests)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -129,6 +129,7 @@ class Rules:
         threshold: probability from which a sequence is called virus where there are no presets.
         presets: name to thresholds at equal prevalence; empty for a bundle that has none.
         records: how fragments and genes make the call of a longer record; None where fragments alone do.
+        adds_nearest: whether what the nearest proteins say of a fragment is added to its log-odds.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Rules:
     threshold: float
     presets: Mapping[str, Thresholds]
     records: RecordWeights | None = None
+    adds_nearest: bool = False
 
     def thresholds(self, preset: str) -> Thresholds:
         """Those of a preset; where the bundle has none, its threshold parts virus from not virus."""

@@ -1,12 +1,13 @@
 """The table of proteins: masked residues, and whose they are.
 
-The file is NumPy's ``.npz``, read without pickle: ``residues`` (codes, a break after each protein), ``lengths`` of the
-proteins, ``organisms`` (number of each protein's organism), ``groups`` (number of each organism's group), ``viral`` and
-``classes`` of the groups, and the three lists of names as UTF-8, one a line.
+The file is a Zstandard frame of NumPy's ``.npz``, read without pickle: ``residues`` (codes, a break after each
+protein), ``lengths`` of the proteins, ``organisms`` (number of each protein's organism), ``groups`` (number of each
+organism's group), ``viral`` and ``classes`` of the groups, and the three lists of names as UTF-8, one a line.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +15,15 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 from virnucpro.errors import ModelError
 from virnucpro.nearest.residues import BREAK, CODES, mask
 from virnucpro.sequence.ragged import Ragged, offsets_of
+
+_LEVEL = 3
+"""Higher ones look for repeats, of which proteins have none: larger files, and slower to read."""
 
 
 @dataclass(frozen=True)
@@ -89,18 +94,19 @@ class Table:
 
     def save(self, path: Path) -> None:
         """Write the file."""
-        with path.open("wb") as file:
-            np.savez_compressed(
-                file,
-                residues=self.residues[1:],
-                lengths=(np.diff(self.starts) - 1).astype(np.uint32),
-                organisms=self.organisms,
-                groups=self.groups,
-                viral=self.viral,
-                organism_names=_packed(self.organism_names),
-                group_names=_packed(self.group_names),
-                classes=_packed(self.group_classes),
-            )
+        content = io.BytesIO()
+        np.savez(
+            content,
+            residues=self.residues[1:],
+            lengths=(np.diff(self.starts) - 1).astype(np.uint32),
+            organisms=self.organisms,
+            groups=self.groups,
+            viral=self.viral,
+            organism_names=_packed(self.organism_names),
+            group_names=_packed(self.group_names),
+            classes=_packed(self.group_classes),
+        )
+        path.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(content.getvalue()))
 
 
 def with_breaks(codes: Ragged) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -142,7 +148,8 @@ def load_table(path: Path) -> Table:
         ModelError: the file is missing, damaged or no table.
     """
     try:
-        with np.load(path) as file:
+        content = io.BytesIO(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
+        with np.load(content) as file:
             lengths = file["lengths"].astype(np.int64)
             table = Table(
                 np.concatenate([np.array([BREAK], dtype=np.uint8), file["residues"]]),
@@ -156,7 +163,7 @@ def load_table(path: Path) -> Table:
             )
     except FileNotFoundError as error:
         raise ModelError(f"{path}: there is no such table of proteins. Get the model again.") from error
-    except (OSError, BadZipFile, KeyError, ValueError, EOFError) as error:
+    except (OSError, zstandard.ZstdError, BadZipFile, KeyError, ValueError, EOFError) as error:
         raise ModelError(f"{path}: not a readable table of proteins ({error}). Get the file again.") from error
     if table.starts[-1] != len(table.residues) or len(lengths) != len(table):
         raise ModelError(f"{path}: the table of proteins is not whole. Get the file again.")

@@ -328,12 +328,14 @@ def _run_units(run: Run, index: Index, request: Request, devices: list[str], tod
     """Embed and classify each unit that lacks scores, or those given; merge it in between with ``--merge-threads``.
 
     Embeddings that are to be kept are merged too.
-    The stages pull from one another, so a unit's embeddings are on the disk only until it is scored, and
-    the devices go on while finished units are merged.
+    The nearest proteins come first, where the model asks for them: they need no device. The other stages pull from one
+    another, so a unit's embeddings are on the disk only until it is scored, and the devices go on while finished units
+    are merged.
     """
-    todo = classify.pending(run, index) if todo is None else todo
     runtime = request.settings.runtime
     threads = runtime.threads or available_cpus()
+    nearest.run(run, index, range(len(index.units)) if todo is None else todo, threads)
+    todo = classify.pending(run, index) if todo is None else todo
     keep_embeddings = request.options.keep_embeddings
     merges = keep_embeddings or runtime.merge_threads is not None
     embedding, embedder = _embedding(run, runtime, devices, threads)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro import store
+from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
 from virnucpro.run_dir import RunDir, file_digest, read_json
 from virnucpro.sequence.table import are_own_source
@@ -109,6 +110,12 @@ def _verify_unit(
     ]
     merged = run_dir.merged(unit)
     features = look.at(merged, "merged", made_from) if merged.exists() else None
+    if run_dir.nearest(unit).exists():
+        found = look.at(run_dir.nearest(unit), "nearest", made_from)
+        if found is not None and len(found["log_odds"]) != len(table["fragments"]):
+            look.note("damaged", run_dir.nearest(unit), "is of other fragments than the unit's")
+    elif run_dir.rules.exists() and Rules.read(run_dir.rules).adds_nearest:
+        look.note("missing", run_dir.nearest(unit), "the nearest proteins of the unit's fragments are not known yet")
     path = run_dir.scores(unit)
     if not path.exists():
         what = "merged, not scored" if merged.exists() else f"{len(shards)} of {len(ROLES)} embeddings are there"
@@ -202,6 +209,8 @@ def drop(problems: list[Problem]) -> None:
         elif problem.path == run_dir.unit(unit):
             # Extraction alone numbers the units, and makes all of them again, the same ones.
             stale = [problem.path, run_dir.index]
+        elif problem.path == run_dir.nearest(unit):
+            stale = [problem.path]
         else:
             stale = [problem.path, *chain[max(len(ROLES), chain.index(problem.path)) :]]
         if problem.kind != "missing":

@@ -199,7 +199,7 @@ def _drop_stale(run_dir: RunDir, unit: int) -> None:
     Only a mended run comes to this: rows of the first model that had failed, and units that were damaged later.
     """
     digest = store.read_attributes(run_dir.unit(unit), "unit")["digest"]
-    made = {run_dir.scores(unit): "scores", run_dir.merged(unit): "merged"}
+    made = {run_dir.scores(unit): "scores", run_dir.merged(unit): "merged", run_dir.nearest(unit): "nearest"}
     made |= {run_dir.embedding(role, unit): "embedding" for role in ROLES}
     for path, kind in made.items():
         try:

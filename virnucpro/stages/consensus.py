@@ -113,13 +113,34 @@ def scored_units(run: ScoredRun, index: Index, strings: Collection[str] = store.
             mine[~own] = known[source[~own]]
             scores = np.array(mine)
             let_go(known)
-            yield score_fragments(run.rules, table, scores)
+            yield score_fragments(run.rules, table, scores, _nearest(run, unit, len(table.fragments)))
     finally:
         path.unlink(missing_ok=True)
 
 
-def score_fragments(rules: Rules, table: UnitTable, scores: NDArray[np.float32]) -> ScoredUnit:
-    """Join the rows of each fragment by the bundle's rule; rows that could not be computed are left out."""
+def _nearest(run: ScoredRun, unit: int, num_fragments: int) -> NDArray[np.float32] | None:
+    """What the nearest proteins say of each fragment of a unit; None where the model does not ask."""
+    if not run.rules.adds_nearest:
+        return None
+    log_odds: NDArray[np.float32] = store.read_arrays(run.dir.nearest(unit), "nearest", "log_odds")["log_odds"]
+    if len(log_odds) != num_fragments:
+        raise CountError(
+            f"unit {unit}: {num_fragments} fragments went in, the nearest proteins of {len(log_odds)} came"
+        )
+    return log_odds
+
+
+def score_fragments(
+    rules: Rules, table: UnitTable, scores: NDArray[np.float32], nearest: NDArray[np.float32] | None = None
+) -> ScoredUnit:
+    """Join the rows of each fragment by the bundle's rule; rows that could not be computed are left out.
+
+    Args:
+        rules: of the bundle.
+        table: the unit.
+        scores: (n, 2) of its rows.
+        nearest: (f,) log-odds that are added to those of the joined rows.
+    """
     num_rows = table.fragments["num_rows"].astype(np.int64)
     failed = np.asarray(np.isnan(scores).any(axis=1))
     num_failed = _per_fragment(failed.astype(np.int64), num_rows)
@@ -136,6 +157,8 @@ def score_fragments(rules: Rules, table: UnitTable, scores: NDArray[np.float32])
             joined = best[:, 1] - best[:, 0]
         else:
             joined = np.add.reduceat(safe[:, 1] - safe[:, 0], ranges) / num_computed[scored]
+        if nearest is not None:
+            joined = joined + nearest[scored]
         lengths = (table.fragments["stop"] - table.fragments["start"])[scored]
         log_odds[scored] = rules.calibration.fragment_log_odds(joined, lengths)
     return ScoredUnit(table, scores, log_odds, num_open, num_failed)

@@ -6,8 +6,9 @@ of seen viruses (families by the square root of their bases), each strand alike,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ from virnucpro.engine.loader import pack_unit
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import InputError
 from virnucpro.heads import MLPHead, load_head
+from virnucpro.nearest.table import load_table
 from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.frames import keep_frames, row_buffers
 from virnucpro.sequence.masks import Masking, mask_windows
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
 from virnucpro.stages.embed import usual_token_budget
+from virnucpro.stages.nearest import evidence_of
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.sampling import Pool, host_pool, sample_fragments, virus_pool
 
@@ -197,12 +200,14 @@ class Model:
         protein: on ``device``.
         head: on the CPU.
         device: of the encoders.
+        nearest: gives (n,) log-odds of n fragments; None where the bundle has no table of proteins.
     """
 
     nucleotide: Encoder
     protein: Encoder
     head: MLPHead
     device: torch.device
+    nearest: Callable[[Ragged], NDArray[np.float32]] | None = None
 
     def features(self, rows: Rows) -> NDArray[np.float32]:
         """(n, width) nucleotide and protein embeddings side by side."""
@@ -210,21 +215,31 @@ class Model:
         return np.concatenate([embed_all(encoder, strings, self.device) for encoder, strings in parts], axis=1)
 
     def log_odds(self, rows: Rows) -> NDArray[np.float64]:
-        """(n,) log-odds of the head for each row."""
+        """(n,) log-odds of each row: of the head, and what is nearest to its fragment.
+
+        The run adds the latter to the rows of a fragment once they are joined, which for their mean is the same.
+        """
         scores = self.head.scores(torch.from_numpy(self.features(rows))).numpy().astype(np.float64)
         scores = np.maximum(scores, SMALLEST_SCORE)
         log_odds: NDArray[np.float64] = np.log(scores[:, 1]) - np.log(scores[:, 0])
+        if self.nearest is not None:
+            present, starts = np.unique(rows.fragments, return_index=True)
+            of_fragments = np.zeros(len(rows.lengths), dtype=np.float32)
+            of_fragments[present] = self.nearest(rows.nucleotides.take(starts))
+            log_odds += of_fragments[rows.fragments]
         return log_odds
 
 
 def load_model(bundle: Bundle, device: str = "cpu") -> Model:
     """Read the parts of a bundle; on a CPU in float32."""
     place = torch.device(device)
+    nearest = None if bundle.nearest is None else partial(evidence_of, bundle, load_table(bundle.nearest))
     return Model(
         load_encoder(bundle.nucleotide, place, default_dtype(place)),
         load_encoder(bundle.protein, place, default_dtype(place)),
         load_head(bundle.head),
         place,
+        nearest,
     )
 
 

@@ -61,8 +61,8 @@ class Genomes:
 def load_genomes(folder: Path, part: str) -> Genomes:
     """Read ``<folder>/<part>/<class>.fasta.gz`` and the rows of ``<folder>/manifest.tsv.gz`` that describe them.
 
-    ``<class>_more.fasta.gz`` holds further records of a class. Hosts of another part than ``train`` whose genus is in it
-    are left out. Records that are ``are_random`` are named in a warning, and read all the same.
+    ``<class>_more.fasta.gz`` holds further records of a class. Hosts of another part than ``train`` whose genus is in
+    it are left out. Records that are ``are_random`` are named in a warning, and read all the same.
 
     Args:
         folder: the data folder.

@@ -1,0 +1,96 @@
+"""Fragments to what the nearest proteins say of them, for models that ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro import store
+from virnucpro.bundles import Bundle
+from virnucpro.nearest.evidence import search_fragments
+from virnucpro.nearest.search import Hits
+from virnucpro.nearest.table import Table, load_table
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.stages.base import Index, Run, features_made_from
+
+BASES_AT_A_TIME = 24_000_000
+"""Of fragments that are searched for together: each time the whole table is read."""
+
+
+@dataclass(frozen=True)
+class _Fragments:
+    """The fragments of a unit that have rows, each as its first row tells it.
+
+    Attributes:
+        unit: its number.
+        digest: of the unit.
+        num_fragments: of the unit.
+        places: (n,) which of them they are.
+        nucleotides: n strings, on either strand, but for two bases at either end.
+    """
+
+    unit: int
+    digest: str
+    num_fragments: int
+    places: NDArray[np.int64]
+    nucleotides: Ragged
+
+
+def run(run: Run, index: Index, units: Iterable[int], num_threads: int) -> None:
+    """Search the fragments of those of the units that lack this evidence.
+
+    Raises:
+        ModelError: the table cannot be read.
+    """
+    if run.bundle.nearest is None or run.bundle.evidence is None:
+        return
+    todo = [unit for unit in units if not run.dir.nearest(unit).exists()]
+    if not todo:
+        return
+    table = load_table(run.bundle.nearest)
+    with run.reporter.stage("nearest", sum(index.units[unit].num_rows for unit in todo), "rows") as advance:
+        for together in _together(run, todo):
+            strings = Ragged.concatenate(unit.nucleotides for unit in together)
+            log_odds = evidence_of(run.bundle, table, strings, num_threads)
+            ends = np.cumsum([len(unit.nucleotides) for unit in together])
+            for unit, found in zip(together, np.split(log_odds, ends[:-1]), strict=True):
+                evidence = np.zeros(unit.num_fragments, dtype=np.float32)
+                evidence[unit.places] = found
+                made_from = features_made_from(run.bundle, run.dtype, unit.digest)
+                store.write_arrays(run.dir.nearest(unit.unit), "nearest", {"log_odds": evidence}, made_from)
+                advance(index.units[unit.unit].num_rows)
+
+
+def evidence_of(bundle: Bundle, table: Table, fragments: Ragged, num_threads: int = 1) -> NDArray[np.float32]:
+    """(n,) log-odds of fragments (ASCII bases)."""
+    if bundle.evidence is None:
+        raise ValueError(f"model {bundle.name} has no table of proteins")
+    hits: Hits = search_fragments(
+        table, fragments.values, fragments.offsets[:-1], fragments.offsets[1:], num_threads=num_threads
+    )
+    return bundle.evidence.log_odds(hits.scores, fragments.lengths).astype(np.float32)
+
+
+def first_rows(num_rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Fragments that have rows, and the first row of each; ``num_rows`` (f,) of all fragments."""
+    places = np.flatnonzero(num_rows)
+    return places, (np.cumsum(num_rows) - num_rows)[places]
+
+
+def _together(run: Run, todo: Sequence[int]) -> Iterator[list[_Fragments]]:
+    """Units, as many at a time as are searched for together."""
+    units: list[_Fragments] = []
+    for number in todo:
+        path = run.dir.unit(number)
+        table = store.read_unit(path, ("nucleotides",))
+        places, rows = first_rows(table.fragments["num_rows"].astype(np.int64))
+        digest = store.read_attributes(path, "unit")["digest"]
+        units.append(_Fragments(number, digest, len(table.fragments), places, table.nucleotides.take(rows)))
+        if sum(len(unit.nucleotides.values) for unit in units) >= BASES_AT_A_TIME:
+            yield units
+            units = []
+    if units:
+        yield units

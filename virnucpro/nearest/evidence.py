@@ -10,50 +10,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.fragments import open_frames
-from virnucpro.nearest.search import CELL, VIRUS, Hits, search_codes
+from virnucpro.nearest.search import CELL, VIRUS, search_codes
 from virnucpro.nearest.table import Table
+from virnucpro.sequence.ragged import Ragged
 
 LARGEST = 12.0
 """Evidence is cut here."""
 
 
+TRAITS = ("longest", "second", "third", "gc", "gc_squared")
+"""What else of a fragment is weighed: share of its codons in the longest stop-free run of each of the three most open
+frames, and how far the share of G and C is from a half, also squared."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of n fragments.
+
+    Attributes:
+        scores: (n, 2) int32, as ``search.Hits`` holds them.
+        traits: (n, 5) float32, ``TRAITS``.
+        lengths_nt: (n,) int64.
+    """
+
+    scores: NDArray[np.int32]
+    traits: NDArray[np.float32]
+    lengths_nt: NDArray[np.int64]
+
+
+def look_at(table: Table, fragments: Ragged, num_threads: int = 1) -> Found:
+    """Search fragments (ASCII bases)."""
+    frames = open_frames(fragments.values, fragments.offsets[:-1], fragments.offsets[1:])
+    hits = search_codes(table, frames.queries, num_threads=num_threads)
+    num_codons = np.maximum(fragments.lengths // 3, 1)[:, None]
+    gc = (frames.gc - 0.5)[:, None]
+    traits = np.concatenate([frames.open_runs[:, :3] / num_codons, gc, gc * gc], axis=1)
+    return Found(hits.scores, traits.astype(np.float32), fragments.lengths)
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """How much the best score against viruses, and that against cells, count: linear between knots and lengths.
+    """How much the best score against viruses, that against cells, and traits count; linear between lengths.
 
     Attributes:
         lengths: fragment lengths (nt), ascending.
-        knots: scores, ascending; beyond the last one nothing is added.
+        knots: scores, ascending; linear between them, constant beyond the last one.
         virus: log-odds at each knot, a line for each length.
         cell: the same of the best score against cells.
+        traits: weight of each of ``TRAITS``, a line for each length.
     """
 
     lengths: tuple[float, ...]
     knots: tuple[float, ...]
     virus: tuple[tuple[float, ...], ...]
     cell: tuple[tuple[float, ...], ...]
+    traits: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
         for values in (self.lengths, self.knots):
             if not values or list(values) != sorted(set(values)):
                 raise ValueError("evidence: lengths and knots must ascend")
-        for lines in (self.virus, self.cell):
-            if len(lines) != len(self.lengths) or {len(line) for line in lines} != {len(self.knots)}:
-                raise ValueError("evidence: a line for each length, a number for each knot")
+        for lines, size in ((self.virus, len(self.knots)), (self.cell, len(self.knots)), (self.traits, len(TRAITS))):
+            if len(lines) != len(self.lengths) or {len(line) for line in lines} != {size}:
+                raise ValueError("evidence: a line for each length, a number for each knot and trait")
 
-    def log_odds(self, scores: NDArray[np.int32], lengths_nt: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n,) log-odds.
-
-        Args:
-            scores: (n, 2) as ``search.Hits`` holds them.
-            lengths_nt: (n,) of the fragments.
-        """
-        total = np.zeros(len(scores))
+    def log_odds(self, found: Found) -> NDArray[np.float32]:
+        """(n,) log-odds of virus against host, up to a constant."""
+        total = np.zeros(len(found.scores))
         for number in range(len(self.lengths)):
-            share = np.interp(lengths_nt, self.lengths, np.arange(len(self.lengths)) == number)
+            share = np.interp(found.lengths_nt, self.lengths, np.arange(len(self.lengths)) == number)
+            said = found.traits.astype(np.float64) @ np.array(self.traits[number])
             for side, lines in ((VIRUS, self.virus), (CELL, self.cell)):
-                total += share * np.interp(scores[:, side], self.knots, lines[number])
-        return np.clip(total, -LARGEST, LARGEST)
+                said += np.interp(found.scores[:, side], self.knots, lines[number])
+            total += share * said
+        return np.clip(total, -LARGEST, LARGEST).astype(np.float32)
 
 
 def read_evidence(content: Mapping[str, Any]) -> Evidence:
@@ -63,16 +93,5 @@ def read_evidence(content: Mapping[str, Any]) -> Evidence:
         KeyError, TypeError, ValueError: it makes no sense.
     """
     lengths, knots = (tuple(map(float, content[name])) for name in ("lengths", "knots"))
-    virus, cell = (tuple(tuple(map(float, line)) for line in content[name]) for name in ("virus", "cell"))
-    return Evidence(lengths, knots, virus, cell)
-
-
-def search_fragments(
-    table: Table,
-    letters: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    num_threads: int = 1,
-) -> Hits:
-    """The nearest proteins of fragments ``letters[start:stop]`` (ASCII bases)."""
-    return search_codes(table, open_frames(letters, starts, stops).queries, num_threads=num_threads)
+    lines = (tuple(tuple(map(float, line)) for line in content[name]) for name in ("virus", "cell", "traits"))
+    return Evidence(lengths, knots, *lines)

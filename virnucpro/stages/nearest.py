@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.bundles import Bundle
-from virnucpro.nearest.evidence import search_fragments
-from virnucpro.nearest.search import Hits
+from virnucpro.nearest.evidence import look_at
 from virnucpro.nearest.table import Table, load_table
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run, features_made_from
@@ -68,10 +67,7 @@ def evidence_of(bundle: Bundle, table: Table, fragments: Ragged, num_threads: in
     """(n,) log-odds of fragments (ASCII bases)."""
     if bundle.evidence is None:
         raise ValueError(f"model {bundle.name} has no table of proteins")
-    hits: Hits = search_fragments(
-        table, fragments.values, fragments.offsets[:-1], fragments.offsets[1:], num_threads=num_threads
-    )
-    return bundle.evidence.log_odds(hits.scores, fragments.lengths).astype(np.float32)
+    return bundle.evidence.log_odds(look_at(table, fragments, num_threads))
 
 
 def first_rows(num_rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

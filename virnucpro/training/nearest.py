@@ -1,0 +1,164 @@
+"""The nearest proteins in a bundle: the table beside trained encoders, and how much it counts, chosen on dev.
+
+The encoders know the genomes of their training by heart, so nothing can be learnt from these about how much to trust
+the encoders beside the table. The dev part is new to both.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.nearest.evidence import Evidence, Found, look_at
+from virnucpro.nearest.search import CELL, VIRUS
+from virnucpro.nearest.table import Table
+from virnucpro.training.dev import DevSize, Model, cut_rows, draw_dev, join_rows, load_model
+from virnucpro.training.genomes import Genomes, load_genomes
+from virnucpro.training.lite import CALIBRATED_LENGTHS, Figures, calibrate_bundle
+from virnucpro.training.proteins import Protein, fit_table, proteins_of, read_organisms, read_proteins
+
+TABLE = "nearest.npz.zst"
+KNOTS = (0, 28, 34, 40, 50, 65, 90, 140, 250)
+"""Scores between which evidence is linear."""
+_RIDGE = 3e-5
+_STEPS = 60
+
+
+def table_of(folder: Path, parts: Iterable[str], num_threads: int = 1) -> Table:
+    """The table of the genomes and proteins of some parts of a data folder.
+
+    Raises:
+        InputError: the data cannot be read.
+        UsageError: a program that is needed is missing.
+    """
+    organisms = read_organisms(folder / "manifest.tsv.gz")
+    found: list[Iterable[Protein]] = []
+    for part in parts:
+        found.append(proteins_of(load_genomes(folder, part), organisms))
+        found += [read_proteins(path) for path in sorted((folder / part).glob("*.faa.gz"))]
+    return fit_table(chain.from_iterable(found), num_threads)
+
+
+def add_nearest(
+    folder: Path, start: Bundle, output: Path, size: DevSize, *, is_final: bool = False, num_threads: int = 1
+) -> Figures:
+    """Write a bundle of the trained parts of ``start`` and a table of proteins, weighed and calibrated on dev.
+
+    Args:
+        folder: data with ``train/`` and ``dev/``.
+        start: whose encoders and head are taken.
+        output: the bundle folder.
+        size: of the dev set.
+        is_final: once all is chosen, make the table anew of every part of the data.
+        num_threads: of what can use them.
+
+    Returns:
+        Dev figures of the table of the train part alone.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for role in ("nucleotide", "protein", "head"):
+        shutil.copyfile(start.folder / f"{role}.safetensors", output / f"{role}.safetensors")
+    settings: dict[str, Any] = yaml.safe_load((start.folder / "bundle.yaml").read_text(encoding="utf-8"))
+    path = output / "bundle.yaml"
+    table = table_of(folder, ("train",), num_threads)
+    table.save(output / TABLE)
+    dev = load_genomes(folder, "dev")
+    plain = load_model(replace(start, nearest=None, evidence=None))
+    settings |= {"nearest": TABLE, "evidence": _plain(fit_evidence(table, plain, dev, size))}
+    told = {"parts": ["train"], "proteins": len(table), "residues": table.num_residues}
+    settings["provenance"] = {**settings["provenance"], "nearest": told}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    figures = calibrate_bundle(dev, output, size)
+    if is_final:
+        parts = [part for part in ("train", "dev", "release") if (folder / part).is_dir()]
+        table = table_of(folder, parts, num_threads)
+        table.save(output / TABLE)
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        told = {"parts": parts, "proteins": len(table), "residues": table.num_residues}
+        settings["provenance"]["nearest"] = {**told, "chosen_without_dev": True}
+        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        load_bundle(str(output))
+    return figures
+
+
+def fit_evidence(table: Table, plain: Model, dev_genomes: Genomes, size: DevSize) -> Evidence:
+    """How much what is found counts beside the log-odds of a model, from dev sequences of one fragment.
+
+    A logistic regression at each length, on the model's log-odds, linear splines over both scores, and traits; all is
+    given as a multiple of what the model's log-odds count.
+
+    Args:
+        table: to search in.
+        plain: the model without a table.
+        dev_genomes: to draw from.
+        size: of the draw at each length.
+    """
+    lines: dict[int, tuple[NDArray[np.float64], ...]] = {}
+    for length in CALIBRATED_LENGTHS:
+        dev = draw_dev(dev_genomes, length, size)
+        rows = cut_rows(dev.letters, length)
+        log_odds = join_rows(rows, plain.log_odds(rows), "mean")
+        known = ~np.isnan(log_odds)
+        first = np.unique(rows.fragments, return_index=True)[1]
+        design = design_of(look_at(table, rows.nucleotides.take(first)))
+        weights = fit_weights(log_odds[known], design, dev.is_virus[known], dev.weights[known])
+        lines[length] = tuple(np.split(np.round(weights, 4), [len(KNOTS), 2 * len(KNOTS)]))
+    virus, cell, traits = (tuple(tuple(line[part].tolist()) for line in lines.values()) for part in range(3))
+    return Evidence(tuple(map(float, lines)), tuple(map(float, KNOTS)), virus, cell, traits)
+
+
+def design_of(found: Found) -> NDArray[np.float64]:
+    """(n, 2 knots + traits): how near each score is to each knot, and the traits."""
+    hats = [
+        np.stack([np.interp(found.scores[:, side], KNOTS, hat) for hat in np.eye(len(KNOTS))], axis=1)
+        for side in (VIRUS, CELL)
+    ]
+    return np.concatenate([*hats, found.traits], axis=1)
+
+
+def fit_weights(
+    log_odds: NDArray[np.float64],
+    design: NDArray[np.float64],
+    is_virus: NDArray[np.bool_],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(columns,) weights of a design beside log-odds, whose own weight is 1: ridge regression of the label, by Newton.
+
+    Args:
+        log_odds: (n,) of a model.
+        design: (n, columns).
+        is_virus: (n,).
+        weights: (n,) of the sequences.
+    """
+    columns = np.concatenate([log_odds[:, None], np.ones((len(log_odds), 1)), design], axis=1)
+    weights = weights / weights.sum()
+    ridge = _RIDGE * np.diag([0.0, 0.0, *np.ones(design.shape[1])])
+    found = np.zeros(columns.shape[1])
+    found[0] = 1.0
+    for _ in range(_STEPS):
+        probability = 1 / (1 + np.exp(-np.clip(columns @ found, -30, 30)))
+        gradient = columns.T @ (weights * (is_virus - probability)) - ridge @ found
+        curvature = (columns * (weights * probability * (1 - probability))[:, None]).T @ columns + ridge
+        step = np.clip(np.linalg.solve(curvature + 1e-12 * np.eye(len(found)), gradient), -2.0, 2.0)
+        found = found + step
+        if np.abs(step).max() < 1e-8:
+            break
+    scaled: NDArray[np.float64] = found[2:] / max(found[0], 0.1)
+    return scaled
+
+
+def _plain(evidence: Evidence) -> Mapping[str, Any]:
+    """As ``bundle.yaml`` holds it."""
+    return {
+        name: [list(line) if isinstance(line, tuple) else line for line in lines]
+        for name, lines in asdict(evidence).items()
+    }

@@ -1,0 +1,202 @@
+"""The table of proteins: what genomes code for, one protein of a cluster.
+
+Genes of cells without introns and of long viral genomes are found by Pyrodigal; of all other genomes the longest
+stop-free runs are taken that do not lie upon each other. Proteins of either side that are half identical to a longer
+one are left out (``mmseqs easy-linclust``), so that a family counts by how much it varies, not by how often it was
+sequenced.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NO_CODON, RESIDUES
+from virnucpro.errors import InputError, UsageError
+from virnucpro.nearest.search import search
+from virnucpro.nearest.table import Table, make_table
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.training.genomes import VIRUS, Genomes
+
+WITHOUT_INTRONS = ("archaea", "bacteria", "mge", "organelle", "plasmid")
+LONG_VIRUS_NT = 15_000
+"""Viral genomes from here on are mostly written as those of bacteria are: genes without introns, one after another."""
+SHORTEST_GENE, SHORTEST_RUN, SHORTEST_VIRAL_RUN = 50, 80, 60
+"""Residues. Shorter runs are mostly no genes."""
+MOST_OVERLAP = 0.3
+"""Share of a stop-free run that may lie upon longer ones."""
+IDENTITY, COVERAGE = 0.5, 0.8
+MOST_RESIDUES = 104_000_000
+"""Of the table: 54 MB."""
+_LONGEST_NAME = 60
+_LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Protein:
+    """A protein and whose it is.
+
+    Attributes:
+        letters: one a residue.
+        organism: a name, or empty.
+        group: family of viruses, or genus.
+        kind: ``virus`` or a class of hosts.
+    """
+
+    letters: bytes
+    organism: str
+    group: str
+    kind: str
+
+
+def proteins_of(genomes: Genomes, organisms: dict[str, str]) -> Iterator[Protein]:
+    """Proteins of all records, in their order; ``organisms`` are names by record.
+
+    Raises:
+        UsageError: Pyrodigal is not installed.
+    """
+    try:
+        from pyrodigal import GeneFinder  # noqa: PLC0415 - only this needs it
+    except ImportError as error:
+        raise UsageError("a table of proteins needs Pyrodigal: pip install pyrodigal.") from error
+    finder = GeneFinder(meta=True, min_gene=3 * SHORTEST_GENE)
+    for record in range(len(genomes)):
+        codes = genomes.codes[genomes.offsets[record] : genomes.offsets[record + 1]]
+        kind, group = str(genomes.classes[record]), str(genomes.groups[record])
+        if kind in WITHOUT_INTRONS or (kind == VIRUS and len(codes) >= LONG_VIRUS_NT):
+            found = [gene.translate().rstrip("*").encode() for gene in finder.find_genes(_LETTERS[codes].tobytes())]
+        else:
+            found = open_runs(codes, SHORTEST_VIRAL_RUN if kind == VIRUS else SHORTEST_RUN)
+        name = organisms.get(str(genomes.ids[record]), "")[:_LONGEST_NAME]
+        yield from (Protein(letters, name, group, kind) for letters in found)
+
+
+def open_runs(codes: NDArray[np.uint8], shortest: int) -> list[bytes]:
+    """Proteins of the longest stop-free runs of both strands, of ``shortest`` residues or more, by length."""
+    runs: list[tuple[int, int, bytes]] = []
+    letters = np.frombuffer(RESIDUES.encode() + b"*", dtype=np.uint8)  # an ambiguous codon ends a run as a stop does
+    reverse = np.where(codes == AMBIGUOUS_BASE, codes, 3 - codes)[::-1]
+    for strand in (codes, reverse):
+        for frame in range(3):
+            bases = strand[frame : frame + (len(strand) - frame) // 3 * 3].reshape(-1, 3).astype(np.int64)
+            codons = np.where((bases == AMBIGUOUS_BASE).any(axis=1), NO_CODON, bases @ np.array([16, 4, 1]))
+            protein = letters[CODON_RESIDUES[codons]]
+            stops = np.concatenate([[-1], np.flatnonzero(protein == ord("*")), [len(protein)]])
+            for run in np.flatnonzero(np.diff(stops) > shortest).tolist():
+                first, last = int(stops[run]) + 1, int(stops[run + 1])
+                start, stop = frame + 3 * first, frame + 3 * last
+                if strand is reverse:
+                    start, stop = len(codes) - stop, len(codes) - start
+                runs.append((start, stop, protein[first:last].tobytes()))
+    is_covered = np.zeros(len(codes), dtype=np.bool_)
+    chosen = []
+    for start, stop, protein_letters in sorted(runs, key=lambda run: (run[0] - run[1], run[0])):
+        if is_covered[start:stop].sum() <= MOST_OVERLAP * (stop - start):
+            is_covered[start:stop] = True
+            chosen.append(protein_letters)
+    return chosen
+
+
+def read_proteins(path: Path) -> Iterator[Protein]:
+    """Viral proteins of a FASTA file (gzip), whose headers end in ``|family``.
+
+    Raises:
+        InputError: it is none.
+    """
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        text = lines.read()
+    if not text.startswith(">"):
+        raise InputError(str(path), "is no FASTA.")
+    for entry in text[1:].split("\n>"):
+        header, _, letters = entry.partition("\n")
+        family = header.rpartition("|")[2].strip() or "unclassified"
+        if family.startswith("Rd"):  # supergroups by their polymerase, cut at any length
+            family = "Riboviria"
+        yield Protein("".join(letters.split()).encode(), "", family, VIRUS)
+
+
+def read_organisms(manifest: Path) -> dict[str, str]:
+    """Id of each record to the name of its organism; empty where there is no such file."""
+    if not manifest.exists():
+        return {}
+    with gzip.open(manifest, "rt", encoding="utf-8") as lines:
+        return {row["id"]: row["organism"] for row in csv.DictReader(lines, delimiter="\t")}
+
+
+def fit_table(proteins: Iterable[Protein], num_threads: int = 1, most_residues: int = MOST_RESIDUES) -> Table:
+    """Cluster the proteins of each side, and make a table of those that are most like others.
+
+    Raises:
+        UsageError: MMseqs2 is not installed, or fails.
+    """
+    sides: tuple[list[Protein], list[Protein]] = ([], [])
+    for protein in proteins:
+        sides[protein.kind != VIRUS].append(protein)
+    kept = [protein for side in sides for protein in representatives(side, num_threads)]
+    return table_from(choose(kept, most_residues))
+
+
+def representatives(proteins: list[Protein], num_threads: int) -> list[Protein]:
+    """One of each cluster, in order.
+
+    Raises:
+        UsageError: MMseqs2 is not installed, or fails.
+    """
+    program = shutil.which("mmseqs")
+    if program is None:
+        raise UsageError("a table of proteins needs MMseqs2 (mmseqs), which is not on the PATH; Bioconda has it.")
+    if not proteins:
+        return []
+    with TemporaryDirectory(prefix="virnucpro-") as folder:
+        path = Path(folder)
+        with (path / "in.faa").open("wb") as file:
+            file.writelines(b">%d\n%s\n" % (i, protein.letters) for i, protein in enumerate(proteins))
+        limits = ("--min-seq-id", str(IDENTITY), "-c", str(COVERAGE), "--cov-mode", "1")
+        places = (str(path / name) for name in ("in.faa", "out", "tmp"))
+        command = [program, "easy-linclust", *places, *limits, "--threads", str(num_threads), "-v", "1"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - a list, no shell
+        if done.returncode:
+            raise UsageError(f"mmseqs failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        with (path / "out_rep_seq.fasta").open(encoding="utf-8") as lines:
+            chosen = sorted(int(line[1:]) for line in lines if line.startswith(">"))
+    return [proteins[number] for number in chosen]
+
+
+def choose(proteins: list[Protein], most_residues: int) -> list[Protein]:
+    """The proteins, in order, that are most like another one, so many that the table is no larger than that.
+
+    What resembles no other virus and no other genus of cells will not resemble a new one either.
+    """
+    if sum(len(protein.letters) for protein in proteins) <= most_residues:
+        return proteins
+    likeness = likeness_of(proteins)
+    order = np.argsort(-likeness, kind="stable")
+    ends = np.cumsum([len(proteins[number].letters) for number in order.tolist()])
+    return [
+        proteins[number] for number in np.sort(order[: np.searchsorted(ends, most_residues, side="right")]).tolist()
+    ]
+
+
+def likeness_of(proteins: list[Protein]) -> NDArray[np.int32]:
+    """(n,) best score of each protein against the others; for one of cells, against those of other genera."""
+    table = table_from(proteins)
+    own = np.where(table.is_viral, -2 - np.arange(len(table)), table.group_of_protein).astype(np.int32)
+    own += 2 + len(table)  # numbers from 0 on: what is below leaves out nothing
+    queries = Ragged.from_bytes(protein.letters for protein in proteins)
+    found: NDArray[np.int32] = search(table, queries, folds=own, left_out=own).scores.max(axis=1)
+    return found
+
+
+def table_from(proteins: list[Protein]) -> Table:
+    """A table of all these proteins."""
+    whose = [(protein.organism, protein.group, protein.kind) for protein in proteins]
+    return make_table(Ragged.from_bytes(protein.letters for protein in proteins), whose)

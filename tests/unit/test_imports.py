@@ -42,7 +42,7 @@ ROOMS_OF = {
     "multiprocessing": {"executors", "lifeline"},
     "concurrent.futures.ProcessPoolExecutor": {"executors"},
     "concurrent.futures.process": {"executors"},
-    "subprocess": {"machine"},
+    "subprocess": {"machine", "training"},
     "httpx2": {"registry", "hierarchy"},
     "asyncssh": {"clusters"},
     "pysam": {"sequence", "results"},

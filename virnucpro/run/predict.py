@@ -39,7 +39,7 @@ from virnucpro.run.record import first_record, run_record
 from virnucpro.run_dir import RunDir, write_json
 from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
 from virnucpro.settings import Runtime, Science, Settings
-from virnucpro.stages import cascade, classify, embed, extract, merge, write
+from virnucpro.stages import cascade, classify, embed, extract, merge, nearest, write
 from virnucpro.stages.base import ROLES, Index, Run
 
 _log = logging.getLogger(__name__)

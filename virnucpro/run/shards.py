@@ -108,7 +108,8 @@ def units_of_ranges(text: str, num_units: int) -> list[int]:
 def files_of(run_dir: RunDir, unit: int) -> dict[str, Path]:
     """Kind to path of all files that work on a unit may leave behind."""
     shards = {role: run_dir.embedding(role, unit) for role in ROLES}
-    return {"scores": run_dir.scores(unit), "failed": run_dir.failed(unit), "merged": run_dir.merged(unit), **shards}
+    made = {"scores": run_dir.scores(unit), "nearest": run_dir.nearest(unit)}
+    return {**made, "failed": run_dir.failed(unit), "merged": run_dir.merged(unit), **shards}
 
 
 def write_receipt(run_dir: RunDir, index: Index, run: str, unit: int) -> None:

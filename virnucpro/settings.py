@@ -82,7 +82,7 @@ class Layout:
         unit_rows: most rows in a unit.
     """
 
-    unit_rows: Positive = 16_384
+    unit_rows: Positive = 8_192
 
 
 @dataclass(frozen=True)

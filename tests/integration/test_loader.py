@@ -1,13 +1,17 @@
 """The loader: the same units with and without workers, in order, each distinct string once."""
 
+import pickle
 from dataclasses import dataclass
 from itertools import count
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from virnucpro.encoders.esm2 import Esm2Tokenizer
+from virnucpro.engine.collator import VarlenCollator
 from virnucpro.engine.loader import unit_loader
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import StoreError
@@ -92,3 +96,17 @@ def test_an_error_of_ours_in_a_worker_surfaces_as_itself(num_workers):
     with pytest.raises(StoreError) as caught:
         next(loader)
     assert caught.value.problem == "its digest does not match"
+
+
+@pytest.mark.parametrize("largest", [40, 70_000])
+def test_units_cross_processes_without_shared_memory(largest):
+    """Plain arrays, two bytes a token while that suffices: a container has little /dev/shm, and loaders hung on it."""
+    tokens = Ragged(np.array([1, largest, 3], dtype=np.int32), np.array([0, 2, 3]))
+    packing = VarlenCollator().collate(tokens, [np.array([1, 0])])
+    assert packing.input_ids.dtype == (np.uint16 if largest < 65_536 else np.int32)
+    crossed = ForkingPickler.dumps(packing)
+    assert not any(isinstance(part, torch.Tensor) for part in vars(packing).values())
+    (batch,) = pickle.loads(crossed)  # noqa: S301 - what DataLoader does
+    assert batch.input_ids.tolist() == [3, 1, largest]
+    assert batch.input_ids.dtype == torch.int64
+    assert batch.cu_seqlens.tolist() == [0, 1, 3]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from virnucpro.encoders.compiled_layers import StoppedError
-from virnucpro.encoders.device import available_cpus, choose_devices, default_dtype, parse_dtype, visible_devices
+from virnucpro.encoders.device import available_cpus, default_dtype, parse_dtype
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.runner import AsyncInferenceRunner, NotFiniteError
 from virnucpro.engine.loader import pack_unit
@@ -112,8 +112,11 @@ def test_a_unit_without_anything_to_embed_is_zeros(encoder, strings):
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
         RuntimeError("could not create a primitive"),  # oneDNN
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.78 GB, other allocations: 1.2 GB)"),
     ],
-    ids=["CUDA", "Python", "PyTorch", "oneDNN"],
+    ids=["CUDA", "Python", "PyTorch", "oneDNN", "cuBLAS", "Triton", "MPS"],
 )
 def test_out_of_memory_halves_batches_once_and_remembers(encoder, caplog, no_memory):
     """However it is said."""
@@ -145,11 +148,47 @@ def test_a_sequence_that_does_not_fit_alone_goes_to_the_cpu(encoder):
         run(AsyncInferenceRunner(cramped, CPU), [unit_of(encoder, 0, proteins())])
 
 
-def test_a_unit_with_infinities_is_computed_again_in_float32(encoder):
+def test_only_rows_with_infinities_are_computed_again_in_float32(encoder):
+    """Each sequence once, alone, whatever else is in its batch."""
     narrow = OverflowingEsm2.from_tensors(CONFIG, small_tensors())
-    strings = [b"MKV", b"MKWA", b"", b"LLL", b"MKWA"]
-    written = run(AsyncInferenceRunner(narrow, CPU, lambda *_: encoder), [unit_of(encoder, 0, strings)])
+    wide = CrampedEsm2.from_tensors(CONFIG, small_tensors())
+    strings = [b"MKV", b"MKWA", b"", b"LLL", b"MKWA", b"WWWWW"]
+    written = run(AsyncInferenceRunner(narrow, CPU, lambda *_: wide), [unit_of(encoder, 0, strings)])
     assert np.abs(written[0] - one_by_one(encoder, strings)).max() <= 1e-5
+    assert sorted(wide.calls) == [6, 7]
+
+
+def test_memory_that_is_short_for_float32_sends_the_rows_to_the_cpu(encoder):
+    """Whether the weights do not fit a second time, or the sequence does not."""
+    strings, asked = [b"MKV", b"MKWA"], []
+
+    def reload(device, dtype):
+        asked.append((device, dtype))
+        if len(asked) == 1:
+            raise torch.OutOfMemoryError("no room for the weights in float32")
+        return encoder
+
+    narrow = OverflowingEsm2.from_tensors(CONFIG, small_tensors())
+    written = run(AsyncInferenceRunner(narrow, CPU, reload), [unit_of(encoder, 0, strings)])
+    assert np.abs(written[0] - one_by_one(encoder, strings)).max() <= 1e-5
+    assert asked == [(CPU, torch.float32)] * 2
+
+
+def test_embeddings_are_handed_over_as_they_are_stored(encoder):
+    """And what overflows only when it is stored is found too."""
+    strings = [b"MKV", b"LLL"]
+    runner = AsyncInferenceRunner(encoder, CPU, kept_as=torch.float16)
+    written = run(runner, [unit_of(encoder, 0, strings)])[0]
+    assert written.dtype == np.float16
+    assert np.array_equal(written, one_by_one(encoder, strings).astype(np.float16))
+
+    class Large(Esm2):
+        def embed(self, batch):
+            return super().embed(batch) * 1e6
+
+    large = Large.from_tensors(CONFIG, small_tensors())
+    with pytest.raises(NotFiniteError):
+        run(AsyncInferenceRunner(large, CPU, lambda *_: large, torch.float16), [unit_of(encoder, 0, strings)])
 
 
 def test_infinities_that_stay_are_an_error_that_names_the_rows(encoder):
@@ -160,7 +199,7 @@ def test_infinities_that_stay_are_an_error_that_names_the_rows(encoder):
             [unit_of(encoder, 7, [b"MKV", b"MKWA", b"", b"LLL", b"MKWA"])],
         )
     assert (caught.value.unit, caught.value.rows) == (7, [1, 4])
-    assert "rows 1, 4 of the unit" in str(caught.value)
+    assert "rows 1, 4 of unit 7" in str(caught.value)
 
 
 def test_an_error_of_the_source_surfaces_after_finished_units_are_given(encoder):
@@ -182,37 +221,6 @@ def test_a_gpu_gives_the_embeddings_of_the_cpu(encoder):
     written = run(AsyncInferenceRunner(there, device), [unit.pin_memory() for unit in units])
     for number in range(5):
         assert np.abs(written[number] - one_by_one(encoder, proteins(number))).max() <= 1e-3
-
-
-@pytest.mark.parametrize(
-    ("gpus", "visible", "num", "expected"),
-    [
-        ("2,3", None, 4, ["cuda:2", "cuda:3"]),
-        ("3", "3,2", 2, ["cuda:0"]),
-        ("2, 3", "3,2", 2, ["cuda:1", "cuda:0"]),
-        ("0", "0", 1, ["cuda:0"]),
-    ],
-)
-def test_gpus_are_physical_numbers(gpus, visible, num, expected):
-    assert visible_devices(gpus, visible, num) == expected
-
-
-@pytest.mark.parametrize(
-    ("gpus", "visible", "num"),
-    [("4", None, 4), ("0", "3,2", 2), ("1,1", None, 2), ("a", None, 2), ("", None, 2), ("0", "", 0), ("2", "0,1,2", 2)],
-)
-def test_a_gpu_that_is_not_there_is_refused(gpus, visible, num):
-    with pytest.raises(UsageError, match=r"--gpus|GPU"):
-        visible_devices(gpus, visible, num)
-
-
-def test_cpu_is_always_there_and_the_choice_is_logged(caplog):
-    with caplog.at_level(logging.INFO):
-        assert choose_devices("cpu") == ["cpu"]
-    assert "--device cpu" in caplog.text
-    for device, gpus in (("cpu", "0"), ("cuda:99", None), ("tpu", None)):
-        with pytest.raises(UsageError, match="--device"):
-            choose_devices(device, gpus)
 
 
 def test_precision_by_device():

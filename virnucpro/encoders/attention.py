@@ -7,19 +7,25 @@ lengths without a bias go through a variable-length kernel where a CUDA device h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from virnucpro.engine.batch import PackedBatch
 
+_LOG = logging.getLogger(__name__)
+
 VarlenKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PackedBatch], torch.Tensor]
 
 MAX_KEPT_BIAS_TOKENS = 1024
+_VARLEN_TOLERANCE = 0.05  # 16-bit types differ by some thousandths; a kernel that reads the wrong rows, by about 1
 _VARLEN_MIN_RUNS = 4  # below this the dense kernel, called once a run, is as fast
 
 
@@ -44,7 +50,7 @@ def packed_attention(
     """
     runs = batch.runs()
     if bias is None and query.is_cuda and len(runs) >= _VARLEN_MIN_RUNS and query.dtype != torch.float32:
-        kernel = varlen_kernel()
+        kernel = varlen_kernel(query.device, query.dtype, *query.shape[1:])
         if kernel is not None:
             return kernel(query, key, value, batch)
     return dense_attention(query, key, value, runs, bias)
@@ -131,24 +137,66 @@ def _dense(
 
 
 @cache
-def varlen_kernel() -> VarlenKernel | None:
-    """Return flash-attn's or PyTorch's own (2.10 on) variable-length attention, where installed."""
-    if find_spec("flash_attn") is not None:
-        flash = import_module("flash_attn").flash_attn_varlen_func
+def varlen_kernel(device: torch.device, dtype: torch.dtype, heads: int, depth: int) -> VarlenKernel | None:
+    """Variable-length attention that works on a device: flash-attn's, else PyTorch's own (2.10 on); None without."""
+    return first_that_works(_installed_kernels(), device, dtype, heads, depth)
 
-        def run_flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-            cu, longest = batch.cu_seqlens, batch.max_seqlen
-            output: torch.Tensor = flash(q, k, v, cu, cu, longest, longest)
-            return output
 
-        return run_flash
-    if find_spec("torch.nn.attention.varlen") is not None:
-        varlen = import_module("torch.nn.attention.varlen").varlen_attn
+def first_that_works(
+    kernels: Iterable[tuple[str, Callable[[], VarlenKernel]]],
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: int,
+    depth: int,
+) -> VarlenKernel | None:
+    """The first kernel that gives what dense attention gives, on a small batch; said once in the log.
 
-        def run_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
-            cu, longest = batch.cu_seqlens, batch.max_seqlen
-            output: torch.Tensor = varlen(q, k, v, cu, cu, longest, longest)
-            return output
+    A package may be there that was not built for this card, or is too old for this torch, or lacks the type.
 
-        return run_varlen
+    Args:
+        kernels: names, and what imports each.
+        device: to try them on.
+        dtype: of the states.
+        heads: of the attention.
+        depth: of a head.
+    """
+    lengths = (3, 5, 6, 9)
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    ids = torch.zeros(sum(lengths), dtype=torch.int64, device=device)
+    batch = PackedBatch(np.arange(len(lengths)), ids, ends, lengths)
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = torch.randn(3, sum(lengths), heads, depth, generator=generator).to(device, dtype)
+    expected = dense_attention(query, key, value, batch.runs())
+    for name, load in kernels:
+        try:
+            kernel = load()
+            difference = (kernel(query, key, value, batch).float() - expected.float()).abs().max().item()
+        except Exception as error:  # noqa: BLE001 - a foreign kernel on an unknown card raises anything
+            _LOG.warning("attention of %s does not work on %s (%.200s)", name, device, error)
+            continue
+        if difference <= _VARLEN_TOLERANCE:
+            _LOG.info("%s: batches of many lengths use the attention of %s", device, name)
+            return kernel
+        _LOG.warning("attention of %s on %s is wrong by %.2g; it is not used", name, device, difference)
+    _LOG.info("%s: batches of many lengths are computed length by length", device)
     return None
+
+
+def _installed_kernels() -> Iterator[tuple[str, Callable[[], VarlenKernel]]]:
+    for name, module, function in (
+        ("flash-attn", "flash_attn", "flash_attn_varlen_func"),
+        ("torch", "torch.nn.attention.varlen", "varlen_attn"),
+    ):
+        if find_spec(module) is not None:
+            yield name, partial(_load_kernel, module, function)
+
+
+def _load_kernel(module: str, function: str) -> VarlenKernel:
+    attend = getattr(import_module(module), function)
+
+    def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+        ends, longest = batch.cu_seqlens, batch.max_seqlen
+        output: torch.Tensor = attend(q, k, v, ends, ends, longest, longest)
+        return output
+
+    return kernel

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.device import is_out_of_memory
 from virnucpro.engine.batch import PackedBatch
 from virnucpro.settings import CompileChoice
 
@@ -102,9 +103,9 @@ class LayerSteps:
                 torch._dynamo.maybe_mark_dynamic(argument, 0)  # noqa: SLF001 - documented under this name
         try:
             result: _ResultT = self._compiled[step](*args, **kwargs)
-        except torch.OutOfMemoryError:  # the runner's to handle
-            raise
-        except Exception as error:  # noqa: BLE001 - a compiler raises anything; what is not its fault comes again below
+        except Exception as error:  # a compiler raises anything; what is not its fault comes again below
+            if is_out_of_memory(error):  # the runner's to handle
+                raise
             self.give_up(error)
             return step(*args, **kwargs)
         return result
@@ -153,7 +154,9 @@ def compile_layers(encoder: Encoder, device: torch.device, compiler: Compiler | 
         encoder.embed(batch)  # some parts settle on the first batch only: norms take the dtype of the states
         steps.compile(compiler or compile_with_inductor)
         encoder.embed(batch)
-    except torch.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         steps.give_up(error)
     if steps.are_compiled:
         _LOG.info("%s: layers compiled in %.1f s", steps.name, time.perf_counter() - start)

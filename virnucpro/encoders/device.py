@@ -16,13 +16,28 @@ _LOG = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+_NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "could not create a primitive",  # oneDNN
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
+    "MPS backend out of memory",
+)
+"""How libraries below PyTorch say that memory is short, without a class for it."""
+_TF32_SWITCHES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+_CUDA_NAME = r"(GPU|MIG)-[0-9A-Za-z/-]+"
+
+
 def choose_devices(device: str = "auto", gpus: str | None = None) -> list[str]:
     """Choose the devices of a run and log why.
 
     Args:
         device: ``auto`` (every visible CUDA device, else Apple's, else the CPU), ``cpu``, ``cuda`` (every visible
             one), ``cuda:N`` (the N-th visible one) or ``mps``.
-        gpus: physical numbers such as ``2,3``; looked up in ``CUDA_VISIBLE_DEVICES`` where that is set.
+        gpus: numbers as ``nvidia-smi`` shows them, such as ``2,3``, or names of cards or their parts (``GPU-...``,
+            ``MIG-...``); looked up in ``CUDA_VISIBLE_DEVICES`` where that is set.
 
     Returns:
         torch device names, at least one, none twice.
@@ -30,10 +45,15 @@ def choose_devices(device: str = "auto", gpus: str | None = None) -> list[str]:
     Raises:
         UsageError: a device is not there, or the two options contradict each other.
     """
-    num_cuda = torch.cuda.device_count()  # asks the driver, makes no context
+    # Numbers are then those of nvidia-smi; CUDA alone would number the fastest card first.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     if gpus is not None:
         if device not in ("auto", "cuda"):
             raise UsageError(f"--gpus {gpus} contradicts --device {device}: give one of them.")
+        if re.match(_CUDA_NAME, gpus.strip()):
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpus.replace(" ", ""))  # workers inherit it
+    num_cuda = torch.cuda.device_count()  # asks the driver, makes no context
+    if gpus is not None:
         chosen, reason = visible_devices(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), num_cuda), f"--gpus {gpus}"
     elif device == "auto":
         chosen, reason = _best_devices(num_cuda)
@@ -44,31 +64,74 @@ def choose_devices(device: str = "auto", gpus: str | None = None) -> list[str]:
 
 
 def visible_devices(gpus: str, visible: str | None, num_visible: int) -> list[str]:
-    """Translate physical device numbers to torch names.
+    """Translate numbers or names of cards to torch's.
 
     Args:
-        gpus: physical numbers, comma-separated.
+        gpus: numbers or names, comma-separated.
         visible: value of ``CUDA_VISIBLE_DEVICES``, None when it is not set.
         num_visible: how many devices torch sees.
 
     Raises:
-        UsageError: not numbers, a number twice, or a device that is not visible.
+        UsageError: neither numbers nor names, one of them twice, or a device that is not visible.
     """
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", gpus):
-        raise UsageError(f"--gpus takes numbers such as 0,1, not {gpus!r}.")
-    wanted = [int(number) for number in gpus.split(",")]
+    if not re.fullmatch(rf"\s*(\d+|{_CUDA_NAME})\s*(,\s*(\d+|{_CUDA_NAME})\s*)*", gpus):
+        raise UsageError(f"--gpus takes numbers such as 0,1, or names such as GPU-1f2e... or MIG-..., not {gpus!r}.")
+    wanted = [str(int(name)) if name.strip().isdecimal() else name.strip() for name in gpus.split(",")]
     if len(set(wanted)) < len(wanted):
         raise UsageError(f"--gpus {gpus} names a device twice.")
     seen = [str(number) for number in range(num_visible)] if visible is None else visible.split(",")
     position = {name.strip(): index for index, name in enumerate(seen) if index < num_visible}
-    missing = [str(number) for number in wanted if str(number) not in position]
+    missing = [name for name in wanted if name not in position]
     if missing:
         source = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
         raise UsageError(
             f"GPU {', '.join(missing)} is not there: visible are {', '.join(position) or 'none'}{source}. "
             "Name others in --gpus, or use --device cpu."
         )
-    return [f"cuda:{position[str(number)]}" for number in wanted]
+    return [f"cuda:{position[name]}" for name in wanted]
+
+
+def prepare(device: torch.device) -> None:
+    """Set and log what holds for all computing on ``device`` in this process, before its first kernel."""
+    torch.set_float32_matmul_precision("highest")  # float32 means float32, not TF32
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.allow_tf32 = False
+    torch.cuda.set_device(device)
+    # cuDNN plans each new shape for 0.06 to 0.44 s, and a unit has some twenty.
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+    _LOG.info("%s: %s", device, ", ".join(f"{name} {value}" for name, value in describe(device).items()))
+    for name in _TF32_SWITCHES:
+        if os.environ.get(name, "0") != "0":
+            _LOG.warning("%s=%s is set: products in float32 are rounded to TF32.", name, os.environ[name])
+
+
+def describe(device: torch.device) -> dict[str, str | float]:
+    """What a run record says of a device: of a card its name, memory, driver and the versions that drive it."""
+    if device.type != "cuda":
+        return {"name": str(device)}
+    card = torch.cuda.get_device_properties(device)
+    return {
+        "name": card.name,
+        "memory_gib": round(card.total_memory / (1 << 30), 1),
+        "capability": f"{card.major}.{card.minor}",
+        "driver": _driver_version(),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        "tf32": ", ".join(f"{name}={os.environ[name]}" for name in _TF32_SWITCHES if name in os.environ) or "off",
+    }
+
+
+def _driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str:
+    found = re.search(r"Kernel Module\D*([\d.]+)", " ".join(_lines(path)))
+    return found[1] if found else "unknown"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, of the device or of this machine, whoever says so."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

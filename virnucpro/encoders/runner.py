@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import RLock
 from types import TracebackType
@@ -21,18 +20,16 @@ from numpy.typing import NDArray
 
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import steps_of
+from virnucpro.encoders.device import is_out_of_memory
 from virnucpro.engine.batch import PackedBatch
 from virnucpro.engine.collator import Packing
 from virnucpro.engine.loader import PackedUnit
 from virnucpro.engine.threads import ComputeThreads
-from virnucpro.errors import ModelError
 
 _LOG = logging.getLogger(__name__)
 
+_CPU = torch.device("cpu")
 _SECONDS_A_SIGN = 0.5
-_NO_HOST_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "could not create a primitive")
-"""How PyTorch's allocator for the CPU says it, and oneDNN: there is no class for it."""
-
 _MOST_TOGETHER = 8
 """Batches that are computed at the same time on a CPU; more threads than that share them."""
 
@@ -43,8 +40,8 @@ Advance = Callable[[int, int], None]
 Reload = Callable[[torch.device, torch.dtype], Encoder]
 
 
-class NotFiniteError(ModelError):
-    """Embeddings hold NaN or Inf, in float32 too.
+class NotFiniteError(ArithmeticError):
+    """Embeddings hold NaN or Inf, in float32 too. The unit fails, and its rows to blame are then found and listed.
 
     Args:
         unit: number of the unit.
@@ -58,10 +55,7 @@ class NotFiniteError(ModelError):
 
     def __str__(self) -> str:
         named = ", ".join(map(str, self.rows[:10])) + (" ..." if len(self.rows) > 10 else "")
-        return (
-            f"unit {self.unit}: the embeddings of {len(self.rows)} rows hold NaN or Inf, in float32 too (rows {named} "
-            "of the unit). The weights are likely to be damaged; nothing was written."
-        )
+        return f"NaN or Inf in {len(self.rows)} embeddings, in float32 too (rows {named} of unit {self.unit})"
 
 
 @dataclass
@@ -70,42 +64,59 @@ class _UnderWay:
 
     unit: PackedUnit
     rows: NDArray[np.int64]  # distinct sequence of each line of `host`
-    host: torch.Tensor  # (S, width) float32
+    host: torch.Tensor  # (S, width), as it is stored
+    is_finite: torch.Tensor  # (S,)
     done: torch.cuda.Event | None
 
     def wait(self) -> None:
         if self.done is not None:
             self.done.synchronize()
 
-    def embeddings(self) -> NDArray[np.float32]:
+    def embeddings(self) -> NDArray[np.floating]:
         """Return (num_rows, width): every row of the unit, zero where its string is empty."""
         lines = self.host.numpy()
+        line = self._line_of_rows()
+        if len(lines) == 0:
+            return np.zeros((len(line), lines.shape[1]), dtype=lines.dtype)
+        array: NDArray[np.floating] = lines[line]
+        array[line < 0] = 0.0
+        return array
+
+    def bad_rows(self) -> list[int]:
+        """Rows of the unit that are not finite."""
+        bad = np.flatnonzero(~self.is_finite.numpy())
+        return np.flatnonzero(np.isin(self._line_of_rows(), bad)).tolist()
+
+    def _line_of_rows(self) -> NDArray[np.int64]:
         num_distinct = int(max(self.unit.inverse.max(initial=-1), self.rows.max(initial=-1))) + 1
         line_of = np.full(num_distinct, -1, dtype=np.int64)
         line_of[self.rows] = np.arange(len(self.rows))
-        line = line_of[self.unit.inverse]
-        if len(lines) == 0:
-            return np.zeros((len(line), lines.shape[1]), dtype=np.float32)
-        array: NDArray[np.float32] = lines[line]
-        array[line < 0] = 0.0
-        return array
+        return line_of[self.unit.inverse]
 
 
 class AsyncInferenceRunner:
     """Embeds units with one encoder on one device.
 
     A batch that does not fit the device's memory is halved by sequences, and so is every later one that is too large;
-    a single sequence that does not fit goes to the CPU. A unit with NaN or Inf is computed again in float32. It is a
+    a single sequence that does not fit goes to the CPU. Rows with NaN or Inf are computed again in float32. It is a
     context manager, which ends the threads it has on a CPU.
 
     Args:
         encoder: on ``device`` already.
         device: where it is.
+        kept_as: float type in which embeddings leave the device.
         reload: makes the same encoder on another device or in another dtype, for the two cases above; without it they
             are errors.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device, reload: Reload | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        reload: Reload | None = None,
+        kept_as: torch.dtype = torch.float32,
+    ) -> None:
+        self._kept_as = kept_as
         self._encoder = encoder
         self._device = device
         self._reload = reload
@@ -126,7 +137,7 @@ class AsyncInferenceRunner:
 
     def embeddings(
         self, units: Iterable[PackedUnit], advance: Advance | None = None
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    ) -> Iterator[tuple[int, NDArray[np.floating]]]:
         """Embed all units, in order.
 
         Args:
@@ -135,7 +146,7 @@ class AsyncInferenceRunner:
                 the device.
 
         Yields:
-            The number of a unit and its (num_rows, width) float32 embeddings.
+            The number of a unit and its (num_rows, width) embeddings.
 
         Raises:
             NotFiniteError: NaN or Inf that float32 does not cure.
@@ -167,22 +178,26 @@ class AsyncInferenceRunner:
             if self._advance is not None and time.monotonic() - told > _SECONDS_A_SIGN:
                 self._advance(unit.unit, passed)
                 told, passed = time.monotonic(), 0
+        # Rounded and looked at where they are: half as much to copy, and nothing to read again on the host.
+        pieces = [piece.to(self._kept_as) for piece in pieces]
+        is_finite = [piece.isfinite().all(dim=1) for piece in pieces]
         num_lines = sum(map(len, rows))
-        host = torch.empty((num_lines, encoder.width), dtype=torch.float32, pin_memory=self._copy_out is not None)
+        page_locked = self._copy_out is not None
+        host = torch.empty((num_lines, encoder.width), dtype=self._kept_as, pin_memory=page_locked)
+        host_finite = torch.empty(num_lines, dtype=torch.bool, pin_memory=page_locked)
         done = None
-        if self._copy_out is not None:
+        if self._copy_out is None:  # without an event to wait for, copies must be done when they return
+            _copy(pieces, host)
+            _copy(is_finite, host_finite)
+        else:
             self._copy_out.wait_stream(torch.cuda.current_stream(self._device))
-        with nullcontext() if self._copy_out is None else torch.cuda.stream(self._copy_out):
-            start = 0
-            for piece in pieces:
-                host[start : start + len(piece)].copy_(piece, non_blocking=True)
-                start += len(piece)
-                if piece.is_cuda and self._copy_out is not None:
-                    piece.record_stream(self._copy_out)
-            if self._copy_out is not None:
+            with torch.cuda.stream(self._copy_out):
+                _copy(pieces, host, self._copy_out)
+                _copy(is_finite, host_finite, self._copy_out)
                 done = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 done.record(self._copy_out)
-        return _UnderWay(unit, np.concatenate(rows) if rows else np.empty(0, dtype=np.int64), host, done)
+        all_rows = np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+        return _UnderWay(unit, all_rows, host, host_finite, done)
 
     def _embedded_in_turn(self, encoder: Encoder, batches: Packing) -> Iterator[_Embedded]:
         """Each batch with its embeddings, the next one being copied meanwhile."""
@@ -267,21 +282,34 @@ class AsyncInferenceRunner:
 
     def _embed_on_cpu(self, batch: PackedBatch) -> torch.Tensor:
         _LOG.warning("%s: a sequence of %d tokens does not fit; it goes to the CPU.", self._device, batch.num_tokens)
-        return self._other(torch.device("cpu"), torch.float32).embed(batch.to(torch.device("cpu")))
+        return self._other(_CPU, torch.float32).embed(batch.to(_CPU))
 
-    def _finish(self, work: _UnderWay) -> tuple[int, NDArray[np.float32]]:
-        """Wait for a unit; compute it again in float32 where a value is not finite."""
+    def _finish(self, work: _UnderWay) -> tuple[int, NDArray[np.floating]]:
+        """Wait for a unit; compute those of its rows again in float32 that are not finite."""
         work.wait()
-        embeddings = work.embeddings()
-        if not np.isfinite(embeddings).all() and self._reload is not None:
-            _LOG.warning("unit %d: NaN or Inf in the embeddings; computing it again in float32.", work.unit.unit)
-            work = self._start(work.unit, self._other(self._device, torch.float32))
-            work.wait()
-            embeddings = work.embeddings()
-        bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-        if len(bad):
-            raise NotFiniteError(work.unit.unit, bad.tolist())
-        return work.unit.unit, embeddings
+        if not work.is_finite.all() and self._reload is not None:
+            self._compute_again(work)
+        bad = work.bad_rows()
+        if bad:
+            raise NotFiniteError(work.unit.unit, bad)
+        return work.unit.unit, work.embeddings()
+
+    def _compute_again(self, work: _UnderWay) -> None:
+        """The sequences of the lines that are not finite, one at a time, in float32."""
+        lines = {int(work.rows[line]): int(line) for line in np.flatnonzero(~work.is_finite.numpy())}
+        _LOG.warning("unit %d: NaN or Inf in %d embeddings; computed again in float32.", work.unit.unit, len(lines))
+        try:
+            device, encoder = self._device, self._other(self._device, torch.float32)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            device, encoder = _CPU, self._other(_CPU, torch.float32)
+        for batch in work.unit.batches:
+            for place in np.flatnonzero(np.isin(batch.rows, list(lines))).tolist():
+                line = lines[int(batch.rows[place])]
+                (piece,) = self._embed(encoder, batch.part(place, place + 1).to(device))
+                work.host[line] = piece[0].to(self._kept_as).cpu()
+                work.is_finite[line] = work.host[line].isfinite().all()
 
     def _other(self, device: torch.device, dtype: torch.dtype) -> Encoder:
         """Return the same encoder elsewhere or in another dtype; it is kept."""
@@ -303,13 +331,21 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
+def _copy(pieces: list[torch.Tensor], host: torch.Tensor, stream: torch.cuda.Stream | None = None) -> None:
+    """Lay pieces end to end in ``host``; with a stream, beside other work, in page-locked memory."""
+    start = 0
+    for piece in pieces:
+        host[start : start + len(piece)].copy_(piece, non_blocking=stream is not None)
+        start += len(piece)
+        if piece.is_cuda and stream is not None:
+            piece.record_stream(stream)
+
+
 def _embed_if_it_fits(encoder: Encoder, batch: PackedBatch) -> torch.Tensor | None:
     # A function of its own: while the exception lives, its frames keep the tensors that filled the memory.
     try:
         return encoder.embed(batch)
-    except (torch.OutOfMemoryError, MemoryError):
-        return None
-    except RuntimeError as error:
-        if not any(said in str(error) for said in _NO_HOST_MEMORY):
-            raise
-        return None
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None
+        raise

@@ -57,13 +57,11 @@ class PackedBatch:
         )
 
     def to(self, device: torch.device) -> PackedBatch:
-        """The same batch with its tensors on ``device`` (asynchronous from pinned memory)."""
-        return PackedBatch(
-            self.rows,
-            self.input_ids.to(device, non_blocking=True),
-            self.cu_seqlens.to(device, non_blocking=True),
-            self.lengths,
-        )
+        """The same batch with its tensors on ``device``; on CUDA asynchronous from page-locked memory."""
+        # Elsewhere there is no event to wait for: the copy would be read before it is done.
+        is_cuda = device.type == "cuda"
+        input_ids, cu_seqlens = (x.to(device, non_blocking=is_cuda) for x in (self.input_ids, self.cu_seqlens))
+        return PackedBatch(self.rows, input_ids, cu_seqlens, self.lengths)
 
     def pin_memory(self) -> PackedBatch:
         """The same batch in page-locked memory (DataLoader calls this)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,28 +12,34 @@ from numpy.typing import NDArray
 from virnucpro.engine.batch import PackedBatch
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
+_UINT16 = 1 << 16
+
 
 @dataclass(frozen=True)
 class Packing:
-    """All batches of a unit in one tensor each, so that they cross processes and are page-locked in one piece.
+    """All batches of a unit in a few small arrays.
 
-    Some hundred small tensors a unit would use up the file descriptors through which DataLoader shares memory.
+    They cross processes by value: tensors would lie in shared memory, of which a container may have 64 MiB, and loaders
+    wait for ever where it is full.
 
     Attributes:
         rows: (S,) int64, which sequence, batch after batch.
         lengths: (S,) int64, in tokens.
         sizes: number of sequences in each batch.
-        input_ids: (T,) int64.
+        input_ids: (T,) uint16, or int32 for a larger vocabulary.
         cu_seqlens: (S + number of batches,) int32, each batch's own, end to end.
+        pinned: int64 tokens and the running sums in page-locked memory.
     """
 
     rows: NDArray[np.int64]
     lengths: NDArray[np.int64]
     sizes: tuple[int, ...]
-    input_ids: torch.Tensor
-    cu_seqlens: torch.Tensor
+    input_ids: NDArray[np.uint16 | np.int32]
+    cu_seqlens: NDArray[np.int32]
+    pinned: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __iter__(self) -> Iterator[PackedBatch]:
+        input_ids, cu_seqlens = self.pinned or self._tensors()
         sequence, token = 0, 0
         for number, size in enumerate(self.sizes):
             lengths = self.lengths[sequence : sequence + size]
@@ -41,8 +47,8 @@ class Packing:
             first = sequence + number
             yield PackedBatch(
                 rows=self.rows[sequence : sequence + size],
-                input_ids=self.input_ids[token : token + num_tokens],
-                cu_seqlens=self.cu_seqlens[first : first + size + 1],
+                input_ids=input_ids[token : token + num_tokens],
+                cu_seqlens=cu_seqlens[first : first + size + 1],
                 lengths=tuple(lengths.tolist()),
             )
             sequence, token = sequence + size, token + num_tokens
@@ -52,7 +58,11 @@ class Packing:
 
     def pin_memory(self) -> Packing:
         """The same batches in page-locked memory."""
-        return Packing(self.rows, self.lengths, self.sizes, self.input_ids.pin_memory(), self.cu_seqlens.pin_memory())
+        input_ids, cu_seqlens = self._tensors()
+        return replace(self, pinned=(input_ids.pin_memory(), cu_seqlens.pin_memory()))
+
+    def _tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self.input_ids.astype(np.int64)), torch.from_numpy(self.cu_seqlens)
 
 
 class VarlenCollator:
@@ -72,6 +82,6 @@ class VarlenCollator:
             rows=rows,
             lengths=taken.lengths,
             sizes=tuple(len(group) for group in groups),
-            input_ids=torch.from_numpy(taken.values.astype(np.int64)),
-            cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
+            input_ids=taken.values.astype(np.uint16 if taken.values.max(initial=0) < _UINT16 else np.int32),
+            cu_seqlens=cu_seqlens.astype(np.int32),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 import numpy as np
@@ -81,11 +81,7 @@ def pack_unit(unit: int, strings: Ragged, tokenizer: Tokenise, packer: Packer) -
     occupied = np.flatnonzero(strings.lengths[first])
     tokens = tokenizer(strings.take(first[occupied]))
     packing = VarlenCollator().collate(tokens, packer(tokens.lengths))
-    return PackedUnit(
-        unit,
-        inverse,
-        Packing(occupied[packing.rows], packing.lengths, packing.sizes, packing.input_ids, packing.cu_seqlens),
-    )
+    return PackedUnit(unit, inverse, replace(packing, rows=occupied[packing.rows]))
 
 
 @dataclass(frozen=True)

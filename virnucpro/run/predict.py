@@ -380,7 +380,7 @@ def _embedding(run: Run, runtime: Runtime, devices: list[str], threads: int) -> 
         loader_workers = profile.loader_workers if loader_workers is None else loader_workers
         # One process may have been best; --parallel asks for several all the same.
         processes = profile.num_processes if profile.threads == threads and profile.num_processes > 1 else 0
-    settings = embed.settings_for(devices, budgets, loader_workers, threads, runtime.compile)
+    settings = embed.settings_for(devices, budgets, loader_workers, runtime.compile)
     return settings, _embed_executor(devices, threads, settings, processes, parallel=runtime.parallel)
 
 
@@ -389,13 +389,14 @@ def _embed_executor(
 ) -> Executor:
     """One process a GPU; on the CPU this process alone, or several (``processes``, where known) with ``parallel``.
 
-    Whoever owns DataLoader workers is a process apart, which may end when one of them is killed.
+    Whoever owns DataLoader workers is a process apart, which may end when one of them is killed; so is whoever computes
+    on another device, whose errors may stay until its process ends.
     """
     if devices == ["cpu"]:
         # Four threads a process: small matrices gain little from more.
         processes = (processes or min(threads, max(2, threads // 4))) if parallel else 1
         devices = ["cpu"] * processes
-    if len(devices) == 1 and not settings.loader_workers:
+    if devices == ["cpu"] and not settings.loader_workers:
         return SerialExecutor(devices[0], threads)
     return LocalExecutor([Worker(i, device, max(1, threads // len(devices))) for i, device in enumerate(devices)])
 

@@ -15,10 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import read_config
-from virnucpro.encoders.device import available_cpus
+from virnucpro.encoders.device import available_cpus, describe
 from virnucpro.errors import InputError, ModelError, StoreError, UsageError
 from virnucpro.request import Request
 from virnucpro.results.calls import Calling
@@ -55,6 +57,7 @@ def run_record(
             "processor": platform.processor() or platform.machine(),
             "cpus": available_cpus(),
             "devices": devices,
+            "cards": [describe(torch.device(name)) for name in devices if name != "cpu"],
         },
         "parameters": {
             **_science(settings.science, run),

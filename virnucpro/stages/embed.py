@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import tee
 
 import numpy as np
@@ -15,9 +17,11 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.bundles import Bundle
+from virnucpro.bundles.bundle import cache_dir
 from virnucpro.encoders import load_encoder, load_tokenizer
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import compile_layers, should_compile
+from virnucpro.encoders.device import prepare
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.engine.loader import unit_loader
 from virnucpro.engine.packing import GreedyPacker
@@ -113,7 +117,7 @@ class UnitPart:
         return strings.keep(kept)
 
 
-Embedded = tuple[int, NDArray[np.float32]]
+Embedded = tuple[int, NDArray[np.floating]]
 Source = Callable[[int], Ragged]
 
 
@@ -153,6 +157,7 @@ class EmbedWork:
         """Each unit's number and (rows, width) embeddings, a pair for each role."""
         use_threads(worker.num_threads)
         device = torch.device(worker.device)
+        worker.kept.once("prepared", lambda: prepare(device))
         # Both before the first budget is reckoned, which takes the memory that the weights leave.
         encoders = {role: self._encoder(role, device, worker.kept) for role in ROLES}
         queues = zip(ROLES, tee(units, len(ROLES)), strict=True)
@@ -169,6 +174,7 @@ class EmbedWork:
         choice = self.settings.compile_layers
         num_tokens = self.settings.rows_a_worker * self.bundle.fragment_length * _TOKENS_A_BASE[encoder.alphabet]
         if should_compile(choice, encoder, device, num_tokens):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
             compile_layers(encoder, device)
         return encoder
 
@@ -180,31 +186,36 @@ class EmbedWork:
         def load(device: torch.device, dtype: torch.dtype) -> Encoder:
             return load_encoder(path, device, dtype)
 
+        budget = self.settings.token_budgets.get(role)
         loader = unit_loader(
             source,
             load_tokenizer(path),
-            GreedyPacker(self.settings.token_budgets.get(role) or usual_token_budget(encoder, device, self.dtype)),
+            GreedyPacker(
+                budget or worker.kept.once(("budget", role), partial(usual_token_budget, encoder, device, self.dtype))
+            ),
             units,
             self.settings.loader_workers,
             pin_memory=device.type == "cuda",
         )
         kept = worker.kept
         key = ("runner", id(encoder))  # the encoder is kept too, so nothing else gets this number
-        runner = kept.once(key, lambda: kept.enter_context(AsyncInferenceRunner(encoder, device, load)))
+        runner = kept.once(key, lambda: kept.enter_context(AsyncInferenceRunner(encoder, device, load, self._kept_as)))
         return runner.embeddings(loader, worker.advance)
+
+    @property
+    def _kept_as(self) -> torch.dtype:
+        return torch.float32 if self.dtype == "float32" else torch.float16
 
     def _write(self, *embedded: Embedded) -> UnitDone:
         (unit, _), *_ = embedded
         unit_digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
-        kept_as = np.float32 if self.dtype == "float32" else np.float16
         for role, (number, embedding) in zip(ROLES, embedded, strict=True):
             if number != unit:
                 raise CountError(f"unit {unit} and unit {number} came out together")
             made = shard_made_from(self.bundle, role, self.dtype, unit_digest)
-            array = embedding.astype(kept_as, copy=False)
             if unit in self.left_out:
-                array[list(self.left_out[unit])] = np.nan
-            store.write_arrays(self.run_dir.embedding(role, unit), "embedding", {"embedding": array}, made)
+                embedding[list(self.left_out[unit])] = np.nan
+            store.write_arrays(self.run_dir.embedding(role, unit), "embedding", {"embedding": embedding}, made)
         return UnitDone(unit, len(embedded[0][1]))
 
 
@@ -233,22 +244,20 @@ def settings_for(
     devices: Sequence[str],
     token_budgets: Mapping[str, int],
     loader_workers: int | None,
-    threads: int,
     compile_layers: CompileChoice = "auto",
 ) -> EmbedSettings:
     """Fill in how many processes read ahead where the user left it open (None).
 
     Args:
-        devices: at least one; they share the threads.
+        devices: at least one.
         token_budgets: see ``EmbedSettings``.
         loader_workers: for each encoder of each device.
-        threads: CPU threads in all.
         compile_layers: see ``EmbedSettings``.
     """
     if loader_workers is None:
-        # On the CPU tokenising would only compete with the encoder; a GPU must not wait for it.
-        most = threads // (len(ROLES) * len(devices))
-        loader_workers = 0 if devices[0] == "cpu" else min(4, max(1, most))
+        # On the CPU tokenising would only compete with the encoder. For a GPU one process an encoder is enough (30,000
+        # sequences a second), and each one more would take another unit ahead that a second GPU could do.
+        loader_workers = 0 if devices[0] == "cpu" else 1
     return EmbedSettings(token_budgets, loader_workers, compile_layers)
 
 
@@ -264,10 +273,10 @@ def usual_token_budget(encoder: Encoder, device: torch.device, dtype: str) -> in
         return encoder.cpu_token_budget
     if device.type != "cuda":
         return GPU_TOKEN_BUDGET
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    budget = token_budget_for(free + unused, encoder.width, 2 if dtype in _SIXTEEN_BIT else 4)
-    _log.info("%s: batches of %d tokens, with %.1f GB free", encoder.kind, budget, (free + unused) / 1e9)
+    # Not what is free just now: the same input is cut into the same batches on every card of a kind.
+    left = torch.cuda.get_device_properties(device).total_memory - torch.cuda.memory_allocated(device)
+    budget = token_budget_for(left, encoder.width, 2 if dtype in _SIXTEEN_BIT else 4)
+    _log.info("%s: batches of %d tokens, the weights leave %.1f GB", encoder.kind, budget, left / 1e9)
     return budget
 
 
@@ -275,7 +284,7 @@ def token_budget_for(free_bytes: int, width: int, item_bytes: int) -> int:
     """The largest power of two tokens that fits, up to what keeps any GPU busy.
 
     Args:
-        free_bytes: of the device's memory, beside the weights.
+        free_bytes: of the device's memory, all but what the weights take.
         width: of the token states of a transformer whose inner layers are four times as wide, gated or not.
         item_bytes: of a number in the compute dtype.
     """

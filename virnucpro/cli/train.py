@@ -22,6 +22,7 @@ dev part; training.json holds recipe and figures.
 \b
 Examples:
   virnucpro train --data data --output my-lite
+  virnucpro train --data data --output my-lite --preset nearest --start lite --final
   virnucpro train --data mine.fasta --labels mine.tsv --output my-lite --minutes 30
   virnucpro train --data phages.gb --data hosts.gb --output my-head --preset head --encoder 500 --layer 6
   virnucpro train --data data --output my-esm --preset head --encoder lite --encoder esm2_t30_150M_UR50D.pt
@@ -71,11 +72,18 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Bundle folder to write."
 )
 @click.option(
-    "--preset", type=click.Choice(("lite", "head", "published")), default="lite", show_default=True, help="Recipe."
+    "--preset",
+    type=click.Choice(("lite", "nearest", "head", "published")),
+    default="lite",
+    show_default=True,
+    help="Recipe.",
 )
 @click.option("--encoder", "encoders", multiple=True, help="For head and published: bundle, or encoder (twice).")
 @click.option("--layer", type=click.IntRange(min=1), help="Cut ESM-2 and DNABERT-S after this many layers.")
 @click.option("--start", metavar="BUNDLE", help="Start from the weights of a bundle trained with lite.")
+@click.option(
+    "--final", is_flag=True, help="For nearest: once all is chosen on dev, make the table of train, dev and release."
+)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -107,7 +115,6 @@ def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: 
     from virnucpro.progress import Reporter  # noqa: PLC0415
     from virnucpro.training import presets  # noqa: PLC0415
     from virnucpro.training.datasets import load_dataset  # noqa: PLC0415
-    from virnucpro.training.summary import dev_table  # noqa: PLC0415
 
     use_threads(options["threads"])
     preset = options["preset"]
@@ -122,12 +129,24 @@ def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: 
         fragment_length=options["fragment_length"],
         seed=options["seed"],
         dev_share=options["dev_share"],
-        device="cpu" if preset == "lite" else choose_devices(options["device"])[0],
+        device="cpu" if preset in ("lite", "nearest") else choose_devices(options["device"])[0],
     )
     request.check()
+    if preset == "nearest":
+        from virnucpro.training.nearest import train_nearest  # noqa: PLC0415
+
+        figures = train_nearest(data, output, request, is_final=options["final"], num_threads=options["threads"])
+        _say(figures, output)
+        return
     dataset = load_dataset(data, labels, split_seed)
     if options["fresh"]:
         presets.start_over(output)
     figures = presets.train(dataset, output, request, Reporter(bars=not (options["no_progress"] or options["quiet"])))
+    _say(figures, output)
+
+
+def _say(figures: dict[str, Any], output: Path) -> None:
+    from virnucpro.training.summary import dev_table  # noqa: PLC0415
+
     click.echo(dev_table(figures))
     click.echo(f"\n{output}: use it with virnucpro predict --model {output}")

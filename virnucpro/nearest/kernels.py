@@ -31,8 +31,8 @@ DROP = 14
 _SHARES = (0.110, 0.205, 0.013, 0.072, 0.022, 0.260, 0.082, 0.045, 0.122, 0.080)
 _COSTS = np.zeros(16, dtype=np.int64)
 _COSTS[:10] = np.round(-1000 * np.log2(_SHARES))
-LEAST_COST = 23_000
-"""Seeds that chance finds more often than once in 2^23 places (thousandths of a bit) are none."""
+LEAST_COST = 20_000
+"""Seeds that chance finds more often than once in 2^20 places (thousandths of a bit) are none."""
 
 
 class Proteins(NamedTuple):

@@ -6,8 +6,9 @@ the encoders beside the table. The dev part is new to both.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -18,12 +19,14 @@ import yaml
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.errors import UsageError
 from virnucpro.nearest.evidence import Evidence, Found, look_at
 from virnucpro.nearest.search import CELL, VIRUS
 from virnucpro.nearest.table import Table
 from virnucpro.training.dev import DevSize, Model, cut_rows, draw_dev, join_rows, load_model
 from virnucpro.training.genomes import Genomes, load_genomes
 from virnucpro.training.lite import CALIBRATED_LENGTHS, Figures, calibrate_bundle
+from virnucpro.training.presets import Request
 from virnucpro.training.proteins import Protein, fit_table, proteins_of, read_organisms, read_proteins
 
 TABLE = "nearest.npz.zst"
@@ -48,46 +51,66 @@ def table_of(folder: Path, parts: Iterable[str], num_threads: int = 1) -> Table:
     return fit_table(chain.from_iterable(found), num_threads)
 
 
-def add_nearest(
-    folder: Path, start: Bundle, output: Path, size: DevSize, *, is_final: bool = False, num_threads: int = 1
+def train_nearest(
+    paths: Sequence[Path], output: Path, request: Request, *, is_final: bool, num_threads: int = 1
 ) -> Figures:
+    """What ``virnucpro train --preset nearest`` does.
+
+    Args:
+        paths: one data folder.
+        output: the bundle folder.
+        request: what is asked; ``start`` is the bundled model where it is empty.
+        is_final: see ``add_nearest``.
+        num_threads: of MMseqs2.
+
+    Raises:
+        UsageError: ``paths`` is no data folder, or a program that is needed is missing.
+    """
+    if len(paths) != 1 or not paths[0].is_dir():
+        raise UsageError("--preset nearest takes one data folder, with train/, dev/ and manifest.tsv.gz.")
+    folder = paths[0]
+    table = table_of(folder, ("train",), num_threads)
+    size = DevSize().scaled(request.dev_share)
+    figures = add_nearest(table, load_genomes(folder, "dev"), load_bundle(request.start or "lite"), output, size)
+    if is_final:
+        parts = [part for part in ("train", "dev", "release") if (folder / part).is_dir()]
+        replace_table(output, table_of(folder, parts, num_threads), parts)
+    return figures
+
+
+def add_nearest(table: Table, dev_genomes: Genomes, start: Bundle, output: Path, size: DevSize) -> Figures:
     """Write a bundle of the trained parts of ``start`` and a table of proteins, weighed and calibrated on dev.
 
     Args:
-        folder: data with ``train/`` and ``dev/``.
+        table: of the train part.
+        dev_genomes: the dev part.
         start: whose encoders and head are taken.
         output: the bundle folder.
         size: of the dev set.
-        is_final: once all is chosen, make the table anew of every part of the data.
-        num_threads: of what can use them.
-
-    Returns:
-        Dev figures of the table of the train part alone.
     """
     output.mkdir(parents=True, exist_ok=True)
     for role in ("nucleotide", "protein", "head"):
-        shutil.copyfile(start.folder / f"{role}.safetensors", output / f"{role}.safetensors")
+        shutil.copyfile(start.encoder(role) if role != "head" else start.head, output / f"{role}.safetensors")
     settings: dict[str, Any] = yaml.safe_load((start.folder / "bundle.yaml").read_text(encoding="utf-8"))
-    path = output / "bundle.yaml"
-    table = table_of(folder, ("train",), num_threads)
-    table.save(output / TABLE)
-    dev = load_genomes(folder, "dev")
     plain = load_model(replace(start, nearest=None, evidence=None))
-    settings |= {"nearest": TABLE, "evidence": _plain(fit_evidence(table, plain, dev, size))}
-    told = {"parts": ["train"], "proteins": len(table), "residues": table.num_residues}
-    settings["provenance"] = {**settings["provenance"], "nearest": told}
-    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    figures = calibrate_bundle(dev, output, size)
-    if is_final:
-        parts = [part for part in ("train", "dev", "release") if (folder / part).is_dir()]
-        table = table_of(folder, parts, num_threads)
-        table.save(output / TABLE)
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        told = {"parts": parts, "proteins": len(table), "residues": table.num_residues}
-        settings["provenance"]["nearest"] = {**told, "chosen_without_dev": True}
-        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        load_bundle(str(output))
-    return figures
+    evidence = asdict(fit_evidence(table, plain, dev_genomes, size))
+    settings |= {"nearest": TABLE, "evidence": json.loads(json.dumps(evidence))}  # lists in place of tuples
+    _write(output, settings, table, ["train"])
+    return calibrate_bundle(dev_genomes, output, size)
+
+
+def replace_table(output: Path, table: Table, parts: Sequence[str]) -> None:
+    """Put a table of more data in the place of the one that everything was chosen with."""
+    settings: dict[str, Any] = yaml.safe_load((output / "bundle.yaml").read_text(encoding="utf-8"))
+    _write(output, settings, table, parts)
+    load_bundle(str(output))
+
+
+def _write(output: Path, settings: dict[str, Any], table: Table, parts: Sequence[str]) -> None:
+    table.save(output / TABLE)
+    made_of = {"parts": list(parts), "proteins": len(table), "residues": table.num_residues}
+    settings["provenance"] = {**settings["provenance"], "nearest": made_of}
+    (output / "bundle.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
 def fit_evidence(table: Table, plain: Model, dev_genomes: Genomes, size: DevSize) -> Evidence:
@@ -154,11 +177,3 @@ def fit_weights(
             break
     scaled: NDArray[np.float64] = found[2:] / max(found[0], 0.1)
     return scaled
-
-
-def _plain(evidence: Evidence) -> Mapping[str, Any]:
-    """As ``bundle.yaml`` holds it."""
-    return {
-        name: [list(line) if isinstance(line, tuple) else line for line in lines]
-        for name, lines in asdict(evidence).items()
-    }

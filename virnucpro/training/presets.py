@@ -30,7 +30,7 @@ from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, ho
 from virnucpro.training.lite import CHECKPOINT, Figures, train_lite, write_bundle
 from virnucpro.training.truncation import depth_of, write_truncated
 
-PRESETS = ("lite", "head", "published")
+PRESETS = ("lite", "nearest", "head", "published")
 HEAD_FRAGMENTS = 40_960
 REPORT = "training.json"
 _REQUEST = "training-request.json"
@@ -44,7 +44,7 @@ class Request:
         preset: one of ``PRESETS``.
         encoders: bundles, encoders by name, or their files, for ``head`` and ``published``.
         layer: after how many layers to cut encoders that have more; 0 leaves them whole.
-        start: bundle whose weights are the first ones (``lite``); empty for none.
+        start: bundle whose weights are the first ones (``lite``) or the only ones (``nearest``); empty for none.
         learning_rate: the highest; 0 for the recipe's own (``lite``).
         fragments: to train on; 0 for the preset's own number.
         minutes: train about so long instead (``lite``).
@@ -54,7 +54,7 @@ class Request:
         device: torch device name of the encoders.
     """
 
-    preset: Literal["lite", "head", "published"] = "lite"
+    preset: Literal["lite", "nearest", "head", "published"] = "lite"
     encoders: tuple[str, ...] = ()
     layer: int = 0
     start: str = ""
@@ -68,13 +68,13 @@ class Request:
 
     def check(self) -> None:
         """Raise UsageError for options that do not go together."""
-        if self.preset == "lite" and (self.encoders or self.layer):
+        if self.preset in ("lite", "nearest") and (self.encoders or self.layer):
             raise UsageError("--encoder and --layer are for --preset head or published: lite trains its own encoders.")
-        if self.preset != "lite" and not self.encoders:
+        if self.preset not in ("lite", "nearest") and not self.encoders:
             raise UsageError(f"--preset {self.preset} needs --encoder: a bundle, or two encoders.")
         if self.preset != "lite" and self.minutes is not None:
             raise UsageError("--minutes is for --preset lite; give --fragments.")
-        if self.preset != "lite" and (self.start or self.learning_rate):
+        if self.preset in ("head", "published") and (self.start or self.learning_rate):
             raise UsageError("--start and --learning-rate are for --preset lite.")
 
 

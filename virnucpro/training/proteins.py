@@ -2,8 +2,8 @@
 
 Genes of cells without introns and of long viral genomes are found by Pyrodigal; of all other genomes the longest
 stop-free runs are taken that do not lie upon each other. Proteins of either side that are half identical to a longer
-one are left out (``mmseqs easy-linclust``), so that a family counts by how much it varies, not by how often it was
-sequenced.
+one are left out (MMseqs2's linclust; Steinegger and Soeding 2018), so that a family counts by how much it varies, not
+by how often it was sequenced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NO_CODON, RESIDUES
 from virnucpro.errors import InputError, UsageError
-from virnucpro.nearest.search import search
 from virnucpro.nearest.table import Table, make_table
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.genomes import VIRUS, Genomes
@@ -30,13 +29,14 @@ from virnucpro.training.genomes import VIRUS, Genomes
 WITHOUT_INTRONS = ("archaea", "bacteria", "mge", "organelle", "plasmid")
 LONG_VIRUS_NT = 15_000
 """Viral genomes from here on are mostly written as those of bacteria are: genes without introns, one after another."""
-SHORTEST_GENE, SHORTEST_RUN, SHORTEST_VIRAL_RUN = 50, 80, 60
+SHORTEST_GENE, SHORTEST_RUN, SHORTEST_VIRAL_RUN = 50, 80, 50
 """Residues. Shorter runs are mostly no genes."""
 MOST_OVERLAP = 0.3
 """Share of a stop-free run that may lie upon longer ones."""
 IDENTITY, COVERAGE = 0.5, 0.8
-MOST_RESIDUES = 104_000_000
-"""Of the table: 54 MB."""
+THINNED = {"bacteria": 0.33, "Caudoviricetes": 0.5}
+"""Share that stays of the proteins that are alone in their cluster, of a class of hosts or a family of viruses. Of
+these two there are far more than of all others, and so many of them are as good on dev as all."""
 _LONGEST_NAME = 60
 _LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 
@@ -129,11 +129,11 @@ def read_organisms(manifest: Path) -> dict[str, str]:
     if not manifest.exists():
         return {}
     with gzip.open(manifest, "rt", encoding="utf-8") as lines:
-        return {row["id"]: row["organism"] for row in csv.DictReader(lines, delimiter="\t")}
+        return {row["id"]: row.get("organism") or "" for row in csv.DictReader(lines, delimiter="\t")}
 
 
-def fit_table(proteins: Iterable[Protein], num_threads: int = 1, most_residues: int = MOST_RESIDUES) -> Table:
-    """Cluster the proteins of each side, and make a table of those that are most like others.
+def fit_table(proteins: Iterable[Protein], num_threads: int = 1, seed: int = 1) -> Table:
+    """Cluster the proteins of each side, thin out what there is too much of, and make a table.
 
     Raises:
         UsageError: MMseqs2 is not installed, or fails.
@@ -141,12 +141,21 @@ def fit_table(proteins: Iterable[Protein], num_threads: int = 1, most_residues: 
     sides: tuple[list[Protein], list[Protein]] = ([], [])
     for protein in proteins:
         sides[protein.kind != VIRUS].append(protein)
-    kept = [protein for side in sides for protein in representatives(side, num_threads)]
-    return table_from(choose(kept, most_residues))
+    generator = np.random.default_rng(seed)
+    kept: list[Protein] = []
+    for side in sides:
+        numbers, sizes = representatives(side, num_threads)
+        lots = generator.random(len(numbers))
+        for number, size, lot in zip(numbers.tolist(), sizes.tolist(), lots.tolist(), strict=True):
+            protein = side[number]
+            if size > 1 or lot < THINNED.get(protein.kind, 1.0) * THINNED.get(protein.group, 1.0):
+                kept.append(protein)
+    whose = [(protein.organism, protein.group, protein.kind) for protein in kept]
+    return make_table(Ragged.from_bytes(protein.letters for protein in kept), whose)
 
 
-def representatives(proteins: list[Protein], num_threads: int) -> list[Protein]:
-    """One of each cluster, in order.
+def representatives(proteins: list[Protein], num_threads: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of one protein of each cluster, ascending, and how many the cluster has.
 
     Raises:
         UsageError: MMseqs2 is not installed, or fails.
@@ -155,7 +164,7 @@ def representatives(proteins: list[Protein], num_threads: int) -> list[Protein]:
     if program is None:
         raise UsageError("a table of proteins needs MMseqs2 (mmseqs), which is not on the PATH; Bioconda has it.")
     if not proteins:
-        return []
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     with TemporaryDirectory(prefix="virnucpro-") as folder:
         path = Path(folder)
         with (path / "in.faa").open("wb") as file:
@@ -166,37 +175,7 @@ def representatives(proteins: list[Protein], num_threads: int) -> list[Protein]:
         done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - a list, no shell
         if done.returncode:
             raise UsageError(f"mmseqs failed: {(done.stderr or done.stdout).strip()[-500:]}")
-        with (path / "out_rep_seq.fasta").open(encoding="utf-8") as lines:
-            chosen = sorted(int(line[1:]) for line in lines if line.startswith(">"))
-    return [proteins[number] for number in chosen]
-
-
-def choose(proteins: list[Protein], most_residues: int) -> list[Protein]:
-    """The proteins, in order, that are most like another one, so many that the table is no larger than that.
-
-    What resembles no other virus and no other genus of cells will not resemble a new one either.
-    """
-    if sum(len(protein.letters) for protein in proteins) <= most_residues:
-        return proteins
-    likeness = likeness_of(proteins)
-    order = np.argsort(-likeness, kind="stable")
-    ends = np.cumsum([len(proteins[number].letters) for number in order.tolist()])
-    return [
-        proteins[number] for number in np.sort(order[: np.searchsorted(ends, most_residues, side="right")]).tolist()
-    ]
-
-
-def likeness_of(proteins: list[Protein]) -> NDArray[np.int32]:
-    """(n,) best score of each protein against the others; for one of cells, against those of other genera."""
-    table = table_from(proteins)
-    own = np.where(table.is_viral, -2 - np.arange(len(table)), table.group_of_protein).astype(np.int32)
-    own += 2 + len(table)  # numbers from 0 on: what is below leaves out nothing
-    queries = Ragged.from_bytes(protein.letters for protein in proteins)
-    found: NDArray[np.int32] = search(table, queries, folds=own, left_out=own).scores.max(axis=1)
-    return found
-
-
-def table_from(proteins: list[Protein]) -> Table:
-    """A table of all these proteins."""
-    whose = [(protein.organism, protein.group, protein.kind) for protein in proteins]
-    return make_table(Ragged.from_bytes(protein.letters for protein in proteins), whose)
+        with (path / "out_cluster.tsv").open(encoding="utf-8") as lines:
+            chosen = np.array([int(line.partition("\t")[0]) for line in lines], dtype=np.int64)
+    numbers, sizes = np.unique(chosen, return_counts=True)
+    return numbers, sizes

@@ -328,7 +328,8 @@ def _check_bundle(archive: Path, plan: _Plan, staged: Path) -> None:
     folder = staged / plan.packed.place
     try:
         settings = yaml.safe_load((folder / "bundle.yaml").read_text(encoding="utf-8"))
-        files = [str(settings[role]) for role in ("nucleotide", "protein", "head")]
+        roles = ("nucleotide", "protein", "head", *(("nearest",) if "nearest" in settings else ()))
+        files = [str(settings[role]) for role in roles]
     except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ModelError(f"{archive}: {plan.packed.place} has no bundle.yaml that can be understood.") from error
     for file in files:

@@ -24,8 +24,8 @@ VIRUS, CELL = 0, 1
 """Columns of what is found."""
 NONE = -1
 """No protein; no group left out."""
-MOST_POSITIONS = 1 << 24
-"""Residues of queries that are indexed at a time: some 200 MB."""
+MOST_POSITIONS = 1 << 23
+"""Residues of queries that are indexed at a time: some 250 MB with their index."""
 
 _LEAST_BITS = 12
 """Of the number of a bucket of the index."""

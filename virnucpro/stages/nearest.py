@@ -15,7 +15,7 @@ from virnucpro.nearest.table import Table, load_table
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run, features_made_from
 
-BASES_AT_A_TIME = 24_000_000
+BASES_AT_A_TIME = 12_000_000
 """Of fragments that are searched for together: each time the whole table is read."""
 
 

@@ -218,7 +218,7 @@ def calibrate_bundle(dev_genomes: Genomes, folder: Path, size: DevSize) -> Figur
     rows = {length: item.rows for length, item in scored.items()}
     odds = {length: item.odds for length, item in scored.items()}
     settings["rows"] = max(
-        ("mean", "max"),
+        ("mean",) if bundle.nearest is not None else ("mean", "max"),  # what is nearest is added to their mean
         key=lambda rule: auroc(
             last_where_unscored(mean_of_fragments(rows[500], join_rows(rows[500], odds[500], rule))[0]),
             dev[500].is_virus,

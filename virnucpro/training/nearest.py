@@ -23,6 +23,7 @@ from virnucpro.errors import UsageError
 from virnucpro.nearest.evidence import Evidence, Found, look_at
 from virnucpro.nearest.search import CELL, VIRUS
 from virnucpro.nearest.table import Table
+from virnucpro.training.calibration import log_loss
 from virnucpro.training.dev import DevSize, Model, cut_rows, draw_dev, join_rows, load_model
 from virnucpro.training.genomes import Genomes, load_genomes
 from virnucpro.training.lite import CALIBRATED_LENGTHS, Figures, calibrate_bundle
@@ -164,16 +165,21 @@ def fit_weights(
     """
     columns = np.concatenate([log_odds[:, None], np.ones((len(log_odds), 1)), design], axis=1)
     weights = weights / weights.sum()
-    ridge = _RIDGE * np.diag([0.0, 0.0, *np.ones(design.shape[1])])
+    ridge = _RIDGE * np.array([0.0, 0.0, *np.ones(design.shape[1])])
+
+    def loss(found: NDArray[np.float64]) -> float:
+        return log_loss(columns @ found, is_virus, weights) + float(ridge @ found**2) / 2
+
     found = np.zeros(columns.shape[1])
-    found[0] = 1.0
     for _ in range(_STEPS):
-        probability = 1 / (1 + np.exp(-np.clip(columns @ found, -30, 30)))
-        gradient = columns.T @ (weights * (is_virus - probability)) - ridge @ found
-        curvature = (columns * (weights * probability * (1 - probability))[:, None]).T @ columns + ridge
-        step = np.clip(np.linalg.solve(curvature + 1e-12 * np.eye(len(found)), gradient), -2.0, 2.0)
+        probability = 1 / (1 + np.exp(-(columns @ found)))
+        gradient = columns.T @ (weights * (is_virus - probability)) - ridge * found
+        curvature = (columns * (weights * probability * (1 - probability))[:, None]).T @ columns + np.diag(ridge)
+        step = np.linalg.solve(curvature + 1e-12 * np.eye(len(found)), gradient)
+        while np.abs(step).max() > 1e-9 and loss(found + step) > loss(found):
+            step = step / 2
         found = found + step
-        if np.abs(step).max() < 1e-8:
+        if np.abs(step).max() < 1e-7:
             break
     scaled: NDArray[np.float64] = found[2:] / max(found[0], 0.1)
     return scaled

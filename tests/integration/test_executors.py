@@ -9,6 +9,7 @@ import re
 
 import psutil
 import pytest
+from private_net import is_inside
 from work_samples import (
     Breaks,
     BreaksOnce,
@@ -29,6 +30,7 @@ from virnucpro.errors import DiskFullError, InputError, RunMismatchError, StoreE
 from virnucpro.executors.base import UnitDone, UnitFailed, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.ray import RayExecutor
 from virnucpro.executors.serial import SerialExecutor
 
 
@@ -44,6 +46,9 @@ EXECUTORS = {
     "local_2": lambda: local(2),
 }
 WITH_PROCESSES = ("pool_2", "local_1", "local_2")
+if is_inside():  # Ray listens on every interface: its tests run where there is none (tests/integration/test_ray.py)
+    EXECUTORS = {"ray": lambda: RayExecutor(num_cpus=2)}
+    WITH_PROCESSES = ("ray",)
 
 
 @pytest.fixture(params=EXECUTORS)

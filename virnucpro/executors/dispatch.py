@@ -1,0 +1,126 @@
+"""Which unit is in whose hands, on machines that come and go.
+
+Plain arithmetic: it starts nothing and reads no clock, so that it can be tried with any number of units and workers.
+
+1. A call takes the next unit: one that was given back, else a new one, else a copy of one that is overdue.
+2. The first call that settles a unit is its result; later ones are ignored.
+3. A call whose place is lost gives its unit back, without blame.
+4. A call that raised, or whose process was killed while its machine lived, blames its unit; after ``MAX_FAILURES`` the
+   unit has failed.
+
+Only what is in hand is remembered, so that memory depends on the number of workers and not on that of units.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Hashable, Iterable
+from statistics import median
+
+from virnucpro.executors.base import MAX_FAILURES, UnitFailed
+
+_WINDOW = 101
+"""Durations that the median is taken of, the last ones."""
+
+
+class Dispatch:
+    """The units of one run.
+
+    Args:
+        units: those to be done; asked for one by one, when somebody is there to do them.
+        overdue_seconds: no copy of a unit is handed out before it took so long.
+        overdue_factor: and before it took so many times the median of the last ones.
+    """
+
+    def __init__(self, units: Iterable[int], *, overdue_seconds: float = 60.0, overdue_factor: float = 3.0) -> None:
+        self._units = iter(units)
+        self._is_exhausted = False
+        self._overdue_seconds = overdue_seconds
+        self._overdue_factor = overdue_factor
+        self._returned: deque[int] = deque()
+        self._calls: dict[Hashable, tuple[int, float]] = {}  # to unit and when it was taken, oldest first
+        self._copies: Counter[int] = Counter()  # calls of each unit that is not settled
+        self._failures: Counter[int] = Counter()
+        self._seconds: deque[float] = deque(maxlen=_WINDOW)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every unit is settled; calls may still be on their way, whose results nobody needs."""
+        return self._is_exhausted and not self._returned and not self._copies
+
+    @property
+    def num_in_hand(self) -> int:
+        """Units that were taken and are not settled."""
+        return len(self._copies)
+
+    def take(self, call: Hashable, now: float) -> int | None:
+        """The unit that ``call`` is to do, or None where there is none at present."""
+        unit = self._returned.popleft() if self._returned else self._next()
+        if unit is None:
+            unit = self._overdue(now)
+        if unit is not None:
+            self._calls[call] = (unit, now)
+            self._copies[unit] += 1
+        return unit
+
+    def rename(self, call: Hashable, name: Hashable) -> None:
+        """Know a call by another name from now on."""
+        self._calls[name] = self._calls.pop(call)
+
+    def settle(self, call: Hashable, now: float) -> bool:
+        """A call came back with its unit; whether it is the first one that did."""
+        unit, taken = self._calls.pop(call)
+        if unit not in self._copies:
+            return False
+        del self._copies[unit]
+        self._failures.pop(unit, None)
+        self._seconds.append(now - taken)
+        return True
+
+    def lose(self, call: Hashable) -> None:
+        """The place of a call is gone: its unit goes back, unless it is settled or in other hands too."""
+        unit, _ = self._calls.pop(call)
+        if self._has_dropped(unit):
+            self._returned.append(unit)
+
+    def blame(self, call: Hashable, reason: str) -> UnitFailed | None:
+        """A call failed by its unit; the failure, where that was once too often."""
+        unit, _ = self._calls.pop(call)
+        if unit not in self._copies:
+            return None
+        self._failures[unit] += 1
+        if self._failures[unit] >= MAX_FAILURES:
+            del self._copies[unit], self._failures[unit]
+            return UnitFailed(unit, reason)
+        if self._has_dropped(unit):
+            self._returned.append(unit)
+        return None
+
+    def _has_dropped(self, unit: int) -> bool:
+        """Take one call from a unit; whether it was the last one of a unit that is not settled."""
+        if unit not in self._copies:
+            return False
+        self._copies[unit] -= 1
+        if self._copies[unit]:
+            return False
+        del self._copies[unit]
+        return True
+
+    def _next(self) -> int | None:
+        if self._is_exhausted:
+            return None
+        unit = next(self._units, None)
+        self._is_exhausted = unit is None
+        return unit
+
+    def _overdue(self, now: float) -> int | None:
+        """A unit that takes so long that its machine may be cut off; it gets one copy."""
+        if not self._seconds:
+            return None
+        limit = max(self._overdue_seconds, self._overdue_factor * median(self._seconds))
+        for unit, taken in self._calls.values():
+            if now - taken < limit:
+                return None
+            if self._copies.get(unit) == 1:
+                return unit
+        return None

@@ -1,0 +1,383 @@
+"""Work on a Ray cluster: an actor for each GPU, or for some CPUs; machines may come and go.
+
+The driver alone decides who does which unit, by ``Dispatch``. Ray restarts actors and never repeats a call
+(``max_restarts=-1, max_task_retries=0``): repeated calls would wait for ever for an actor that has nowhere to restart.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import secrets
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+from virnucpro.errors import UsageError, VirNucProError, WorkerError
+from virnucpro.executors.base import Advance, Kept, Outcome, UnitDone, UnitFailed, Work, Worker, ignore_progress
+from virnucpro.executors.dispatch import Dispatch
+from virnucpro.lifeline import check_interrupt
+
+_log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 2.0
+_MAX_STILLBORN = 4
+_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # noqa: S105 - names a file
+_SURROUNDINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+}
+"""What Ray must find in its environment: nobody without the token gets in, and a dead machine shows within seconds."""
+
+Files = dict[str, bytes]
+"""Name relative to a folder to content."""
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """Work that can be done where the files of the driver are not to be seen: they travel with the calls."""
+
+    @property
+    def mark(self) -> Path:
+        """A file that a machine sees if it shares the driver's files."""
+        ...
+
+    def pack(self, unit: int) -> Files:
+        """What a unit is made from; called in the driver."""
+        ...
+
+    def at(self, folder: Path) -> Work:
+        """The same work in another folder."""
+        ...
+
+    def collect(self, unit: int) -> Files:
+        """What a unit has become; called where it was done."""
+        ...
+
+    def install(self, unit: int, files: Files) -> None:
+        """Put it in its place; called in the driver."""
+        ...
+
+
+def require_ray() -> None:
+    """Refuse where Ray is not installed.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("the engine ray needs Ray. Install it: pip install 'virnucpro[ray]'")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of a call: an outcome, an error to raise here, or the story of one that nobody foresaw."""
+
+    outcome: Outcome | None
+    error: VirNucProError | None = None
+    story: str = ""
+    files: Files | None = None
+    records: tuple[logging.LogRecord, ...] = ()
+
+
+class _Place:
+    """An actor: does one unit at a time, in a process of its own somewhere in the cluster."""
+
+    def __init__(self, index: int, num_threads: int) -> None:
+        import ray  # noqa: PLC0415 - an extra
+
+        has_gpu = bool(ray.get_gpu_ids())
+        self._kept = Kept()
+        self._worker = Worker(index, "cuda:0" if has_gpu else "cpu", num_threads, kept=self._kept)
+        self._records: list[logging.LogRecord] = []
+        root = logging.getLogger()
+        root.handlers[:] = [_Recorder(self._records)]
+        root.setLevel(logging.INFO)
+
+    def where(self, mark: Path | None) -> tuple[str, bool]:
+        """The node, and whether it sees the driver's files."""
+        import ray  # noqa: PLC0415 - an extra
+
+        return ray.get_runtime_context().get_node_id(), mark is None or mark.exists()
+
+    def do(self, work: Any, unit: int, files: Files | None) -> _Answer:  # noqa: ANN401 - Work, or Portable
+        """Do one unit; with ``files`` in a folder of this place."""
+        try:
+            if files is None:
+                return self._answer(self._outcome(work, unit))
+            with tempfile.TemporaryDirectory(prefix="virnucpro-") as name:
+                _write(Path(name), files)
+                here = work.at(Path(name))
+                outcome = self._outcome(here, unit)
+                return self._answer(outcome, here.collect(unit) if isinstance(outcome, UnitDone) else {})
+        except VirNucProError as error:
+            return _Answer(None, error, records=self._said())
+        except Exception:  # noqa: BLE001 - top frame of a worker: the driver gets the whole story
+            return _Answer(None, story=traceback.format_exc(), records=self._said())
+
+    def close(self) -> None:
+        """Close what the work kept."""
+        self._kept.close()
+
+    def _outcome(self, work: Work, unit: int) -> Outcome:
+        (outcome,) = work.process([unit], self._worker)
+        return outcome
+
+    def _answer(self, outcome: Outcome, files: Files | None = None) -> _Answer:
+        return _Answer(outcome, files=files, records=self._said())
+
+    def _said(self) -> tuple[logging.LogRecord, ...]:
+        said = tuple(self._records)
+        self._records.clear()
+        return said
+
+
+class _Recorder(logging.Handler):
+    """Keeps records until the call is answered; they cross processes as plain text."""
+
+    def __init__(self, records: list[logging.LogRecord]) -> None:
+        super().__init__()
+        self._kept = records
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None
+        self._kept.append(record)
+
+
+@dataclass(eq=False)
+class _Hand:
+    """A place as the driver sees it.
+
+    Attributes:
+        actor: its handle.
+        node: where it runs; empty until it answered.
+        shares: whether it sees the driver's files.
+        asked: where it was asked what it is, the reference of the answer.
+        num_stillborn: how often it ended before it answered.
+    """
+
+    actor: Any
+    node: str = ""
+    shares: bool = True
+    asked: Any = None
+    num_stillborn: int = 0
+
+
+@dataclass
+class RayExecutor:
+    """An executor over the machines of a Ray cluster; see ``executors.base.Executor``.
+
+    Attributes:
+        address: HOST:PORT of a cluster that runs, or ``local`` for one on this machine alone, which ends with it.
+        num_threads: CPU threads of an actor; it takes as many CPUs where the cluster has no GPU.
+        num_cpus: CPUs of a local cluster; all of the machine where None.
+        overdue_seconds: see ``Dispatch``.
+    """
+
+    address: str = "local"
+    num_threads: int = 1
+    num_cpus: int | None = None
+    overdue_seconds: float = 60.0
+    _hands: list[_Hand] = field(default_factory=list)
+    _ray: Any = None
+    _looked: float = float("-inf")
+    _before: dict[str, str | None] = field(default_factory=dict)
+    _token: Path | None = None
+
+    def __enter__(self) -> Self:
+        require_ray()
+        surroundings = dict(_SURROUNDINGS)
+        if _TOKEN_PATH not in os.environ:
+            if self.address != "local":
+                raise UsageError(
+                    f"a Ray cluster is reached with its token: set {_TOKEN_PATH} to the file that 'ray start' was "
+                    "given there (RAY_AUTH_MODE=token)."
+                )
+            self._token = _new_token()
+            surroundings[_TOKEN_PATH] = str(self._token)
+        self._before = {name: os.environ.get(name) for name in surroundings}
+        os.environ.update(surroundings)
+        import ray  # noqa: PLC0415 - an extra, and reads its surroundings when it is imported
+
+        self._ray = ray
+        mine = {"num_cpus": self.num_cpus, "include_dashboard": False} if self.address == "local" else {}
+        try:
+            ray.init(self.address, log_to_driver=False, configure_logging=False, **mine)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            self._restore()
+            raise UsageError(f"no Ray cluster answers at {self.address} ({error}).") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        idle = [hand.actor.close.remote() for hand in self._hands if hand.node]
+        if idle and (error is None or isinstance(error, Exception)):
+            self._ray.wait(idle, num_returns=len(idle), timeout=5.0)
+        self._hands.clear()
+        self._ray.shutdown()
+        self._restore()
+
+    @property
+    def num_workers(self) -> int:
+        """Places that there are now, or that there will be at once."""
+        return max(1, len(self._hands), self._capacity())
+
+    def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
+        """See ``Executor.run``; a unit whose machine dies is done on another, without being blamed."""
+        dispatch = Dispatch(units, overdue_seconds=self.overdue_seconds)
+        calls: dict[Any, _Hand] = {}
+        idle = [hand for hand in self._hands if hand.node]
+        try:
+            while not dispatch.is_finished:
+                check_interrupt()
+                self._grow(work)
+                self._hand_out(work, dispatch, idle, calls)
+                waiting = [*calls, *(hand.asked for hand in self._hands if hand.asked is not None)]
+                if not waiting:
+                    if not dispatch.is_finished:
+                        time.sleep(0.1)
+                    continue
+                ready, _ = self._ray.wait(waiting, num_returns=1, timeout=1.0)
+                for reference in ready:
+                    if reference not in calls:
+                        self._settle_in(reference, work, idle)
+                        continue
+                    yield from self._hear(reference, calls.pop(reference), work, dispatch, idle, advance)
+        finally:
+            # Whoever still has a unit in hand works for nobody.
+            for hand in set(calls.values()):
+                self._hands.remove(hand)
+                self._ray.kill(hand.actor)
+
+    def _hand_out(self, work: Work, dispatch: Dispatch, idle: list[_Hand], calls: dict[Any, _Hand]) -> None:
+        """Give every idle place a unit, as long as there are any."""
+        while idle:
+            call = object()
+            unit = dispatch.take(call, time.monotonic())
+            if unit is None:
+                return
+            hand = idle.pop()
+            files = work.pack(unit) if isinstance(work, Portable) and not hand.shares else None
+            reference = hand.actor.do.remote(work, unit, files)
+            dispatch.rename(call, reference)
+            calls[reference] = hand
+
+    def _hear(
+        self,
+        reference: Any,  # noqa: ANN401 - Ray's types are not installed everywhere
+        hand: _Hand,
+        work: Work,
+        dispatch: Dispatch,
+        idle: list[_Hand],
+        advance: Advance,
+    ) -> Iterator[Outcome]:
+        """Act on the end of a call."""
+        try:
+            answer: _Answer = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            node, hand.node = hand.node, ""
+            if node in self._living():
+                failed = dispatch.blame(reference, f"its process on node {node[:8]} was killed ({_first_line(error)})")
+                yield from self._report(failed)
+            else:
+                _log.warning("node %s is gone; its unit goes back", node[:8])
+                dispatch.lose(reference)
+            self._ask(hand, work)
+            return
+        for record in answer.records:
+            logging.getLogger(record.name).handle(record)
+        idle.append(hand)
+        if answer.error is not None:
+            raise answer.error
+        if answer.outcome is None:
+            yield from self._report(dispatch.blame(reference, answer.story))
+        elif dispatch.settle(reference, time.monotonic()):
+            if answer.files is not None and isinstance(work, Portable):
+                work.install(answer.outcome.unit, answer.files)
+            if isinstance(answer.outcome, UnitDone):
+                advance(answer.outcome.unit, answer.outcome.num_rows)
+            yield answer.outcome
+
+    def _report(self, failed: UnitFailed | None) -> Iterator[Outcome]:
+        if failed is None:
+            _log.warning("a unit goes back and is tried again")
+        else:
+            yield failed
+
+    def _grow(self, work: Work) -> None:
+        """Start an actor for each place that the cluster has gained."""
+        if time.monotonic() < self._looked + _POLL_SECONDS:
+            return
+        self._looked = time.monotonic()
+        cluster = self._ray.cluster_resources()
+        takes = {"num_gpus": 1} if cluster.get("GPU") else {"num_cpus": self.num_threads}
+        for index in range(len(self._hands), self._capacity()):
+            kind = self._ray.remote(max_restarts=-1, max_task_retries=0, **takes)(_Place)
+            hand = _Hand(kind.remote(index, self.num_threads))
+            self._hands.append(hand)
+            self._ask(hand, work)
+
+    def _capacity(self) -> int:
+        cluster = self._ray.cluster_resources()
+        return int(cluster.get("GPU") or cluster.get("CPU", 0) // self.num_threads)
+
+    def _ask(self, hand: _Hand, work: Work) -> None:
+        """Ask a place what it is; it is idle when it answers, which may be when a machine joins."""
+        hand.asked = hand.actor.where.remote(work.mark if isinstance(work, Portable) else None)
+
+    def _settle_in(self, reference: Any, work: Work, idle: list[_Hand]) -> None:  # noqa: ANN401 - Ray's
+        (hand,) = [hand for hand in self._hands if hand.asked is reference or hand.asked == reference]
+        try:
+            hand.node, hand.shares = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            hand.num_stillborn += 1
+            if hand.num_stillborn > _MAX_STILLBORN:
+                raise WorkerError(f"workers die before they begin: {_first_line(error)}") from error
+            self._ask(hand, work)
+            return
+        hand.asked, hand.num_stillborn = None, 0
+        idle.append(hand)
+
+    def _living(self) -> set[str]:
+        return {str(node["NodeID"]) for node in self._ray.nodes() if node["Alive"]}
+
+    def _restore(self) -> None:
+        if self._token is not None:
+            self._token.unlink(missing_ok=True)
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _new_token() -> Path:
+    """A file with a token of its own, which only this user may read."""
+    descriptor, name = tempfile.mkstemp(prefix="virnucpro-ray-")
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(secrets.token_hex(32))
+    return Path(name)
+
+
+def _write(folder: Path, files: Files) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

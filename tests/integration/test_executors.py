@@ -9,7 +9,7 @@ import re
 
 import psutil
 import pytest
-from private_net import is_inside
+from private_net import is_inside, ray_cluster
 from work_samples import (
     Breaks,
     BreaksOnce,
@@ -47,8 +47,19 @@ EXECUTORS = {
 }
 WITH_PROCESSES = ("pool_2", "local_1", "local_2")
 if is_inside():  # Ray listens on every interface: its tests run where there is none (tests/integration/test_ray.py)
-    EXECUTORS = {"ray": lambda: RayExecutor(num_cpus=2)}
+    EXECUTORS = {"ray": lambda: RayExecutor(os.environ["RAY_TESTS"])}
     WITH_PROCESSES = ("ray",)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cluster(tmp_path_factory):
+    """In a network of its own, a Ray cluster for all tests."""
+    if not is_inside():
+        yield
+        return
+    with ray_cluster(tmp_path_factory.mktemp("ray"), 2) as environment:
+        os.environ.update(environment)
+        yield
 
 
 @pytest.fixture(params=EXECUTORS)

@@ -2,7 +2,8 @@
 
 Plain arithmetic: it starts nothing and reads no clock, so that it can be tried with any number of units and workers.
 
-1. A call takes the next unit: one that was given back, else a new one, else a copy of one that is overdue.
+1. A call takes the next unit: one that was given back, else a new one, else a copy of one that is overdue, for its
+   machine may be cut off.
 2. The first call that settles a unit is its result; later ones are ignored.
 3. A call whose place is lost gives its unit back, without blame.
 4. A call that raised, or whose process was killed while its machine lived, blames its unit; after ``MAX_FAILURES`` the
@@ -38,20 +39,20 @@ class Dispatch:
         self._overdue_seconds = overdue_seconds
         self._overdue_factor = overdue_factor
         self._returned: deque[int] = deque()
-        self._calls: dict[Hashable, tuple[int, float]] = {}  # to unit and when it was taken, oldest first
-        self._copies: Counter[int] = Counter()  # calls of each unit that is not settled
+        self._in_hand: dict[int, _InHand] = {}  # in the order they were first taken
+        self._calls: dict[Hashable, tuple[int, float]] = {}  # to unit and when it was taken
         self._failures: Counter[int] = Counter()
         self._seconds: deque[float] = deque(maxlen=_WINDOW)
 
     @property
     def is_finished(self) -> bool:
         """Whether every unit is settled; calls may still be on their way, whose results nobody needs."""
-        return self._is_exhausted and not self._returned and not self._copies
+        return self._is_exhausted and not self._returned and not self._in_hand
 
     @property
     def num_in_hand(self) -> int:
         """Units that were taken and are not settled."""
-        return len(self._copies)
+        return len(self._in_hand)
 
     def take(self, call: Hashable, now: float) -> int | None:
         """The unit that ``call`` is to do, or None where there is none at present."""
@@ -60,51 +61,57 @@ class Dispatch:
             unit = self._overdue(now)
         if unit is not None:
             self._calls[call] = (unit, now)
-            self._copies[unit] += 1
+            held = self._in_hand.setdefault(unit, _InHand(now))
+            held.calls.add(call)
+            held.last_taken = now
         return unit
 
     def rename(self, call: Hashable, name: Hashable) -> None:
         """Know a call by another name from now on."""
-        self._calls[name] = self._calls.pop(call)
+        unit, _ = self._calls[name] = self._calls.pop(call)
+        self._in_hand[unit].calls.remove(call)
+        self._in_hand[unit].calls.add(name)
 
     def settle(self, call: Hashable, now: float) -> bool:
         """A call came back with its unit; whether it is the first one that did."""
-        unit, taken = self._calls.pop(call)
-        if unit not in self._copies:
+        if call not in self._calls:
             return False
-        del self._copies[unit]
-        self._failures.pop(unit, None)
+        unit, taken = self._calls[call]
         self._seconds.append(now - taken)
+        self._forget(unit)
         return True
 
     def lose(self, call: Hashable) -> None:
         """The place of a call is gone: its unit goes back, unless it is settled or in other hands too."""
-        unit, _ = self._calls.pop(call)
-        if self._has_dropped(unit):
-            self._returned.append(unit)
+        unit, _ = self._calls.pop(call, (None, 0.0))
+        if unit is not None:
+            self._drop(unit, call)
 
     def blame(self, call: Hashable, reason: str) -> UnitFailed | None:
         """A call failed by its unit; the failure, where that was once too often."""
-        unit, _ = self._calls.pop(call)
-        if unit not in self._copies:
+        if call not in self._calls:
             return None
+        unit, _ = self._calls.pop(call)
         self._failures[unit] += 1
         if self._failures[unit] >= MAX_FAILURES:
-            del self._copies[unit], self._failures[unit]
+            self._forget(unit)
             return UnitFailed(unit, reason)
-        if self._has_dropped(unit):
-            self._returned.append(unit)
+        self._drop(unit, call)
         return None
 
-    def _has_dropped(self, unit: int) -> bool:
-        """Take one call from a unit; whether it was the last one of a unit that is not settled."""
-        if unit not in self._copies:
-            return False
-        self._copies[unit] -= 1
-        if self._copies[unit]:
-            return False
-        del self._copies[unit]
-        return True
+    def _drop(self, unit: int, call: Hashable) -> None:
+        """Take a call from a unit, which goes back when that was the last one."""
+        calls = self._in_hand[unit].calls
+        calls.remove(call)
+        if not calls:
+            del self._in_hand[unit]
+            self._returned.append(unit)
+
+    def _forget(self, unit: int) -> None:
+        """A unit is settled: whatever its other calls come back with is ignored."""
+        for call in self._in_hand.pop(unit).calls:
+            self._calls.pop(call, None)
+        self._failures.pop(unit, None)
 
     def _next(self) -> int | None:
         if self._is_exhausted:
@@ -114,13 +121,20 @@ class Dispatch:
         return unit
 
     def _overdue(self, now: float) -> int | None:
-        """A unit that takes so long that its machine may be cut off; it gets one copy."""
-        if not self._seconds:
-            return None
-        limit = max(self._overdue_seconds, self._overdue_factor * median(self._seconds))
-        for unit, taken in self._calls.values():
-            if now - taken < limit:
+        """A unit that takes so long that its machine may be cut off; another copy has to wait as long again."""
+        usual = median(self._seconds) if self._seconds else self._overdue_seconds
+        limit = max(self._overdue_seconds, self._overdue_factor * usual)
+        for unit, held in self._in_hand.items():
+            if now - held.first_taken < limit:
                 return None
-            if self._copies.get(unit) == 1:
+            if now - held.last_taken >= limit:
                 return unit
         return None
+
+
+class _InHand:
+    """A unit that was taken: when, and by which calls."""
+
+    def __init__(self, now: float) -> None:
+        self.first_taken = self.last_taken = now
+        self.calls: set[Hashable] = set()

@@ -6,6 +6,7 @@ The driver alone decides who does which unit, by ``Dispatch``. Ray restarts acto
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import logging
 import os
@@ -15,6 +16,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -194,7 +196,6 @@ class RayExecutor:
     _ray: Any = None
     _looked: float = float("-inf")
     _before: dict[str, str | None] = field(default_factory=dict)
-    _token: Path | None = None
 
     def __enter__(self) -> Self:
         require_ray()
@@ -205,8 +206,7 @@ class RayExecutor:
                     f"a Ray cluster is reached with its token: set {_TOKEN_PATH} to the file that 'ray start' was "
                     "given there (RAY_AUTH_MODE=token)."
                 )
-            self._token = _new_token()
-            surroundings[_TOKEN_PATH] = str(self._token)
+            surroundings[_TOKEN_PATH] = str(_own_token())
         self._before = {name: os.environ.get(name) for name in surroundings}
         os.environ.update(surroundings)
         import ray  # noqa: PLC0415 - an extra, and reads its surroundings when it is imported
@@ -355,8 +355,6 @@ class RayExecutor:
         return {str(node["NodeID"]) for node in self._ray.nodes() if node["Alive"]}
 
     def _restore(self) -> None:
-        if self._token is not None:
-            self._token.unlink(missing_ok=True)
         for name, value in self._before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -364,11 +362,13 @@ class RayExecutor:
                 os.environ[name] = value
 
 
-def _new_token() -> Path:
-    """A file with a token of its own, which only this user may read."""
+@cache
+def _own_token() -> Path:
+    """A file with a token that only this user may read, for as long as this process lives: Ray reads it once."""
     descriptor, name = tempfile.mkstemp(prefix="virnucpro-ray-")
     with os.fdopen(descriptor, "w", encoding="ascii") as stream:
         stream.write(secrets.token_hex(32))
+    atexit.register(Path(name).unlink, missing_ok=True)
     return Path(name)
 
 

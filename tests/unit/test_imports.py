@@ -17,6 +17,7 @@ LEVELS = (
     {"stages", "results", "training", "registry", "clusters", "hierarchy", "embeddings"},
     {"machine"},
     {"run"},
+    {"engines"},
     {"cli"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -42,9 +43,10 @@ ROOMS_OF = {
     "multiprocessing": {"executors", "lifeline"},
     "concurrent.futures.ProcessPoolExecutor": {"executors"},
     "concurrent.futures.process": {"executors"},
-    "subprocess": {"machine", "training"},
+    "subprocess": {"machine", "training", "engines"},
     "httpx2": {"registry", "hierarchy"},
     "asyncssh": {"clusters"},
+    "ray": {"executors"},
     "pysam": {"sequence", "results"},
     "matplotlib": {"results", "training"},
     "jinja2": {"results", "training"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from virnucpro.cli.call import CALL_SETTINGS, call_options, format_option
+from virnucpro.cli.engine_options import ENGINE_OPTIONS, engine_options, take_engine
 from virnucpro.cli.forms import Command
 from virnucpro.cli.options import (
     COUNT,
@@ -66,6 +67,7 @@ GROUPS = {
         *("device", "gpus", "parallel", "threads", "merge_threads", "loader_workers", "token_budget", "batch_size"),
         *("unit_rows", "dtype", "compile"),
     ),
+    "Engine": ENGINE_OPTIONS,
     "Compatibility with the published program": (
         *("model_type", "model_path", "expected_length", "legacy_output", "resume"),
     ),
@@ -168,6 +170,7 @@ See 'virnucpro predict --help'.\
 @click.option("--resume", is_flag=True, help="Resume an earlier run (always done; accepted for scripts).")
 @click.option("--fresh", is_flag=True, help="Start over: delete what an earlier run stored in DIR.")
 @click.option("--force", is_flag=True, help="Replace files in DIR that have a result's name and are not of a run.")
+@engine_options
 @rows_option
 @click.option("--keep-embeddings", is_flag=True, help="Keep embeddings and features in DIR/run.")
 @legacy_option
@@ -219,6 +222,9 @@ def predict(
         raise UsageError("no output directory. Name one with -o DIR.")
     if resume and fresh:
         raise UsageError("--resume continues and --fresh starts over: choose one.")
+    engine = take_engine(settings)
+    if engine is not None and "-" in inputs:
+        raise UsageError("with --engine the inputs are files: they are looked at again. Write stdin to a file first.")
     settings["cascade_low"], settings["cascade_high"] = cascade_limits or (None, None)
     science = dict.fromkeys(
         ("fragment_length", "dtype", "cascade", "cascade_low", "cascade_high", *CALL_SETTINGS), "science"
@@ -261,8 +267,14 @@ def predict(
         fresh=fresh,
         force=force,
         show_bars=not (no_progress or quiet),
-        only_prepare=only_prepare,
+        only_prepare=only_prepare or engine is not None,
     )
+    if engine is not None:
+        from virnucpro import engines  # noqa: PLC0415 - as above
+        from virnucpro.run import by_hand  # noqa: PLC0415
+
+        engines.compute(output, engine, show_bars=not (no_progress or quiet))
+        by_hand.finish(output, show_bars=not (no_progress or quiet))
 
 
 def _model(model: str | None, model_type: str | None, model_path: str | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from virnucpro.cli.engine_options import ENGINE_OPTIONS
 from virnucpro.cli.forms import Command
 from virnucpro.cli.predict import GROUPS, predict
 from virnucpro.errors import UsageError
@@ -41,7 +42,7 @@ def _prepare(**given: Any) -> None:  # noqa: ANN401 - the options of predict
 
 prepare = Command(
     "prepare",
-    params=predict.params,
+    params=[option for option in predict.params if option.name not in ENGINE_OPTIONS],
     groups=GROUPS,
     callback=_prepare,
     help="Cut inputs into units that any machine can work on.",

@@ -120,7 +120,7 @@ class _Place:
             if files is None:
                 return self._answer(self._outcome(work, unit))
             with tempfile.TemporaryDirectory(prefix="virnucpro-") as name:
-                _write(Path(name), files)
+                write_files(Path(name), files)
                 here = work.at(Path(name))
                 outcome = self._outcome(here, unit)
                 return self._answer(outcome, here.collect(unit) if isinstance(outcome, UnitDone) else {})
@@ -226,6 +226,8 @@ class RayExecutor:
         idle = [hand.actor.close.remote() for hand in self._hands if hand.node]
         if idle and (error is None or isinstance(error, Exception)):
             self._ray.wait(idle, num_returns=len(idle), timeout=5.0)
+        for hand in self._hands:
+            self._ray.kill(hand.actor)
         self._hands.clear()
         self._ray.shutdown()
         self._restore()
@@ -253,7 +255,7 @@ class RayExecutor:
                 ready, _ = self._ray.wait(waiting, num_returns=1, timeout=1.0)
                 for reference in ready:
                     if reference not in calls:
-                        self._settle_in(reference, work, idle)
+                        self._settle_in(reference, idle)
                         continue
                     yield from self._hear(reference, calls.pop(reference), work, dispatch, idle, advance)
         finally:
@@ -295,7 +297,6 @@ class RayExecutor:
             else:
                 _log.warning("node %s is gone; its unit goes back", node[:8])
                 dispatch.lose(reference)
-            self._ask(hand, work)
             return
         for record in answer.records:
             logging.getLogger(record.name).handle(record)
@@ -322,6 +323,9 @@ class RayExecutor:
         if time.monotonic() < self._looked + _POLL_SECONDS:
             return
         self._looked = time.monotonic()
+        for hand in self._hands:
+            if not hand.node and hand.asked is None:
+                self._ask(hand, work)
         cluster = self._ray.cluster_resources()
         takes = {"num_gpus": 1} if cluster.get("GPU") else {"num_cpus": self.num_threads}
         for index in range(len(self._hands), self._capacity()):
@@ -338,15 +342,15 @@ class RayExecutor:
         """Ask a place what it is; it is idle when it answers, which may be when a machine joins."""
         hand.asked = hand.actor.where.remote(work.mark if isinstance(work, Portable) else None)
 
-    def _settle_in(self, reference: Any, work: Work, idle: list[_Hand]) -> None:  # noqa: ANN401 - Ray's
+    def _settle_in(self, reference: Any, idle: list[_Hand]) -> None:  # noqa: ANN401 - Ray's
         (hand,) = [hand for hand in self._hands if hand.asked is reference or hand.asked == reference]
         try:
             hand.node, hand.shares = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            hand.num_stillborn += 1
+            hand.asked = None  # and is asked again in a while: an actor that restarts refuses calls
+            hand.num_stillborn += not isinstance(error, self._ray.exceptions.ActorUnavailableError)
             if hand.num_stillborn > _MAX_STILLBORN:
                 raise WorkerError(f"workers die before they begin: {_first_line(error)}") from error
-            self._ask(hand, work)
             return
         hand.asked, hand.num_stillborn = None, 0
         idle.append(hand)
@@ -372,7 +376,8 @@ def _own_token() -> Path:
     return Path(name)
 
 
-def _write(folder: Path, files: Files) -> None:
+def write_files(folder: Path, files: Files) -> None:
+    """Write files that travelled below a folder of this machine."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,88 @@
+"""Engines that exist, as thin skins over the units of a run: who does which is theirs, what is done is ``work``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from virnucpro.errors import UsageError
+from virnucpro.progress import Reporter
+from virnucpro.run import by_hand, shards
+
+_log = logging.getLogger(__name__)
+
+ENGINES = ("local", "slurm", "ray")
+EngineName = Literal["local", "slurm", "ray"]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine, and how it is asked.
+
+    Attributes:
+        name: slurm (Snakemake, on whatever its profile says) or ray.
+        jobs: jobs of a scheduler at a time.
+        parts: pieces that the units are cut into; chosen where None.
+        gpus: of each job.
+        threads: CPU threads of each job or actor.
+        address: HOST:PORT of a Ray cluster, or local.
+        shares_files: whether machines may be trusted to see the same files, where they seem to.
+        profile: of Snakemake; its executor then takes the place of Slurm.
+        arguments: passed on to Snakemake.
+    """
+
+    name: EngineName
+    jobs: int = 8
+    parts: int | None = None
+    gpus: int = 0
+    threads: int = 1
+    address: str = "local"
+    shares_files: bool = True
+    profile: str | None = None
+    arguments: tuple[str, ...] = ()
+
+
+def require(engine: Engine) -> None:
+    """Refuse an engine that is not installed, before anything is read.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if engine.name == "ray":
+        from virnucpro.executors.ray import require_ray  # noqa: PLC0415 - an extra
+
+        require_ray()
+    else:
+        from virnucpro.engines.slurm import require_snakemake  # noqa: PLC0415 - an extra
+
+        require_snakemake(engine)
+
+
+def compute(output: Path, engine: Engine, *, show_bars: bool = False) -> None:
+    """Let an engine do the units of a prepared run that are not done.
+
+    Raises:
+        UsageError: the engine cannot be reached.
+        WorkerError: some units cannot be computed; all others are.
+    """
+    run_dir, index = by_hand.prepared(output)
+    faults = shards.faults(run_dir, index)
+    todo = [unit for fault in faults for unit in range(fault.first, fault.last + 1)]
+    if not todo:
+        return
+    parts = tuple(shards.split(todo, engine.parts or 4 * engine.jobs))
+    _log.info("%s: %d units in %d parts", engine.name, len(todo), len(parts))
+    reporter = Reporter(show_bars)
+    if engine.name == "ray":
+        from virnucpro.engines import ray  # noqa: PLC0415 - an extra
+
+        ray.compute(run_dir, parts, engine, reporter)
+    elif engine.name == "slurm":
+        from virnucpro.engines import slurm  # noqa: PLC0415 - an extra
+
+        slurm.compute(run_dir, parts, engine, reporter, sys.executable)
+    else:
+        raise UsageError(f"there is no engine {engine.name}: {', '.join(ENGINES)}.")

@@ -357,7 +357,7 @@ def test_standard_input():
 
 
 def test_long_record_spans_units(tmp_path):
-    """A record of 60 Mb spans many units, none of which holds more than its share, or room for twice as much."""
+    """A record of 60 Mb spans many units, none of which holds more than its share."""
     path = tmp_path / "long.fasta"
     bases = np.frombuffer(b"ACGT", dtype=np.uint8)[np.random.default_rng(1).integers(0, 4, 60_000_000, dtype=np.uint8)]
     lines = np.full((1_000_000, 61), ord("\n"), dtype=np.uint8)
@@ -372,7 +372,6 @@ def test_long_record_spans_units(tmp_path):
         num_begun += len(unit.sequences)
         digest.update(unit.pieces.values)
         assert len(unit.pieces.values) <= 4 * 1024 * 300
-        assert len(unit.pieces.values.base) <= 2 * 4 * 1024 * 300
     assert (num_fragments, num_begun) == (200_000, 1)
     assert num_units >= 40
     assert digest.digest() == hashlib.sha256(bases).digest()

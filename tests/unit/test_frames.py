@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oracle_extraction import keep_frames as keep_frames_slowly
 from oracle_extraction import reverse_complement
 
-from virnucpro.sequence.frames import keep_frames, normalise, row_buffers
+from virnucpro.sequence.frames import find_frames, normalise
 
 any_bases = st.text("ACGT", max_size=120) | st.text("ACGTUNRYSWKMBDHVXacgtunryswkmbdhvx", max_size=60)
 sense_codons = st.sampled_from([a + b + c for a in "ACG" for b in "ACGT" for c in "ACGT"])
@@ -16,30 +16,23 @@ sense_codons = st.sampled_from([a + b + c for a in "ACG" for b in "ACGT" for c i
 
 def find_rows(fragment, score_frameless=False, before="", after=""):
     record = normalise(np.frombuffer((before + fragment + after).encode(), dtype=np.uint8))
-    buffers = row_buffers(6, max(3, len(fragment)))
     start = len(before)
-    num_rows = keep_frames(record, start, start + len(fragment), buffers, 0, score_frameless)
-    nt, aa = buffers.nucleotide_offsets, buffers.protein_offsets
-    return [
-        (
-            int(buffers.rows["frame"][i]),
-            buffers.nucleotides[nt[i] : nt[i + 1]].tobytes().decode(),
-            buffers.proteins[aa[i] : aa[i + 1]].tobytes().decode(),
-            int(buffers.rows["start"][i]) - start,
-            int(buffers.rows["stop"][i]) - start,
-        )
-        for i in range(num_rows)
-    ]
+    bounds = np.array([[start], [start + len(fragment)]])
+    kept = find_frames(record, *bounds, score_frameless=score_frameless)
+    assert kept.counts == [len(kept.frames)]
+    strings = [[item.decode() for item in items] for items in (kept.nucleotides, kept.proteins)]
+    places = [[place - start for place in items] for items in (kept.starts, kept.stops)]
+    return list(zip(kept.frames, *strings, *places, strict=True))
 
 
-@settings(deadline=None)  # the first call compiles
+@settings(deadline=None)
 @given(any_bases, st.text("ACGT", max_size=9), st.text("ACGT", max_size=9))
 def test_frames_agree_with_oracle(fragment, before, after):
     """Frames, strings and coordinates are those of the plain rule, whatever stands around the fragment."""
     assert find_rows(fragment, before=before, after=after) == keep_frames_slowly(fragment)
 
 
-@settings(deadline=None)  # the first call compiles
+@settings(deadline=None)
 @given(st.lists(sense_codons, min_size=1, max_size=40).map("".join), st.integers(0, 2))
 def test_frames_agree_with_biopython(fragment, cut):
     """On A C G T a kept protein is what Biopython translates, and a frame with a stop codon is not kept."""
@@ -52,7 +45,7 @@ def test_frames_agree_with_biopython(fragment, cut):
         assert kept.get(frame, "") == ("" if "*" in protein else protein)
 
 
-@settings(deadline=None)  # the first call compiles
+@settings(deadline=None)
 @given(st.text("ACGTN", min_size=3, max_size=100))
 def test_coordinates_give_the_string(fragment):
     """Cutting the fragment at start:stop, on the frame's strand, gives the kept nucleotide string."""

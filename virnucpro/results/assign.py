@@ -23,7 +23,6 @@ from virnucpro.results.tables import open_output
 from virnucpro.run_dir import write_json
 from virnucpro.sequence.alignments import alignment_format, name_of, primary_alignments
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings
-from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.streams import InputStream, shown
 
 if TYPE_CHECKING:
@@ -264,8 +263,7 @@ def _lines(stream: InputStream) -> Iterator[bytes]:
 
 def _check_together(names: list[bytes], num_before: int, seen: SequenceIndex, source: str) -> int:
     """Refuse a read that came before, with other reads between; returns how many reads were checked so far."""
-    items = Ragged.from_bytes(names)
-    first_seen = seen.find_sources(hash_strings(items.values, items.offsets), num_before)
+    first_seen = seen.find_sources(hash_strings(names), num_before)
     for name, first, number in zip(names, first_seen.tolist(), range(num_before, num_before + len(names)), strict=True):
         if first != number:
             raise InputError(

@@ -9,39 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import InputError, UsageError
-from virnucpro.kernels import kernel
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings
 from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
-from virnucpro.sequence.fragments import count_windows, window
-from virnucpro.sequence.frames import (
-    MAX_FRAMES,
-    count_frames,
-    find_frames,
-    normalise,
-    read_codons,
-    row_buffers,
-    write_rows,
-)
+from virnucpro.sequence.fragments import windows_of
+from virnucpro.sequence.frames import KeptFrames, find_frames, normalise
 from virnucpro.sequence.masks import Masking, mask_windows
-from virnucpro.sequence.ragged import Ragged, grown
+from virnucpro.sequence.ragged import Ragged, offsets_of
 from virnucpro.sequence.streams import STDIN, STDIN_NAME, open_source, shown
-from virnucpro.sequence.table import FRAGMENT_DTYPE, SEQUENCE_DTYPE, UnitTable
+from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Mask, UnitTable
 
 _FRAGMENTS_A_ROW = 4
 _NUM_EXAMPLES = 5
 
-# The slots of the cursor into a block: the record, its next fragment, bases covered so far, windows seen so far.
-_RECORD, _INDEX, _COVERED, _WINDOW = range(4)
-# The slots of a unit's counts.
-_SEQUENCES, _FRAGMENTS, _ROWS, _PIECES = range(4)
+_BATCH_ITEMS = 1 << 12  # whose frames are in memory at once
 
 
 @dataclass(frozen=True)
@@ -71,103 +58,63 @@ class InputSummary:
     mate_sha256: str = ""
 
 
-class _OpenUnit(NamedTuple):
-    """Room for one unit, filled by :func:`_cut`.
+@dataclass
+class _OpenUnit:
+    """What a unit holds so far, a part for each run of items that were added."""
+
+    num_sequences: int = 0
+    num_fragments: int = 0
+    num_rows: int = 0
+    sequences: list[NDArray[np.void]] = field(default_factory=list)
+    names: list[Ragged] = field(default_factory=list)
+    fragments: list[NDArray[np.void]] = field(default_factory=list)
+    rows: list[NDArray[np.void]] = field(default_factory=list)
+    nucleotides: list[bytes] = field(default_factory=list)
+    proteins: list[bytes] = field(default_factory=list)
+    bases: list[NDArray[np.uint8]] = field(default_factory=list)
+    piece_sequences: list[NDArray[np.int64]] = field(default_factory=list)
+    piece_lengths: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Items:
+    """Fragments of a block in order, with a place for each record that has none.
 
     Attributes:
-        counts: what there is of each.
-        fragments: FRAGMENT_DTYPE.
-        first_bases: where in its block the record of each fragment begins.
-        frames: kept frames of each fragment, from :func:`find_frames`.
-        piece_sequences: the record each piece belongs to.
-        piece_offsets: where each piece ends, after a 0.
+        records: (n,) record in the block.
+        starts: (n,) on the record.
+        stops: (n,) on the record; 0 for a record without fragments.
+        indices: (n,) of the fragment in its record.
+        masked: (n,) ``Mask``.
+        is_fragment: (n,) false for the place of a record without any.
     """
 
-    counts: NDArray[np.int64]
-    fragments: NDArray[np.void]
-    first_bases: NDArray[np.int64]
-    frames: NDArray[np.uint8]
-    piece_sequences: NDArray[np.int64]
-    piece_offsets: NDArray[np.int64]
-
-
-class _Block(NamedTuple):
-    """Records of one block, ready to be cut."""
-
-    first_number: int
-    letters: NDArray[np.uint8]
-    codons: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
+    records: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    indices: NDArray[np.int64]
     masked: NDArray[np.uint8]
+    is_fragment: NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, lengths: NDArray[np.int64], fragment_length: int, masked: NDArray[np.uint8]) -> _Items:
+        """Items of records of some lengths; ``masked`` has an entry for each of their fragments."""
+        num_windows, starts, stops = windows_of(lengths, fragment_length)
+        num_items = np.maximum(num_windows, 1)
+        is_fragment = np.repeat(num_windows > 0, num_items)
+        first = np.cumsum(num_items) - num_items
+        indices = np.arange(len(is_fragment)) - np.repeat(first, num_items)
+        all_starts, all_stops = np.zeros((2, len(is_fragment)), dtype=np.int64)
+        marks = np.zeros(len(is_fragment), dtype=np.uint8)
+        all_starts[is_fragment], all_stops[is_fragment], marks[is_fragment] = starts, stops, masked
+        records = np.repeat(np.arange(len(lengths)), num_items)
+        return cls(records, all_starts, all_stops, indices, marks, is_fragment)
 
-def _open_unit(unit_rows: int) -> _OpenUnit:
-    limit = _FRAGMENTS_A_ROW * unit_rows
-    return _OpenUnit(
-        counts=np.zeros(4, dtype=np.int64),
-        fragments=np.empty(limit, dtype=FRAGMENT_DTYPE),
-        first_bases=np.empty(limit, dtype=np.int64),
-        frames=np.empty(limit, dtype=np.uint8),
-        piece_sequences=np.empty(limit + 1, dtype=np.int64),
-        piece_offsets=np.zeros(limit + 2, dtype=np.int64),
-    )
+    def __getitem__(self, part: slice) -> _Items:
+        return _Items(*(getattr(self, each.name)[part] for each in fields(self)))
 
-
-@kernel
-def _cut(
-    block: _Block,
-    cursor: NDArray[np.int64],
-    unit: _OpenUnit,
-    fragment_length: int,
-    unit_rows: int,
-    score_frameless: bool,
-) -> bool:
-    """Add fragments from ``cursor`` on until the unit is full (True) or the block used up (False)."""
-    # unpacked once: numba counts references at each attribute
-    first_number, _, codons, offsets, masked = block
-    counts, fragments, first_bases, frames, piece_sequences, piece_offsets = unit
-    while cursor[_RECORD] < len(offsets) - 1:
-        if counts[_SEQUENCES] >= len(fragments) or counts[_FRAGMENTS] >= len(fragments):
-            return True
-        record, index = cursor[_RECORD], cursor[_INDEX]
-        number = first_number + record
-        first_base = offsets[record]
-        stop = length = offsets[record + 1] - first_base
-        num_windows = count_windows(length, fragment_length)
-        if num_windows > 0:
-            start, stop = window(length, fragment_length, index)
-            kept, mask = 0, masked[cursor[_WINDOW]]
-            if mask == 0:
-                kept = find_frames(codons, first_base + start, first_base + stop, score_frameless)
-            num_rows = count_frames(kept)
-            if counts[_ROWS] > 0 and counts[_ROWS] + num_rows > unit_rows:
-                return True
-            fragment = counts[_FRAGMENTS]
-            fragments[fragment]["sequence"] = number
-            fragments[fragment]["index"] = index
-            fragments[fragment]["start"] = start
-            fragments[fragment]["stop"] = stop
-            fragments[fragment]["num_rows"] = num_rows
-            fragments[fragment]["masked"] = mask
-            cursor[_WINDOW] += 1
-            first_bases[fragment] = first_base
-            frames[fragment] = kept
-            counts[_FRAGMENTS] += 1
-            counts[_ROWS] += num_rows
-        if index == 0:
-            counts[_SEQUENCES] += 1
-        if counts[_PIECES] == 0 or piece_sequences[counts[_PIECES] - 1] != number:
-            piece_sequences[counts[_PIECES]] = number
-            counts[_PIECES] += 1
-            piece_offsets[counts[_PIECES]] = piece_offsets[counts[_PIECES] - 1]
-        piece_offsets[counts[_PIECES]] += first_base + stop - cursor[_COVERED]
-        cursor[_COVERED] = first_base + stop
-        if index + 1 < num_windows:
-            cursor[_INDEX] = index + 1
-        else:
-            cursor[_INDEX] = 0
-            cursor[_RECORD] = record + 1
-    return False
+    def __len__(self) -> int:
+        return len(self.records)
 
 
 class UnitBuilder:
@@ -188,22 +135,12 @@ class UnitBuilder:
         self._score_frameless = score_frameless
         self._first_row = 0
         self._contents = contents or SequenceIndex()
-        self._bases = np.empty(0, dtype=np.uint8)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Take new arrays: those of the last unit are its table's."""
-        self._unit = _open_unit(self._unit_rows)
-        # one fragment may fill a small unit beyond its rows
-        self._buffers = row_buffers(max(self._unit_rows, MAX_FRAMES), self._fragment_length)
-        self._bases = np.empty(len(self._bases), dtype=np.uint8)
-        self._sequences: list[NDArray[np.void]] = []
-        self._names: list[Ragged] = []
+        self._unit = _OpenUnit()
 
     @property
     def is_empty(self) -> bool:
         """Nothing was added since the last unit."""
-        return not self._unit.counts.any()
+        return not (self._unit.num_sequences or self._unit.num_fragments)
 
     def units(
         self, block: RecordBlock, sequences: NDArray[np.void], letters: NDArray[np.uint8], masked: NDArray[np.uint8]
@@ -216,65 +153,121 @@ class UnitBuilder:
             letters: its bases, normalised.
             masked: (w,) ``Mask`` of each of its windows.
         """
-        first_number = int(sequences["number"][0]) if len(sequences) else 0
-        ready = _Block(first_number, letters, read_codons(letters), block.bases.offsets, masked)
-        cursor = np.zeros(4, dtype=np.int64)
-        num_begun = 0
-        is_full = True
-        while is_full:
-            before, covered = self._unit.counts.tolist(), int(cursor[_COVERED])
-            is_full = _cut(ready, cursor, self._unit, self._fragment_length, self._unit_rows, self._score_frameless)
-            self._write_rows(ready, before[_FRAGMENTS], before[_ROWS])
-            self._add_bases(block.bases.values[covered : cursor[_COVERED]])
-            stop = num_begun + int(self._unit.counts[_SEQUENCES]) - before[_SEQUENCES]
-            self._sequences.append(sequences[num_begun:stop])
-            self._names.append(block.names.slice(num_begun, stop))
-            num_begun = stop
-            if is_full:
-                yield self.close()
+        items = _Items.of(block.bases.lengths, self._fragment_length, masked)
+        covered = 0
+        for at in range(0, len(items), _BATCH_ITEMS):
+            batch = items[at : at + _BATCH_ITEMS]
+            first_bases = block.bases.offsets[batch.records]
+            kept = find_frames(
+                letters,
+                first_bases + batch.starts,
+                first_bases + batch.stops,
+                score_frameless=self._score_frameless,
+                is_masked=~batch.is_fragment | (batch.masked != Mask.NONE),
+            )
+            num_rows = np.array(kept.counts, dtype=np.int64)
+            rows = _row_table(kept, batch, num_rows, sequences, first_bases)
+            ends = offsets_of(num_rows)
+            start = 0
+            while start < len(batch):
+                stop = start + self._num_fitting(batch[start:], num_rows[start:])
+                if stop > start:
+                    part, mine = batch[start:stop], slice(int(ends[start]), int(ends[stop]))
+                    self._add_records(part, block, sequences)
+                    covered = self._add_bases(part, block, sequences, covered)
+                    self._add_fragments(part, sequences, num_rows[start:stop])
+                    self._unit.rows.append(rows[mine])
+                    self._unit.nucleotides += kept.nucleotides[mine]
+                    self._unit.proteins += kept.proteins[mine]
+                    self._unit.num_rows += mine.stop - mine.start
+                if stop < len(batch):
+                    yield self.close()
+                start = stop
 
-    def _write_rows(self, block: _Block, first_fragment: int, num_rows: int) -> None:
-        """Write the rows of the fragments that were added last, behind ``num_rows`` others."""
-        unit = self._unit
-        added = slice(first_fragment, int(unit.counts[_FRAGMENTS]))
-        write_rows(
-            block.letters,
-            block.codons,
-            unit.fragments[added],
-            unit.first_bases[added],
-            unit.frames[added],
-            self._buffers,
-            num_rows,
+    def _num_fitting(self, items: _Items, num_rows: NDArray[np.int64]) -> int:
+        """How many of the items the open unit has room for."""
+        unit, limit = self._unit, _FRAGMENTS_A_ROW * self._unit_rows
+        after = unit.num_rows + np.cumsum(num_rows)
+        # a fragment with more rows than a unit may hold is a unit of its own
+        is_too_much = items.is_fragment & (after > self._unit_rows) & (after - num_rows > 0)
+        by_rows = int(is_too_much.argmax()) if is_too_much.any() else len(items)
+        begins, is_fragment = items.indices == 0, items.is_fragment
+        by_sequences, by_fragments = (
+            int(np.searchsorted(np.cumsum(counted) - counted, limit - used, side="left"))
+            for counted, used in ((begins, unit.num_sequences), (is_fragment, unit.num_fragments))
         )
+        return min(by_rows, by_sequences, by_fragments)
 
-    def _add_bases(self, bases: NDArray[np.uint8]) -> None:
-        """Copy the bases of the pieces that were added last: the block can go while it is still in the cache."""
-        stop = int(self._unit.piece_offsets[self._unit.counts[_PIECES]])
-        self._bases = grown(self._bases, stop - len(bases), len(bases))
-        self._bases[stop - len(bases) : stop] = bases
+    def _add_records(self, items: _Items, block: RecordBlock, sequences: NDArray[np.void]) -> None:
+        begun = items.records[items.indices == 0]
+        if len(begun):
+            first, stop = int(begun[0]), int(begun[-1]) + 1
+            self._unit.sequences.append(sequences[first:stop])
+            self._unit.names.append(block.names.slice(first, stop))
+            self._unit.num_sequences += stop - first
+
+    def _add_fragments(self, items: _Items, sequences: NDArray[np.void], num_rows: NDArray[np.int64]) -> None:
+        items, num_rows = _only(items, items.is_fragment), num_rows[items.is_fragment]
+        fragments = np.empty(len(items), dtype=FRAGMENT_DTYPE)
+        fragments["sequence"] = sequences["number"][items.records]
+        fragments["index"] = items.indices
+        fragments["start"], fragments["stop"] = items.starts, items.stops
+        fragments["num_rows"], fragments["masked"] = num_rows, items.masked
+        self._unit.fragments.append(fragments)
+        self._unit.num_fragments += len(fragments)
+
+    def _add_bases(self, items: _Items, block: RecordBlock, sequences: NDArray[np.void], covered: int) -> int:
+        """Copy the bases from ``covered`` to the end of the last item; returns where that is in the block."""
+        last = np.flatnonzero(np.diff(items.records, append=-1))  # of each record
+        records = items.records[last]
+        ends = block.bases.offsets[records] + items.stops[last]
+        self._unit.piece_sequences.append(sequences["number"][records])
+        self._unit.piece_lengths.append(np.diff(ends, prepend=covered))
+        self._unit.bases.append(block.bases.values[covered : ends[-1]].copy())  # so that the block can go
+        return int(ends[-1])
 
     def close(self) -> UnitTable:
         """The open unit; a new one is begun."""
-        unit, buffers = self._unit, self._buffers
-        _, num_fragments, num_rows, num_pieces = unit.counts.tolist()
-        nucleotides = _used(buffers.nucleotides, buffers.nucleotide_offsets, num_rows)
-        hashes = hash_strings(nucleotides.values, nucleotides.offsets)
-        rows = buffers.rows[:num_rows]
-        rows["source"] = self._contents.find_sources(hashes, self._first_row)
+        unit, self._unit = self._unit, _OpenUnit()
+        rows = np.concatenate([np.empty(0, dtype=ROW_DTYPE), *unit.rows])
+        rows["source"] = self._contents.find_sources(hash_strings(unit.nucleotides), self._first_row)
+        numbers, lengths = np.concatenate(unit.piece_sequences), np.concatenate(unit.piece_lengths)
+        begins = np.flatnonzero(np.diff(numbers, prepend=-1))  # a record may have come in several parts
         table = UnitTable(
-            sequences=np.concatenate(self._sequences),
-            names=Ragged.concatenate(self._names),
-            fragments=unit.fragments[:num_fragments],
+            sequences=np.concatenate([np.empty(0, dtype=SEQUENCE_DTYPE), *unit.sequences]),
+            names=Ragged.concatenate(unit.names),
+            fragments=np.concatenate([np.empty(0, dtype=FRAGMENT_DTYPE), *unit.fragments]),
             rows=rows,
             first_row=self._first_row,
-            nucleotides=nucleotides,
-            proteins=_used(buffers.proteins, buffers.protein_offsets, num_rows),
-            pieces=_used(self._bases, unit.piece_offsets, num_pieces),
-            piece_sequences=unit.piece_sequences[:num_pieces],
+            nucleotides=Ragged.from_bytes(unit.nucleotides),
+            proteins=Ragged.from_bytes(unit.proteins),
+            pieces=Ragged(np.concatenate(unit.bases), offsets_of(np.add.reduceat(lengths, begins))),
+            piece_sequences=numbers[begins],
         )
-        self._first_row += num_rows
-        self._begin()
+        self._first_row += len(rows)
         return table
+
+
+def _only(items: _Items, kept: NDArray[np.bool_]) -> _Items:
+    return items if kept.all() else _Items(*(getattr(items, each.name)[kept] for each in fields(items)))
+
+
+def _row_table(
+    kept: KeptFrames,
+    items: _Items,
+    num_rows: NDArray[np.int64],
+    sequences: NDArray[np.void],
+    first_bases: NDArray[np.int64],
+) -> NDArray[np.void]:
+    """(n,) ROW_DTYPE of kept frames, without their sources."""
+    of = np.repeat(np.arange(len(items)), num_rows)
+    rows = np.empty(len(of), dtype=ROW_DTYPE)
+    rows["sequence"] = sequences["number"][items.records[of]]
+    rows["fragment"] = items.indices[of]
+    rows["frame"] = kept.frames
+    rows["start"] = np.array(kept.starts, dtype=np.int64) - first_bases[of]
+    rows["stop"] = np.array(kept.stops, dtype=np.int64) - first_bases[of]
+    return rows
 
 
 def _pair_blocks(first: SequenceFile, second: SequenceFile) -> Iterator[RecordBlock]:
@@ -334,11 +327,11 @@ def _mate_digests(names: Ragged, number: int) -> NDArray[np.uint32]:
     whole = names.to_bytes()
     ids = [_MATE_ENDINGS[number].sub(b"", name) for name in whole]
     plain = [name + b"/%d" % number if name.endswith((b"/1", b"/2")) else name for name in whole]
-    return np.column_stack([_short_digests(Ragged.from_bytes(ids)), _short_digests(Ragged.from_bytes(plain))])
+    return np.column_stack([_short_digests(ids), _short_digests(plain)])
 
 
-def _short_digests(ids: Ragged) -> NDArray[np.uint32]:
-    return hash_strings(ids.values, ids.offsets)[:, 0].astype(np.uint32)
+def _short_digests(ids: list[bytes]) -> NDArray[np.uint32]:
+    return hash_strings(ids)[:, 0].astype(np.uint32)
 
 
 def _check_mates(
@@ -483,7 +476,7 @@ class Extraction:
         first_number = self._num_sequences
         self._num_sequences += len(block)
         sequences, masked = describe_records(block, letters, first_number, self._fragment_length, self._masking)
-        same_name = self._ids.find_sources(hash_strings(block.names.values, block.names.offsets), first_number)
+        same_name = self._ids.find_sources(hash_strings(block.names.to_bytes()), first_number)
         is_repeated = same_name != sequences["number"]
         self.num_duplicate_names += int(is_repeated.sum())
         if len(self.duplicate_names) < _NUM_EXAMPLES:
@@ -503,8 +496,3 @@ def _is_pipe(source: str) -> bool:
     """Opening a named pipe and closing it again would end its writer."""
     path = Path(source)
     return path.is_fifo()
-
-
-def _used(values: NDArray[np.uint8], offsets: NDArray[np.int64], num_items: int) -> Ragged:
-    """The items that there are in arrays with room for more."""
-    return Ragged(values[: offsets[num_items]], offsets[: num_items + 1])

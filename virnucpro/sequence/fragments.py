@@ -12,16 +12,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.kernels import kernel
 
-
-@kernel
 def count_windows(length: int, fragment_length: int) -> int:
     """How many windows a record of ``length`` bases has; none when it is empty."""
     return (length + fragment_length - 1) // fragment_length
 
 
-@kernel
 def window(length: int, fragment_length: int, index: int) -> tuple[int, int]:
     """Start and stop (0-based half-open, on the record) of window ``index``.
 
@@ -51,10 +47,6 @@ def windows_of(
     return num_windows, starts, np.minimum(starts + fragment_length, lengths)
 
 
-@kernel
 def windows(length: int, fragment_length: int) -> NDArray[np.int64]:
     """(k, 2) start and stop of every window of a record of ``length`` bases."""
-    bounds = np.empty((count_windows(length, fragment_length), 2), dtype=np.int64)
-    for index in range(len(bounds)):
-        bounds[index, 0], bounds[index, 1] = window(length, fragment_length, index)
-    return bounds
+    return np.column_stack(windows_of(np.array([length]), fragment_length)[1:])

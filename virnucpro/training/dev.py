@@ -25,7 +25,7 @@ from virnucpro.errors import InputError
 from virnucpro.heads import MLPHead, load_head
 from virnucpro.nearest.table import load_table
 from virnucpro.sequence.fragments import windows
-from virnucpro.sequence.frames import keep_frames, row_buffers
+from virnucpro.sequence.frames import find_frames
 from virnucpro.sequence.masks import Masking, mask_windows
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
@@ -38,7 +38,6 @@ NOVEL, SEEN = "dev_novel", "dev_seen"
 LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 SMALLEST_SCORE = 1e-7
 """Scores below it count as this, as in ``stages.consensus``."""
-_MAX_FRAMES = 6
 _FRAGMENT_LENGTH = 500  # of lite
 
 
@@ -156,27 +155,16 @@ def cut_rows(letters: NDArray[np.uint8], fragment_length: int, *, scores_framele
         scores_frameless: a fragment without an open frame has one row without a protein, else it has none.
     """
     bounds = windows(letters.shape[1], fragment_length)
-    num_fragments = len(letters) * len(bounds)
-    buffers = row_buffers(_MAX_FRAMES * num_fragments, fragment_length)
-    counts = np.empty(num_fragments, dtype=np.int64)
-    num_rows = 0
-    fragment = 0
-    for record in letters:
-        for start, stop in bounds.tolist():
-            counts[fragment] = keep_frames(record, start, stop, buffers, num_rows, scores_frameless)
-            num_rows += int(counts[fragment])
-            fragment += 1
+    first_bases = np.repeat(np.arange(len(letters)) * letters.shape[1], len(bounds))
+    starts, stops = (np.tile(bounds[:, side], len(letters)) + first_bases for side in (0, 1))
+    kept = find_frames(letters.reshape(-1), starts, stops, score_frameless=scores_frameless)
     return Rows(
-        _ragged(buffers.nucleotides, buffers.nucleotide_offsets, num_rows),
-        _ragged(buffers.proteins, buffers.protein_offsets, num_rows),
-        np.repeat(np.arange(num_fragments), counts),
+        Ragged.from_bytes(kept.nucleotides),
+        Ragged.from_bytes(kept.proteins),
+        np.repeat(np.arange(len(starts)), kept.counts),
         np.repeat(np.arange(len(letters)), len(bounds)),
         np.tile(bounds[:, 1] - bounds[:, 0], len(letters)),
     )
-
-
-def _ragged(values: NDArray[np.uint8], offsets: NDArray[np.int64], num_items: int) -> Ragged:
-    return Ragged(values[: offsets[num_items]].copy(), offsets[: num_items + 1].copy())
 
 
 def embed_all(

@@ -52,6 +52,7 @@ def write_other(folder: Path, **settings: object) -> Path:
     head.output_layer.weight.data *= 0.8
     save_head(folder / "head.safetensors", head, {})
     ours = yaml.safe_load((lite.folder / "bundle.yaml").read_text())
+    del ours["nearest"], ours["evidence"]  # it has no table of proteins
     ours |= {"name": "other", "fragment_length": 300, "min_length": 150, "frameless": "skip", "rows": "max"}
     ours["presets"] = {"sensitive": [0.3, 0.5], "balanced": [0.4, 0.6], "strict": [0.4, 0.8]}
     del ours["repetitive"]

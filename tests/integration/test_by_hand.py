@@ -82,6 +82,8 @@ def test_shards_in_any_order_give_the_results_of_predict(virnucpro, run, expecte
         assert virnucpro("work", run, "--shard", shard, "-q").code == 0
     ended = virnucpro("work", run, "--shard", "2/3", "-q")
     assert (ended.code, ended.out.startswith("0 units done now")) == (0, True)
+    ended = virnucpro("merge", run, "--check", "-q")
+    assert (ended.code, ended.out.startswith(f"{num_units(run)} units are here and intact, rows 0 to")) == (0, True)
     ended = virnucpro("finish", run, "-q")
     assert ended.code == 0, ended.err
     assert result_bytes(run, "in") == expected[1]
@@ -134,10 +136,11 @@ def test_what_is_wrong_is_named_with_file_and_range_and_work_mends_it(virnucpro,
     """By ``finish``, which writes nothing; the next ``work`` computes that unit alone."""
     spoil, text = FAULTS[what]
     spoil(RunDir(done))
-    ended = virnucpro("finish", done, "-q")
-    assert ended.code == 1
-    assert text in ended.err
-    assert "unit 2 (rows " in ended.err
+    for command in (("finish", done), ("merge", done, "--check")):
+        ended = virnucpro(*command, "-q")
+        assert ended.code == 1
+        assert text in ended.err
+        assert "unit 2 (rows " in ended.err
     assert not list(done.glob("in.sequences*"))
     assert virnucpro("work", done, "-q").out.startswith("1 units done now")
     assert virnucpro("finish", done, "-q").code == 0

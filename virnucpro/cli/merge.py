@@ -14,6 +14,8 @@ _EPILOG = """\
 Of a run: a unit is merged when both of its shards are there; one that is merged already is left alone. predict
 does this by itself: the command is for runs whose embeddings were made elsewhere, or whose merging stopped.
 Exit code 1 if some pairs cannot be merged; they are listed with the reason, and all others are merged.
+--check looks at a run made by prepare and work: every unit has its receipt and files, from the first row to
+the last, or is named (exit code 1).
 
 Of other files of embeddings (HDF5, .npz, torch.save or pickled dicts with embeddings, start_index, end_index
 and model; no code in them is run): they are sorted by start index, must cover 0 to N without gap or overlap,
@@ -25,13 +27,16 @@ Examples:
   virnucpro merge results --merge-threads 8
   virnucpro merge shards -o merged.h5 --metadata titles.tsv
   virnucpro merge shards --check --take 1000
+  virnucpro merge run --check
 """
 
 
 @click.command(epilog=_EPILOG)
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN | FILES...")
 @click.option("-o", "--output", type=FILE, metavar="FILE", help="Merge files of embeddings into this one.")
-@click.option("--check", is_flag=True, help="Check files of embeddings, every number of them, and write nothing.")
+@click.option(
+    "--check", is_flag=True, help="Check every number of files of embeddings, or every receipt of a run; write nothing."
+)
 @click.option("--take", type=COUNT, metavar="N", help="Take the first N items of each file, where files hold more.")
 @click.option("--metadata", type=FILE, metavar="TABLE", help="Join a .tsv, .csv or .jsonl by its column index.")
 @click.option("--merge-threads", type=COUNT, metavar="N", help="Of a run: processes that merge.  [default: one a CPU]")
@@ -53,12 +58,22 @@ def merge(
     """
     start_logging(-1 if quiet else 0)
     show_bars = not (no_progress or quiet)
+    if check and output is None and len(places) == 1 and (places[0] / "run" / "manifest.json").is_file():
+        _check_run(places[0])
+        return
     if output is not None or check:
         merge_files(places, output, check=check, take=take, metadata=metadata, show_bars=show_bars)
         return
     if len(places) > 1 or take is not None or metadata is not None:
         raise UsageError("files of embeddings are merged into one file. Name it with --output, or use --check.")
     _merge_run(places[0], merge_threads, show_bars=show_bars)
+
+
+def _check_run(run: Path) -> None:
+    from virnucpro.run import by_hand  # noqa: PLC0415 - --help should not wait for it
+
+    index = by_hand.check(run)
+    click.echo(f"{len(index.units):,} units are here and intact, rows 0 to {index.num_rows:,}")
 
 
 def _merge_run(run: Path, merge_threads: int | None, *, show_bars: bool) -> None:

@@ -110,20 +110,38 @@ def finish(output: Path, folders: Sequence[Path] = (), *, show_bars: bool = Fals
             num_adopted, found = shards.adopt(run_dir, index, folder)
             problems += found
             _log.info("%s: %d units came", folder, num_adopted)
-        faults = shards.faults(run_dir, index)
-    if faults:
-        units = [unit for fault in faults for unit in range(fault.first, fault.last + 1)]
-        lines = "\n".join(f"  {text}" for text in [*map(str, faults), *problems])
-        raise WorkerError(
-            f"{len(units):,} of {len(index.units):,} units are missing or damaged:\n{lines}\n"
-            f"Compute them: virnucpro work {output} --units {shards.as_ranges(units)}"
-        )
+        _demand_all(run_dir, index, problems)
     for problem in problems:
         _log.warning("%s", problem)
     request = _request_of(run_dir, as_named=True)
     output = output.absolute()
     with contextlib.chdir(read_json(run_dir.request)["directory"]):  # results name inputs as they were given there
         return execute(request, output, show_bars=show_bars)
+
+
+def check(output: Path) -> Index:
+    """Check that every unit of a run is done, by its receipt and its files; returns what the units are.
+
+    Raises:
+        UsageError: there is no prepared run.
+        WorkerError: units are missing, damaged or of another run; each is named with its rows.
+    """
+    run_dir, index = prepared(output)
+    with run_dir.reading():
+        _demand_all(run_dir, index, [])
+    return index
+
+
+def _demand_all(run_dir: RunDir, index: Index, problems: Sequence[str]) -> None:
+    faults = shards.faults(run_dir, index)
+    if not faults:
+        return
+    units = [unit for fault in faults for unit in range(fault.first, fault.last + 1)]
+    lines = "\n".join(f"  {text}" for text in [*map(str, faults), *problems])
+    raise WorkerError(
+        f"{len(units):,} of {len(index.units):,} units are missing or damaged:\n{lines}\n"
+        f"Compute them: virnucpro work {run_dir.root} --units {shards.as_ranges(units)}"
+    )
 
 
 def _request_of(run_dir: RunDir, *, as_named: bool = False) -> Request:

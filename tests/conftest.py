@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does it, before torch is imported
 
 from tiny_models import write_tiny_bundle
 
 from virnucpro.cli import main
+
+settings.register_profile("any_speed", deadline=None)
+settings.load_profile("any_speed")  # no test depends on how fast the machine is
 
 GOLDEN = Path(__file__).parent / "golden"
 

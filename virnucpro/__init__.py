@@ -15,6 +15,7 @@ from virnucpro import errors
 
 if TYPE_CHECKING:
     from virnucpro.bundles import Bundle, load_bundle
+    from virnucpro.embeddings.model import Model, load
     from virnucpro.request import Options
     from virnucpro.run.predict import Results, predict
     from virnucpro.samples import Sample
@@ -22,11 +23,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Bundle", "Options", "Results", "Sample", "Settings", "errors", "load_bundle", "make_settings", "predict"]
+__all__ = [
+    "Bundle",
+    "Model",
+    "Options",
+    "Results",
+    "Sample",
+    "Settings",
+    "errors",
+    "load",
+    "load_bundle",
+    "make_settings",
+    "predict",
+]
 
 _PLACES = {
     "Bundle": "virnucpro.bundles",
     "load_bundle": "virnucpro.bundles",
+    "Model": "virnucpro.embeddings.model",
+    "load": "virnucpro.embeddings.model",
     "Settings": "virnucpro.settings",
     "make_settings": "virnucpro.settings",
     "Options": "virnucpro.request",

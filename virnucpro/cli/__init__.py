@@ -25,7 +25,7 @@ _SECTIONS = {
     "Models and this machine": ("models", "doctor"),
     "Time and memory": ("plan", "profile", "benchmark"),
     "Models of your own": ("train", "evaluate"),
-    "Names": ("hierarchy",),
+    "Embeddings and names": ("embed", "nearest", "cache", "hierarchy"),
     "About": ("schema", "citation", "completion"),
 }
 """Commands as the help lists them. Each is the object of its name in the module of its name."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, overload
 
@@ -63,6 +63,7 @@ class EncoderSource:
         max_letters: the most it reads of a sequence; None for any number.
         fingerprint: identity of its weights; empty where nothing tells it.
         load: onto a device, in a dtype.
+        fragment_length: nt, of the bundle it belongs to; None if it belongs to none.
         is_named: whether another process finds it by its name.
     """
 
@@ -72,6 +73,7 @@ class EncoderSource:
     max_letters: int | None
     fingerprint: str
     load: Callable[[torch.device, torch.dtype], Encoder]
+    fragment_length: int | None = None
     is_named: bool = True
 
 
@@ -85,7 +87,8 @@ def find_encoder(name: str) -> EncoderSource:
     try:
         if role in _ROLES:
             bundle = load_bundle(bundle_name)
-            return _in_file(name, bundle.encoder(role), bundle.digests[role])
+            source = _in_file(name, bundle.encoder(role), bundle.digests[role])
+            return replace(source, fragment_length=bundle.fragment_length)
         if Path(name).is_file():
             return _in_file(name, Path(name), None)
         made = plugin(name)
@@ -166,7 +169,8 @@ class LoadedEncoder:
         device = torch.device(self.device)
         packer = GreedyPacker(usual_token_budget(self.encoder, device, self.dtype))
         unit = pack_unit(0, strings, self.encoder.tokenizer, packer)
-        ((_, embeddings),) = AsyncInferenceRunner(self.encoder, device, self.source.load).embeddings([unit])
+        with AsyncInferenceRunner(self.encoder, device, self.source.load) as runner:
+            ((_, embeddings),) = runner.embeddings([unit])
         return embeddings
 
 
@@ -243,7 +247,9 @@ class ModelLoader:
                 except (VirNucProError, OSError, RuntimeError) as error:
                     raise ModelLoadError(self.name, str(error)) from error
                 self._loaded[key] = LoadedEncoder(self.source, encoder, name, str(dtype).removeprefix("torch."))
-            return self._loaded[key]
+            loaded = self._loaded[key]
+            # The same weights may have several names.
+            return loaded if loaded.source.name == self.name else replace(loaded, source=self.source)
 
     @overload
     def encode(self, text: str) -> NDArray[np.float32]: ...

@@ -1,0 +1,252 @@
+"""``virnucpro embed``: a file of sequences in, a file of embeddings out; goes on where it was stopped.
+
+1. The input is cut into parts; what a part holds depends on the input alone.
+2. Each part is embedded by one device and kept in ``<OUT>.parts/run/``; a part that is there is not computed again.
+3. All parts are put together, in input order, and the folder is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from virnucpro.embeddings import levels
+from virnucpro.embeddings.cache import EmbeddingCache
+from virnucpro.embeddings.files import About, EncoderFacts, write_embeddings, writer_for
+from virnucpro.embeddings.inputs import alphabet_of, protein_records
+from virnucpro.embeddings.levels import FRAGMENT_LENGTH, Level, Part, PartRows
+from virnucpro.embeddings.loader import Alphabet, EncoderSource, LoadedEncoder, ModelLoader, find_encoder
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.progress import Advance, Reporter
+from virnucpro.run_dir import RunDir, atomic_write
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.streams import STDIN, digest_of
+
+_LOG = logging.getLogger(__name__)
+PRECISIONS = {"single": np.float32, "half": np.float16}
+_FIXED = ("first_sequence", "names", "offsets", "lengths", "keys")
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """What is asked.
+
+    Attributes:
+        source: a file of sequences.
+        output: where embeddings go; its name says the format.
+        encoders: names; empty takes the bundled ones that read the input.
+        level: what a row is of.
+        precision: of the values in the file, ``single`` or ``half``.
+        alphabet: of the input; None tells it by its first records.
+        fragment_length: nt; None takes that of the encoders' bundle, else 500.
+        devices: torch's names; a part at a time on each.
+        threads: CPU threads.
+        dtype: type the encoders compute in.
+        cache: where embeddings are kept; None keeps none.
+    """
+
+    source: str
+    output: Path
+    encoders: tuple[str, ...] = ()
+    level: Level = "sequence"
+    precision: str = "single"
+    alphabet: Alphabet | None = None
+    fragment_length: int | None = None
+    devices: tuple[str, ...] = ("cpu",)
+    threads: int = 1
+    dtype: str = "auto"
+    cache: Path | None = None
+
+
+def embed_file(request: EmbedRequest, reporter: Reporter, *, fresh: bool = False) -> tuple[int, About]:
+    """Do what is asked; returns the number of rows and what the file is.
+
+    Raises:
+        VirNucProError: see ``virnucpro.errors`` for the tree.
+    """
+    writer_for(request.output)
+    if request.source == STDIN:
+        raise UsageError("embed reads files, so that it can go on where it was stopped; standard input cannot be read.")
+    digest = digest_of(request.source)
+    alphabet = request.alphabet or alphabet_of(Path(request.source))
+    sources = _sources(request, alphabet)
+    length = _fragment_length(request, sources)
+    run = RunDir(request.output.with_name(f"{request.output.name}.parts"))
+    run.prepare()
+    with run.locked():
+        if fresh:
+            run.start_over()
+        run.sweep()
+        asked = {source.name: source.fingerprint for source in sources}
+        run.agree(
+            {"format": 1, "input": digest, "alphabet": alphabet, "level": request.level, "fragment_length": length}
+            | {"dtype": request.dtype, "encoders": asked}
+        )
+        cut = _cut(request.source, alphabet, length, sources)
+        about, num_parts = _embed_parts(request, sources, cut, run, reporter)
+        num_rows = _put_together(request, about, [run.work / f"part_{n}.npz" for n in range(num_parts)], reporter)
+    shutil.rmtree(run.root)
+    return num_rows, about
+
+
+def _sources(request: EmbedRequest, alphabet: Alphabet) -> list[EncoderSource]:
+    bundled = ("lite:nucleotide", "lite:protein") if alphabet == "nt" else ("lite:protein",)
+    names = list(dict.fromkeys(request.encoders or bundled))
+    sources = [find_encoder(name) for name in names]
+    wrong = [source.name for source in sources if alphabet == "aa" and source.alphabet == "nt"]
+    if wrong:
+        raise UsageError(
+            f"{request.source} holds proteins, and {wrong[0]} reads nucleotides. Name a protein encoder, or say "
+            "--alphabet nt if these are nucleotides."
+        )
+    return sources
+
+
+def _fragment_length(request: EmbedRequest, sources: Sequence[EncoderSource]) -> int:
+    if request.fragment_length is not None:
+        return request.fragment_length
+    lengths = {source.fragment_length for source in sources} - {None}
+    if len(lengths) > 1:
+        raise UsageError("these encoders belong to models with fragments of different lengths: say --fragment-length.")
+    return next(iter(lengths), None) or FRAGMENT_LENGTH
+
+
+def _cut(path: str, alphabet: Alphabet, length: int, sources: Sequence[EncoderSource]) -> Iterator[Part]:
+    if alphabet == "nt":
+        return levels.parts_of_dna(path, length)
+    limits = [source.max_letters for source in sources if source.max_letters is not None]
+    return levels.parts_of_proteins(protein_records(Path(path)), min(limits, default=None))
+
+
+def _embed_parts(
+    request: EmbedRequest, sources: Sequence[EncoderSource], cut: Iterable[Part], run: RunDir, reporter: Reporter
+) -> tuple[About, int]:
+    """Embed all parts that are not there; returns what they are, and how many there are."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    from virnucpro.engine.threads import ComputeThreads, use_threads  # noqa: PLC0415
+
+    use_threads(request.threads)
+    free: queue.SimpleQueue[list[LoadedEncoder]] = queue.SimpleQueue()
+    for device in request.devices:
+        free.put([ModelLoader(source, request.dtype, device).get_model() for source in sources])
+    models = free.get()
+    facts = tuple(EncoderFacts(m.source.name, m.source.fingerprint, m.dtype, m.source.width) for m in models)
+    free.put(models)
+    cache = None if request.cache is None else EmbeddingCache(request.cache)
+    num_parts = 0
+
+    def embed(part: Part) -> int:
+        path = run.work / f"part_{part.number}.npz"
+        if not _is_there(path):
+            mine = free.get()
+            try:
+                _write_part(path, levels.embed_part(part, mine, request.level, cache))
+            finally:
+                free.put(mine)
+        return len(part.lengths)
+
+    try:
+        with reporter.stage("embed", None, "sequences") as advance:
+            if len(request.devices) == 1:  # its own threads share a part's batches
+                for num_sequences in map(embed, cut):
+                    num_parts += 1
+                    advance(num_sequences)
+            else:
+                each = max(1, torch.get_num_threads() // len(request.devices))
+                with ComputeThreads(len(request.devices), threads_each=each) as threads:
+                    for num_sequences in threads.map(embed, cut):
+                        num_parts += 1
+                        advance(num_sequences)
+        if cache is not None:
+            _LOG.info("cache: %s of %s embeddings were there", f"{cache.num_hits:,}", f"{_asked(cache):,}")
+    finally:
+        if cache is not None:
+            cache.close()
+    return About(request.level, request.precision, facts), num_parts
+
+
+def _asked(cache: EmbeddingCache) -> int:
+    return cache.num_hits + cache.num_misses
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a part can be read; one that cannot is computed again."""
+    if not path.exists():
+        return False
+    try:
+        _read_part(path)
+    except StoreError as error:
+        _LOG.warning("%s; it is computed again", error.problem)
+        return False
+    return True
+
+
+def _write_part(path: Path, rows: PartRows) -> None:
+    arrays = {
+        "first_sequence": np.array([rows.number, rows.first_sequence]),
+        "names": rows.names.values,
+        "offsets": rows.names.offsets,
+        "lengths": rows.lengths,
+        "keys": rows.keys,
+    }
+    for position, name in enumerate(rows.values):
+        arrays |= {f"count_{position}_{name}": rows.counts[name], f"value_{position}_{name}": rows.values[name]}
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **cast("dict[str, Any]", arrays))
+
+
+def _read_part(path: Path) -> PartRows:
+    """A stored part; each array in it carries a checksum (CRC-32 of the zip format), which is held against it."""
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        number, first_sequence = arrays["first_sequence"].tolist()
+        names = [name.removeprefix("value_") for name in arrays if name.startswith("value_")]
+        return PartRows(
+            number,
+            first_sequence,
+            Ragged(arrays["names"], arrays["offsets"]),
+            arrays["lengths"],
+            arrays["keys"],
+            {name.partition("_")[2]: arrays[f"count_{name}"] for name in names},
+            {name.partition("_")[2]: arrays[f"value_{name}"] for name in names},
+        )
+    except Exception as error:  # a damaged zip raises whatever it likes
+        raise StoreError(path, f"{path.name} is damaged ({type(error).__name__})") from error
+
+
+def _put_together(request: EmbedRequest, about: About, parts: Sequence[Path], reporter: Reporter) -> int:
+    """Write the file; values lie in mapped files until then, so that memory does not grow with the input."""
+    widths = {facts.name: facts.width for facts in about.encoders}
+
+    def read(advance: Advance | Callable[[int], None]) -> Iterator[PartRows]:
+        for path in parts:
+            rows = _read_part(path)
+            yield rows
+            advance(len(rows.keys))
+
+    num_sequences, num_rows = levels.num_rows_of(read(lambda _: None), request.level)
+    room = levels.room_for(num_sequences, num_rows, request.level, {})
+    folder = parts[0].parent if parts else None
+    for number, (name, width) in enumerate(widths.items()):
+        room.counts[name] = np.zeros(num_rows, np.int32)
+        dtype = PRECISIONS[request.precision]
+        room.values[name] = (
+            np.zeros((num_rows, width), dtype)
+            if folder is None or not num_rows
+            else np.lib.format.open_memmap(
+                folder / f"values_{number}.npy", mode="w+", dtype=dtype, shape=(num_rows, width)
+            )
+        )
+    with reporter.stage("write", num_rows, "rows") as advance:
+        levels.fill(room, read(advance))
+        write_embeddings(request.output, room, about)
+    return num_rows

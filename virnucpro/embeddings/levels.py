@@ -1,0 +1,337 @@
+"""From records to the strings that are embedded, and from these to one embedding a frame, a fragment or a sequence.
+
+DNA is cut as in a run: records into fragments, these into open reading frames (a fragment without one is kept as a
+whole, with nucleotides alone). A nucleotide encoder reads the frames' bases, a protein encoder their translation.
+A fragment's embedding is the mean of its frames', a sequence's the mean of its fragments'. A protein that is longer
+than its encoder reads is cut into windows of equal size, and its embedding is their mean.
+
+Where there is nothing to embed (no open frame for a protein encoder, an empty record) the count is 0 and the embedding
+NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.embeddings.cache import EmbeddingCache, sequence_digest
+from virnucpro.embeddings.loader import Alphabet, LoadedEncoder
+from virnucpro.errors import UsageError
+from virnucpro.sequence.extract import Extraction
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.table import UnitTable
+
+Level = Literal["sequence", "fragment", "frame"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+KEY_DTYPE = np.dtype([("sequence", "i8"), ("fragment", "i4"), ("frame", "i1"), ("start", "i8"), ("stop", "i8")])
+"""What a row is of: the sequence's number; where they apply, the fragment's number within it and the frame (+1 to -3, 0
+for a whole fragment); where it lies, 0-based half-open on the forward strand."""
+FRAGMENT_LENGTH = 500
+_UNIT_ROWS = 4096
+_PROTEINS_A_PART = 2048
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some records, or a piece of a long one.
+
+    Attributes:
+        number: of the part.
+        first_sequence: number of the first sequence that begins here.
+        names: of the sequences that begin here.
+        lengths: (m,) of these.
+        keys: (n,) KEY_DTYPE of each string.
+        nucleotides: n strings; None for proteins.
+        proteins: n strings.
+        fragments: (f,) KEY_DTYPE of all fragments, those without a string too; for proteins, one a sequence.
+        fragment_of: (n,) position in ``fragments``.
+    """
+
+    number: int
+    first_sequence: int
+    names: Ragged
+    lengths: NDArray[np.int64]
+    keys: NDArray[np.void]
+    nucleotides: Ragged | None
+    proteins: Ragged
+    fragments: NDArray[np.void]
+    fragment_of: NDArray[np.int64]
+
+    def strings(self, alphabet: Alphabet) -> Ragged:
+        """What an encoder of this alphabet reads.
+
+        Raises:
+            UsageError: these are proteins, and it reads nucleotides.
+        """
+        if alphabet == "aa":
+            return self.proteins
+        if self.nucleotides is None:
+            raise UsageError("the input holds proteins, and a nucleotide encoder was asked for.")
+        return self.nucleotides
+
+
+@dataclass(frozen=True)
+class PartRows:
+    """What comes of a part.
+
+    Attributes:
+        number: of the part.
+        first_sequence: number of the first sequence that begins here.
+        names: of these.
+        lengths: (m,) of these.
+        keys: (k,) KEY_DTYPE.
+        counts: encoder to (k,) how many embeddings each row is the mean of (of a sequence, how many fragments).
+        values: encoder to (k, width); float64 sums of fragments for a sequence, which may go on in the next part.
+    """
+
+    number: int
+    first_sequence: int
+    names: Ragged
+    lengths: NDArray[np.int64]
+    keys: NDArray[np.void]
+    counts: dict[str, NDArray[np.int32]]
+    values: dict[str, NDArray[np.floating]]
+
+
+def parts_of_dna(source: str, fragment_length: int = FRAGMENT_LENGTH) -> Iterator[Part]:
+    """Cut a file of nucleotide sequences; what a part holds depends on the records alone.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    extraction = Extraction([source], fragment_length, min_length=0, unit_rows=_UNIT_ROWS, score_frameless=True)
+    num_begun = 0
+    for number, table in enumerate(extraction.units()):
+        yield _part_of_table(number, num_begun, table)
+        num_begun += len(table.sequences)
+
+
+def _part_of_table(number: int, first_sequence: int, table: UnitTable) -> Part:
+    fragments = np.zeros(len(table.fragments), dtype=KEY_DTYPE)
+    for name in ("sequence", "start", "stop"):
+        fragments[name] = table.fragments[name]
+    fragments["fragment"] = table.fragments["index"]
+    keys = np.zeros(len(table.rows), dtype=KEY_DTYPE)
+    for name in ("sequence", "fragment", "frame", "start", "stop"):
+        keys[name] = table.rows[name]
+    fragment_of = np.repeat(np.arange(len(fragments)), table.fragments["num_rows"])
+    lengths = table.sequences["length"].astype(np.int64)
+    return Part(
+        number, first_sequence, table.names, lengths, keys, table.nucleotides, table.proteins, fragments, fragment_of
+    )
+
+
+def parts_of_proteins(records: Iterable[tuple[bytes, bytes]], max_letters: int | None) -> Iterator[Part]:
+    """Gather proteins; those longer than ``max_letters`` are cut into windows."""
+    batch: list[tuple[bytes, bytes]] = []
+    number = first = 0
+    for record in records:
+        batch.append(record)
+        if len(batch) == _PROTEINS_A_PART:
+            yield _part_of_proteins(number, first, batch, max_letters)
+            number, first, batch = number + 1, first + len(batch), []
+    if batch:
+        yield _part_of_proteins(number, first, batch, max_letters)
+
+
+def _part_of_proteins(
+    number: int, first_sequence: int, records: Sequence[tuple[bytes, bytes]], max_letters: int | None
+) -> Part:
+    lengths = np.array([len(protein) for _, protein in records], dtype=np.int64)
+    fragments = np.zeros(len(records), dtype=KEY_DTYPE)
+    fragments["sequence"] = np.arange(first_sequence, first_sequence + len(records))
+    fragments["stop"] = lengths
+    bounds = [_windows(len(protein), max_letters) for _, protein in records]
+    fragment_of = np.repeat(np.arange(len(records)), [len(each) for each in bounds])
+    keys = fragments[fragment_of]
+    ends = [end for each in bounds for end in each]
+    keys["start"], keys["stop"] = (np.array([end[side] for end in ends], dtype=np.int64) for side in (0, 1))
+    windows = Ragged.from_bytes(
+        records[at][1][start:stop] for at, (start, stop) in zip(fragment_of.tolist(), ends, strict=True)
+    )
+    names = Ragged.from_bytes(name for name, _ in records)
+    return Part(number, first_sequence, names, lengths, keys, None, windows, fragments, fragment_of)
+
+
+def _windows(length: int, max_letters: int | None) -> list[tuple[int, int]]:
+    """As few windows as it takes, of sizes that differ by at most one."""
+    num_windows = 1 if max_letters is None else max(1, -(-length // max_letters))
+    ends = [length * number // num_windows for number in range(num_windows + 1)]
+    return list(pairwise(ends))
+
+
+def embed_strings(model: LoadedEncoder, strings: Ragged, cache: EmbeddingCache | None = None) -> NDArray[np.float32]:
+    """(n, width) embeddings of n strings; those in the cache are not computed, those computed are kept there."""
+    fingerprint = model.source.fingerprint
+    if cache is None or not fingerprint:
+        return model.embed(strings)
+    digests = [sequence_digest(string) for string in strings.to_bytes()]
+    firsts = dict(zip(reversed(digests), range(len(digests) - 1, -1, -1), strict=True))
+    known = cache.get(fingerprint, model.dtype, model.source.width, list(firsts))
+    missing = [digest for digest in firsts if digest not in known]
+    if missing:
+        new = model.embed(strings.take(np.array([firsts[digest] for digest in missing], dtype=np.int64)))
+        cache.put(fingerprint, model.dtype, model.source.name, missing, new)
+        known |= zip(missing, new, strict=True)
+    if not digests:
+        return np.empty((0, model.source.width), dtype=np.float32)
+    return np.stack([known[digest] for digest in digests])
+
+
+def embed_part(
+    part: Part, models: Sequence[LoadedEncoder], level: Level, cache: EmbeddingCache | None = None
+) -> PartRows:
+    """Embed the strings of a part with each encoder, and pool them."""
+    keys = _keys(part, level)
+    counts: dict[str, NDArray[np.int32]] = {}
+    values: dict[str, NDArray[np.floating]] = {}
+    for model in models:
+        strings = part.strings(model.source.alphabet)
+        has_letters = strings.lengths > 0
+        embeddings = embed_strings(model, strings, cache)
+        name = model.source.name
+        if level == "frame":
+            counts[name] = has_letters.astype(np.int32)
+            values[name] = np.where(has_letters[:, None], embeddings, np.float32(np.nan))
+            continue
+        sums, number = _sums(embeddings, has_letters, part.fragment_of, len(part.fragments))
+        if level == "sequence":
+            means = sums / np.maximum(number, 1)[:, None]
+            position = part.fragments["sequence"] - (keys["sequence"][0] if len(keys) else 0)
+            sums, number = _sums(means, number > 0, position, len(keys))
+            values[name] = sums
+        else:
+            values[name] = _means(sums, number).astype(np.float32)
+        counts[name] = number
+    return PartRows(part.number, part.first_sequence, part.names, part.lengths, keys, counts, values)
+
+
+def _keys(part: Part, level: Level) -> NDArray[np.void]:
+    """What the rows of a part are of."""
+    if level == "frame":
+        return part.keys
+    if level == "fragment":
+        return part.fragments
+    first = part.first_sequence
+    if len(part.fragments):
+        first = min(first, int(part.fragments["sequence"][0]))
+    keys = np.zeros(part.first_sequence + len(part.lengths) - first, dtype=KEY_DTYPE)
+    keys["sequence"] = np.arange(first, first + len(keys))
+    return keys
+
+
+def _sums(
+    rows: NDArray[np.floating], counted: NDArray[np.bool_], group_of: NDArray[np.int64], num_groups: int
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Sum of the counted rows of each group, one after the other, and their number."""
+    sums = np.zeros((num_groups, rows.shape[1]), dtype=np.float64)
+    np.add.at(sums, group_of[counted], rows[counted])
+    return sums, np.bincount(group_of[counted], minlength=num_groups).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of all rows of an input.
+
+    Attributes:
+        ids: of the sequences.
+        lengths: (m,) of the sequences, letters.
+        level: what a row is of.
+        keys: (k,) KEY_DTYPE; at the level of sequences, row i is of sequence i.
+        counts: encoder to (k,) how many embeddings a row is the mean of; 0 where it is NaN.
+        values: encoder to (k, width).
+    """
+
+    ids: list[str]
+    lengths: NDArray[np.int64]
+    level: Level
+    keys: NDArray[np.void]
+    counts: dict[str, NDArray[np.int32]]
+    values: dict[str, NDArray[np.floating]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def columns(self) -> dict[str, NDArray[np.generic] | list[str]]:
+        """The index: a column a property, as far as the level has it."""
+        of = self.keys["sequence"]
+        found: dict[str, NDArray[np.generic] | list[str]] = {
+            "id": [self.ids[number] for number in of.tolist()],
+            "length": self.lengths[of],
+        }
+        if self.level != "sequence":
+            found |= {name: self.keys[name] for name in ("fragment", "start", "stop")}
+        if self.level == "frame":
+            found["frame"] = self.keys["frame"]
+        return found | {f"num_{name}": number for name, number in self.counts.items()}
+
+    def joined(self) -> NDArray[np.floating]:
+        """(k, sum of widths) all encoders side by side; 0 where one had nothing to read and another had."""
+        has_any = np.any([number > 0 for number in self.counts.values()], axis=0)
+        parts = []
+        for name, rows in self.values.items():
+            parts.append(np.where((self.counts[name] == 0)[:, None] & has_any[:, None], 0, rows).astype(rows.dtype))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def num_rows_of(parts: Iterable[PartRows], level: Level) -> tuple[int, int]:
+    """Sequences and rows of consecutive parts; a sequence that goes on in the next part is one."""
+    num_sequences = num_rows = 0
+    for part in parts:
+        num_sequences += len(part.lengths)
+        num_rows += len(part.keys)
+    return num_sequences, num_sequences if level == "sequence" else num_rows
+
+
+def room_for(
+    num_sequences: int, num_rows: int, level: Level, widths: Mapping[str, int], dtype: type[np.floating] = np.float32
+) -> Embeddings:
+    """Empty arrays for so many rows."""
+    return Embeddings(
+        ids=[],
+        lengths=np.zeros(num_sequences, np.int64),
+        level=level,
+        keys=np.zeros(num_rows, KEY_DTYPE),
+        counts={name: np.zeros(num_rows, np.int32) for name in widths},
+        values={name: np.zeros((num_rows, width), dtype) for name, width in widths.items()},
+    )
+
+
+def fill(room: Embeddings, parts: Iterable[PartRows]) -> Embeddings:
+    """Put the rows of consecutive parts into ``room``; the sums of sequences become means."""
+    stop = 0
+    carried: PartRows | None = None
+    for part in parts:
+        room.lengths[len(room.ids) : len(room.ids) + len(part.lengths)] = part.lengths
+        room.ids.extend(name.decode(errors="backslashreplace") for name in part.names.to_bytes())
+        if room.level == "sequence" and len(part.keys):
+            _carry(carried, part)
+            stop, carried = int(part.keys["sequence"][0]), part
+        rows = slice(stop, stop + len(part.keys))
+        stop = rows.stop
+        room.keys[rows] = part.keys
+        for name, values in part.values.items():
+            room.counts[name][rows] = part.counts[name]
+            room.values[name][rows] = _means(values, part.counts[name]) if room.level == "sequence" else values
+    if room.level == "sequence":
+        room.keys["stop"] = room.lengths
+    return room
+
+
+def _carry(before: PartRows | None, part: PartRows) -> None:
+    """Add the sums of a sequence that goes on to those of its first row here."""
+    if before is None or before.keys["sequence"][-1] != part.keys["sequence"][0]:
+        return
+    for name, values in part.values.items():
+        values[0] += before.values[name][-1]
+        part.counts[name][0] += before.counts[name][-1]
+
+
+def _means(sums: NDArray[np.floating], counts: NDArray[np.int32]) -> NDArray[np.floating]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums / counts[:, None]  # nothing over nothing is NaN

@@ -1,0 +1,192 @@
+"""A model that stays loaded: ``virnucpro.load``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.bundles.bundle import Bundle, load_bundle
+from virnucpro.embeddings.cache import EmbeddingCache
+from virnucpro.embeddings.inputs import Sequences, as_records, checked_records
+from virnucpro.embeddings.levels import LEVELS, Embeddings, Level, embed_part, fill, num_rows_of, parts_of_dna, room_for
+from virnucpro.embeddings.loader import ModelLoader
+from virnucpro.errors import UsageError
+
+Which = Literal["nucleotide", "protein", "both"]
+_ROLES: dict[str, tuple[str, ...]] = {
+    "nucleotide": ("nucleotide",),
+    "protein": ("protein",),
+    "both": ("nucleotide", "protein"),
+}
+
+
+@dataclass(frozen=True)
+class EmbeddingIndex:
+    """What the rows of an array of embeddings are of.
+
+    Attributes:
+        columns: ``id``, ``length`` (of the sequence); of fragments and frames ``fragment``, ``start``, ``stop``
+            (0-based half-open), of frames ``frame``; and for each encoder how many embeddings a row is the mean of.
+    """
+
+    columns: dict[str, NDArray[np.generic] | list[str]]
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    @property
+    def ids(self) -> list[str]:
+        """Id of each row's sequence."""
+        return list(map(str, self.columns["id"]))
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is not needed to run
+        """A pandas table."""
+        import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - where it is installed
+
+        return pd.DataFrame(self.columns)
+
+    def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
+        """A pyarrow table."""
+        import pyarrow as pa  # noqa: PLC0415 - where it is installed
+
+        return pa.table(self.columns)
+
+    def to_polars(self) -> Any:  # noqa: ANN401 - polars is not needed to run
+        """A polars table."""
+        import polars as pl  # noqa: PLC0415 - where it is installed
+
+        return pl.DataFrame(self.columns)
+
+
+class Model:
+    """A model with its encoders, which are loaded when they are first needed and stay.
+
+    Args:
+        bundle: the model.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        threads: CPU threads; None takes all.
+        dtype: type the encoders compute in, ``auto`` for what suits the device.
+        cache: folder of embeddings to use and add to; None keeps none.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        dtype: str = "auto",
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self._device, self._threads, self._dtype = device, threads, dtype
+        self._cache = None if cache is None else EmbeddingCache(Path(cache))
+        place = None if device == "auto" else device
+        self._loaders = {role: ModelLoader(f"{bundle.folder}:{role}", dtype, place) for role in _ROLES["both"]}
+
+    def embed(
+        self, sequences: Sequences, level: Level = "sequence", which: Which = "both"
+    ) -> tuple[NDArray[np.floating], EmbeddingIndex]:
+        """Embed nucleotide sequences.
+
+        Args:
+            sequences: a path, a mapping of ids to sequences, records of Biopython, pysam, scikit-bio or dnaio, pairs,
+                or plain sequences.
+            level: a row a sequence, a fragment of it, or a reading frame.
+            which: from the bases, from the translated frames, or both side by side.
+
+        Returns:
+            (k, width) float32 in input order, NaN where there is nothing to embed; and what the rows are of.
+
+        Raises:
+            UsageError: there is no such level or kind.
+            ModelValidationError: a sequence holds letters that no nucleotide has.
+            InputError: a file cannot be read.
+        """
+        if level not in LEVELS or which not in _ROLES:
+            raise UsageError(f"level is one of {', '.join(LEVELS)}, which one of {', '.join(_ROLES)}.")
+        models = [self._loaders[role].get_model() for role in _ROLES[which]]
+        widths = {model.source.name: model.source.width for model in models}
+        with _as_file(sequences) as (path, ids), _threads(self._threads):
+            made = [
+                embed_part(part, models, level, self._cache) for part in parts_of_dna(path, self.bundle.fragment_length)
+            ]
+        embeddings = fill(room_for(*num_rows_of(made, level), level, widths), made)
+        if ids is not None:
+            embeddings.ids[:] = ids
+        return embeddings.joined(), EmbeddingIndex(_plain_names(embeddings, _ROLES[which]).columns())
+
+    def close(self) -> None:
+        """Close the cache; the encoders go with their last user."""
+        if self._cache is not None:
+            self._cache.close()
+
+
+def load(
+    model: str = "lite",
+    device: str = "auto",
+    threads: int | None = None,
+    *,
+    dtype: str = "auto",
+    cache: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Load a model once, to be used many times.
+
+    Args:
+        model: ``lite``, ``300``, ``500``, or a folder.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        threads: CPU threads; None takes all.
+        dtype: type the encoders compute in.
+        cache: folder of embeddings to use and add to.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: at least 1, not {threads}.")
+    return Model(load_bundle(model), device=device, threads=threads, dtype=dtype, cache=cache)
+
+
+def _plain_names(embeddings: Embeddings, roles: Sequence[str]) -> Embeddings:
+    """The same with encoders called by their role."""
+    counts = dict(zip(roles, embeddings.counts.values(), strict=True))
+    return Embeddings(embeddings.ids, embeddings.lengths, embeddings.level, embeddings.keys, counts, embeddings.values)
+
+
+@contextmanager
+def _as_file(sequences: Sequences) -> Iterator[tuple[str, list[str] | None]]:
+    """A file that holds the sequences; for those in memory also their ids, since a file's end at a blank."""
+    if isinstance(sequences, (str, os.PathLike)):
+        yield os.fspath(sequences), None
+        return
+    ids = []
+    with TemporaryDirectory(prefix="virnucpro-") as folder:
+        path = Path(folder) / "sequences.fasta"
+        with path.open("w", encoding="ascii") as stream:
+            for number, (name, sequence) in enumerate(checked_records(as_records(sequences), "nt")):
+                ids.append(name)
+                stream.write(f">{number}\n{sequence}\n")
+        yield str(path), ids
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let torch use so many threads for the block."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    from virnucpro.encoders.device import available_cpus  # noqa: PLC0415
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or available_cpus())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,10 +10,11 @@ the published kinds, DNABERT-S of one layer and the smallest ESM-2, so that a sm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import yaml
@@ -55,33 +56,56 @@ def write_hollow(folder: Path, seed: int) -> Path:
 
 def write_random_8m(folder: Path, seed: int) -> Path:
     """Write a bundle with encoders of the published kinds."""
-    nucleotide, nucleotide_tensors = inputs.dnabert_s_weights(_NUM_DNABERT_LAYERS, seed)
-    protein, protein_tensors = inputs.esm2_weights("8M", seed)
-    save_encoder(folder / "nucleotide.safetensors", nucleotide, nucleotide_tensors, inputs.byte_pairs(seed))
-    save_encoder(folder / "protein.safetensors", protein, protein_tensors)
+    encoders = {
+        "nucleotide": inputs.dnabert_s_weights(_NUM_DNABERT_LAYERS, seed),
+        "protein": inputs.esm2_weights("8M", seed),
+    }
+    return write_bundle(folder, RANDOM_8M, encoders, seed)
+
+
+def write_bundle(
+    folder: Path,
+    name: str,
+    encoders: Mapping[str, tuple[dict[str, Any], dict[str, torch.Tensor]]],
+    seed: int = 1,
+    fragment_length: int = 500,
+) -> Path:
+    """Write a bundle of DNABERT-S and ESM-2 with a random head.
+
+    Args:
+        folder: made if it is not there.
+        name: of the bundle.
+        encoders: config and tensors of each role.
+        seed: of the head and the tokenizer.
+        fragment_length: nt.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for role, (config, tensors) in encoders.items():
+        tokenizer = inputs.byte_pairs(seed) if role == "nucleotide" else None
+        save_encoder(folder / f"{role}.safetensors", config, tensors, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = MLPHead(nucleotide["width"] + protein["width"], _HIDDEN_WIDTH)
-    return _write_bundle(folder, RANDOM_8M, head)
+        head = MLPHead(sum(config["width"] for config, _ in encoders.values()), _HIDDEN_WIDTH)
+    return _write_bundle(folder, name, head, fragment_length)
 
 
 MADE_MODELS: dict[str, Callable[[Path, int], Path]] = {HOLLOW: write_hollow, RANDOM_8M: write_random_8m}
 """Name to what writes the bundle into a folder, from a seed."""
 
 
-def _write_bundle(folder: Path, name: str, head: MLPHead) -> Path:
+def _write_bundle(folder: Path, name: str, head: MLPHead, fragment_length: int = 500) -> Path:
     """Add a head, and the rules by which ``lite`` cuts and scores, to encoders that are there."""
     save_head(folder / "head.safetensors", head, {})
     settings = {
         "schema": 1,
         "name": name,
-        "fragment_length": 500,
+        "fragment_length": fragment_length,
         "min_length": 100,
         "frameless": "score",
         "rows": "mean",
         **{role: f"{role}.safetensors" for role in (*_ROLES, "head")},
         "threshold": 0.5,
-        "calibration": {"lengths": [500], "slope": [1.0], "intercept": [0.0], "exponent": 0.5},
+        "calibration": {"lengths": [fragment_length], "slope": [1.0], "intercept": [0.0], "exponent": 0.5},
     }
     (folder / "bundle.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return folder

@@ -1,6 +1,11 @@
 """The benchmark of a GPU, at a tiny size on the CPU: every rung is there, and one that fails costs only itself."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from test_compiled import CountingCompiler, broken_compiler
 
 from benchmarks import gpu
 from benchmarks.__main__ import benchmark
+from benchmarks.gpu import check as gpu_check
 from benchmarks.gpu import end_to_end, products
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.models import dense_batch, dnabert_s_shape, esm2_shape, random_encoder
@@ -84,7 +90,7 @@ def test_a_rung_that_fails_costs_only_itself(monkeypatch):
     torch.compiler.reset()
     figures = list(gpu.measure_on(CPU, TINY, broken_compiler))
     failed = [figure for figure in figures if "failed: NotImplementedError: no such kernel" in figure.note]
-    assert len(failed) == 3
+    assert len(failed) == 4
     assert by_name(figures)["ESM-2 8M, best rung"].value > 0
     assert "the compiler failed" in by_name(figures)["ESM-2 8M, compiled"].note
 
@@ -142,3 +148,42 @@ def test_on_a_gpu_every_rung_is_measured():
     allowed = ("no kernel for mixed lengths",)
     assert [item for item in missing if not any(reason in item[1] for reason in allowed)] == []
     assert all(figure.agrees is not False for figure in figures)
+
+
+def figures_of(output, section):
+    lines = [json.loads(line) for line in (output / "gpu_check.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["section"] == section]
+
+
+def test_the_check_of_a_card_tries_its_own_parts_on_a_cpu(tmp_path):
+    """Both encoders, the same bits in another batch, a row computed again; each figure is a line at once."""
+    check = gpu_check.Check(tmp_path, begun=time.time(), budget=1000)
+    gpu_check.environment(check)
+    gpu_check.parity(check)
+    whole = gpu_check.report(check)
+    assert whole["bad"] == []
+    assert [line["what"] for line in figures_of(tmp_path, "parity")] == [
+        *("ESM-2, bfloat16", "DNABERT-S, bfloat16", "the same sequences in another batch"),
+    ]
+    assert figures_of(tmp_path, "nan")[0]["ok"]
+    assert json.loads((tmp_path / "gpu_check.json").read_text())["figures"] == whole["figures"]
+
+
+def test_a_section_that_fails_costs_only_itself(tmp_path):
+    """A name that nobody knows, or no time: said in the report, and the exit code is 1."""
+    arguments = ["--output", tmp_path, "--only", "environment", "--budget", 3]
+    tests = Path(__file__).parents[1]
+    paths = {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    command = [sys.executable, "-m", "benchmarks.gpu.check", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **paths})
+    assert ended.returncode == 1, ended.stderr
+    assert json.loads(ended.stdout)["bad"][0]["failed"] == "no time"
+
+
+@pytest.mark.slow
+def test_the_whole_check_of_a_card_passes_on_a_cpu(tmp_path):
+    """Whole runs and a killed worker too."""
+    check = gpu_check.Check(tmp_path, begun=time.time(), budget=10_000)
+    for section in (gpu_check.rates, gpu_check.predict, gpu_check.kill):
+        section(check)
+    assert gpu_check.report(check)["bad"] == []

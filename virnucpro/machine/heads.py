@@ -11,21 +11,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import zstandard
-
 from virnucpro.errors import InputError
 from virnucpro.sequence.alignments import alignment_format
 from virnucpro.sequence.fasta import SequenceFile
-from virnucpro.sequence.streams import STDIN, STDIN_NAME, compression_of, open_source
+from virnucpro.sequence.streams import STDIN, STDIN_NAME, ZSTD_ERRORS, compression_of, open_source
 
 _PEEK_BYTES = 4096
-_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+
+
+def _zstd_reader(raw: IO[bytes]) -> Any:  # noqa: ANN401 - the library has no types
+    import zstandard  # noqa: PLC0415 - only zstd files need it
+
+    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+
+
+_DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, lzma.LZMAError, *ZSTD_ERRORS)
 _OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
     "none": lambda raw: raw,
     "gzip": lambda raw: gzip.GzipFile(fileobj=raw),
     "bzip2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
-    "zstd": lambda raw: zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True),
+    "zstd": _zstd_reader,
 }
 
 

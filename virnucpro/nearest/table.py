@@ -15,7 +15,6 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from virnucpro.errors import ModelError
@@ -106,6 +105,8 @@ class Table:
             group_names=_packed(self.group_names),
             classes=_packed(self.group_classes),
         )
+        import zstandard  # noqa: PLC0415 - only tables of proteins need it
+
         path.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(content.getvalue()))
 
 
@@ -147,6 +148,8 @@ def load_table(path: Path) -> Table:
     Raises:
         ModelError: the file is missing, damaged or no table.
     """
+    import zstandard  # noqa: PLC0415 - only tables of proteins need it
+
     try:
         content = io.BytesIO(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
         with np.load(content) as file:

@@ -6,13 +6,13 @@ that is not there is ``NA``. Probabilities have four decimals.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO, Protocol, TypeVar, cast
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from virnucpro.bundles.rules import Rules
@@ -32,7 +32,7 @@ Cells = Sequence[Ragged]
 
 _GZIP_LEVEL = 1
 """Of ISA-L, which packs as tightly as level 4 of zlib and takes a seventh of the time."""
-_GZIP_FORMAT = 16 + isal_zlib.MAX_WBITS
+_GZIP_FORMAT = 16 + zlib.MAX_WBITS
 _BLOCK_BYTES = 1 << 20
 
 
@@ -73,6 +73,8 @@ class _PackedFile:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         # Its header has no name and no time: the same run gives the same bytes.
+        from isal import isal_zlib  # noqa: PLC0415 - only compressed tables need it
+
         self._compressor = isal_zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_FORMAT)
         self._waiting = bytearray()
 

@@ -12,10 +12,10 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
-
-import zstandard
 
 from virnucpro.errors import InputError
 
@@ -41,6 +41,8 @@ class _Decompressor(Protocol):
 
 
 def _zstd() -> _Decompressor:
+    import zstandard  # noqa: PLC0415 - only zstd files need it
+
     return cast("_Decompressor", zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj())
 
 
@@ -57,7 +59,10 @@ _MAGIC: list[tuple[bytes, str, Callable[[], _Decompressor]]] = [
 ]
 _MAGIC_STARTS = tuple({magic[:1] for magic, _, _ in _MAGIC})
 """A member of which only the first byte is here may be one."""
-_DAMAGED = (zlib.error, OSError, EOFError, ValueError, lzma.LZMAError, zstandard.ZstdError)
+ZSTD_ERRORS: tuple[type[Exception], ...] = (
+    (import_module("zstandard").ZstdError,) if find_spec("zstandard") is not None else ()
+)
+_DAMAGED: tuple[type[Exception], ...] = (zlib.error, OSError, EOFError, ValueError, lzma.LZMAError, *ZSTD_ERRORS)
 
 
 def shown(source: str) -> str:

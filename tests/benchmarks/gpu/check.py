@@ -383,7 +383,8 @@ def report(check: Check) -> dict[str, Any]:
 def _sections(check: Check, chosen: list[str], arguments: list[str]) -> Iterator[tuple[str, str]]:
     """Each in a process of its own; yields those that failed as a whole, with the reason."""
     for section in chosen:
-        seconds = min(SECONDS[section], check.seconds_left() - 5)
+        most = check.budget if check.is_small else SECONDS[section]
+        seconds = min(most, check.seconds_left() - 5)
         if seconds < 15:
             yield section, "no time"
             continue

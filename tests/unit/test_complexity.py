@@ -106,6 +106,17 @@ def test_each_of_many_is_judged_by_itself():
     assert are_repetitive(*laid_out(items)).tolist() == [False, False, True, False, False, False, True, *[False] * 900]
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from([b"ACGTTGCAAGGCTA", b"T" * 25, b"ACGT"]) | st.integers(0, 9), min_size=3, max_size=9))
+def test_what_is_looked_at_beside_changes_nothing(parts):
+    """One alone, many of its length and many of others are judged alike."""
+    text = b"".join(part if isinstance(part, bytes) else random_bases(60, part) for part in parts)
+    alone = is_repetitive(text)
+    assert are_repetitive(*laid_out([text] * 40)).tolist() == [alone] * 40
+    others = [random_bases(len(text) + i, i) for i in range(20)]
+    assert are_repetitive(*laid_out([*others, text])).tolist()[-1] == alone
+
+
 def test_records_are_marked_where_the_model_asks_for_it(tmp_path):
     """In any case of letters; a record that is too short is that in the first place."""
     records = {"open": random_bases(300), "poly": b"a" * 300, "short": b"A" * 50}

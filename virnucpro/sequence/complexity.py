@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,12 @@ _HALF_WINDOW = 32
 """Triplets: each window of 64 shares half of them with the next."""
 _NUM_TRIPLETS = 64
 _UNKNOWN = 4
+_SHORT_NT = 8
+_NO_WORD = 0xFFFF  # the number of no 8-mer: that of T alone is the greater of two
+_SCREENED_SHARE = 0.05
+"""Of 8-mers that recur: random bases have 2 %, and what is repetitive far more."""
+_LONGEST_SCREENED_NT = 2000  # of longer ones too many 8-mers recur by chance
+_FEWEST_SCREENED = 16
 _BATCH_NT = 1 << 18  # looked at together: the arrays of so many stay in a core's cache
 
 
@@ -26,6 +34,7 @@ def _code_of_letter() -> NDArray[np.uint8]:
 
 
 _CODES = _code_of_letter()
+_CODE_BYTES = _CODES.tobytes()
 
 
 def are_repetitive(
@@ -43,17 +52,69 @@ def are_repetitive(
     """
     lengths = stops - starts
     found = np.zeros(len(starts), dtype=np.bool_)
-    order = np.argsort(lengths, kind="stable")  # so that little is filled up
-    at = int(np.searchsorted(lengths[order], WORD_NT, side="right"))
-    while at < len(order):
-        longest = int(lengths[order[min(at + _BATCH_NT // int(lengths[order[at]] + 1), len(order) - 1)]])
-        batch = order[at : at + max(1, _BATCH_NT // longest)]
+    suspects = np.flatnonzero(_may_be_repetitive(letters, starts, lengths))
+    suspects = suspects[np.argsort(lengths[suspects], kind="stable")]  # so that little is filled up
+    at = 0
+    while at < len(suspects):
+        shortest = int(lengths[suspects[at]])
+        longest = int(lengths[suspects[min(at + _BATCH_NT // (shortest + 1), len(suspects) - 1)]])
+        batch = suspects[at : at + max(1, _BATCH_NT // longest)]
         codes = codes_of(letters, starts[batch], lengths[batch])
-        found[batch] = (mean_dust(codes, lengths[batch]) > HIGHEST_DUST) | (
+        is_repetitive = (mean_dust(codes, lengths[batch]) > HIGHEST_DUST) | (
             repeated_share(codes) > HIGHEST_REPEATED_SHARE
         )
+        found[batch] = is_repetitive & (_may_be_repetitive_by(codes, lengths[batch]))
         at += len(batch)
     return found
+
+
+def _may_be_repetitive(
+    letters: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(n,) false for stretches of which few 8-mers recur, which are quick to sort; true where few have their length.
+
+    A word of 12 that recurs has 8-mers that do, and what is of low complexity repeats short words.
+    """
+    found = lengths > WORD_NT
+    for length in np.unique(lengths[found & (lengths <= _LONGEST_SCREENED_NT)]).tolist():
+        alike = np.flatnonzero(lengths == length)
+        if len(alike) < _FEWEST_SCREENED:
+            continue
+        for at in range(0, len(alike), max(1, _BATCH_NT // length)):
+            batch = alike[at : at + max(1, _BATCH_NT // length)]
+            first, stop = int(starts[batch].min()), int(starts[batch].max()) + length
+            if stop - first > 2 * length * len(batch) + _BATCH_NT:
+                continue  # far apart: they are looked at closely
+            codes = np.frombuffer(letters[first:stop].tobytes().translate(_CODE_BYTES), dtype=np.uint8)
+            words = np.lib.stride_tricks.sliding_window_view(_short_words(codes), length - _SHORT_NT + 1)
+            found[batch] = _many_short_words_recur(words[starts[batch] - first], lengths[batch])
+    return found
+
+
+def _may_be_repetitive_by(codes: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) the same from codes, so that it does not depend on what else is looked at."""
+    words = _short_words(codes)
+    words[np.arange(words.shape[1]) >= (lengths - _SHORT_NT + 1)[:, None]] = _NO_WORD
+    return (lengths > _LONGEST_SCREENED_NT) | _many_short_words_recur(words, lengths)
+
+
+def _many_short_words_recur(words: NDArray[np.uint16], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) whether more 8-mers recur than in what is not repetitive; ``words`` are sorted where they lie."""
+    words.sort(axis=1)
+    is_repeated = (words[:, 1:] == words[:, :-1]) & (words[:, 1:] != _NO_WORD)
+    return np.asarray(np.count_nonzero(is_repeated, axis=1) > _SCREENED_SHARE * (lengths - _SHORT_NT + 1))
+
+
+def _short_words(codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """(..., n - 7) number of each 8-mer or of its reverse complement, the lesser; other letters count as A."""
+    forward: NDArray[Any] = (codes & 3).astype(np.uint16)
+    backward: NDArray[Any] = 3 - forward
+    for size in (1, 2, 4):
+        forward, backward = (
+            (forward[..., :-size] << 2 * size) | forward[..., size:],
+            (backward[..., size:] << 2 * size) | backward[..., :-size],
+        )
+    return np.asarray(np.minimum(forward, backward), dtype=np.uint16)
 
 
 def codes_of(letters: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -125,19 +125,19 @@ def _keep(
         stop: of the fragment in it.
         origin: where the strand's first base lies in the letters; where it ends, for the reverse strand.
     """
-    for frame in range(3):
-        begin = start + frame
-        codon, phase = divmod(begin, 3)
-        protein = proteins[phase][codon : codon + (stop - begin) // 3] if stop > begin else b""
-        if _STOP in protein:
+    for begin in range(start, min(start + 3, stop)):
+        codon, phase = begin // 3, begin % 3
+        last = codon + (stop - begin) // 3
+        if proteins[phase].find(_STOP, codon, last) >= 0:
             continue
+        protein = proteins[phase][codon:last]
         if _NOTHING in protein:
             protein = protein.replace(_NOTHING, b"")
         if not protein:
             continue
         end = min(stop, begin + 3 * len(protein) + 1)
         bounds = (origin + begin, origin + end) if sign > 0 else (origin - end, origin - begin)
-        _append(kept, sign * (frame + 1), *bounds, strand[begin:end], protein)
+        _append(kept, sign * (begin - start + 1), *bounds, strand[begin:end], protein)
 
 
 def _append(kept: KeptFrames, frame: int, start: int, stop: int, nucleotides: bytes, protein: bytes) -> None:

@@ -18,7 +18,8 @@ from virnucpro.sequence.table import Mask, Status
 
 _WITH_BOTH_ENDS = 2
 """Windows of the longest record of which one window may hold the same end twice."""
-_IS_CLEAR = np.isin(np.arange(256), list(b"ACGT"))
+_OTHERS = bytes(letter not in b"ACGT" for letter in range(256))
+"""1 for any letter but A C G T."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def mask_windows(
     num_windows, starts, stops = windows_of(lengths, fragment_length)
     first = np.repeat(offsets[:-1], num_windows)
     starts, stops = starts + first, stops + first
-    num_clear = _count_clear(letters, starts, stops)
+    others = np.flatnonzero(np.frombuffer(letters.tobytes().translate(_OTHERS), dtype=np.bool_))
+    num_clear = _count_clear(others, starts, stops)
     least = min(masking.min_length, (fragment_length + 1) // 2)
     mask = np.where(num_clear < least, Mask.FEW_BASES, Mask.NONE).astype(np.uint8)
     if masking.find_repetitive:
@@ -66,17 +68,16 @@ def mask_windows(
         ends = _before_repeated_ends(letters, offsets, records)
         is_meant = are_repetitive(letters, starts[repetitive], np.minimum(stops[repetitive], ends))
         mask[repetitive[~is_meant]] = Mask.NONE
-    clear_of_records = _count_clear(letters, offsets[:-1], offsets[1:])
+    clear_of_records = _count_clear(others, offsets[:-1], offsets[1:])
     status = _statuses(lengths, num_windows, mask, masking, clear_of_records)
     is_callable = (status == Status.OK) | (status == Status.REPETITIVE)
     mask[np.repeat(~is_callable, num_windows) & (mask == Mask.NONE)] = Mask.FEW_BASES
     return mask, status
 
 
-def _count_clear(letters: NDArray[np.uint8], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) how many letters of each stretch are A, C, G or T."""
-    is_other = np.flatnonzero(~_IS_CLEAR[letters])
-    num_other = np.searchsorted(is_other, stops) - np.searchsorted(is_other, starts) if len(is_other) else 0
+def _count_clear(others: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) how many letters of each stretch are A, C, G or T; ``others`` says where all other letters are."""
+    num_other = np.searchsorted(others, stops) - np.searchsorted(others, starts) if len(others) else 0
     return np.asarray(stops - starts - num_other, dtype=np.int64)
 
 

@@ -21,6 +21,9 @@ T = TypeVar("T")
 MAX_BYTES = 256 << 20
 """An index of a billion reads takes a tenth of it."""
 
+Limits = msgspec.Meta
+"""Range, length or pattern of an annotated type."""
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 """A number of things, or the number of a thing."""
 

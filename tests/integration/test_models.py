@@ -738,6 +738,35 @@ def test_a_receipt_from_anybody_is_read_with_care(tmp_path):
         receipts.read_receipt(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "null",
+        "[]",
+        "{",
+        "[" * 100_000,
+        '{"schema": 1}',
+        '{"schema": 2, "name": "x", "licence": "y", "fingerprint": null, "files": []}',
+        '{"schema": 1, "name": 5, "licence": "y", "fingerprint": null, "files": []}',
+        '{"schema": 1, "name": "\\u001b[31m", "licence": "y", "fingerprint": null, "files": []}',
+        '{"schema": 1, "name": "x", "licence": "y", "fingerprint": null, "files": 7}',
+    ],
+)
+def test_a_receipt_of_any_other_content_is_damaged(tmp_path, content):
+    (tmp_path / "receipt.json").write_text(content)
+    with pytest.raises(ModelError, match="is damaged"):
+        receipts.read_receipt(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "loop"])
+def test_a_receipt_that_is_not_a_file_is_damaged(tmp_path, kind):
+    """And is not waited for."""
+    path = tmp_path / "receipt.json"
+    {"fifo": os.mkfifo, "folder": os.mkdir, "loop": lambda here: here.symlink_to(here)}[kind](path)
+    with pytest.raises(ModelError, match="is damaged"):
+        receipts.read_receipt(tmp_path)
+
+
 def test_nothing_half_fetched_is_taken_for_a_model(cache):
     folder = cache / "downloads" / "500_model"
     folder.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -240,6 +241,44 @@ def test_a_head_of_the_same_weights_is_the_same_head(folder):
     assert load_bundle(str(folder)).digests == before
     tensors = load_file(folder / "head.safetensors")
     assert all(np.array_equal(tensors[name], value.numpy()) for name, value in head.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "fragment_length: 1e300",
+        "fragment_length: -5",
+        "threshold: .nan",
+        "min_length: {}",
+        "calibration: 3",
+        "presets: [1]",
+        "provenance: " + "[" * 5000,
+    ],
+)
+def test_a_setting_that_no_model_has_is_refused(folder, line):
+    """As a model that cannot be understood, whatever is in it."""
+    path = folder / "bundle.yaml"
+    name = line.split(":")[0]
+    lines = [kept for kept in path.read_text().splitlines() if not kept.startswith(f"{name}:")]
+    path.write_text("\n".join([*lines, line]) + "\n")
+    refused(str(folder), "cannot be understood")
+
+
+def test_a_bundle_that_would_block_is_refused(folder):
+    """A FIFO in the place of its settings is not waited for."""
+    (folder / "bundle.yaml").unlink()
+    os.mkfifo(folder / "bundle.yaml")
+    refused(str(folder), "not a plain file")
+
+
+def test_without_a_home_nothing_is_kept_and_nothing_raises(monkeypatch):
+    """As of a user in a container that has no entry in the table of users."""
+    for name in ("VIRNUCPRO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it gives where there is no home
+    assert not cache_dir().exists()
+    with pytest.raises(ModelError, match="is not on this machine"):
+        load_bundle("500")
 
 
 def test_models_are_kept_where_the_user_says(folder, tmp_path, monkeypatch):

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 
 from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade, read_cascade
@@ -53,6 +54,7 @@ from virnucpro.nearest.evidence import Evidence, read_evidence
 SCHEMA = 1
 BUNDLED = ("lite",)
 PUBLISHED = ("300", "500")
+_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
     folder = find_bundle(model)
     path = folder / "bundle.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
-        settings: dict[str, Any] = yaml.safe_load(text)
+        settings: dict[str, Any] = yaml.safe_load(_read_text(path))
         if settings["schema"] != SCHEMA:
             raise ModelError(f"{path}: schema {settings['schema']}; this program reads {SCHEMA}.")
         if settings["frameless"] not in ("score", "skip") or settings["rows"] not in ("mean", "max"):
@@ -205,6 +206,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
         for file in files.values():
             if not file.is_file():
                 raise ModelError(f"model {settings['name']}: {file} is missing. Bring the whole bundle folder.")
+        _check_ranges(settings)
         _check_widths(settings["name"], files)
         recorded = settings.get("recorded") or {}
         digests = {role: _file_digest(file, recorded.get(role)) for role, file in files.items()}
@@ -229,7 +231,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
         )
     except OSError as error:
         raise ModelError(f"model {model}: {path} cannot be read ({error.strerror}).") from error
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ModelError(f"{path}: cannot be understood ({type(error).__name__}: {error}).") from error
 
 
@@ -254,15 +256,44 @@ def find_bundle(model: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Where models are kept: ``VIRNUCPRO_CACHE``, else the user's cache folder."""
+    """Where models are kept: ``VIRNUCPRO_CACHE``, otherwise ``virnucpro`` in the user's cache folder."""
     place = os.environ.get("VIRNUCPRO_CACHE")
-    if place:
-        return Path(place)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "virnucpro"
+    return Path(place) if place else user_cache_dir() / "virnucpro"
+
+
+def user_cache_dir() -> Path:
+    """The user's cache folder. Of a user without a home, as in many containers, a folder that does not exist."""
+    try:
+        found = user_cache_path()
+    except RuntimeError:  # how platformdirs says it since 4.14; before, the path began with ~
+        return Path("/nonexistent")
+    return found if found.is_absolute() else Path("/nonexistent")
+
+
+def _read_text(path: Path) -> str:
+    """Raises ValueError for what is not a plain file of a sensible size."""
+    if not path.is_file() and path.exists():
+        raise ValueError("it is not a plain file")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def _check_ranges(settings: dict[str, Any]) -> None:
+    """Raises ValueError for a number that no model has."""
+    ranges = {
+        "fragment_length": (3, 1 << 31),
+        "min_length": (0, 1 << 31),
+        "weak_below": (0, 1 << 31),
+        "threshold": (0, 1),
+    }
+    for name, (least, most) in ranges.items():
+        if not least <= float(settings.get(name, least)) <= most:
+            raise ValueError(f"{name} is {settings[name]!r}, not from {least} to {most}")
 
 
 def _plain_name(name: str) -> str:
-    """A file beside ``bundle.yaml``; a bundle from elsewhere must not point out of its folder."""
+    """A file next to ``bundle.yaml``; a bundle from elsewhere must not point out of its folder."""
     if Path(name).name != name:
         raise ValueError(f"{name!r} is not a plain file name")
     return name

@@ -111,7 +111,7 @@ def _places(name: str, given: Path | None) -> Iterator[Path]:
         yield given
     cache = cache_dir()
     yield from (cache / "downloads" / name, cache / name, cache)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - raises nothing without a home
     repository = _repository(name)
     if repository is not None:
         hub = Path(

@@ -57,11 +57,14 @@ def list_models(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2, default=str))
         return
-    header = ("name", "kind", "state", "size", "fingerprint", "licence", "parts", "source", "where")
+    header = ("name", "state", "size", "fingerprint", "licence")
     rows = [header, *(_cells(entry) for entry in entries)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(
+        "\nWhere they are: virnucpro models path NAME. Parts and sources: virnucpro models list --json", err=True
+    )
 
 
 @models.command(epilog="\b\nExample:\n  virnucpro models path lite")
@@ -202,12 +205,8 @@ def _cells(entry: Entry) -> tuple[str, ...]:
     size = f"{entry.size_bytes / 1e6:,.1f} MB"
     return (
         entry.name,
-        entry.kind,
         entry.state,
         size if entry.size_is_exact else f"about {size}",
         entry.fingerprint[:12] if entry.fingerprint else "NA",
         entry.licence,
-        ",".join(entry.parts) or "NA",
-        entry.source,
-        str(entry.where) if entry.where else "NA",
     )

@@ -10,18 +10,21 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
 
+from virnucpro import stored_json
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.encoders.device import available_cpus
+from virnucpro.errors import StoreError
 from virnucpro.machine.machine import device_name
 from virnucpro.run_dir import write_json
+from virnucpro.settings import Positive
 from virnucpro.stages.base import ROLES
+from virnucpro.stored_json import Limits
 
-SCHEMA = 2
 _log = logging.getLogger(__name__)
 
 
@@ -110,16 +113,18 @@ class Profile:
         threads: CPU threads in all that were measured; ``num_processes`` holds for this many.
         sweeps: role to what was measured of its token budgets.
         layouts: what was measured of processes.
+        schema: of the file.
     """
 
     key: ProfileKey
     model: str
-    token_budgets: dict[str, int]
-    loader_workers: int
-    num_processes: int
-    threads: int
+    token_budgets: dict[str, Positive]
+    loader_workers: Annotated[int, Limits(ge=0, le=1 << 16)]
+    num_processes: Positive
+    threads: Positive
     sweeps: dict[str, Sweep]
     layouts: tuple[LayoutRate, ...]
+    schema: Literal[2] = 2
 
 
 def key_of(bundle: Bundle, device: str, dtype: str) -> ProfileKey:
@@ -149,12 +154,11 @@ def find(bundle: Bundle, device: str, dtype: str) -> Profile | None:
     key = key_of(bundle, device, dtype)
     path = path_of(key)
     try:
-        return _checked(json.loads(path.read_text(encoding="utf-8")), key)
-    except FileNotFoundError:
+        found = stored_json.read(path, Profile) if path.exists() else None
+    except (OSError, StoreError) as error:
+        _log.warning("%s. The profile is not used; measure again: virnucpro profile", error)
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        _log.warning("%s: is not used (%s). Measure again: virnucpro profile", path, error)
-        return None
+    return found if found is not None and found.key == key and set(found.token_budgets) == set(ROLES) else None
 
 
 def save(profile: Profile) -> Path:
@@ -164,7 +168,7 @@ def save(profile: Profile) -> Path:
         DiskFullError: no space is left.
     """
     path = path_of(profile.key)
-    write_json(path, {"schema": SCHEMA, **asdict(profile)})
+    write_json(path, asdict(profile))
     return path
 
 
@@ -174,29 +178,3 @@ def forget(key: ProfileKey) -> bool:
     is_there = path.exists()
     path.unlink(missing_ok=True)
     return is_there
-
-
-def _checked(content: dict[str, Any], key: ProfileKey) -> Profile:
-    """The profile in a file.
-
-    Raises:
-        ValueError: it has another schema or key, or numbers out of range.
-        KeyError: something is missing.
-        TypeError: something has another type.
-    """
-    if content["schema"] != SCHEMA:
-        raise ValueError(f"schema {content['schema']}, this program reads {SCHEMA}")
-    if ProfileKey(**content["key"]) != key:
-        raise ValueError("it was made for something else")
-    budgets = {role: content["token_budgets"][role] for role in ROLES}
-    counts = {name: content[name] for name in ("loader_workers", "num_processes", "threads")}
-    lowest = {"loader_workers": 0}
-    for name, value in {**budgets, **counts}.items():
-        if type(value) is not int or not lowest.get(name, 1) <= value < 1 << 31:
-            raise ValueError(f"{name} is {value!r}")
-    sweeps = {
-        role: Sweep(**{**sweep, "rates": tuple(BudgetRate(**rate) for rate in sweep["rates"])})
-        for role, sweep in content["sweeps"].items()
-    }
-    layouts = tuple(LayoutRate(**rate) for rate in content["layouts"])
-    return Profile(key, str(content["model"]), budgets, **counts, sweeps=sweeps, layouts=layouts)

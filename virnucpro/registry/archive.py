@@ -18,19 +18,19 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import yaml
 
+from virnucpro import stored_json
 from virnucpro.bundles.bundle import BUNDLED, cache_dir, load_bundle
-from virnucpro.errors import DiskFullError, ModelError, ResourceError, UsageError
+from virnucpro.errors import DiskFullError, ModelError, ResourceError, StoreError, UsageError
 from virnucpro.progress import Advance, Reporter
 from virnucpro.registry.inventory import Place, places_of, sound_receipt
 from virnucpro.registry.receipts import (
@@ -38,20 +38,17 @@ from virnucpro.registry.receipts import (
     RECEIPT,
     FileRecord,
     Receipt,
-    file_digest,
-    parse_receipt,
     read_receipt,
     write_receipt,
 )
-from virnucpro.run_dir import atomic_write
+from virnucpro.run_dir import atomic_write, file_digest
+from virnucpro.stored_json import Limits
 
-SCHEMA = 1
 MANIFEST = "manifest.json"
 
 _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_FILES = 10_000
 _BLOCK_BYTES = 1 << 20
-_PLACE = re.compile(rf"(bundles|downloads)/{FILE_NAME.pattern}")
 _STAGING = ".import-"
 
 
@@ -70,6 +67,32 @@ class Packed:
     def member(self, file: FileRecord) -> str:
         """Name of a file in the archive."""
         return f"{self.place}/{file.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Receipt):
+    """A folder as the manifest has it.
+
+    Attributes:
+        place: see ``Packed``.
+    """
+
+    place: Annotated[str, Limits(pattern=rf"^(bundles|downloads)/{FILE_NAME.pattern}\Z")]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """First file of an archive.
+
+    Attributes:
+        folders: that it holds.
+        program: that wrote it.
+        schema: of the archive.
+    """
+
+    folders: tuple[Folder, ...]
+    program: str = "virnucpro"
+    schema: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -172,9 +195,8 @@ def _pack(place: Place) -> Packed:
 
 
 def _manifest(packed: Sequence[Packed]) -> bytes:
-    folders = [{"place": item.place, **asdict(replace(item.receipt, date=""))} for item in packed]
-    content = {"schema": SCHEMA, "program": "virnucpro", "folders": folders}
-    return (json.dumps(content, indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode()
+    folders = tuple(Folder(place=item.place, **vars(replace(item.receipt, date=""))) for item in packed)
+    return (json.dumps(asdict(Manifest(folders)), indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode()
 
 
 def _tar_entry(name: str, size: int) -> tarfile.TarInfo:
@@ -184,23 +206,23 @@ def _tar_entry(name: str, size: int) -> tarfile.TarInfo:
     return entry
 
 
-def _read_manifest(archive: Path, tar: tarfile.TarFile) -> list[Packed]:
+def _read_manifest(archive: Path, tar: tarfile.TarFile) -> tuple[Packed, ...]:
     first = tar.next()
     if first is None or first.name != MANIFEST or not first.isreg() or first.size > _MAX_MANIFEST_BYTES:
         raise ModelError(f"{archive}: is not an archive of models: {MANIFEST} is not its first file.")
     stream = tar.extractfile(first)
     try:
-        content: dict[str, Any] = json.loads(stream.read() if stream is not None else b"")
-        if content["schema"] != SCHEMA:
-            raise ModelError(f"{archive}: schema {content['schema']}; this program reads {SCHEMA}.")
-        packed = [Packed(str(folder["place"]), parse_receipt(folder)) for folder in content["folders"]]
-    except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
-        raise ModelError(f"{archive}: its {MANIFEST} cannot be understood ({error}).") from error
-    for item in packed:
-        if not _PLACE.fullmatch(item.place):
-            raise ModelError(f"{archive}: {item.place!r} is not a place for a model.")
-        if item.receipt.file(RECEIPT) is not None:
-            raise ModelError(f"{archive}: {item.place} brings a {RECEIPT} of its own.")
+        folders = stored_json.decode(stream.read() if stream is not None else b"", Manifest, archive).folders
+        for folder in folders:
+            folder.check(archive)
+    except StoreError as error:
+        raise ModelError(f"{archive}: its {MANIFEST} {error.problem}. Nothing was changed.") from error
+    packed = tuple(
+        Packed(folder.place, Receipt(folder.name, folder.licence, folder.fingerprint, folder.files))
+        for folder in folders
+    )
+    if any(item.receipt.file(RECEIPT) is not None for item in packed):
+        raise ModelError(f"{archive}: brings a {RECEIPT} of its own. Nothing was changed.")
     if len({item.place.casefold() for item in packed}) < len(packed):
         raise ModelError(f"{archive}: names a folder twice.")
     return packed

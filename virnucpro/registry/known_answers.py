@@ -13,17 +13,17 @@ answers are those of the table ``.sequences.tsv``, in float32 on the CPU: the wh
 from __future__ import annotations
 
 import csv
-import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
-from virnucpro.errors import ModelError
+from virnucpro import stored_json
+from virnucpro.errors import ModelError, StoreError
 from virnucpro.run_dir import write_json
 
-SCHEMA = 1
 FILE = "known_answers.json"
 TOLERANCE = 1e-4
 """Largest difference of a probability; the table has four decimals."""
@@ -50,6 +50,22 @@ class KnownAnswers:
 
     fingerprint: str
     p_virus: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    rule: str = RULE
+    seed: int = SEED
+    lengths_nt: tuple[int, ...] = tuple(length for length, _ in SHAPES)
+    open: tuple[bool, ...] = tuple(is_open for _, is_open in SHAPES)
+
+
+@dataclass(frozen=True)
+class _File:
+    fingerprint: str
+    p_virus: tuple[float, ...]
+    sequences: _Rule = _Rule()
+    schema: Literal[1] = 1
 
 
 def sequences() -> list[str]:
@@ -85,36 +101,25 @@ def ask(predict: Predict) -> list[float]:
 
 def write_answers(folder: Path, answers: KnownAnswers) -> None:
     """Write ``known_answers.json`` into a bundle folder."""
-    rule = {
-        "rule": RULE,
-        "seed": SEED,
-        "lengths_nt": [length for length, _ in SHAPES],
-        "open": [is_open for _, is_open in SHAPES],
-    }
-    content = {"schema": SCHEMA, "fingerprint": answers.fingerprint, "sequences": rule, "p_virus": answers.p_virus}
-    write_json(folder / FILE, content)
+    write_json(folder / FILE, asdict(_File(answers.fingerprint, answers.p_virus)))
 
 
 def read_answers(folder: Path) -> KnownAnswers | None:
-    """The known answers of a bundle folder; None where there are none.
+    """The known answers of a bundle folder; None if there are none.
 
     Raises:
-        ModelError: they cannot be understood, or are of other sequences than this program makes.
+        ModelError: they are damaged, or are of other sequences than this program makes.
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rule = content["sequences"]
-        same = (rule["rule"], rule["seed"]) == (RULE, SEED)
-        same = same and tuple(zip(rule["lengths_nt"], rule["open"], strict=True)) == SHAPES
-        answers = KnownAnswers(str(content["fingerprint"]), tuple(float(value) for value in content["p_virus"]))
+        stored = stored_json.read(path, _File)
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ModelError(f"{path}: cannot be understood ({error}).") from error
-    if content["schema"] != SCHEMA or not same or len(answers.p_virus) != len(SHAPES):
+    except StoreError as error:
+        raise ModelError(f"{path}: {error.problem}.") from error
+    if stored.sequences != _Rule() or len(stored.p_virus) != len(SHAPES):
         raise ModelError(f"{path}: is about other sequences than this program makes.")
-    return answers
+    return KnownAnswers(stored.fingerprint, stored.p_virus)
 
 
 def _numbers(seed: int) -> Iterator[int]:

@@ -10,22 +10,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from virnucpro.errors import ModelError
-from virnucpro.run_dir import write_json
+from virnucpro import stored_json
+from virnucpro.errors import ModelError, StoreError
+from virnucpro.run_dir import file_digest, write_json
+from virnucpro.stored_json import Count, Digest, Limits
 
-SCHEMA = 1
 RECEIPT = "receipt.json"
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 """A name that is one plain path component on every system."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+PlainName = Annotated[str, Limits(pattern=rf"^{FILE_NAME.pattern}\Z")]
+Text = Annotated[str, Limits(max_length=2000)]
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class FileRecord:
         size_bytes: exact.
         sha256: of its content, hexadecimal.
         source: where it came from.
-        checked: what its content was held against when it came.
+        checked: what its content was checked against when it came.
     """
 
-    name: str
-    size_bytes: int
-    sha256: str
-    source: str
-    checked: str
+    name: PlainName
+    size_bytes: Count
+    sha256: Digest
+    source: Text
+    checked: Text
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,15 @@ class Receipt:
         fingerprint: of the bundle; None for a checkpoint.
         files: by name.
         date: when it was written, ISO.
+        schema: of the file.
     """
 
-    name: str
-    licence: str
-    fingerprint: str | None
+    name: Text
+    licence: Text
+    fingerprint: Text | None
     files: tuple[FileRecord, ...]
-    date: str = ""
+    date: Text = ""
+    schema: Literal[1] = 1
 
     @property
     def size_bytes(self) -> int:
@@ -73,6 +76,19 @@ class Receipt:
     def file(self, name: str) -> FileRecord | None:
         """The record of one file."""
         return next((file for file in self.files if file.name == name), None)
+
+    def check(self, path: Path) -> None:
+        """Refuse what types and ranges do not exclude.
+
+        Raises:
+            StoreError: a file is named twice, or a text cannot be printed.
+        """
+        folded = [file.name.casefold() for file in self.files]
+        if len(set(folded)) < len(folded):
+            raise StoreError(path, "is damaged (files: one is named twice)")
+        texts = [self.name, self.licence, self.fingerprint or "", self.date]
+        if not all(text.isprintable() for text in (*texts, *(f.source + f.checked for f in self.files))):
+            raise StoreError(path, "is damaged (it holds characters that cannot be printed)")
 
 
 @dataclass(frozen=True)
@@ -87,70 +103,27 @@ class Problem:
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """The receipt of a folder; None where there is none.
+    """The receipt of a folder; None if there is none.
 
     Raises:
         ModelError: it is damaged.
     """
     path = folder / RECEIPT
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ModelError(f"{path}: schema {content['schema']}; this program reads {SCHEMA}.")
-        return parse_receipt(content)
-    except (FileNotFoundError, NotADirectoryError):
+    if not folder.is_dir():
         return None
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ModelError(
-            f"{path}: cannot be understood ({error}). Delete it and run: virnucpro models record {folder}"
-        ) from error
-
-
-def parse_receipt(content: dict[str, Any]) -> Receipt:
-    """A receipt from JSON that may come from anybody.
-
-    Raises:
-        KeyError: an entry is missing.
-        TypeError: an entry has another type.
-        ValueError: an entry makes no sense.
-    """
-    files = tuple(FileRecord(**file) for file in content["files"])
-    for file in files:
-        texts = (file.name, file.sha256, file.source, file.checked)
-        if type(file.size_bytes) is not int or not all(isinstance(text, str) for text in texts):
-            raise TypeError("a file's entry has values of the wrong type")
-        if not all(text.isprintable() for text in texts):
-            raise ValueError("an entry holds characters that cannot be printed")
-        if not FILE_NAME.fullmatch(file.name):
-            raise ValueError(f"{file.name!r} is not a plain file name")
-        if not _SHA256.fullmatch(file.sha256) or file.size_bytes < 0:
-            raise ValueError(f"{file.name}: its size or SHA-256 makes no sense")
-    folded = [file.name.casefold() for file in files]
-    if len(set(folded)) < len(folded):
-        raise ValueError("a file is named twice")
-    fingerprint = content.get("fingerprint")
-    name, licence = str(content["name"]), str(content["licence"])
-    if not (name + licence + str(fingerprint)).isprintable():
-        raise ValueError("an entry holds characters that cannot be printed")
-    return Receipt(
-        name=name,
-        licence=licence,
-        fingerprint=None if fingerprint is None else str(fingerprint),
-        files=files,
-        date=str(content.get("date", "")),
-    )
+    try:
+        receipt = stored_json.read(path, Receipt)
+        receipt.check(path)
+    except FileNotFoundError:
+        return None
+    except StoreError as error:
+        raise ModelError(f"{path}: {error.problem}. Delete it and run: virnucpro models record {folder}") from error
+    return receipt
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:
     """Write ``receipt.json``, dated today."""
-    date = datetime.now(UTC).date().isoformat()
-    write_json(folder / RECEIPT, {"schema": SCHEMA, **asdict(receipt), "date": date})
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    write_json(folder / RECEIPT, asdict(replace(receipt, date=datetime.now(UTC).date().isoformat())))
 
 
 def git_blob_name(path: Path) -> str:
@@ -168,7 +141,7 @@ def record_file(path: Path, source: str, checked: str) -> FileRecord:
 
 
 def check_files(folder: Path, receipt: Receipt) -> list[Problem]:
-    """Hold every recorded file against its record, reading all of it."""
+    """Check every recorded file against its record, reading all of it."""
     problems = []
     for file in receipt.files:
         path = folder / file.name

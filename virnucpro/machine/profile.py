@@ -20,8 +20,9 @@ from virnucpro.engine.loader import PackedUnit, pack_unit
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import ResourceError, VirNucProError, WorkerError
-from virnucpro.executors.base import UnitDone, Worker
+from virnucpro.executors.base import Executor, UnitDone, Worker
 from virnucpro.executors.local import LocalExecutor
+from virnucpro.executors.serial import SerialExecutor
 from virnucpro.machine.machine import synchronise
 from virnucpro.machine.profiles import BudgetRate, LayoutRate, Profile, Sweep, key_of
 from virnucpro.machine.sample_units import StoredUnits, draw_strings, store_units
@@ -269,7 +270,7 @@ def _measure_layout(work: EmbedForAWhile, device: str, num_threads: int) -> tupl
     """Rows a second of all seats together, and the largest peak; None if several processes fail, as without memory."""
     workers = [Worker(seat, device, num_threads) for seat in range(work.num_seats)]
     try:
-        with LocalExecutor(workers) as executor:
+        with _executor(workers, work) as executor:
             for done in executor.run(work, range(work.num_seats)):
                 if not isinstance(done, UnitDone):
                     raise WorkerError(f"the encoders cannot be measured:\n{done.reason}")
@@ -279,6 +280,13 @@ def _measure_layout(work: EmbedForAWhile, device: str, num_threads: int) -> tupl
         return None
     notes = [json.loads(path.read_text(encoding="utf-8")) for path in work.folder.glob("done-*")]
     return sum(float(note["rows_per_second"]) for note in notes), max(int(note["peak_bytes"]) for note in notes)
+
+
+def _executor(workers: list[Worker], work: EmbedForAWhile) -> Executor:
+    """As a run has it: this process alone, unless there are several or they own loader processes."""
+    if len(workers) == 1 and not work.embed.settings.loader_workers:
+        return SerialExecutor(workers[0].device, workers[0].num_threads)
+    return LocalExecutor(workers)
 
 
 def _fits(num_processes: int, peak_bytes: int) -> bool:

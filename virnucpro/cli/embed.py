@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 OUT ends with .h5, .npz, .parquet or .h5ad (AnnData). An encoder is MODEL:nucleotide, MODEL:protein, an encoder file
-or a plug-in. A run that was stopped goes on with the same command; its parts are in OUT.parts until then.
+or a plug-in. To resume a run, repeat the same command; its parts are in OUT.parts until then.
 
 \b
 Examples:

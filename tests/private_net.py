@@ -44,9 +44,10 @@ def ray_cluster(folder: Path, num_cpus: int) -> Iterator[dict[str, str]]:
     token.chmod(0o600)
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
     address = "127.0.0.1:6399"
+    place = tempfile.mkdtemp(prefix="rt-")  # Ray's sockets need a short path
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=6399"),
-        *(f"--num-cpus={num_cpus}", "--include-dashboard=false", f"--temp-dir={tempfile.mkdtemp(prefix='rt-')}"),
+        *(f"--num-cpus={num_cpus}", "--include-dashboard=false", f"--temp-dir={place}"),
     ]
     with (folder / "ray.log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
@@ -59,6 +60,7 @@ def ray_cluster(folder: Path, num_cpus: int) -> Iterator[dict[str, str]]:
     finally:
         process.terminate()
         process.wait(60)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def run_inside(*arguments: object, seconds: float = 300) -> None:

@@ -230,6 +230,14 @@ def test_another_model_is_refused(virnucpro, run, tmp_path, tiny_bundle):
     assert str(tiny_bundle) not in ended.err
 
 
+def test_the_place_of_work_is_the_machine_that_works(virnucpro, run):
+    """GPUs that were named when the run was prepared elsewhere are forgotten where another device is named."""
+    record = read_json(RunDir(run).request)
+    record["settings"] |= {"runtime.device": "auto", "runtime.gpus": "0,1"}
+    RunDir(run).request.write_text(json.dumps(record))
+    assert virnucpro("work", run, "--units", "0", "--device", "cpu", "-q").code == 0
+
+
 def test_kept_embeddings_have_receipts_too(virnucpro, expected, tmp_path, tiny_bundle):
     """And come with the scores."""
     arguments = ("--model", tiny_bundle, *SETTINGS, "--keep-embeddings")

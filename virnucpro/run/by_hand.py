@@ -166,7 +166,8 @@ def _is_open(run_dir: RunDir, index: Index, run_digest: str, unit: int) -> bool:
 def _compute(run_dir: RunDir, index: Index, units: list[int], runtime: dict[str, Any], *, show_bars: bool) -> None:
     """Score the units that lack scores."""
     request = _request_of(run_dir)
-    settings: Runtime = replace(request.settings.runtime, **runtime)
+    places = {"device": "auto", "gpus": None} if runtime.keys() & {"device", "gpus"} else {}
+    settings: Runtime = replace(request.settings.runtime, **(places | runtime))
     request = replace(request, settings=replace(request.settings, runtime=settings))
     devices = choose_devices(settings.device, settings.gpus)
     run = _make_run(run_dir, request, _load_bundle(request, devices), devices, Reporter(show_bars))

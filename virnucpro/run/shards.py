@@ -34,7 +34,7 @@ class Receipt:
         unit: its number.
         first_row: number of its first row.
         num_rows: how many rows.
-        files: kind of file (scores, failed, nucleotide, protein, merged) to SHA-256, of those that there are.
+        files: kind of file (scores, failed, merged, nearest, nucleotide, protein) to SHA-256, of those that there are.
     """
 
     run: Digest

@@ -3,6 +3,8 @@
     >>> import virnucpro
     >>> results = virnucpro.predict(["contigs.fasta"], "results")
     >>> results.path("sequences.tsv")
+    >>> fragments = virnucpro.score(["contigs.fasta"])  # or records: [("id", "ACGT..."), ...]
+    >>> fragments.call("strict").to_pandas()
 
 Importing this package imports no torch; the first call does.
 """
@@ -16,13 +18,26 @@ from virnucpro import errors
 if TYPE_CHECKING:
     from virnucpro.bundles import Bundle, load_bundle
     from virnucpro.request import Options
-    from virnucpro.run.predict import Results, predict
+    from virnucpro.results.fragments import Fragments
+    from virnucpro.run.predict import Results, predict, score
     from virnucpro.samples import Sample
     from virnucpro.settings import Settings, make_settings
 
 __version__ = "0.1.0"
 
-__all__ = ["Bundle", "Options", "Results", "Sample", "Settings", "errors", "load_bundle", "make_settings", "predict"]
+__all__ = [
+    "Bundle",
+    "Fragments",
+    "Options",
+    "Results",
+    "Sample",
+    "Settings",
+    "errors",
+    "load_bundle",
+    "make_settings",
+    "predict",
+    "score",
+]
 
 _PLACES = {
     "Bundle": "virnucpro.bundles",
@@ -33,6 +48,8 @@ _PLACES = {
     "Results": "virnucpro.run.predict",
     "Sample": "virnucpro.samples",
     "predict": "virnucpro.run.predict",
+    "score": "virnucpro.run.predict",
+    "Fragments": "virnucpro.results.fragments",
 }
 
 

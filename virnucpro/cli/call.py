@@ -102,8 +102,8 @@ def call(
     start_logging(-1 if quiet else int(verbose))
 
     from virnucpro.results.calls import Calling  # noqa: PLC0415 - brings numpy, which --help should not wait for
+    from virnucpro.results.outputs import Wanted  # noqa: PLC0415
     from virnucpro.stages import call as stage  # noqa: PLC0415
-    from virnucpro.stages.write import Wanted  # noqa: PLC0415
 
     stage.run(
         run,

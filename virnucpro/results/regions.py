@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.kernels import kernel
+from virnucpro.results.fragments import Fragments
 
 
 @dataclass(frozen=True)
@@ -255,3 +256,68 @@ def _left_border(
     left_out = np.append(0.0, np.cumsum(excess))
     # Of equals the last: fragments without a score stay outside.
     return last - int(np.argmin(left_out[::-1]))
+
+
+REGION_DTYPE = np.dtype(
+    [
+        ("sequence", "i8"),
+        ("start", "i8"),
+        ("stop", "i8"),
+        ("is_provirus", "?"),
+        ("p_virus", "f8"),
+        ("score", "f8"),
+        ("num_fragments", "i8"),
+    ]
+)
+"""A virus region: number of its sequence in the run, 0-based half-open bounds, whether it is a part of a longer
+sequence, its probability, score and number of fragments."""
+
+
+def proviruses(table: Fragments, settings: FinderSettings = DEFAULT_SETTINGS) -> NDArray[np.void]:
+    """(r,) REGION_DTYPE, the viral parts of longer sequences, in order. Masked fragments count as not scored."""
+    found = []
+    for part in table.parts():
+        offsets = part.offsets
+        for position in np.flatnonzero(part.sequences["length"] >= settings.shortest_sequence_nt).tolist():
+            fragments = part.fragments[offsets[position] : offsets[position + 1]]
+            bounds = np.stack([fragments["start"], fragments["stop"]], axis=1)
+            found += [
+                (part.first + position, item.start, item.stop, True, item.posterior, item.score, item.num_fragments)
+                for item in find_proviruses(bounds, _scores(fragments), settings)
+            ]
+    return np.array(found, dtype=REGION_DTYPE)
+
+
+def regions(
+    table: Fragments,
+    is_virus: NDArray[np.bool_],
+    p_virus: NDArray[np.floating],
+    parts: NDArray[np.void],
+    settings: FinderSettings = DEFAULT_SETTINGS,
+) -> NDArray[np.void]:
+    """(r,) REGION_DTYPE by sequence: its proviruses; the whole of one that is called virus and has none.
+
+    Args:
+        table: some sequences.
+        is_virus: (m,) whether each is called virus.
+        p_virus: (m,) of each.
+        parts: the proviruses in them, of ``proviruses``.
+        settings: of the finder.
+    """
+    is_whole = is_virus.copy()
+    is_whole[parts["sequence"] - table.first] = False
+    positions = np.flatnonzero(is_whole)
+    whole = np.zeros(len(positions), dtype=REGION_DTYPE)
+    whole["sequence"] = table.first + positions
+    whole["stop"] = table.sequences["length"][positions]
+    whole["p_virus"] = p_virus[positions]
+    if len(positions):
+        evidence = evidence_of(_scores(table.fragments), settings)
+        whole["score"] = np.bincount(table.positions, evidence, len(table))[positions]
+    whole["num_fragments"] = table.sequences["num_fragments"][positions]
+    found = np.concatenate([parts, whole])
+    return found[np.argsort(found["sequence"], kind="stable")]
+
+
+def _scores(fragments: NDArray[np.void]) -> NDArray[np.float64]:
+    return np.where(fragments["masked"] == 0, fragments["log_odds"], np.nan).astype(np.float64)

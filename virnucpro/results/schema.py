@@ -32,6 +32,7 @@ class Column:
         coordinates: system of a position; empty for all else.
         is_nullable: whether a value may be missing: NA in TSV, null elsewhere.
         values: all that it may hold; empty for free ones.
+        decimals: of a number that is not whole.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Column:
     coordinates: str = ""
     is_nullable: bool = False
     values: tuple[str | int, ...] = ()
+    decimals: int = 4
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,8 @@ REGIONS = Table(
         Column("kind", "string", "the whole sequence, or a viral part of a longer one", values=("whole", "provirus")),
         Column("p_virus", "number", "of a whole sequence as in sequences; of a provirus the mean of its fragments' "
                "smoothed probabilities", "probability"),
-        Column("score", "number", "sum of tempered log-odds of its fragments; higher is surer", "nats"),
+        Column("score", "number", "sum of tempered log-odds of its fragments; higher is surer", "nats",
+               decimals=2),
         Column("num_fragments", "integer", "windows in it"),
         Column("topology", "string", "not told", is_nullable=True),
     ),

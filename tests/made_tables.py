@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from virnucpro.bundles.rules import Calibration, Rules, Thresholds
+from virnucpro.nearest.genes import SHORTEST_RECORD_NT
 from virnucpro.progress import Reporter
 from virnucpro.results.calls import Calling
-from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
+from virnucpro.results.fragments import FRAGMENT_DTYPE, GENE_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
 from virnucpro.results.outputs import Wanted
 from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir, write_json
 from virnucpro.sequence.ragged import Ragged
@@ -64,6 +66,20 @@ def table_of(lines: Sequence[Line], rules: Rules = RULES) -> Fragments:
     return Fragments.of((rules,), sequences, names, np.concatenate([np.zeros(0, FRAGMENT_DTYPE), *parts]))
 
 
+def with_genes(table: Fragments) -> Fragments:
+    """The table with a gene for each scored fragment of the longer sequences, nearest to what it looks like."""
+    fragments = table.fragments
+    is_long = table.sequences["length"][table.positions] >= SHORTEST_RECORD_NT
+    kept = fragments[is_long & ~np.isnan(fragments["log_odds"])]
+    genes = np.zeros(len(kept), dtype=GENE_DTYPE)
+    for name in ("sequence", "start", "stop"):
+        genes[name] = kept[name]
+    genes["strand"] = np.where(np.arange(len(genes)) // 3 % 2, -1, 1)
+    genes["bits_virus"], genes["bits_cell"] = np.where(kept["log_odds"] > 0, [[300], [0]], [[0], [300]])
+    genes["nearest"] = np.where(kept["log_odds"] > 0, 7, -1)
+    return replace(table, genes=genes, organisms={7: ("made phage", "Madeviridae")})
+
+
 def write_run(
     root: Path,
     lines: Sequence[Line],
@@ -75,11 +91,13 @@ def write_run(
     **summary: object,
 ) -> Path:
     """A finished run of one input whose sequences are ``lines``: table, results and summary, changed as given."""
-    run_dir, table = RunDir(root), table_of(lines, rules)
+    run_dir, table = RunDir(root), with_genes(table_of(lines, rules))
     run_dir.work.mkdir(parents=True, exist_ok=True)
     with TableWriter(run_dir.table) as writer:
         writer.append(table.sequences, table.names, table.fragments, np.zeros(len(table.fragments), np.int64))
-        writer.finish({"frames": [dict.fromkeys(FRAME_NAMES.values(), 0)]})
+        writer.append_genes(table.genes, table.sites)
+        organisms = {str(number): names for number, names in table.organisms.items()}
+        writer.finish({"frames": [dict.fromkeys(FRAME_NAMES.values(), 0)], "organisms": organisms})
     write_json(run_dir.manifest, {"schema": MANIFEST_SCHEMA})
     rules.write(run_dir.rules)
     num_bases = int(table.sequences["length"].sum())

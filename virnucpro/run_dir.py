@@ -14,6 +14,8 @@ A run lives in the folder ``run/`` of the output directory::
     run/genes/unit-00042.h5               genes of the records that end in the unit; only with a table of proteins
     run/genes/organisms.json              names and families of the organisms of the nearest viral proteins
     run/failed/unit-00042.json            rows that cannot be computed, with the reason; only if there are any
+    run/genes/unit-00042.h5               genes of the records that end in the unit; only with a table of proteins
+    run/genes/organisms.json              names and families of the organisms of the nearest viral proteins
     run/receipts/unit-00042.json          of which run a finished unit is; where several programs share the work
     run/table/                            the table of fragments, of sequences and of genes: the product of the run
     run/rows.npy                          scores of all rows, while they are turned into results
@@ -49,7 +51,7 @@ RESULT_SUFFIXES = (
     *(f"{table}.{ending}" for table in ("sequences", "fragments", "rows") for ending in ("parquet", "jsonl", "tsv")),
     *(f"{table}.{ending}.gz" for table in ("fragments", "rows") for ending in ("tsv", "jsonl")),
     *("virus.fna.gz", "uncertain.fna.gz", "failed.tsv", "summary.json"),
-    *("regions.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz"),
+    *("regions.tsv", "genes.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz"),
 )
 """Endings of all files that ``predict`` and ``call`` write for an input; its other neighbours are none of theirs."""
 

@@ -187,7 +187,7 @@ def test_the_page_says_how_it_was_made(full_run):
     assert (
         "by the preset balanced (calibrated probability at equal prevalence of 0.9 or more, from 0.6 uncertain)" in text
     )
-    assert "probabilities are for an expected share of viral sequences of 0.2." in text
+    assert "probabilities are for 20.0% viral sequences, as given." in text
     assert "3 rows could not be computed; in.failed.tsv lists them." in text
     assert "ESM-2 (Lin et al., 2023)" in text
     assert "DNABERT-S (Zhou et al., 2024)" in text
@@ -201,12 +201,12 @@ def test_the_page_says_how_it_was_made(full_run):
         (
             Calling(threshold=0.5),
             (0.5,),
-            "sequences with a calibrated probability of 0.5 or more were called viral.",
+            "probability of 0.5 or more were called viral; probabilities are for 50% viral sequences, assumed",
         ),
         (
             Calling(threshold=0.9, prevalence=0.2),
             (0.9,),
-            "of 0.9 or more were called viral; probabilities are for an expected share of viral sequences of 0.2.",
+            "of 0.9 or more were called viral; probabilities are for 20.0% viral sequences, as given.",
         ),
         (
             Calling("wide", prevalence=0.2),
@@ -216,7 +216,7 @@ def test_the_page_says_how_it_was_made(full_run):
         (
             Calling(fdr=0.05),
             (),
-            "sequences were called viral up to an estimated false discovery rate of 0.05.",
+            "sequences were called viral up to an estimated false discovery rate of 0.05; ",
         ),
     ],
 )

@@ -85,7 +85,7 @@ def host_records(shortest):
     return records
 
 
-def test_gaps_and_telomeres_in_a_host_change_no_call_and_make_no_region():
+def test_gaps_and_telomeres_in_a_host_make_no_virus_and_no_region():
     """A run of 10 to 10,000 N put anywhere into any host of at least a kilobase; 8 kb of TTAGGG makes none a virus."""
     hosts = host_records(1000)
     rng = np.random.default_rng(1)
@@ -102,7 +102,8 @@ def test_gaps_and_telomeres_in_a_host_change_no_call_and_make_no_region():
     for name in changed:
         host, _, what = name.partition("|")
         then, now = calls[host.encode()], calls[name.encode()]
-        assert now == then or (what == "TTAGGG" and now != Call.VIRUS), name
+        # The windows behind a gap begin elsewhere, so that a call near a threshold may change, but for virus.
+        assert now == then or (now != Call.VIRUS and (what == "TTAGGG" or then != Call.VIRUS)), name
     has_region = {fragments.names[number].tobytes() for number in called.regions["sequence"].tolist()}
     assert has_region == {name for name, call in calls.items() if call == Call.VIRUS}
     masked = fragments.fragments["masked"] > 0

@@ -5,19 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import random
-from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
 from Bio import SeqIO
-from Bio.Seq import reverse_complement
-from conftest import random_dna, read_tsv
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-from made_tables import RULES, table_of
+from conftest import read_tsv
+from made_tables import RULES, table_of, with_genes
 from made_tables import line as made_line
 
 from virnucpro.errors import InputError
@@ -25,7 +20,8 @@ from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
 from virnucpro.results.outputs import OUTPUTS, InputResults, Wanted
-from virnucpro.results.regions import DEFAULT_SETTINGS, find_proviruses, find_regions, proviruses
+from virnucpro.results.prevalence import Prevalence
+from virnucpro.results.regions import proviruses
 from virnucpro.run_dir import RESULT_SUFFIXES, RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.fragments import window
@@ -33,103 +29,8 @@ from virnucpro.sequence.ragged import Ragged
 
 FRAGMENT = 500
 HOST, VIRUS = -3.0, 3.0
+
 SUFFIXES = ("regions.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz")
-
-
-def abutting(num, length=FRAGMENT):
-    """Bounds of ``num`` fragments, one beside the other."""
-    starts = length * np.arange(num)
-    return np.stack([starts, starts + length], axis=1)
-
-
-def planted(num, *blocks):
-    """Log-odds of ``num`` host fragments, but for blocks of virus."""
-    log_odds = np.full(num, HOST)
-    for start, stop in blocks:
-        log_odds[start:stop] = VIRUS
-    return log_odds
-
-
-def noisy():
-    """Blocks of host and virus with noise and holes, as a strategy."""
-    odds = st.floats(-8, 8, allow_nan=False) | st.just(np.nan)
-    block = st.tuples(st.integers(1, 40), st.sampled_from([HOST, 0.0, VIRUS])).flatmap(
-        lambda block: arrays.arrays(np.float64, block[0], elements=odds).map(lambda noise: noise / 4 + block[1])
-    )
-    return st.lists(block, min_size=1, max_size=8).map(np.concatenate)
-
-
-@settings(max_examples=100, deadline=None)
-@given(noisy())
-def test_regions_are_in_order_apart_from_each_other_and_inside(log_odds):
-    bounds = abutting(len(log_odds))
-    regions = find_regions(bounds, log_odds)
-    places = [0, *(place for region in regions for place in (region.start, region.stop)), bounds[-1, 1]]
-    assert places == sorted(places)
-    for left, right in pairwise(regions):
-        assert left.stop < right.start
-    for region in regions:
-        assert region.stop - region.start >= DEFAULT_SETTINGS.shortest_region_nt
-        assert region.num_fragments * FRAGMENT == region.stop - region.start
-        assert 0 <= region.posterior <= 1
-        inside = log_odds[region.start // FRAGMENT : region.stop // FRAGMENT]
-        assert region.mean_log_odds == pytest.approx(np.nanmean(inside))
-
-
-@settings(max_examples=100, deadline=None)
-@given(noisy())
-def test_a_reversed_sequence_has_mirrored_regions(log_odds):
-    bounds = abutting(len(log_odds))
-    length = bounds[-1, 1]
-    forward = find_regions(bounds, log_odds)
-    backward = find_regions(bounds, log_odds[::-1])[::-1]
-    assert [(r.start, r.stop) for r in forward] == [(length - r.stop, length - r.start) for r in backward]
-    for one, other in zip(forward, backward, strict=True):
-        assert one.score == pytest.approx(other.score)
-        assert one.posterior == pytest.approx(other.posterior)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(14, 60), st.integers(12, 80), st.integers(14, 60))
-def test_a_strong_block_has_exact_borders(before, inside, after):
-    log_odds = planted(before + inside + after, (before, before + inside))
-    (region,) = find_proviruses(abutting(len(log_odds)), log_odds)
-    assert (region.start, region.stop) == (before * FRAGMENT, (before + inside) * FRAGMENT)
-    assert region.score > 0
-    assert region.posterior > 0.9
-
-
-@given(st.integers(1, 200))
-def test_nothing_is_found_where_nothing_has_a_score(num):
-    assert find_regions(abutting(num), np.full(num, np.nan)) == []
-
-
-@pytest.mark.parametrize("level", [-2.5, -1.0, 0.0])
-def test_a_host_is_held_against_its_own_level(level):
-    """Hosts of any level give no region, and a virus in them is found; seeded noise of the spread seen in genomes."""
-    generator = np.random.default_rng(1)
-    log_odds = generator.normal(level, 1.3, size=600)
-    assert find_proviruses(abutting(600), log_odds) == []
-    log_odds[200:260] += 3.5
-    (region,) = find_proviruses(abutting(600), log_odds)
-    assert abs(region.start - 200 * FRAGMENT) <= 1000
-    assert abs(region.stop - 260 * FRAGMENT) <= 1000
-
-
-def test_sequences_that_are_short_or_all_virus_are_not_cut():
-    assert find_proviruses(abutting(39), planted(39, (10, 30))) == []
-    assert len(find_proviruses(abutting(40), planted(40, (10, 30)))) == 1
-    assert find_proviruses(abutting(60), planted(60, (0, 60))) == []
-    assert find_proviruses(abutting(60), planted(60, (9, 60))) == []  # 4.5 kb of host
-    assert len(find_regions(abutting(60), planted(60, (0, 60)))) == 1
-
-
-def test_fragments_without_a_score_neither_end_a_region_nor_widen_it():
-    log_odds = planted(100, (40, 70))
-    log_odds[50:55] = np.nan
-    log_odds[36:40] = log_odds[70:73] = np.nan
-    (region,) = find_proviruses(abutting(100), log_odds)
-    assert (region.start, region.stop) == (40 * FRAGMENT, 70 * FRAGMENT)
 
 
 def dna(length, seed):
@@ -186,10 +87,11 @@ def write_regions(fasta: Path, output: Path, unit_rows: int, block_bytes: int = 
     sequences = np.zeros(len(NAMES), dtype=SEQUENCE_DTYPE)
     sequences["length"] = LENGTHS
     table = Fragments.of((RULES,), sequences, Ragged.from_bytes([name.encode() for name in NAMES]), fragments)
+    table = with_genes(table)
     calls = call_sequences(table, Calling())
     calls["call"] = np.where(VIRAL, Call.VIRUS, Call.NOT_VIRUS)
     calls["p_virus"] = np.where(VIRAL, 0.9375, 0.0625)
-    results = InputResults(table, calls, proviruses(table), Calling(), source)
+    results = InputResults(table, calls, proviruses(table), Calling(), Prevalence.fixed(0.5), source)
     write_all(results, output)
     return results
 
@@ -345,17 +247,6 @@ def test_files_do_not_depend_on_how_sequences_are_cut_into_units(written, tmp_pa
     write_regions(folder / "in.fasta", tmp_path / "again", unit_rows, block_bytes=10_000)
     for suffix in SUFFIXES:
         assert (tmp_path / "again" / f"in.{suffix}").read_bytes() == (folder / f"in.{suffix}").read_bytes(), suffix
-
-
-def test_the_other_strand_gives_the_reverse_complement_of_the_same_bases():
-    """A virus in a contig and in its reverse complement: mirrored places, complementary bases."""
-    length, start, stop = 60_000, 22_000, 41_000
-    bases = random_dna(length, 1)
-    log_odds = planted(length // FRAGMENT, (start // FRAGMENT, stop // FRAGMENT))
-    (forward,) = find_proviruses(abutting(len(log_odds)), log_odds)
-    (backward,) = find_proviruses(abutting(len(log_odds)), log_odds[::-1])
-    turned = reverse_complement(bases)[backward.start : backward.stop]
-    assert reverse_complement(turned) == bases[forward.start : forward.stop] == bases[start:stop]
 
 
 def test_an_input_without_records_gives_headers(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +13,9 @@ from numpy.typing import NDArray
 from virnucpro.bundles.rules import DEFAULT_PRESET, Rules
 from virnucpro.mapped import chunks
 from virnucpro.results.fragments import Fragments
+from virnucpro.results.prevalence import Prevalence, estimate
+from virnucpro.results.records import record_log_odds
+from virnucpro.results.regions import REGION_DTYPE
 from virnucpro.sequence.table import Status
 from virnucpro.settings import Science
 
@@ -57,13 +59,13 @@ class Calling:
         preset: of the bundle; its thresholds are error rates of the model and apply at equal prevalence.
         threshold: p_virus, at the prevalence given, that parts virus from not virus; instead of a preset.
         fdr: highest false discovery rate of what is called virus; instead of a preset.
-        prevalence: expected share of viral sequences, between 0 and 1.
+        prevalence: expected share of viral sequences, between 0 and 1; None estimates it from the sample's own scores.
     """
 
     preset: str = DEFAULT_PRESET
     threshold: float | None = None
     fdr: float | None = None
-    prevalence: float = 0.5
+    prevalence: float | None = None
 
     @classmethod
     def from_settings(cls, science: Science) -> Calling:
@@ -72,13 +74,12 @@ class Calling:
             preset=science.preset or DEFAULT_PRESET,
             threshold=science.threshold,
             fdr=science.fdr,
-            prevalence=science.prevalence,
+            prevalence=None if science.prevalence == "auto" else science.prevalence,
         )
 
-    @property
-    def shift(self) -> float:
-        """What the prevalence adds to log-odds at equal prevalence (Bayes' rule)."""
-        return math.log(self.prevalence) - math.log1p(-self.prevalence)
+    def prevalence_of(self, log_odds: NDArray[np.floating]) -> Prevalence:
+        """The share of viral sequences that calls are made at, from the log-odds of all sequences of an input."""
+        return estimate([log_odds]) if self.prevalence is None else Prevalence.fixed(self.prevalence)
 
     def described(self, rules: Rules) -> dict[str, Any]:
         """What calls were made by, for the summary; None where it played no part."""
@@ -89,7 +90,7 @@ class Calling:
             "threshold_virus": limits.virus if limits else self.threshold,
             "threshold_not_virus": limits.not_virus if limits else self.threshold,
             "fdr": self.fdr,
-            "prevalence": self.prevalence,
+            "prevalence": "auto" if self.prevalence is None else self.prevalence,
         }
 
 
@@ -174,13 +175,17 @@ def _sum_by(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:
     return total
 
 
-def sequence_log_odds(table: Fragments, added: NDArray[np.void]) -> NDArray[np.float64]:
+def sequence_log_odds(
+    table: Fragments, added: NDArray[np.void], parts: NDArray[np.void] | None = None
+) -> NDArray[np.float64]:
     """(m,) calibrated log-odds at equal prevalence; NaN if nothing was scored or the record is not fit for a call.
 
     Args:
         table: the sequences.
         added: their sums.
+        parts: the proviruses in them, REGION_DTYPE; None for none.
     """
+    parts = np.zeros(0, dtype=REGION_DTYPE) if parts is None else parts
     scored = added["num_scored"].astype(np.int64)
     is_fit = (scored > 0) & np.isin(table.sequences["status"], _FIT)
     mean = np.where(is_fit, added["log_odds"] / np.maximum(scored, 1), np.nan)
@@ -188,19 +193,37 @@ def sequence_log_odds(table: Fragments, added: NDArray[np.void]) -> NDArray[np.f
     for model, rules in enumerate(table.rules):
         mine = table.sequences["model"] == model
         log_odds[mine] = rules.calibration.sequence_log_odds(mean[mine], scored[mine])
+        if rules.records is not None:
+            of_records = record_log_odds(table, parts, rules.records)
+            has_both = mine & is_fit & ~np.isnan(of_records)
+            log_odds[has_both] = of_records[has_both]
     return log_odds
 
 
-def call_sequences(table: Fragments, calling: Calling) -> NDArray[np.void]:
-    """(m,) CALL_DTYPE, the answers for all sequences of an input."""
+def call_sequences(
+    table: Fragments,
+    calling: Calling,
+    evidence: NDArray[np.float32] | None = None,
+    prevalence: Prevalence | None = None,
+) -> NDArray[np.void]:
+    """(m,) CALL_DTYPE, the answers for all sequences of an input.
+
+    Args:
+        table: the sequences.
+        calling: what the user decided.
+        evidence: (m,) of ``evidence_of``; None for what it gives without proviruses.
+        prevalence: at which calls are made; None for what the calling says of the evidence.
+    """
+    evidence = evidence_of(table) if evidence is None else evidence
+    prevalence = calling.prevalence_of(evidence) if prevalence is None else prevalence
     calls = np.zeros(len(table), dtype=CALL_DTYPE)
     done = 0
     for part in table.parts():
-        mine = calls[done : done + len(part)]
+        span = slice(done, done + len(part))
+        mine, log_odds = calls[span], evidence[span].astype(np.float64)
         done += len(part)
         added = sums(part)
-        log_odds = sequence_log_odds(part, added)
-        p_virus = probability(log_odds + calling.shift)
+        p_virus = probability(log_odds + prevalence.shift)
         status, num_failed = part.sequences["status"], part.sequences["num_failed"]
         is_fit = np.isin(status, _FIT)
         mine["p_virus"], mine["has_open"] = p_virus, added["num_open"] > 0
@@ -212,9 +235,8 @@ def call_sequences(table: Fragments, calling: Calling) -> NDArray[np.void]:
         if calling.fdr is None:
             virus, not_virus = _limits(part, calling)
             compared = p_virus if calling.threshold is not None else probability(log_odds)
-            mine["call"] = np.select(
-                [compared >= virus, compared < not_virus], [Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN
-            )
+            is_not_virus = compared < np.minimum(not_virus, _EVEN)
+            mine["call"] = np.select([compared >= virus, is_not_virus], [Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN)
     false_discovery = FalseDiscovery(calls["p_virus"].copy())
     for span in chunks(len(calls)):
         mine = calls[span]
@@ -228,6 +250,23 @@ def call_sequences(table: Fragments, calling: Calling) -> NDArray[np.void]:
         mine["call"][np.isnan(mine["p_virus"])] = Call.NO_CALL
         table.release()
     return calls
+
+
+def evidence_of(table: Fragments, parts: NDArray[np.void] | None = None) -> NDArray[np.float32]:
+    """(m,) log-odds at equal prevalence of all sequences; in float32, as they are all in memory at once.
+
+    Args:
+        table: the sequences.
+        parts: the proviruses in them, REGION_DTYPE; None for none.
+    """
+    parts = np.zeros(0, dtype=REGION_DTYPE) if parts is None else parts
+    evidence = np.empty(len(table), dtype=np.float32)
+    done = 0
+    for part in table.parts():
+        low, high = np.searchsorted(parts["sequence"], (part.first, part.first + len(part))).tolist()
+        evidence[done : done + len(part)] = sequence_log_odds(part, sums(part), parts[low:high])
+        done += len(part)
+    return evidence
 
 
 def _limits(table: Fragments, calling: Calling) -> tuple[Limit, Limit]:

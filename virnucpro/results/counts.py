@@ -11,6 +11,7 @@ import numpy as np
 
 from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Call
 from virnucpro.results.outputs import PROVIRUS, WHOLE, InputResults
+from virnucpro.results.prevalence import Prevalence
 
 
 @dataclass
@@ -112,6 +113,7 @@ def summary(results: InputResults, counts: Counts, source: str, cascade: Mapping
         "model": rules.name,
         "model_fingerprint": rules.fingerprint,
         **results.calling.described(rules),
+        **_described(results.prevalence),
         "num_sequences": len(results.table),
         "sequences_by_call": counts.calls,
         "sequences_by_status": counts.statuses,
@@ -126,4 +128,15 @@ def summary(results: InputResults, counts: Counts, source: str, cascade: Mapping
         "num_rows_failed": counts.num_failed_rows,
         "regions_by_kind": counts.regions,
         **({} if cascade is None else {"cascade": {**cascade, **by_model}}),
+    }
+
+
+def _described(prevalence: Prevalence) -> dict[str, Any]:
+    """The share of viruses that p_virus and fdr are at; its 95 % interval where it is estimated."""
+    is_estimated = prevalence.how == "estimated"
+    return {
+        "prevalence": round(prevalence.value, 6),
+        "prevalence_is": prevalence.how,
+        "prevalence_low": round(prevalence.low, 6) if is_estimated else None,
+        "prevalence_high": round(prevalence.high, 6) if is_estimated else None,
     }

@@ -53,7 +53,7 @@ class FinishedRun:
     @property
     def prevalence(self) -> float:
         """Expected share of viral sequences."""
-        return float(self.summary.get("prevalence", _EVEN_PREVALENCE))
+        return self.results.prevalence.value
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -111,7 +111,8 @@ def open_run(root: Path, stem: str) -> FinishedRun:
 
 def _calling(summary: dict[str, Any], rules: Rules) -> Calling:
     """What the calls of a summary were made by."""
-    prevalence, preset = summary.get("prevalence", _EVEN_PREVALENCE), summary.get("preset")
+    is_given = summary.get("prevalence_is", "given") == "given"
+    prevalence, preset = summary.get("prevalence", _EVEN_PREVALENCE) if is_given else None, summary.get("preset")
     if summary.get("fdr") is not None:
         return Calling(fdr=summary["fdr"], prevalence=prevalence)
     if preset is not None or (not rules.presets and summary.get("threshold_virus") == rules.threshold):

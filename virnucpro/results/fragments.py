@@ -6,6 +6,7 @@ plain ``.npy`` files, in input order::
     sequences.npy     (m,) SEQUENCE_DTYPE
     fragments.npy     (f,) FRAGMENT_DTYPE, the fragments of a sequence next to each other
     genes.npy         (g,) GENE_DTYPE, ascending by sequence; empty if no genes were looked for
+    sites.npy         (s,) SITE_DTYPE, ascending by sequence: repeats around what may be proviruses
     names.npy         (b,) uint8, the ids of the sequences end to end, byte for byte
     name_offsets.npy  (m + 1,) int64, where each id begins
     table.json        digest (XXH3, 128 bits) and length of each array; written last, so that its existence says that
@@ -23,7 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from xxhash import xxh3_128
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError
 from virnucpro.mapped import let_go
+from virnucpro.nearest.repeats import SITE_DTYPE
 from virnucpro.run_dir import machine_errors_at, read_json, write_json
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.settings import make_settings
@@ -71,13 +73,14 @@ GENE_DTYPE = np.dtype(
     ]
 )
 """A gene: number of its sequence in the run, 0-based half-open bounds, strand (1 or -1), bit scores of the nearest
-viral and the nearest cellular protein, and the number of the nearest protein in its table (-1 without one)."""
+viral and the nearest cellular protein, and the number of the organism of the viral one (-1 without one)."""
 
 VERSION = 1
 _DTYPES: dict[str, np.dtype[Any]] = {
     "sequences": SEQUENCE_DTYPE,
     "fragments": FRAGMENT_DTYPE,
     "genes": GENE_DTYPE,
+    "sites": SITE_DTYPE,
     "names": np.dtype("u1"),
     "name_offsets": np.dtype("i8"),
 }
@@ -95,6 +98,8 @@ class Fragments:
         sequences: (m,) SEQUENCE_DTYPE.
         fragments: (f,) FRAGMENT_DTYPE, those of these sequences.
         genes: (g,) GENE_DTYPE, those of these sequences.
+        sites: (s,) SITE_DTYPE, likewise.
+        organisms: number of an organism to its name and family, for ``genes["nearest"]``.
         rules: of the model asked for; in a cascade followed by those of the model that looked first.
         first: number of the first sequence in the run, which ``fragments["sequence"]`` counts by too.
     """
@@ -105,6 +110,8 @@ class Fragments:
     genes: NDArray[np.void]
     rules: tuple[Rules, ...]
     first: int = 0
+    sites: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=SITE_DTYPE))
+    organisms: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, rules: Sequence[Rules]) -> Self:
@@ -115,7 +122,16 @@ class Fragments:
         """
         arrays = read_arrays(folder)
         names = Ragged(arrays["names"], arrays["name_offsets"])
-        return cls(names, arrays["sequences"], arrays["fragments"], arrays["genes"], tuple(rules))
+        organisms = {int(number): (name, family) for number, (name, family) in read_facts(folder)["organisms"].items()}
+        return cls(
+            names=names,
+            sequences=arrays["sequences"],
+            fragments=arrays["fragments"],
+            genes=arrays["genes"],
+            rules=tuple(rules),
+            sites=arrays["sites"],
+            organisms=organisms,
+        )
 
     @classmethod
     def of(
@@ -156,13 +172,16 @@ class Fragments:
             origin = int(self.sequences["first_fragment"][0])
             begin = int(sequences["first_fragment"][0]) - origin
             end = int(sequences["first_fragment"][-1]) - origin + int(sequences["num_fragments"][-1])
-        low, high = np.searchsorted(self.genes["sequence"], (self.first + start, self.first + stop)).tolist()
+        numbers = (self.first + start, self.first + stop)
+        low, high = np.searchsorted(self.genes["sequence"], numbers).tolist()
+        first_site, last_site = np.searchsorted(self.sites["sequence"], numbers).tolist()
         return replace(
             self,
             names=self.names.slice(start, min(stop, len(self))),
             sequences=sequences,
             fragments=self.fragments[begin:end],
             genes=self.genes[low:high],
+            sites=self.sites[first_site:last_site],
             first=self.first + start,
         )
 
@@ -189,6 +208,7 @@ class Fragments:
             sequences=np.array(self.sequences),
             fragments=np.array(self.fragments),
             genes=np.array(self.genes),
+            sites=np.array(self.sites),
         )
 
     def call(
@@ -197,7 +217,7 @@ class Fragments:
         *,
         threshold: float | None = None,
         fdr: float | None = None,
-        prevalence: float = 0.5,
+        prevalence: float | Literal["auto"] = "auto",
     ) -> InputResults:
         """Call the sequences and look for virus regions.
 
@@ -205,7 +225,7 @@ class Fragments:
             preset: ``sensitive``, ``balanced`` or ``strict``; balanced if nothing is given.
             threshold: instead of it, the p_virus that parts virus from not virus.
             fdr: instead of it, the highest false discovery rate of what is called virus.
-            prevalence: expected share of viral sequences.
+            prevalence: expected share of viral sequences; auto estimates it from the scores.
 
         Raises:
             UsageError: more than one way to call is given, or a value that makes no sense.
@@ -235,7 +255,8 @@ class Fragments:
 
     def release(self) -> None:
         """Give mapped memory back to the system; the values stay in their files."""
-        for array in (self.sequences, self.fragments, self.genes, self.names.values, self.names.offsets):
+        names = self.names
+        for array in (self.sequences, self.fragments, self.genes, self.sites, names.values, names.offsets):
             let_go(array)
 
 
@@ -332,15 +353,17 @@ class TableWriter:
         self._write(counted[:-1])
         self._open = counted[-1:]
 
-    def append_genes(self, genes: NDArray[np.void]) -> None:
-        """Add genes, (g,) GENE_DTYPE; they come in the order of their sequences."""
+    def append_genes(self, genes: NDArray[np.void], sites: NDArray[np.void]) -> None:
+        """Add genes, (g,) GENE_DTYPE, and sites, (s,) SITE_DTYPE; both come in the order of their sequences."""
         self._columns["genes"].append(genes)
+        self._columns["sites"].append(sites)
 
     def finish(self, facts: Mapping[str, Any] | None = None) -> None:
         """Complete the table; ``facts`` are kept with it, see ``read_facts``."""
         self._write(self._open)
         written = {name: column.close() for name, column in self._columns.items()}
-        write_json(self._folder / "table.json", {"version": VERSION, "arrays": written, "facts": facts or {}})
+        kept = {"organisms": {}, **(facts or {})}
+        write_json(self._folder / "table.json", {"version": VERSION, "arrays": written, "facts": kept})
 
     def _write(self, sequences: NDArray[np.void]) -> None:
         """Write sequences all of whose fragments have come."""
@@ -351,7 +374,10 @@ class TableWriter:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What is kept with a table: ``frames``, for each input the number of rows by frame."""
+    """What is kept with a table.
+
+    ``frames``: for each input the number of rows by frame. ``organisms``: number of an organism to its name and family.
+    """
     facts: dict[str, Any] = _read_summary(folder)["facts"]
     return facts
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.results import legacy, schema, tables
-from virnucpro.results.calls import CALL_NAMES, Call, Calling, call_sequences
+from virnucpro.results.calls import CALL_NAMES, Call, Calling, call_sequences, evidence_of
 from virnucpro.results.formats import (
     NOTHING,
     Cells,
@@ -26,6 +26,7 @@ from virnucpro.results.formats import (
     open_table,
 )
 from virnucpro.results.fragments import Fragments
+from virnucpro.results.prevalence import Prevalence
 from virnucpro.results.regions import proviruses, regions
 from virnucpro.results.schema import Table
 from virnucpro.run_dir import RunDir
@@ -113,6 +114,7 @@ class InputResults:
         calls: (m,) CALL_DTYPE.
         proviruses: REGION_DTYPE, the viral parts of longer sequences.
         calling: what calls were made by.
+        prevalence: at which they were made.
         source: the units, for what only they hold.
     """
 
@@ -120,12 +122,17 @@ class InputResults:
     calls: NDArray[np.void]
     proviruses: NDArray[np.void]
     calling: Calling
+    prevalence: Prevalence
     source: Source = field(default_factory=NoUnits)
 
     @classmethod
     def of(cls, table: Fragments, calling: Calling, source: Source | None = None) -> InputResults:
         """Call the sequences of a table and look for regions."""
-        return cls(table, call_sequences(table, calling), proviruses(table), calling, source or NoUnits())
+        parts = proviruses(table)
+        evidence = evidence_of(table, parts)
+        prevalence = calling.prevalence_of(evidence)
+        calls = call_sequences(table, calling, evidence, prevalence)
+        return cls(table, calls, parts, calling, prevalence, source or NoUnits())
 
     @property
     def models(self) -> list[bytes]:
@@ -196,7 +203,7 @@ class Output:
     def write(self, results: InputResults, folder: Path, stem: str, wanted: Wanted) -> None:
         """Write it if it is wanted, and drop what contradicts it: its other formats, or a file of an earlier call."""
         if not self.is_wanted(results, wanted):
-            if self.table is schema.FAILED_ROWS:
+            if self.table in (schema.FAILED_ROWS, schema.GENES):
                 self.path(folder, stem).unlink(missing_ok=True)
             return
         path = self.path(folder, stem, wanted.format)
@@ -220,7 +227,7 @@ def _sequences(results: InputResults) -> Iterator[Cells]:
 
 def _fragments(results: InputResults) -> Iterator[Cells]:
     for part in results.parts():
-        yield tables.fragment_cells(part.table, results.calling)
+        yield tables.fragment_cells(part.table, results.prevalence)
 
 
 def _rows(results: InputResults) -> Iterator[Cells]:
@@ -309,8 +316,14 @@ def _regions(results: InputResults) -> Iterator[Cells]:
             found["p_virus"],
             found["score"],
             found["num_fragments"],
+            found["num_genes"],
             [NOTHING] * len(found),
         )
+
+
+def _genes(results: InputResults) -> Iterator[Cells]:
+    for part in results.parts():
+        yield tables.gene_cells(part.table, part.proviruses)
 
 
 def _bed(results: InputResults) -> Iterator[bytes]:
@@ -360,7 +373,7 @@ def _windows(results: InputResults) -> Iterator[bytes]:
         stops = fragments["stop"].copy()
         has_next = np.flatnonzero(positions[1:] == positions[:-1])
         stops[has_next] = fragments["start"][has_next + 1]
-        p_virus = tables.fragment_probabilities(part.table, results.calling)
+        p_virus = tables.fragment_probabilities(part.table, results.prevalence)
         scored = ~np.isnan(p_virus)
         names = part.table.names.to_bytes()
         scored_names = [names[position] for position in positions[scored].tolist()]
@@ -394,6 +407,10 @@ def _has_failed(results: InputResults, _wanted: Wanted) -> bool:
     return bool(results.table.sequences["num_failed"].any())
 
 
+def _has_genes(results: InputResults, _wanted: Wanted) -> bool:
+    return len(results.table.genes) > 0
+
+
 def _of(table: Table, content: Callable[[InputResults], Iterator[Cells]], **more: Callable[..., bool]) -> Output:
     return Output(table.files["tsv"], content, table, **more)
 
@@ -402,6 +419,7 @@ OUTPUTS = (
     _of(schema.SEQUENCES, _sequences),
     _of(schema.FRAGMENTS, _fragments),
     _of(schema.REGIONS, _regions),
+    _of(schema.GENES, _genes, is_wanted=_has_genes),
     Output("<stem>.regions.gff3", _gff3),
     Output("<stem>.regions.bed", _bed),
     Output("<stem>.windows.bedgraph.gz", _windows),

@@ -210,7 +210,7 @@ def _tracks(results: InputResults, proviruses: Iterable[Provirus], longest: Iter
                 _hit(results, position),
                 fragments["start"] + 1,
                 fragments["stop"].copy(),
-                fragment_probabilities(table, results.calling),
+                fragment_probabilities(table, results.prevalence),
                 tuple(by_position.get(position, ())),
             )
         )

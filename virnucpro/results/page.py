@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from virnucpro import __version__
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
 from virnucpro.results import figures
+from virnucpro.results import gene_maps as maps
 from virnucpro.results.figures import CALL_TITLES, VARIABLES
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.overview import CALLS, LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
@@ -144,6 +145,10 @@ def _render(run: FinishedRun, tally: Overview) -> str:
             "numbers": _big_numbers(run, tally),
             "figures": _figures(tally, run.thresholds),
             "tracks": _track_figures(tally.tracks),
+            "gene_maps": [
+                _figure(shown.name, maps.draw(shown), maps.described(shown))
+                for shown in maps.gene_maps(run.results, tally)
+            ],
             "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.hits),
             "methods": _methods(run, works),
             "references": [work.text for work in (works.method, works.software, *works.of_encoders(_kinds(run)))],
@@ -167,6 +172,7 @@ def _texts(run: FinishedRun, tally: Overview) -> dict[str, object]:
         "figures": "Scores and lengths",
         "hits": "Top hits",
         "proviruses": "Proviruses",
+        "genes": "Genes of viruses and proviruses",
         "tracks": "Scores along sequences",
         "run": "How it was run",
         "methods": "Methods and citation",
@@ -183,6 +189,11 @@ def _texts(run: FinishedRun, tally: Overview) -> dict[str, object]:
         "lead": _lead(run, tally),
         "hits_text": f"{hits} {num_virus:,} sequences called virus, the longer first among equals.",
         "proviruses_text": f"{regions} {num_found:,} viral parts of longer sequences; 1-based closed coordinates.",
+        "genes_text": (
+            "Genes of the proviruses above, with some host around them, then of the top hits: arrows by position (kb), "
+            "those below read from right to left. Red: nearest to a viral protein; blue: to a cellular one; "
+            "yellow: to both; grey: to neither. They are why a sequence is called so; the table of genes has all."
+        ),
         "tracks_text": (
             f"The probability of each window along {len(tally.tracks)} sequences: those with proviruses first "
             "(shaded), then the longest called virus. Dashed: 0.5, as likely virus as not. Of many windows, the filled "
@@ -237,7 +248,8 @@ def _big_numbers(run: FinishedRun, tally: Overview) -> list[BigNumber]:
     ]
     if not math.isnan(tally.largest_fdr):
         expected = f"about {tally.largest_fdr * calls['virus']:,.0f} of {calls['virus']:,} virus calls"
-        shown.append(BigNumber("Estimated false calls", f"{100 * tally.largest_fdr:.1f} %", expected))
+        at = f"at {run.results.prevalence.sentence()}"
+        shown.append(BigNumber("Estimated false calls", f"{100 * tally.largest_fdr:.1f} %", f"{expected}, {at}"))
     shown.append(BigNumber("Proviruses", f"{tally.num_proviruses:,}", "viral parts of longer sequences"))
     if calls["uncertain"]:
         shown.append(BigNumber("Uncertain", f"{calls['uncertain']:,}", _percent(calls["uncertain"], total)))
@@ -416,9 +428,7 @@ def _rule(run: FinishedRun) -> str:
         rule = f"sequences were called viral by the preset {preset} ({limit}{uncertain})"
     else:
         rule = f"sequences with a calibrated probability of {limits[-1]:g} or more were called viral{uncertain}"
-    if run.prevalence == 0.5:
-        return rule
-    return f"{rule}; probabilities are for an expected share of viral sequences of {run.prevalence:g}"
+    return f"{rule}; probabilities are for {run.results.prevalence.sentence()}"
 
 
 def _kinds(run: FinishedRun) -> list[str]:

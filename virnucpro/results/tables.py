@@ -16,18 +16,20 @@ from virnucpro.results.calls import (
     EVIDENCE_NAMES,
     FAILED,
     STATUS_NAMES,
-    Calling,
     failure,
     probability,
     reasons,
     sums,
 )
-from virnucpro.results.formats import NOTHING, Cells
+from virnucpro.results.formats import NOTHING, Cells, decimals
 from virnucpro.results.fragments import Fragments
+from virnucpro.results.prevalence import Prevalence
+from virnucpro.results.regions import outside
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
 
 _EVIDENCE = [NOTHING, *(name.encode() for name in EVIDENCE_NAMES)]
+_REGION = (NOTHING, b"provirus")
 _FRAMES = {frame: b"%+d" % frame if frame else b"0" for frame in FRAME_NAMES}
 
 
@@ -60,10 +62,10 @@ def sequence_cells(table: Fragments, calls: NDArray[np.void], models: Sequence[b
     return cells
 
 
-def fragment_cells(table: Fragments, calling: Calling) -> Cells:
+def fragment_cells(table: Fragments, prevalence: Prevalence) -> Cells:
     """A line for each fragment, ``schema.FRAGMENTS``."""
     fragments, offsets = table.fragments, table.offsets
-    p_virus = fragment_probabilities(table, calling)
+    p_virus = fragment_probabilities(table, prevalence)
     names = table.names.to_bytes()
     return (
         [names[position] for position in table.positions.tolist()],
@@ -76,9 +78,32 @@ def fragment_cells(table: Fragments, calling: Calling) -> Cells:
     )
 
 
-def fragment_probabilities(table: Fragments, calling: Calling) -> NDArray[np.float32]:
+def fragment_probabilities(table: Fragments, prevalence: Prevalence) -> NDArray[np.float32]:
     """(f,) p_virus at the prevalence given; NaN if there is no score."""
-    return probability(table.fragments["log_odds"].astype(np.float64) + calling.shift).astype(np.float32)
+    return probability(table.fragments["log_odds"].astype(np.float64) + prevalence.shift).astype(np.float32)
+
+
+def gene_cells(table: Fragments, parts: NDArray[np.void]) -> Cells:
+    """A line for each gene, ``schema.GENES``; ``parts`` are the proviruses in the sequences."""
+    genes = table.genes
+    first = np.searchsorted(genes["sequence"], genes["sequence"], side="left")
+    names = table.names.to_bytes()
+    known = {number: (name.encode(), family.encode()) for number, (name, family) in table.organisms.items()}
+    nothing = (NOTHING, NOTHING)
+    nearest = [known.get(number, nothing) for number in genes["nearest"].tolist()]
+    bits = (genes["bits_virus"], genes["bits_cell"])
+    is_inside = ~outside(parts, genes)
+    return (
+        [names[position] for position in (genes["sequence"] - table.first).tolist()],
+        np.arange(1, len(genes) + 1) - first,
+        genes["start"] + 1,
+        genes["stop"],
+        [b"+" if strand > 0 else b"-" for strand in genes["strand"].tolist()],
+        *(decimals(np.where(each > 0, each, np.nan), 1) for each in bits),
+        [name for name, _ in nearest],
+        [family or NOTHING for _, family in nearest],
+        [_REGION[inside] for inside in is_inside.tolist()],
+    )
 
 
 def row_names(names: Sequence[bytes], rows: NDArray[np.void]) -> list[bytes]:

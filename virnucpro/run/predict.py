@@ -46,7 +46,7 @@ from virnucpro.run.record import first_record, run_record
 from virnucpro.run_dir import RunDir, read_json, write_json
 from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
 from virnucpro.settings import Runtime, Science, Settings
-from virnucpro.stages import cascade, classify, embed, extract, merge, nearest, tabulate, write
+from virnucpro.stages import cascade, classify, embed, extract, genes, merge, nearest, tabulate, write
 from virnucpro.stages.base import ROLES, Index, Run
 from virnucpro.stages.cascade import FirstLook, FirstModel
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
@@ -229,6 +229,7 @@ def _computed(
         ready = stack.enter_context(_prepared(request, output, fresh=fresh, force=force, show_bars=show_bars))
         run, index, look = ready.run, ready.index, ready.look
         _run_units(run, index, request, ready.devices)
+        genes.run(run, index, request.settings.runtime.threads or available_cpus())
         asked = stack.enter_context(StoredScores(run, index, None if look is None else look.decided))
         scores = ScoredModels(asked, *(() if look is None else (look.scores, look.decided)))
         yield _Computed(**vars(ready), scores=scores, table=tabulate.run(index, scores))

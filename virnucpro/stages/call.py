@@ -143,7 +143,7 @@ def _request(then: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
         "science.preset": calling.preset if calling.threshold is None and calling.fdr is None else None,
         "science.threshold": calling.threshold,
         "science.fdr": calling.fdr,
-        "science.prevalence": calling.prevalence,
+        "science.prevalence": "auto" if calling.prevalence is None else calling.prevalence,
     }
     options = {"keep_intermediate": wanted.rows, "legacy_output": wanted.legacy, "table_format": wanted.format}
     return then | {"settings": then["settings"] | settings, "options": then["options"] | options}

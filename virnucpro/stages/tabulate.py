@@ -21,6 +21,7 @@ from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragment
 from virnucpro.results.outputs import ScoredUnit
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES, UnitTable, are_own_source
+from virnucpro.stages import genes
 from virnucpro.stages.base import Index, IndexedInput, ScoredRun, computed_rows
 
 _SMALLEST_SCORE = 1e-7  # of a float32 softmax; keeps the log finite
@@ -170,12 +171,14 @@ def run(index: Index, scores: ScoredModels) -> Fragments:
             unit = scores.unit(number, ("names",))
             rows, sequences = unit.table.rows, _sequences(unit.table, scores.decided)
             writer.append(sequences, unit.table.names, *fragments_of(scores.rules, unit, scores.decided))
+            writer.append_genes(*genes.read(run.dir, number))
             counted = rows[_are_scored(scores, rows)]
             inputs = np.searchsorted(starts, counted["sequence"], side="right") - 1
             for place, frame in enumerate(FRAME_NAMES):
                 frames[:, place] += np.bincount(inputs[counted["frame"] == frame], minlength=len(starts))
             advance(len(rows))
-        writer.finish({"frames": [dict(zip(FRAME_NAMES.values(), counts, strict=True)) for counts in frames.tolist()]})
+        by_frame = [dict(zip(FRAME_NAMES.values(), counts, strict=True)) for counts in frames.tolist()]
+        writer.finish({"frames": by_frame, "organisms": genes.read_organisms(run.dir)})
     table = Fragments.open(run.dir.table, scores.rules)
     for what, expected, found in (
         ("sequences", index.num_sequences, len(table)),

@@ -65,6 +65,7 @@ def run(
             write_json(path, counting.summary(results, counts, item.source, cascade))
             calls = ", ".join(f"{number:,} {call}" for call, number in counts.calls.items())
             _log.info("%s: %s sequences: %s", item.source, f"{item.num_sequences:,}", calls)
+            _log.info("%s: %s", item.source, results.prevalence.sentence())
             written.append(results)
             counted.append(counts)
             advance(item.num_sequences)

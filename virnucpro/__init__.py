@@ -3,6 +3,8 @@
     >>> import virnucpro
     >>> results = virnucpro.predict(["contigs.fasta"], "results")
     >>> results.path("sequences.tsv")
+    >>> fragments = virnucpro.score(["contigs.fasta"])  # or records: [("id", "ACGT..."), ...]
+    >>> fragments.call("strict").to_pandas()
 
 Importing this package imports no torch; the first call does.
 """
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from virnucpro.bundles import Bundle, load_bundle
     from virnucpro.embeddings.model import Model, load
     from virnucpro.request import Options
-    from virnucpro.run.predict import Results, predict
+    from virnucpro.results.fragments import Fragments
+    from virnucpro.run.predict import Results, predict, score
     from virnucpro.samples import Sample
     from virnucpro.settings import Settings, make_settings
 
@@ -25,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bundle",
+    "Fragments",
     "Model",
     "Options",
     "Results",
@@ -35,6 +39,7 @@ __all__ = [
     "load_bundle",
     "make_settings",
     "predict",
+    "score",
 ]
 
 _PLACES = {
@@ -48,6 +53,8 @@ _PLACES = {
     "Results": "virnucpro.run.predict",
     "Sample": "virnucpro.samples",
     "predict": "virnucpro.run.predict",
+    "score": "virnucpro.run.predict",
+    "Fragments": "virnucpro.results.fragments",
 }
 
 

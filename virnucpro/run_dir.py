@@ -13,13 +13,14 @@ A run lives in the folder ``run/`` of the output directory::
     run/scores/unit-00042.h5              scores; when it exists the three above may be gone
     run/genes/unit-00042.h5               genes of the records that end in the unit; only with a table of proteins
     run/genes/organisms.json              names and families of the organisms of the nearest viral proteins
-    run/table/                            the table of fragments, of sequences and of genes: what a run is made for
-    run/failed/unit-00042.json            rows that cannot be computed, with the reason; only where there are any
+    run/failed/unit-00042.json            rows that cannot be computed, with the reason; only if there are any
+    run/genes/unit-00042.h5               genes of the records that end in the unit; only with a table of proteins
+    run/genes/organisms.json              names and families of the organisms of the nearest viral proteins
     run/receipts/unit-00042.json          of which run a finished unit is; where several programs share the work
-    run/sequences.npy, run/rows.npy       sums a sequence and scores a row, made anew by every consensus
-    run/first/run/...                     of a cascade, the run of the model that looks at everything first
-    run/joined.npy                        of a cascade, sums a sequence by the model that decided it, while results
-                                          are written
+    run/table/                            the table of fragments, of sequences and of genes: the product of the run
+    run/rows.npy                          scores of all rows, while they are turned into results
+    run/selected/unit-00042.h5            in a cascade, the rows that the model asked for computes
+    run/first/...                         in a cascade, the same from run/rules.json on for the model that looks first
 
 A file that exists is done: it is written beside its place, fsynced and renamed.
 """
@@ -43,12 +44,14 @@ from virnucpro.errors import ResourceError, RunMismatchError, StoreError, UsageE
 
 T = TypeVar("T")
 
+MANIFEST_SCHEMA = 2
+"""Of the run directories that this version writes and reads."""
 _TEMPORARY_MARK = "virnucpro-tmp-"
 RESULT_SUFFIXES = (
     *(f"{table}.{ending}" for table in ("sequences", "fragments", "rows") for ending in ("parquet", "jsonl", "tsv")),
     *(f"{table}.{ending}.gz" for table in ("fragments", "rows") for ending in ("tsv", "jsonl")),
     *("virus.fna.gz", "uncertain.fna.gz", "failed.tsv", "summary.json"),
-    *("regions.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz"),
+    *("regions.tsv", "genes.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz"),
 )
 """Endings of all files that ``predict`` and ``call`` write for an input; its other neighbours are none of theirs."""
 
@@ -134,9 +137,11 @@ class RunDir:
 
     Attributes:
         root: the output directory; results go here, the run itself into ``root/run``.
+        part: folder in ``root/run`` of what one model makes of the units; empty for the model asked for.
     """
 
     root: Path
+    part: str = ""
 
     @property
     def work(self) -> Path:
@@ -164,64 +169,62 @@ class RunDir:
         return self.work / "left_over_rows.bin"
 
     @property
-    def rules(self) -> Path:
-        """What of the bundle turns scores into calls."""
-        return self.work / "rules.json"
-
-    @property
     def _lock(self) -> Path:
         return self.work / "lock"
 
     @property
-    def sequence_sums(self) -> Path:
-        """Memory-mapped sums a sequence, between consensus and write."""
-        return self.work / "sequences.npy"
-
-    @property
-    def row_scores(self) -> Path:
-        """Memory-mapped scores of all rows, while consensus or write runs."""
-        return self.work / "rows.npy"
-
-    @property
-    def table(self) -> Path:
-        """The table of fragments, the product of the run; see ``results.fragments``."""
-        return self.work / "table"
-
-    @property
     def first(self) -> RunDir:
-        """Of a cascade, the run of the model that looks at everything first; it has no results of its own."""
-        return RunDir(self.work / "first")
+        """In a cascade, what the model that looks first makes of the same units."""
+        return RunDir(self.root, "first")
 
     @property
     def is_cascade(self) -> bool:
         """Whether two models share the sequences of this run."""
-        return self.first.manifest.is_file()
+        return self.first.rules.is_file()
 
     @property
-    def runs(self) -> tuple[RunDir, ...]:
-        """This run, and before it, of a cascade, that of the model that looks first."""
+    def models(self) -> tuple[RunDir, ...]:
+        """In a cascade the model that looks first; then, as in any run, the model asked for."""
         return (self.first, self) if self.is_cascade else (self,)
-
-    @property
-    def joined_sums(self) -> Path:
-        """Memory-mapped sums a sequence of the model that decided it, while results are written."""
-        return self.work / "joined.npy"
 
     def unit(self, unit: int) -> Path:
         """Unit file."""
         return self.work / "units" / f"unit-{unit:05d}.h5"
 
+    @property
+    def _of_model(self) -> Path:
+        return self.work / self.part
+
+    @property
+    def rules(self) -> Path:
+        """What of the bundle turns scores into calls."""
+        return self._of_model / "rules.json"
+
+    @property
+    def table(self) -> Path:
+        """The table of fragments, the product of the run; see ``results.fragments``."""
+        return self._of_model / "table"
+
+    @property
+    def row_scores(self) -> Path:
+        """Mapped scores of all rows, while they are turned into results."""
+        return self._of_model / "rows.npy"
+
+    def selection(self, unit: int) -> Path:
+        """Which rows of a unit the model computes; there only if it does not compute all."""
+        return self._of_model / "selected" / f"unit-{unit:05d}.h5"
+
     def embedding(self, role: str, unit: int) -> Path:
         """Shard of one encoder, ``role`` nucleotide or protein."""
-        return self.work / "embeddings" / role / f"unit-{unit:05d}.h5"
+        return self._of_model / "embeddings" / role / f"unit-{unit:05d}.h5"
 
     def merged(self, unit: int) -> Path:
         """Features of a unit."""
-        return self.work / "merged" / f"unit-{unit:05d}.h5"
+        return self._of_model / "merged" / f"unit-{unit:05d}.h5"
 
     def scores(self, unit: int) -> Path:
         """Scores of a unit."""
-        return self.work / "scores" / f"unit-{unit:05d}.h5"
+        return self._of_model / "scores" / f"unit-{unit:05d}.h5"
 
     def genes(self, unit: int) -> Path:
         """Genes of the records that end in a unit."""
@@ -234,11 +237,11 @@ class RunDir:
 
     def nearest(self, unit: int) -> Path:
         """What the nearest proteins say of the fragments of a unit."""
-        return self.work / "nearest" / f"unit-{unit:05d}.h5"
+        return self._of_model / "nearest" / f"unit-{unit:05d}.h5"
 
     def failed(self, unit: int) -> Path:
-        """Rows of a unit that cannot be computed; there only where there are any."""
-        return self.work / "failed" / f"unit-{unit:05d}.json"
+        """Rows of a unit that cannot be computed; there only if there are any."""
+        return self._of_model / "failed" / f"unit-{unit:05d}.json"
 
     def receipt(self, unit: int) -> Path:
         """Of which run a finished unit is, and what its files are; there only where work was shared out."""
@@ -388,6 +391,18 @@ class RunDir:
         for path in (*self.root.glob(name), *self.root.glob(f"*_merged/{name}"), *self.work.rglob(name)):
             path.unlink(missing_ok=True)
 
+    def check_version(self) -> None:
+        """Refuse a run of another format.
+
+        Raises:
+            UsageError: it is one.
+        """
+        if read_json(self.manifest).get("schema") != MANIFEST_SCHEMA:
+            raise UsageError(
+                f"{self.root} holds a run of another version of this program. Start over with predict --fresh, or use "
+                "the version that made it."
+            )
+
     def agree(self, settings: dict[str, Any]) -> None:
         """Write the manifest, or hold ``settings`` against the one that is there.
 
@@ -397,9 +412,11 @@ class RunDir:
         Raises:
             RunMismatchError: a setting differs.
         """
+        settings = {"schema": MANIFEST_SCHEMA, **settings}
         if not self.manifest.exists():
             write_json(self.manifest, settings)
             return
+        self.check_version()
         then = read_json(self.manifest)
         differences = [
             (name, then.get(name), settings.get(name))

@@ -53,7 +53,7 @@ class Science:
         preset: None takes balanced, unless there is a threshold or an fdr.
         threshold: p_virus, at ``prevalence``, from which a sequence is called virus, and below which it is not.
         fdr: highest false discovery rate of what is called virus.
-        prevalence: expected share of viral sequences.
+        prevalence: expected share of viral sequences; auto estimates it from the scores of each input.
         cascade: screen everything with a small model, and run ``model`` only where that is unsure.
         cascade_low: p_virus of the small model, at equal prevalence, below which it is sure; None takes the bundle's.
         cascade_high: p_virus above which it is sure.
@@ -68,7 +68,7 @@ class Science:
     preset: Preset | None = None
     threshold: Share | None = None
     fdr: Share | None = None
-    prevalence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    prevalence: Annotated[float, msgspec.Meta(gt=0, lt=1)] | Literal["auto"] = "auto"
     cascade: bool = False
     cascade_low: Share | None = None
     cascade_high: Share | None = None

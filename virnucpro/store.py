@@ -22,6 +22,7 @@ embedding   embedding (n, D) float32 or float16, a line for each row that is its
 merged      feature (n, D_nucleotide + D_protein)
 scores      scores (n, 2) float32: not virus, virus
 nearest     log_odds (f,) float32: what the nearest proteins say of each fragment of the unit
+selection   rows (n,) bool: whether a model computes each row of the unit
 =========== ================================================================================
 
 Nothing is compressed: embeddings do not shrink (ratio 1.00 to 1.06), only their type may be narrower.

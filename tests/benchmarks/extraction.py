@@ -76,8 +76,8 @@ def _count_fragments(path: Path) -> int:
 def _our_rows(path: Path) -> list[plain.Row]:
     rows: list[plain.Row] = []
     for table in _extraction(path).units():
-        names = row_names(table.names.take(table.rows["sequence"] - table.sequences["number"][0]), table.rows)
-        columns = zip(names.to_bytes(), table.nucleotides.to_bytes(), table.proteins.to_bytes(), strict=True)
+        ids = table.names.take(table.rows["sequence"] - table.sequences["number"][0]).to_bytes()
+        columns = zip(row_names(ids, table.rows), table.nucleotides.to_bytes(), table.proteins.to_bytes(), strict=True)
         rows += [(name.decode(), nucleotides.decode(), protein.decode()) for name, nucleotides, protein in columns]
     return rows
 

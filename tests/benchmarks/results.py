@@ -24,11 +24,13 @@ from virnucpro.executors.serial import SerialExecutor
 from virnucpro.heads import MLPHead, load_head, save_head
 from virnucpro.machine.reads import write_reads
 from virnucpro.progress import Reporter
+from virnucpro.results.outputs import Wanted
 from virnucpro.results.tables import row_names
 from virnucpro.run_dir import RunDir
 from virnucpro.settings import Layout, Runtime
-from virnucpro.stages import classify, consensus, extract, merge, write
+from virnucpro.stages import classify, extract, merge, tabulate, write
 from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
+from virnucpro.stages.tabulate import ScoredModels, StoredScores
 
 SECTION = "results"
 _LENGTH_NT = 300
@@ -36,7 +38,7 @@ _WIDTHS = {"nucleotide": ("nt", 768), "protein": ("aa", 2560)}
 _FEATURE_WIDTH = 3328
 _HIDDEN_WIDTH = 512
 _TOLERANCE = 1e-5
-_STAGES = ("merge", "classify", "consensus", "write")
+_STAGES = ("merge", "classify", "tabulate", "write")
 """In the order of the work; the stages begin in another, since each pulls from the one before."""
 
 
@@ -60,7 +62,7 @@ def measure(settings: Settings) -> Iterator[Figure]:
             before={"ours": ours.clear, "kept": ours.clear, "peer": os.sync},
         )
         difference = max(_largest_difference(ours.scores(), peer.row_table), _other_windows(ours, peer))
-        for name, title in (("ours", "merge, head, consensus, tables"), ("kept", "the same, and merged files kept")):
+        for name, title in (("ours", "merge, head, fragments, tables"), ("kept", "the same, and merged files kept")):
             yield Figure(
                 SECTION,
                 f"{title} of {len(names):,} rows of {_FEATURE_WIDTH:,}",
@@ -122,8 +124,9 @@ class Embedded:
             if keep_merged:
                 units = merge.run(run, units, len(index.units), merger)
             classify.run(run, index, units, head, batch_size=Runtime().batch_size, keep_embeddings=True)
-        sums = consensus.run(run, index)
-        write.run(run, index, sums, write.Wanted(legacy=True))
+        with StoredScores(run, index) as stored:
+            scores = ScoredModels(stored)
+            write.run(index, tabulate.run(index, scores), scores, Wanted(legacy=True), run.reporter)
         return index.num_rows
 
     @property
@@ -153,8 +156,8 @@ class Embedded:
         names: list[str] = []
         for unit in range(len(self.index.units)):
             table = store.read_unit(self.run.dir.unit(unit))
-            ids = table.names.take(table.rows["sequence"] - table.sequences["number"][0])
-            names += [name.decode() for name in row_names(ids, table.rows).to_bytes()]
+            ids = table.names.take(table.rows["sequence"] - table.sequences["number"][0]).to_bytes()
+            names += [name.decode() for name in row_names(ids, table.rows)]
         return names
 
     def embeddings(self, role: str) -> NDArray[np.float32]:

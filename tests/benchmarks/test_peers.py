@@ -110,7 +110,7 @@ def test_results_have_the_scores_and_windows_of_the_peer(measured):
     for figure in (whole, kept):
         assert figure["agrees"]
         assert figure["ratio"] > 0
-    assert [figure["what"].split()[-1] for figure in stages] == ["merge", "classify", "consensus", "write"]
+    assert [figure["what"].split()[-1] for figure in stages] == ["merge", "classify", "tabulate", "write"]
     assert "rows of 3,328" in table
 
 

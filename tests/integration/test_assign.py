@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 
 import pysam
 import pytest
 from conftest import open_dna, read_tsv, write_fasta
 from hypothesis import given
 from hypothesis import strategies as st
+from made_tables import line, table_of, write_run
 
 from virnucpro.errors import InputError
-from virnucpro.results.assign import AMBIGUOUS, ContigCall, best_alignments, read_calls
+from virnucpro.results.assign import AMBIGUOUS, ContigCall, best_alignments, calls_by_name
+from virnucpro.results.calls import Calling
+from virnucpro.results.outputs import InputResults
 from virnucpro.sequence.streams import InputStream
+from virnucpro.sequence.table import Status
 
-CONTIGS = {
-    "virus": ("virus", "0.9876"),
-    "host": ("not_virus", "0.0123"),
-    "unsure": ("uncertain", "0.5000"),
-    "short": ("no_call", "NA"),
-    "twice": ("virus", "0.9000"),
-}
+CONTIGS = [
+    line("virus", 900, 0.9876),
+    line("host", 900, 0.0123),
+    line("unsure", 900, 0.7),
+    line("short", 90, math.nan, Status.TOO_SHORT),
+    line("twice", 900, 0.95),
+    line("twice", 900, 0.2),
+    line("host", 900, 0.0999),
+]
 
 
 def paf(read, contig, matches=100, columns=100, part=(0, 100), length=100, tags=""):
@@ -33,14 +40,8 @@ def paf(read, contig, matches=100, columns=100, part=(0, 100), length=100, tags=
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's directory with a table of contigs."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    rows = [*CONTIGS.items(), ("twice", ("not_virus", "0.2000")), ("host", ("not_virus", "0.0999"))]
-    lines = [f"{name}\t900\t2\t3\t{call}\t{p_virus}\tNA\tok\tNA" for name, (call, p_virus) in rows]
-    header = "name\tlength\tnum_fragments\tnum_rows\tcall\tp_virus\tevidence\tstatus\treason"
-    (folder / "contigs.sequences.tsv").write_text("\n".join([header, *lines]) + "\n")
-    return folder
+    """A finished run of contigs."""
+    return write_run(tmp_path / "run", CONTIGS, stem="contigs")
 
 
 LINES = [
@@ -60,7 +61,7 @@ LINES = [
 EXPECTED = [
     "r1 virus 1.0000 1.0000 virus 0.9876 assigned",
     "r2 virus 0.9800 1.0000 virus 0.9876 assigned",
-    "r3 unsure 1.0000 0.8500 uncertain 0.5000 assigned",
+    "r3 unsure 1.0000 0.8500 uncertain 0.7000 assigned",
     "r4 virus 0.9400 1.0000 NA NA low_identity",
     "r5 virus 1.0000 0.7900 NA NA low_coverage",
     "r6 nowhere 1.0000 1.0000 NA NA contig_unknown",
@@ -160,20 +161,12 @@ def test_the_best_alignment_is_the_oracles(tmp_path_factory, hits):
     assert [int(alignment.contig[1:]) for alignment in found] == [min(items)[2] for items in expected.values()]
 
 
-def test_calls_are_read_by_the_names_of_columns(run, tmp_path):
-    """Equal names are ambiguous only where their calls differ; the first one's p_virus stands."""
-    calls = read_calls(run / "contigs.sequences.tsv")
+def test_equal_names_are_ambiguous_only_if_their_calls_differ():
+    """The first one's p_virus stands."""
+    calls = calls_by_name(InputResults.of(table_of(CONTIGS), Calling()))
     assert calls[b"twice"] is AMBIGUOUS
     assert calls[b"host"] == ContigCall(b"not_virus", b"0.0123")
-    path = tmp_path / "x.sequences.tsv"
-    path.write_text("extra\tp_virus\tname\tcall\n1\t0.7\tx|y;z\tvirus\n")
-    assert read_calls(path) == {b"x|y;z": ContigCall(b"virus", b"0.7")}
-    path.write_text("name\tcall\n")
-    with pytest.raises(InputError, match="a column is missing"):
-        read_calls(path)
-    path.write_text("name\tcall\tp_virus\nx\tvirus\n")
-    with pytest.raises(InputError, match="line 2: the line is damaged"):
-        read_calls(path)
+    assert calls[b"short"] == ContigCall(b"no_call", b"NA")
 
 
 HEADER = pysam.AlignmentHeader.from_dict({"SQ": [{"SN": "virus", "LN": 5000}, {"SN": "host", "LN": 5000}]})
@@ -240,14 +233,14 @@ def test_which_contigs_are_meant_must_be_clear(virnucpro, run, tmp_path):
     """Several samples need ``--sample``; none is a usage error."""
     reads = tmp_path / "reads.paf"
     reads.write_text(paf("r", "virus"))
-    (run / "more.sequences.tsv").write_text("name\tcall\tp_virus\n")
+    (run / "more.summary.json").write_text("{}")
     ended = virnucpro("assign", run, "--reads", reads)
     assert (ended.code, "contigs, more" in ended.err) == (2, True)
     assert virnucpro("assign", run, "--reads", reads, "--sample", "contigs").code == 0
     assert (run / "contigs.reads.tsv.gz").exists()
     assert virnucpro("assign", run, "--reads", reads, "--sample", "x").code == 2
     assert virnucpro("assign", tmp_path / "none", "--reads", reads).code == 2
-    assert virnucpro("assign", run, "--sample", "more", "--reads", tmp_path / "none.paf").code == 3
+    assert virnucpro("assign", run, "--sample", "contigs", "--reads", tmp_path / "none.paf").code == 3
 
 
 def test_reads_take_the_calls_of_a_real_run(virnucpro, tmp_path):

@@ -14,17 +14,16 @@ import pytest
 from conftest import mixed_records, read_tsv, result_bytes, write_fasta
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_tables import PRESETS, RULES, line, table_of
 
 from virnucpro import store
 from virnucpro.bundles import load_bundle
-from virnucpro.bundles.rules import Rules, Thresholds
+from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
-from virnucpro.results.calls import FAILED, NO_OPEN_FRAME, Call, Calling, FalseDiscovery, Judge
+from virnucpro.results.calls import FAILED, NO_OPEN_FRAME, Call, Calling, FalseDiscovery, call_sequences
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import Status
-from virnucpro.stages.consensus import SUM_DTYPE
 
-PRESETS = {"sensitive": (0.5, 0.6), "balanced": (0.6, 0.9), "strict": (0.6, 0.99)}
 MORE_RESULTS = ("uncertain.fna.gz",)
 
 probabilities = st.lists(
@@ -33,26 +32,20 @@ probabilities = st.lists(
 
 
 @pytest.fixture(scope="module")
-def rules(tiny_bundle):
-    """Those of the tiny bundle, with presets."""
-    presets = {name: Thresholds(*pair) for name, pair in PRESETS.items()}
-    return replace(load_bundle(str(tiny_bundle)).rules, presets=presets)
+def rules():
+    """With presets."""
+    return RULES
 
 
-def sums_of(p_virus):
-    """Sums of sequences of one fragment each with these probabilities; NaN is one without a score."""
-    p_virus = np.array(p_virus)
-    sums = np.zeros(len(p_virus), dtype=SUM_DTYPE)
-    sums["num_fragments"] = 1
-    sums["num_scored"] = ~np.isnan(p_virus)
-    sums["log_odds"] = np.nan_to_num(np.log(p_virus) - np.log1p(-p_virus))
-    return sums
+def table_with(rules, p_virus):
+    """Sequences of one fragment each with these probabilities; NaN is one without a score."""
+    return table_of([line(f"s{place}", 500, p) for place, p in enumerate(p_virus)], rules)
 
 
 def called(rules, p_virus, **calling):
     """Words for the calls of sequences with these probabilities at equal prevalence."""
-    sums = sums_of(p_virus)
-    return [Call(call).name.lower() for call in Judge(rules, Calling(**calling), sums).answer(sums).call]
+    calls = call_sequences(table_with(rules, p_virus), Calling(**calling))
+    return [Call(call).name.lower() for call in calls["call"]]
 
 
 @settings(deadline=None)
@@ -79,9 +72,12 @@ def test_false_discovery_rates_do_not_depend_on_the_order_of_sequences(p_virus, 
 
 
 def test_two_thresholds_part_three_calls(rules):
-    """From the upper one on virus, below the lower one not virus; without a score there is no call."""
+    """From the upper one on virus, below the lower one not virus; without a score there is no call.
+
+    What is more likely viral than not is never called not virus.
+    """
     p_virus = [0.1, 0.55, 0.7, 0.95, 0.995, float("nan")]
-    assert called(rules, p_virus) == ["not_virus", "not_virus", "uncertain", "virus", "virus", "no_call"]
+    assert called(rules, p_virus) == ["not_virus", "uncertain", "uncertain", "virus", "virus", "no_call"]
     assert called(rules, p_virus, preset="sensitive") == ["not_virus", "uncertain", *["virus"] * 3, "no_call"]
     assert called(rules, p_virus, preset="strict")[2:] == ["uncertain", "uncertain", "virus", "no_call"]
 
@@ -95,22 +91,21 @@ def test_a_bundle_without_presets_calls_by_its_threshold(rules):
     """Whichever preset is named."""
     bare = replace(rules, presets={}, threshold=0.7)
     for preset in PRESETS:
-        assert called(bare, [0.69, 0.71], preset=preset) == ["not_virus", "virus"]
+        assert called(bare, [0.49, 0.69, 0.71], preset=preset) == ["not_virus", "uncertain", "virus"]
 
 
 @settings(deadline=None)
 @given(p=st.floats(0.01, 0.99), prevalence=st.floats(0.001, 0.999))
 def test_prevalence_shifts_probabilities_by_bayes_rule(rules, p, prevalence):
     """The odds at equal prevalence times those of the prevalence."""
-    sums = sums_of([p])
-    found = Judge(rules, Calling(prevalence=prevalence), sums).answer(sums).p_virus[0]
+    found = call_sequences(table_with(rules, [p]), Calling(prevalence=prevalence))["p_virus"][0]
     joint = p * prevalence
-    assert found == pytest.approx(joint / (joint + (1 - p) * (1 - prevalence)), abs=1e-9)
+    assert found == pytest.approx(joint / (joint + (1 - p) * (1 - prevalence)), abs=1e-6)
 
 
 def test_presets_do_not_move_with_the_prevalence_and_thresholds_do(rules):
     """A preset is an error rate of the model; a threshold is about the probability that is reported."""
-    p_virus = [0.5, 0.7, 0.95]
+    p_virus = [0.4, 0.7, 0.95]
     assert called(rules, p_virus, prevalence=0.01) == called(rules, p_virus) == ["not_virus", "uncertain", "virus"]
     assert called(rules, p_virus, threshold=0.6, prevalence=0.01) == ["not_virus"] * 3
     assert called(rules, p_virus, threshold=0.6, prevalence=0.9) == ["virus"] * 3
@@ -127,30 +122,38 @@ def test_a_false_discovery_rate_makes_the_longest_list_that_holds_it(rules):
 
 def test_status_tells_failed_rows_from_a_model_that_needs_an_open_frame(rules):
     """A record that was refused at extraction keeps that status and has no call, whatever was scored."""
-    sums = sums_of([0.99, 0.99, float("nan"), float("nan"), 0.99])
-    sums["num_failed"] = 0, 1, 1, 0, 1
-    sums["status"][4] = Status.TOO_SHORT
-    answers = Judge(rules, Calling(), sums).answer(sums)
-    assert answers.status.tolist() == [Status.OK, FAILED, FAILED, NO_OPEN_FRAME, Status.TOO_SHORT]
-    assert answers.call.tolist() == [Call.VIRUS, Call.VIRUS, Call.NO_CALL, Call.NO_CALL, Call.NO_CALL]
-    assert np.isnan(answers.p_virus).tolist() == np.isnan(answers.fdr).tolist() == [False, False, True, True, True]
+    table = table_with(rules, [0.99, 0.99, float("nan"), float("nan"), 0.99])
+    table.sequences["num_failed"] = 0, 1, 1, 0, 1
+    table.sequences["status"][4] = Status.TOO_SHORT
+    calls = call_sequences(table, Calling())
+    assert calls["status"].tolist() == [Status.OK, FAILED, FAILED, NO_OPEN_FRAME, Status.TOO_SHORT]
+    assert calls["call"].tolist() == [Call.VIRUS, Call.VIRUS, Call.NO_CALL, Call.NO_CALL, Call.NO_CALL]
+    assert np.isnan(calls["p_virus"]).tolist() == np.isnan(calls["fdr"]).tolist() == [False, False, True, True, True]
 
 
 def test_a_sequence_that_repeats_itself_is_not_called_virus(rules):
     """Whatever decides the calls; it keeps its probability, and any other call."""
-    sums = sums_of([0.99, 0.01])
-    sums["status"] = Status.REPETITIVE
     for calling in (Calling(), Calling(threshold=0.5), Calling(fdr=0.3)):
-        answers = Judge(rules, calling, sums).answer(sums)
-        assert answers.call.tolist() == [Call.UNCERTAIN, Call.NOT_VIRUS]
-        assert answers.status.tolist() == [Status.REPETITIVE] * 2
-        np.testing.assert_allclose(answers.p_virus, [0.99, 0.01])
+        table = table_with(rules, [0.99, 0.01, float("nan")])
+        table.sequences["status"] = Status.REPETITIVE
+        calls = call_sequences(table, calling)
+        assert calls["call"].tolist() == [Call.UNCERTAIN, Call.NOT_VIRUS, Call.NO_CALL]
+        assert calls["status"].tolist() == [Status.REPETITIVE] * 3
+        np.testing.assert_allclose(calls["p_virus"][:2], [0.99, 0.01], rtol=1e-6)
 
 
-def test_an_input_without_sequences_can_be_judged(rules):
+def test_masked_fragments_are_in_no_sum(rules):
+    """A call is that of the other fragments, whatever a masked one would have said."""
+    plain = table_of([line("a", 1500, [0.2, 0.95, 0.95])], rules)
+    masked = table_of([line("a", 2000, [0.2, 0.95, 0.001, 0.95])], rules)
+    masked.fragments["masked"][2] = 1
+    one, other = (call_sequences(table, Calling()) for table in (plain, masked))
+    assert one.tobytes() == other.tobytes()
+
+
+def test_an_input_without_sequences_can_be_called(rules):
     """Nothing in, nothing out."""
-    sums = sums_of([])
-    assert len(Judge(rules, Calling(fdr=0.1), sums).answer(sums).call) == 0
+    assert len(call_sequences(table_with(rules, []), Calling(fdr=0.1))) == 0
 
 
 def test_rules_read_back_as_they_were_written(rules, tmp_path):
@@ -288,6 +291,7 @@ def spoil(run, unit, rows):
     scores[rows] = np.nan
     made_from = {name: store.read_attributes(path, "scores")[name] for name in ("unit_digest", "fingerprint")}
     store.write_arrays(path, "scores", {"scores": scores}, made_from)
+    shutil.rmtree(RunDir(run).table, ignore_errors=True)
 
 
 def test_rows_that_failed_are_listed_and_the_others_make_the_call(virnucpro, run, finished):
@@ -337,6 +341,7 @@ def test_a_sequence_of_which_nothing_was_computed_has_no_call(virnucpro, run):
     assert json.loads((run / "a.summary.json").read_text())["fdr_of_virus"] is None
     for path, content in kept.items():
         path.write_bytes(content)
+    shutil.rmtree(RunDir(run).table, ignore_errors=True)
     assert virnucpro("call", run, "-q").code == 0
     assert not (run / "a.failed.tsv").exists()
 

@@ -26,13 +26,6 @@ from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
 from virnucpro.heads import load_head, save_head
 from virnucpro.results.calls import Call
 from virnucpro.run.predict import Results
-from virnucpro.run_dir import RunDir
-from virnucpro.sequence.extract import Extraction
-from virnucpro.sequence.fasta import SequenceFile
-from virnucpro.sequence.masks import Masking
-from virnucpro.sequence.recut import recut, whole_records
-from virnucpro.sequence.table import DECIDED
-from virnucpro.stages.base import Index
 from virnucpro.training.dev import DevSequences
 
 STEMS = ("a", "b")
@@ -55,7 +48,6 @@ def write_other(folder: Path, **settings: object) -> Path:
     del ours["nearest"], ours["evidence"]  # it has no table of proteins
     ours |= {"name": "other", "fragment_length": 300, "min_length": 150, "frameless": "skip", "rows": "max"}
     ours["presets"] = {"sensitive": [0.3, 0.5], "balanced": [0.4, 0.6], "strict": [0.4, 0.8]}
-    del ours["repetitive"]
     (folder / "bundle.yaml").write_text(yaml.safe_dump(ours | settings))
     return folder
 
@@ -90,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_fasta(folder / "a.fasta", {name: whole[name] for name in names[:30]})
     write_fasta(folder / "b.fasta", {name: whole[name] for name in names[30:]})
     write_other(folder / "other")
-    run(folder, "alone_first", "lite")
+    run(folder, "alone_first", "lite", fragment_length=300)
     run(folder, "alone_full", "other")
     return folder
 
@@ -99,7 +91,7 @@ def run(folder: Path, out: str, model: str = "other", unit_rows: int = 15, **sci
     """Predict both inputs, into ``folder/out``."""
     settings = {"science.model": model if model == "lite" else str(folder / model), "layout.unit_rows": unit_rows}
     settings |= {"runtime.threads": 1, "runtime.device": "cpu"} | {f"science.{k}": v for k, v in science.items()}
-    options = virnucpro.Options(keep_intermediate=True, with_report=False)
+    options = virnucpro.Options(keep_intermediate=True, with_report=False, is_length_meant=True)
     inputs = [folder / f"{stem}.fasta" for stem in STEMS]
     return virnucpro.predict(inputs, folder / out, virnucpro.make_settings(None, settings), options=options)
 
@@ -232,10 +224,10 @@ def test_counts_say_who_decided_how_much(out):
 
 
 def test_rows_of_twins_are_computed_once(out):
-    """Each model computes a sequence that is there twice one time."""
-    index, first = Index.read(RunDir(out)), Index.read(RunDir(out).first)
-    for part in (index, first):
-        assert sum(unit.num_sources for unit in part.units) < part.num_rows
+    """Each model computes a sequence that is there twice one time, and the one asked for what the first left."""
+    record = json.loads((out / "all.run.json").read_text())
+    first, asked = record["cascade"]["num_rows_computed"], record["counts"]["num_rows_computed"]
+    assert 0 < asked < first < record["counts"]["num_rows"]
 
 
 def test_limits_of_0_and_1_give_the_results_of_the_full_model(folder):
@@ -267,10 +259,12 @@ def test_narrow_limits_with_fit_sequences_alone_give_the_results_of_the_first(fo
     fasta = write_fasta(tmp_path / "in.fasta", {f"s{i}": open_dna(400 + 37 * i, seed=i) for i in range(12)})
     cascade = ("--cascade", "--cascade-limits", "0.5,0.5", "-m", folder / "other")
     assert virnucpro("predict", fasta, "-o", tmp_path / "both", *cascade, *SMALL_UNITS).code == 0
-    assert virnucpro("predict", fasta, "-o", tmp_path / "first", *SMALL_UNITS).code == 0
+    alone = ("--expected-length", 300)
+    assert virnucpro("predict", fasta, "-o", tmp_path / "first", *alone, *SMALL_UNITS).code == 0
     for name in ("fragments.tsv.gz", "virus.fna.gz", "regions.tsv", "windows.bedgraph.gz", "proviruses.fna.gz"):
         assert (tmp_path / "both" / f"in.{name}").read_bytes() == (tmp_path / "first" / f"in.{name}").read_bytes()
-    assert Index.read(RunDir(tmp_path / "both")).num_rows == 0
+    record = json.loads((tmp_path / "both/in.run.json").read_text())
+    assert record["counts"]["num_rows_computed"] == 0
 
 
 @pytest.mark.parametrize("unit_rows", [1, 4, 10_000])
@@ -297,7 +291,7 @@ def all_bytes(directory):
     return {stem: result_bytes(directory, stem, "rows.tsv.gz", "regions.tsv") for stem in STEMS}
 
 
-@pytest.mark.parametrize("place", ["run/first/run/scores", "run/units", "run/scores"])
+@pytest.mark.parametrize("place", ["run/first/scores", "run/units", "run/scores"])
 def test_kill_9_then_the_same_command_gives_the_same_bytes(folder, out, limits, tmp_path, place):
     """Whichever model is at work; what is done is kept, decisions included."""
     arguments = asked(folder, tmp_path / "out", limits, "--keep-embeddings")
@@ -315,14 +309,14 @@ def test_kill_9_then_the_same_command_gives_the_same_bytes(folder, out, limits, 
     assert again.returncode == 0, err
     assert all_bytes(tmp_path / "out") == all_bytes(out)
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
-    assert not [*(tmp_path / "out").rglob("*-tmp-*"), *(tmp_path / "out").rglob("*.npy")]
+    assert not [*(tmp_path / "out").rglob("*-tmp-*"), *(tmp_path / "out").rglob("rows.npy")]
 
 
 def test_a_finished_cascade_computes_nothing_again_and_fresh_does(folder, limits, virnucpro, tmp_path):
     """As any other run."""
     assert virnucpro(*asked(folder, tmp_path / "out", limits)).code == 0
     before = all_bytes(tmp_path / "out")
-    scores = tmp_path / "out/run/first/run/scores/unit-00000.h5"
+    scores = tmp_path / "out/run/first/scores/unit-00000.h5"
     then = scores.stat().st_mtime_ns
     assert virnucpro(*asked(folder, tmp_path / "out", limits)).code == 0
     assert scores.stat().st_mtime_ns == then
@@ -429,8 +423,8 @@ def flip(path, kind, name):
 @pytest.mark.parametrize(
     ("place", "kind", "name"),
     [
-        ("run/first/run/scores/unit-00002.h5", "scores", "scores"),
-        ("run/first/run/units/unit-00001.h5", "unit", "rows"),
+        ("run/first/scores/unit-00002.h5", "scores", "scores"),
+        ("run/selected/unit-00001.h5", "selection", "rows"),
         ("run/scores/unit-00001.h5", "scores", "scores"),
         ("run/units/unit-00001.h5", "unit", "sequences"),
     ],
@@ -540,13 +534,13 @@ def test_rows_that_the_first_model_cannot_compute_are_told_of_and_their_sequence
     known = {"first": str(first), "first_fingerprint": load_bundle(str(first)).fingerprint}
     model = write_other(tmp_path / "model", cascade=known | {"low": 0.5, "high": 0.5, "agreement": 1, "share": 1})
     ended = virnucpro("predict", fasta, "-o", tmp_path / "out", "-m", model, "--cascade", *SMALL_UNITS)
-    assert (ended.code, "by model tiny" in ended.err, "run/first/run/failed" in ended.err) == (5, True, True)
+    assert (ended.code, "by model tiny" in ended.err, "run/first/failed" in ended.err) == (5, True, True)
     assert not (tmp_path / "out/in.failed.tsv").exists()
     table = {line["name"]: line for line in read_tsv(tmp_path / "out/in.sequences.tsv")}
     assert (table["bad"]["status"], table["bad"]["model"]) == ("ok", "other")
     assert json.loads((tmp_path / "out/in.run.json").read_text())["cascade"]["num_rows_failed"] >= 1
     ended = virnucpro("verify", tmp_path / "out", "-q")
-    assert (ended.code, "first/run/failed" in ended.out) == (5, True)
+    assert (ended.code, "first/failed" in ended.out) == (5, True)
 
 
 def test_stdin_pairs_sheets_and_nothing_at_all(folder, out, limits, tmp_path):
@@ -582,38 +576,6 @@ def test_two_models_of_one_name_are_told_apart(folder, virnucpro, tmp_path):
     assert virnucpro("predict", folder / "a.fasta", "-o", tmp_path / "o", "-m", model, *limits, *SMALL_UNITS).code == 0
     expected = {f"lite@{load_bundle(name).fingerprint[:8]}" for name in ("lite", str(model))}
     assert {line["model"] for line in read_tsv(tmp_path / "o/a.sequences.tsv")} == expected
-
-
-@pytest.mark.parametrize("unit_rows", [1, 3, 50])
-def test_records_come_back_from_their_units_as_they_were_read(folder, unit_rows):
-    """Whatever the units cut through; names, bases in their case, and empty ones too."""
-    arguments = {"min_length": 100, "unit_rows": unit_rows, "score_frameless": True, "find_repetitive": True}
-    paths = [str(folder / f"{stem}.fasta") for stem in STEMS]
-    blocks = list(whole_records(Extraction(paths, fragment_length=500, **arguments).units()))
-    names = [name for block in blocks for name in block.names.to_bytes()]
-    bases = [item for block in blocks for item in block.bases.to_bytes()]
-    expected = [pair for path in paths for block in SequenceFile(path).blocks()
-                for pair in zip(block.names.to_bytes(), block.bases.to_bytes(), strict=True)]  # fmt: skip
-    assert list(zip(names, bases, strict=True)) == expected
-    settings = arguments | {"min_length": 150, "score_frameless": False, "find_repetitive": False}
-    tables = list(
-        recut(
-            Extraction(paths, fragment_length=500, **arguments).units(),
-            lambda sequences: sequences["number"] % 3 == 0,
-            fragment_length=300,
-            masking=Masking(150, find_repetitive=False),
-            unit_rows=unit_rows,
-            score_frameless=False,
-        )
-    )
-    numbers = np.concatenate([table.sequences["number"] for table in tables])
-    status = np.concatenate([table.sequences["status"] for table in tables])
-    assert numbers.tolist() == list(range(len(expected)))
-    assert ((status == DECIDED) == (numbers % 3 != 0)).all()
-    whole = Extraction(paths, fragment_length=300, **settings).units()
-    fragments = np.concatenate([table.fragments for table in whole])
-    chosen = fragments[fragments["sequence"] % 3 == 0]
-    assert np.concatenate([table.fragments for table in tables]).tolist() == chosen.tolist()
 
 
 def answered(first: list[float], full: list[float]) -> Answered:

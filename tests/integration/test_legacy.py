@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import mixed_records
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracle_extraction import extract
 
@@ -18,13 +18,13 @@ from virnucpro.bundles import load_bundle
 from virnucpro.encoders import load_encoder
 from virnucpro.engine.collator import VarlenCollator
 from virnucpro.heads import load_head, save_head
-from virnucpro.results.legacy import HIGHEST_COLUMNS, RESULT_COLUMNS, HighestScores, result_lines
+from virnucpro.results.formats import lines
+from virnucpro.results.legacy import highest_cells, result_cells
+from virnucpro.results.schema import LEGACY_HIGHEST, LEGACY_RESULTS
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
 
 RESULTS = "in_merged/prediction_results.txt"
-patient = settings(deadline=None)
-"""Kernels are compiled when they are first called."""
 ROLES = ("nucleotide", "protein")
 HIGHEST = "in_merged/prediction_results_highestscore.csv"
 
@@ -55,7 +55,7 @@ def published_highest(rows):
 def encoded(rows):
     """Names and scores as the report takes them."""
     scores = np.array([(score1, score2) for _, score1, score2 in rows], dtype=np.float32).reshape(-1, 2)
-    return Ragged.from_bytes(name.encode() for name, _, _ in rows), scores
+    return [name.encode() for name, _, _ in rows], scores
 
 
 # Few names and few scores, so that names fall together and scores are equal.
@@ -64,28 +64,25 @@ some_names = st.text('ab"é 1', min_size=1, max_size=3)
 some_rows = st.lists(st.tuples(st.builds("{}_chunk_1F1".format, some_names), some_scores, some_scores), max_size=12)
 
 
-@patient
 @given(some_rows)
 def test_a_row_is_virus_when_its_second_score_is_larger(rows):
     """Of two equal scores the first wins; scores are the text of a float32."""
-    assert result_lines(*encoded(rows)).decode().splitlines() == published_results(rows)
+    assert lines(result_cells(*encoded(rows))).decode().splitlines() == published_results(rows)
 
 
-@patient
 @given(some_rows, st.lists(st.integers(0, 12)))
 def test_a_window_is_virus_when_its_largest_virus_score_is_not_smaller(rows, borders):
     """The largest over rows of one name, wherever they stand, and however they come."""
-    highest = HighestScores()
-    for start, stop in pairwise([0, *sorted(min(border, len(rows)) for border in borders), len(rows)]):
-        highest.add(*encoded(rows[start:stop]))
+    bounds = [0, *sorted(min(border, len(rows)) for border in borders), len(rows)]
+    highest = highest_cells(encoded(rows[start:stop]) for start, stop in pairwise(bounds))
     rows = [(name, np.float32(score1), np.float32(score2)) for name, score1, score2 in rows]
-    assert highest.lines().decode().splitlines() == published_highest(rows)
+    assert lines(highest).decode().splitlines() == published_highest(rows)
 
 
 def test_scores_are_written_as_numpy_writes_a_float32():
     """The shortest text that reads back as the same number."""
     scores = np.array([[0.1, 0.9], [1e-8, 1.0], [1.2345679e-05, 0.99998766], [0.5, 0.5]], dtype=np.float32)
-    assert result_lines(Ragged.from_bytes([b"a", b"b", b"c", b"d"]), scores).decode().splitlines() == [
+    assert lines(result_cells([b"a", b"b", b"c", b"d"], scores)).decode().splitlines() == [
         "a\tvirus\t0.1\t0.9",
         "b\tvirus\t1e-08\t1.0",
         "c\tvirus\t1.2345679e-05\t0.99998766",
@@ -96,9 +93,8 @@ def test_scores_are_written_as_numpy_writes_a_float32():
 def test_names_are_quoted_where_a_csv_needs_it_and_nowhere_else():
     """A double quote is doubled; bytes that are no UTF-8 pass through."""
     names = [b'he"llo_chunk_1F1', b"plain,comma;'1'_chunk_1F1", b"\xff_chunk_1R2", b'"_chunk_10F3']
-    highest = HighestScores()
-    highest.add(Ragged.from_bytes(names), np.array([[0.5, 0.5]] * 4, dtype=np.float32))
-    assert highest.lines().splitlines() == [
+    highest = highest_cells([(names, np.array([[0.5, 0.5]] * 4, dtype=np.float32))])
+    assert lines(highest).splitlines() == [
         b'"""_chunk_10"\tTrue',
         b'"he""llo_chunk_1"\tTrue',
         b"plain,comma;'1'_chunk_1\tTrue",
@@ -156,16 +152,16 @@ def legacy_lines(request, virnucpro, tmp_path, by_hand):
 
 def test_the_program_writes_the_published_files(legacy_lines, by_hand):
     """Rows, order, form and scores of a program that does one row at a time; calls by the published rule."""
-    (header, *lines), (highest_header, *highest_lines) = legacy_lines
-    assert tuple(header.split("\t")) == RESULT_COLUMNS == ("Sequence_ID", "Prediction", "score1", "score2")
-    assert tuple(highest_header.split("\t")) == HIGHEST_COLUMNS == ("Modified_ID", "Is_Virus")
-    written = [line.split("\t") for line in lines]
+    (header, *result_lines), (highest_header, *highest_lines) = legacy_lines
+    assert tuple(header.split("\t")) == LEGACY_RESULTS.header == ("Sequence_ID", "Prediction", "score1", "score2")
+    assert tuple(highest_header.split("\t")) == LEGACY_HIGHEST.header == ("Modified_ID", "Is_Virus")
+    written = [line.split("\t") for line in result_lines]
     rows = [(name, np.float32(score1), np.float32(score2)) for name, _, score1, score2 in written]
     expected = by_hand[2]
     assert [name for name, _, _ in rows] == [name for name, _, _ in expected]
     difference = np.array([row[1:] for row in rows]) - np.array([row[1:] for row in expected])
     assert np.abs(difference).max() < 1e-5
-    assert lines == published_results(rows)
+    assert result_lines == published_results(rows)
     assert highest_lines == published_highest(rows)
 
 

@@ -7,18 +7,19 @@ import shutil
 import subprocess
 
 import pytest
-from test_report import sequence, write_run
+from made_tables import line, write_run
 
 from virnucpro.results.multiqc import write_multiqc
 
 
 def run_of(root, stem, num_virus):
-    """A finished run of one input with so many virus calls among ten."""
-    lines = [sequence(f"s{place}", 1000, 0.9 if place < num_virus else 0.1) for place in range(10)]
-    write_run(root, lines, with_fragments=False, bases_by_call={"virus": 1000 * num_virus})
-    for path in root.glob("in.*"):
-        path.rename(root / path.name.replace("in.", f"{stem}.", 1))
-    return write_multiqc(root, [stem])
+    """MultiQC's files of a finished run with so many virus calls among ten."""
+    lines = [line(f"s{place}", 1000, 0.95 if place < num_virus else 0.1) for place in range(10)]
+    return written(write_run(root, lines, stem=stem), stem)
+
+
+def written(root, stem):
+    return write_multiqc(root, stem, json.loads((root / f"{stem}.summary.json").read_text()))
 
 
 def test_each_input_has_bars_and_columns(tmp_path):
@@ -30,14 +31,14 @@ def test_each_input_has_bars_and_columns(tmp_path):
     expected = {"num_sequences": 10, "percent_virus": 40.0, "bases_virus": 4000}
     assert json.loads(columns.read_text())["data"] == {"gut": expected}
     first = calls.read_bytes() + columns.read_bytes()
-    write_multiqc(tmp_path / "run", ["gut"])
+    written(tmp_path / "run", "gut")
     assert calls.read_bytes() + columns.read_bytes() == first
 
 
 def test_an_empty_input_is_zero_percent(tmp_path):
     """Nothing is divided by no sequences."""
-    root = write_run(tmp_path / "run", [], with_fragments=False)
-    _, columns = write_multiqc(root, ["in"])
+    root = write_run(tmp_path / "run", [])
+    _, columns = written(root, "in")
     assert json.loads(columns.read_text())["data"]["in"]["percent_virus"] == 0
 
 

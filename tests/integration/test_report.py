@@ -2,93 +2,38 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 import re
 import shutil
 import subprocess
-import tracemalloc
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import mixed_records, read_tsv, write_fasta
+from made_tables import RULES, line, table_of, write_run
 
+from virnucpro.bundles.rules import Thresholds
 from virnucpro.errors import StoreError, UsageError
-from virnucpro.results import plots
-from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES
+from virnucpro.results import counts as counting
+from virnucpro.results import figures, plots
+from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Calling
+from virnucpro.results.finished import FinishedRun, open_run, stems_of
+from virnucpro.results.outputs import InputResults
+from virnucpro.results.overview import CALLS, overview
 from virnucpro.results.page import STATUS_MEANINGS, short_name, write_report
-from virnucpro.results.results import CALLS, open_run, stems_of, tally_sequences
-from virnucpro.results.tracks import read_proviruses, read_tracks
+from virnucpro.sequence.table import Status
 
-COLUMNS = (
-    "name", "length", "num_fragments", "num_rows",
-    "call", "p_virus", "fdr", "evidence", "top_region", "status", "reason",
-)  # fmt: skip
-OLDER_COLUMNS = tuple(column for column in COLUMNS if column not in ("fdr", "top_region"))
-FRAGMENT_COLUMNS = ("name", "fragment", "start", "stop", "num_rows", "p_virus", "evidence")
-REGION_COLUMNS = (
-    "region", "sequence", "start", "stop", "length", "kind", "p_virus", "score", "num_fragments", "topology",
-)  # fmt: skip
 HOSTILE = (b"<script>alert(1)</script>", b"\"'&amp;{{7*7}}$x$", b"caf\xc3\xa9\xff\x00\x1b[31m", "\u202eevil".encode())
 VOID = {"meta", "link", "br", "rect", "path", "use", "hr", "img", "input"}
 
 
-def sequence(name, length, p_virus, call=None, num_fragments=None):
-    """A line of the table of sequences."""
-    call = call or ("virus" if p_virus >= 0.5 else "not_virus")
-    num_fragments = max(1, length // 500) if num_fragments is None else num_fragments
-    numbers = (length, num_fragments, 3)
-    scores = (f"{p_virus:.4f}", f"{(1 - p_virus) / 2:.4f}", "protein+nucleotide")
-    cells = (name, *numbers, call, *scores, "1-500", "ok", "NA")
-    if call == "no_call":
-        cells = (name, *numbers, call, "NA", "NA", "NA", "NA", "too_short", "shorter than 100 bases")
-    return dict(zip(COLUMNS, as_bytes(cells), strict=True))
-
-
-def as_bytes(cells):
-    """Cells of a table; names are bytes already."""
-    return [cell if isinstance(cell, bytes) else str(cell).encode() for cell in cells]
-
-
-def windows(line):
-    """Lines of the table of fragments of a sequence; the probability of a window tells its place."""
-    for place in range(int(line["num_fragments"])):
-        p = place / 100
-        yield as_bytes((line["name"], place + 1, place * 500 + 1, place * 500 + 500, 1, f"{p:.4f}", "nucleotide"))
-
-
-def table(columns, lines):
-    """A table as bytes."""
-    return b"\n".join([b"\t".join(cell.encode() for cell in columns), *(b"\t".join(line) for line in lines), b""])
-
-
-def write_run(root, lines, *, columns=COLUMNS, regions=None, with_fragments=True, **summary):
-    """The result files of a finished run of one input, ``in``."""
-    root.mkdir(exist_ok=True)
-    (root / "in.sequences.tsv").write_bytes(table(columns, ([line[name] for name in columns] for line in lines)))
-    if with_fragments:
-        cells = (window for line in lines for window in windows(line))
-        (root / "in.fragments.tsv.gz").write_bytes(gzip.compress(table(FRAGMENT_COLUMNS, cells), mtime=0))
-    if regions is not None:
-        (root / "in.regions.tsv").write_bytes(table(REGION_COLUMNS, regions))
-    calls = {call: sum(line["call"] == call.encode() for line in lines) for call in CALLS}
-    base = {"input": "in.fasta", "model": "lite", "model_fingerprint": "ab" * 32, "threshold": 0.5}
-    counts = {"num_sequences": len(lines), "sequences_by_call": calls, "bases_by_call": dict.fromkeys(CALLS, 0)}
-    (root / "in.summary.json").write_text(json.dumps(base | counts | summary))
-    return root
-
-
-def write_record(root, **record):
-    """The run record beside the results."""
-    (root / "in.run.json").write_text(json.dumps(record))
-
-
-def provirus(name, start, stop, score):
-    """A line of the table of regions."""
-    return as_bytes((name + b"|provirus", name, start, stop, stop - start + 1, "provirus", 0.9, score, 4, "NA"))
+def page_of(root, stem="in"):
+    """The page of a finished run."""
+    return Page(write_report(open_run(root, stem)))
 
 
 class Page(HTMLParser):
@@ -130,34 +75,26 @@ class Page(HTMLParser):
 @pytest.fixture
 def full_run(tmp_path):
     """A run with all calls, hostile names, a name that occurs twice, proviruses and warnings."""
+    host = np.full(120, 0.04)
+    host[20:80] = 0.97
     lines = [
-        *(sequence(name, 3000 + place, 0.9 + place / 100) for place, name in enumerate(HOSTILE)),
-        *(sequence("twin", 4000 + 1000 * place, 0.95) for place in range(2)),
-        sequence("host", 60_000, 0.1),
-        sequence("unsure", 900, 0.6, "uncertain"),
-        sequence("tiny", 20, 0, "no_call", 0),
+        *(line(name, 3000 + place, 0.95 + place / 100) for place, name in enumerate(HOSTILE)),
+        *(line("twin", 4000 + 1000 * place, 0.95 + 0.01 * place) for place in range(2)),
+        line("host", 60_000, host),
+        line("unsure", 900, 0.7),
+        line("tiny", 20, np.nan, Status.TOO_SHORT),
     ]
-    regions = [provirus(b"host", 10_001, 40_000, 7.5)]
-    settings = {
-        "preset": "balanced",
-        "threshold": None,
-        "threshold_virus": 0.8,
-        "threshold_not_virus": 0.4,
-        "prevalence": 0.2,
+    record = {
+        "version": "0.1.0",
+        "command": ["/opt/bin/virnucpro", "predict", "in <1>.fasta"],
+        "started": "2025-06-01T12:30:00+00:00",
+        "parameters": {"fragment_length": 500},
+        "inputs": [{"source": "in.fasta", "stem": "in", "sha256": "c0ffee", "num_bases": 1234567}],
+        "model": {"encoders": {"nucleotide": "dnabert_s", "protein": "esm2"}},
+        "seconds": {"total": 5.0, "extract": 1.0, "embed": 3.0},
+        "warnings": ["a <warning>"],
     }
-    root = write_run(tmp_path / "full", lines, regions=regions, **settings, num_rows_failed=3)
-    write_record(
-        root,
-        version="0.1.0",
-        command=["/opt/bin/virnucpro", "predict", "in <1>.fasta"],
-        started="2025-06-01T12:30:00+00:00",
-        parameters={"fragment_length": 500},
-        inputs=[{"source": "in.fasta", "stem": "in", "sha256": "c0ffee", "num_bases": 1234567}],
-        model={"encoders": {"nucleotide": "dnabert_s", "protein": "esm2"}},
-        seconds={"total": 5.0, "extract": 1.0, "embed": 3.0},
-        warnings=["a <warning>"],
-    )
-    return root
+    return write_run(tmp_path / "full", lines, calling=Calling(prevalence=0.2), record=record, num_rows_failed=3)
 
 
 def test_the_report_of_a_run_holds_what_its_tables_hold(virnucpro, tmp_path):
@@ -182,7 +119,7 @@ def test_the_report_of_a_run_holds_what_its_tables_hold(virnucpro, tmp_path):
 
 def test_names_are_text_and_nothing_else(full_run):
     """Markup, quotes, template syntax, broken UTF-8, control and direction characters show as what they are."""
-    shown = Page(write_report(full_run, "in"))
+    shown = page_of(full_run)
     assert "script" not in [tag for tag, _ in shown.elements]
     assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
     for text in ("<script>alert(1)</script>", "\"'&amp;{{7*7}}$x$", "café\\xff\\u0000\\u001b[31m", "\\u202eevil"):
@@ -194,7 +131,7 @@ def test_names_are_text_and_nothing_else(full_run):
 
 def test_the_page_loads_nothing(full_run):
     """No address but places on the page itself, and a policy that forbids the rest."""
-    shown = Page(write_report(full_run, "in"))
+    shown = page_of(full_run)
     assert {link[0] for link in shown.links if link != "data:,"} == {"#"}
     policy = next(meta["content"] for meta in shown.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
@@ -205,7 +142,7 @@ def test_the_page_loads_nothing(full_run):
 
 def test_the_page_can_be_read_without_seeing_it(full_run):
     """Language, one first heading, scopes of table headers, words for each figure, a link to the results."""
-    shown = Page(write_report(full_run, "in"))
+    shown = page_of(full_run)
     assert shown.all("html")[0]["lang"] == "en"
     assert len(shown.all("h1")) == 1
     assert all(header.get("scope") in ("col", "row") for header in shown.all("th"))
@@ -228,7 +165,7 @@ def test_text_and_colours_stand_out_in_both_schemes():
             for call in CALLS:
                 assert contrast(scheme[call.replace("_", "-")], ground) >= 3, call
         assert contrast(scheme["warn-ink"], scheme["warn-page"]) >= 4.5
-    assert {light[call.replace("_", "-")] for call in CALLS} == set(plots.CALL_COLOURS.values())
+    assert {light[call.replace("_", "-")] for call in CALLS} == set(figures.CALL_COLOURS.values())
 
 
 def contrast(one, other):
@@ -245,12 +182,12 @@ def contrast(one, other):
 
 def test_the_page_says_how_it_was_made(full_run):
     """Methods sentence with the settings of this run, its encoders' publications, the date that the record states."""
-    text = " ".join(Page(write_report(full_run, "in")).text.split())
+    text = " ".join(page_of(full_run).text.split())
     assert "run on 2025-06-01 at 12:30 UTC" in text
     assert (
-        "by the preset balanced (calibrated probability at equal prevalence of 0.8 or more, from 0.4 uncertain)" in text
+        "by the preset balanced (calibrated probability at equal prevalence of 0.9 or more, from 0.6 uncertain)" in text
     )
-    assert "probabilities are for an expected share of viral sequences of 0.2." in text
+    assert "probabilities are for 20.0% viral sequences, as given." in text
     assert "3 rows could not be computed; in.failed.tsv lists them." in text
     assert "ESM-2 (Lin et al., 2023)" in text
     assert "DNABERT-S (Zhou et al., 2024)" in text
@@ -259,31 +196,40 @@ def test_the_page_says_how_it_was_made(full_run):
 
 
 @pytest.mark.parametrize(
-    ("settings", "lines", "rule"),
+    ("calling", "lines", "rule"),
     [
-        ({"threshold": 0.5}, (0.5,), "sequences with a calibrated probability of 0.5 or more were called viral."),
         (
-            {"threshold_virus": 0.9, "threshold_not_virus": 0.9, "prevalence": 0.2},
+            Calling(threshold=0.5),
+            (0.5,),
+            "probability of 0.5 or more were called viral; probabilities are for 50% viral sequences, assumed",
+        ),
+        (
+            Calling(threshold=0.9, prevalence=0.2),
             (0.9,),
-            "of 0.9 or more were called viral; probabilities are for an expected share of viral sequences of 0.2.",
+            "of 0.9 or more were called viral; probabilities are for 20.0% viral sequences, as given.",
         ),
         (
-            {"preset": "strict", "threshold_virus": 0.8, "threshold_not_virus": 0.5, "prevalence": 0.2},
+            Calling("wide", prevalence=0.2),
             (0.2, 0.5),
-            "by the preset strict (calibrated probability at equal prevalence of 0.8 or more, from 0.5 uncertain)",
+            "by the preset wide (calibrated probability at equal prevalence of 0.8 or more, from 0.5 uncertain)",
         ),
         (
-            {"threshold": None, "threshold_virus": None, "threshold_not_virus": None, "fdr": 0.05},
+            Calling(fdr=0.05),
             (),
-            "sequences were called viral up to an estimated false discovery rate of 0.05.",
+            "sequences were called viral up to an estimated false discovery rate of 0.05; ",
         ),
     ],
 )
-def test_thresholds_are_drawn_on_the_scale_of_the_table(tmp_path, settings, lines, rule):
+def test_thresholds_are_drawn_on_the_scale_of_the_table(tmp_path, calling, lines, rule):
     """A preset holds at equal prevalence and is shifted by Bayes' rule: odds of 4 become 1 at one in five."""
-    root = write_run(tmp_path / "run", [sequence("a", 900, 0.9)], **{"threshold": None} | settings)
-    assert open_run(root, "in").thresholds == pytest.approx(lines)
-    assert rule in " ".join(Page(write_report(root, "in")).text.split())
+    rules = replace(RULES, presets=RULES.presets | {"wide": Thresholds(0.5, 0.8)})
+    root = tmp_path / "run"
+    root.mkdir()
+    results = InputResults.of(table_of([line("a", 900, 0.9)], rules), calling)
+    summary = counting.summary(results, counting.Counts.of(results, {}), "in.fasta", None)
+    run = FinishedRun(root, "in", {}, summary, results)
+    assert run.thresholds == pytest.approx(lines)
+    assert rule in " ".join(Page(write_report(run)).text.split())
 
 
 def test_every_call_and_status_has_its_words():
@@ -294,16 +240,17 @@ def test_every_call_and_status_has_its_words():
 
 def test_the_same_run_gives_the_same_page(full_run, tmp_path):
     """Byte for byte, wherever it is written."""
-    first = write_report(full_run, "in").read_bytes()
-    assert write_report(full_run, "in", tmp_path / "again.html").read_bytes() == first
+    first = write_report(open_run(full_run, "in")).read_bytes()
+    assert write_report(open_run(full_run, "in"), tmp_path / "again.html").read_bytes() == first
 
 
 @pytest.mark.parametrize("file_format", plots.FORMATS)
 def test_the_same_run_gives_the_same_figures(tmp_path, file_format):
     """Three over all sequences and one for each track, byte for byte."""
-    root = write_run(tmp_path / "run", [sequence("a", 5000, 0.9), sequence("b", 400, 0.1)])
+    root = write_run(tmp_path / "run", [line("a", 5000, 0.95), line("b", 400, 0.1)])
     first, second = (
-        {path.name: path.read_bytes() for path in plots.write_plots(root, "in", file_format).iterdir()} for _ in "12"
+        {path.name: path.read_bytes() for path in plots.write_plots(open_run(root, "in"), file_format).iterdir()}
+        for _ in "12"
     )
     assert first == second
     assert set(first) == {f"{name}.{file_format}" for name in ("scores", "lengths", "shares", "track_01_a")}
@@ -311,54 +258,32 @@ def test_the_same_run_gives_the_same_figures(tmp_path, file_format):
 
 def test_names_of_figures_are_safe_and_short(full_run):
     """Whatever the sequence is called, its file has a plain name."""
-    folder = plots.write_plots(full_run, "in", "svg")
+    folder = plots.write_plots(open_run(full_run, "in"), "svg")
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,80}", path.name) for path in folder.iterdir())
     assert all("<script" not in path.read_text() for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("columns", [COLUMNS, OLDER_COLUMNS])
-def test_optional_columns_and_files_may_be_absent(tmp_path, columns):
-    """No fdr, no regions, no fragments, no run record."""
-    root = write_run(tmp_path / "run", [sequence("a", 5000, 0.9)], columns=columns, with_fragments=False)
-    shown = Page(write_report(root, "in"))
-    assert ("Estimated false calls" in shown.text) == ("fdr" in columns)
-    assert "Proviruses" not in shown.text
-
-
 def test_an_empty_input_has_a_report(tmp_path):
-    """Header-only tables are no error."""
-    shown = Page(write_report(write_run(tmp_path / "run", [], regions=[]), "in"))
-    assert "0 sequences were read" in shown.text
-    assert plots.write_plots(tmp_path / "run", "in", "png").is_dir()
+    """No sequences are no error."""
+    root = write_run(tmp_path / "run", [])
+    assert "0 sequences were read" in page_of(root).text
+    assert plots.write_plots(open_run(root, "in"), "png").is_dir()
 
 
-def test_counts_that_do_not_add_up_are_refused(tmp_path):
-    """A table with a line too few is not shown as if it were whole."""
-    root = write_run(tmp_path / "run", [sequence("a", 500, 0.9)], num_sequences=2)
-    with pytest.raises(StoreError, match="1 lines where 2 sequences were read"):
-        write_report(root, "in")
+def test_records_of_another_run_are_refused(tmp_path):
+    """A summary with other counts than the table is not shown as if they agreed."""
+    root = write_run(tmp_path / "run", [line("a", 500, 0.9)], num_sequences=2)
+    with pytest.raises(StoreError, match="counts 2 sequences where 1 were read"):
+        open_run(root, "in")
 
 
-@pytest.mark.parametrize(
-    ("suffix", "content"),
-    [
-        ("sequences.tsv", b"name\tlength\na\t1\n"),
-        ("sequences.tsv", table(COLUMNS, [[b"a", b"1"]])),
-        ("sequences.tsv", table(COLUMNS, [[b"a", b"x", b"1", b"1", b"virus", *[b"NA"] * 6]])),
-        ("sequences.tsv", table(COLUMNS, [[b"a", b"1", b"1", b"1", b"maybe", *[b"NA"] * 6]])),
-        ("fragments.tsv.gz", gzip.compress(table(FRAGMENT_COLUMNS, []), mtime=0)),
-        ("fragments.tsv.gz", gzip.compress(b"x" * 9999, mtime=0)[:60]),
-        ("fragments.tsv.gz", b"no gzip"),
-        ("regions.tsv", table(REGION_COLUMNS, [[b"provirus"] * len(REGION_COLUMNS)])),
-        ("summary.json", b"{"),
-    ],
-)
-def test_a_damaged_file_is_named(tmp_path, suffix, content):
-    """Which file it is, and what to do."""
-    root = write_run(tmp_path / "run", [sequence("a", 5000, 0.9)])
-    (root / f"in.{suffix}").write_bytes(content)
-    with pytest.raises(StoreError, match=re.escape(f"in.{suffix}")):
-        write_report(root, "in")
+@pytest.mark.parametrize("name", ["in.summary.json", "run/table/fragments.npy", "run/table/table.json"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    """Which file it is."""
+    root = write_run(tmp_path / "run", [line("a", 5000, 0.9)])
+    (root / name).write_bytes(b"{")
+    with pytest.raises(StoreError, match=re.escape(Path(name).name)):
+        open_run(root, "in")
 
 
 def test_a_directory_without_a_run_is_refused(virnucpro, tmp_path, full_run):
@@ -366,8 +291,7 @@ def test_a_directory_without_a_run_is_refused(virnucpro, tmp_path, full_run):
     with pytest.raises(UsageError, match="holds no finished run"):
         stems_of(tmp_path)
     assert virnucpro("report", tmp_path).code == 2
-    for path in list(full_run.glob("in.*")):
-        shutil.copy(path, full_run / path.name.replace("in.", "other.", 1))
+    shutil.copy(full_run / "in.summary.json", full_run / "other.summary.json")
     ended = virnucpro("report", full_run, "-o", tmp_path / "page.html")
     assert ended.code == 2
     assert "2 inputs" in ended.err
@@ -375,62 +299,42 @@ def test_a_directory_without_a_run_is_refused(virnucpro, tmp_path, full_run):
 
 def test_tracks_are_found_by_place_and_not_by_name(full_run):
     """Each of two sequences of one name has its own windows; a provirus is drawn on its host, which comes first."""
-    run = open_run(full_run, "in")
-    proviruses = read_proviruses(run)
-    tracks = read_tracks(run, tally_sequences(run, {b"host"}), proviruses)
-    assert proviruses.num_found == 1
-    assert [track.line.name for track in tracks[:3]] == [b"host", b"twin", b"twin"]
-    assert tracks[0].proviruses == proviruses.best
-    for track in tracks:
-        assert len(track.starts) == track.line.num_fragments
-        assert track.starts[0] == 1
-        assert np.array_equal(track.p_virus, np.arange(track.line.num_fragments) / 100)
+    results = open_run(full_run, "in").results
+    shown = overview(results)
+    assert shown.num_proviruses == 1
+    assert [track.line.name for track in shown.tracks[:3]] == [b"host", b"twin", b"twin"]
+    assert shown.tracks[0].proviruses == tuple(shown.proviruses)
+    assert [len(track.starts) for track in shown.tracks[:3]] == [120, 10, 8]
+    assert all(track.starts[0] == 1 and track.stops[-1] == track.line.length for track in shown.tracks)
 
 
 @pytest.mark.parametrize("num_windows", [2, 99, 100, 301, 5000])
 def test_a_track_of_any_length_is_drawn_small(tmp_path, num_windows):
     """Thousands of windows are averaged: the page does not grow with the sequence."""
-    root = write_run(tmp_path / "run", [sequence("long", num_windows * 500, 0.9)])
-    assert write_report(root, "in").stat().st_size < 250_000
+    p_virus = np.where(np.arange(num_windows) % 7, 0.97, 0.3)
+    p_virus[num_windows // 2] = np.nan
+    root = write_run(tmp_path / "run", [line("long", num_windows * 500, p_virus)])
+    assert write_report(open_run(root, "in")).stat().st_size < 250_000
 
 
-def test_bins_hold_every_sequence_once(tmp_path):
+def test_bins_hold_every_sequence_once():
     """Histograms by score and length add up to the counts, at the edges too."""
     scores = [0, 0.0249, 0.025, 0.4999, 0.5, 0.975, 0.9999, 1]
-    lines = [sequence(f"s{place}", 10**place, p) for place, p in enumerate(scores)]
-    root = write_run(tmp_path / "run", [*lines, sequence("none", 0, 0, "no_call", 0)], with_fragments=False)
-    tally = tally_sequences(open_run(root, "in"))
-    assert tally.scores.sum() == len(scores)
-    assert tally.scores.sum(axis=0)[[0, 1, 19, 20, 39]].tolist() == [2, 1, 1, 1, 3]
-    assert tally.lengths.sum() == len(lines) + 1
-    assert tally.calls == {"virus": 4, "uncertain": 0, "not_virus": 4, "no_call": 1}
+    lines = [line(f"s{place}", 10 ** min(place, 5), p) for place, p in enumerate(scores)]
+    shown = overview(InputResults.of(table_of([*lines, line("none", 0, np.nan)]), Calling(threshold=0.5)))
+    assert shown.scores.sum() == len(scores)
+    assert shown.scores.sum(axis=0)[[0, 1, 19, 20, 39]].tolist() == [2, 1, 1, 1, 3]
+    assert shown.lengths.sum() == len(lines) + 1
+    assert shown.calls == {"virus": 4, "uncertain": 0, "not_virus": 4, "no_call": 1}
 
 
-def test_hits_are_the_best_of_the_whole_table(tmp_path):
-    """Sorted by probability, then length, then place, however many batches the table is read in."""
+def test_hits_are_the_best_of_the_whole_table():
+    """Sorted by probability, then length, then place."""
     rng = random.Random(4)
-    lines = [
-        sequence(f"{'n' * 40}{place}", rng.randint(200, 900), rng.randint(40, 99) / 100) for place in range(30_000)
-    ]
-    root = write_run(tmp_path / "run", lines, with_fragments=False)
-    tally = tally_sequences(open_run(root, "in"))
-    order = sorted(range(len(lines)), key=lambda i: (-float(lines[i]["p_virus"]), -int(lines[i]["length"]), i))
-    assert [hit.number for hit in tally.hits] == order[:50]
-
-
-def test_memory_and_the_page_do_not_grow_with_the_table(tmp_path):
-    """Seventy thousand sequences: under a megabyte, and no more memory than half of them need."""
-    rng = random.Random(5)
-    lines = [sequence(f"contig_{place}", rng.randint(200, 9000), rng.random()) for place in range(70_000)]
-    peaks = []
-    for number in (35_000, 70_000):
-        root = write_run(tmp_path / str(number), lines[:number], with_fragments=False)
-        tracemalloc.start()
-        tally_sequences(open_run(root, "in"))
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.3 * peaks[0]
-    assert write_report(root, "in").stat().st_size < 1_000_000
+    lines = [line(f"n{place}", rng.randint(200, 499), rng.randint(91, 99) / 100) for place in range(70_000)]
+    shown = overview(InputResults.of(table_of(lines), Calling()))
+    order = sorted(range(len(lines)), key=lambda i: (-lines[i][2], -lines[i][1], i))
+    assert [hit.position for hit in shown.hits] == order[:50]
 
 
 def test_a_long_name_is_cut_in_the_middle():
@@ -453,7 +357,7 @@ _FRAME = """<body><iframe src="{page}" width="{width}" height="900" onload="
 def test_a_browser_shows_the_page_without_complaint(full_run, tmp_path, width):
     """No message on the console, no scrolling sideways on a phone or a desktop, all headings there."""
     frame = tmp_path / "frame.html"
-    frame.write_text(_FRAME.format(page=write_report(full_run, "in").as_uri(), width=width))
+    frame.write_text(_FRAME.format(page=write_report(open_run(full_run, "in")).as_uri(), width=width))
     quiet = ("quic", "background-networking", "component-update", "sync", "gpu")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", "--allow-file-access-from-files"]
     command += [f"--disable-{name}" for name in quiet]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from studies import simulate
 from studies.cascade import measure, write_cascade
-from studies.insertions import measure_insertions
 from virnucpro.bundles.cascade import DEFAULT_FIRST
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import VirNucProError
@@ -34,22 +33,6 @@ def main(arguments: list[str]) -> int:
 
 def _simulate(arguments: list[str]) -> int:
     simulate.main(arguments)
-    return 0
-
-
-def _insertions(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m studies insertions",
-        description="Put viruses of the dev part into its hosts, look for them, and write insertions.json.",
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write insertions.json into")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[5, 6], help="a simulation for each (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(arguments)
-    use_threads(options.threads)
-    measure_insertions(options.data, options.bundle, options.output, options.seeds)
     return 0
 
 
@@ -99,7 +82,7 @@ def cascade_table(lengths: Mapping[str, Mapping[str, float]]) -> str:
     return aligned([["bases", *lengths], *rows])
 
 
-_STUDIES = {"simulate": _simulate, "insertions": _insertions, "cascade": _cascade}
+_STUDIES = {"simulate": _simulate, "cascade": _cascade}
 
 
 if __name__ == "__main__":

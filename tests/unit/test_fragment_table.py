@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from virnucpro.bundles.rules import Calibration, Rules
 from virnucpro.errors import CountError, StoreError
+from virnucpro.nearest.repeats import SITE_DTYPE
 from virnucpro.results.fragments import FRAGMENT_DTYPE, GENE_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
 from virnucpro.sequence.ragged import Ragged
 
@@ -43,7 +44,7 @@ def write(folder, borders=(), genes=()):
             part = names.slice(num_begun, end)
             writer.append(sequences[num_begun:end], part, fragments[start:stop], num_failed[start:stop])
             num_begun = end
-        writer.append_genes(np.array(list(genes), dtype=GENE_DTYPE))
+        writer.append_genes(np.array(list(genes), dtype=GENE_DTYPE), np.zeros(0, dtype=SITE_DTYPE))
         writer.finish()
 
 

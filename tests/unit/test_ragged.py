@@ -40,3 +40,10 @@ def test_concatenate(parts):
     whole = Ragged.concatenate(Ragged.from_bytes(part) for part in parts)
     assert whole.to_bytes() == [item for part in parts for item in part]
     assert whole.values.dtype == np.uint8
+
+
+@given(st.lists(st.binary(max_size=4), max_size=8), st.data())
+def test_items_at_ascending_places_come_as_bytes(items, data):
+    places = sorted(data.draw(st.sets(st.integers(0, len(items) - 1)) if items else st.just(set())))
+    found = Ragged.from_bytes(items).bytes_at(np.array(places, dtype=np.int64))
+    assert found == [items[place] for place in places]

@@ -5,126 +5,32 @@ from __future__ import annotations
 import gzip
 import io
 import random
-from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
 from Bio import SeqIO
-from Bio.Seq import reverse_complement
-from conftest import random_dna, read_tsv
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
+from conftest import read_tsv
+from made_tables import RULES, table_of, with_genes
+from made_tables import line as made_line
 
 from virnucpro.errors import InputError
-from virnucpro.results.region_files import RegionWriter, ScoredSequences, open_regions
-from virnucpro.results.regions import DEFAULT_SETTINGS, find_proviruses, find_regions
+from virnucpro.results.calls import Call, Calling, call_sequences
+from virnucpro.results.counts import Counts
+from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
+from virnucpro.results.outputs import OUTPUTS, InputResults, Wanted
+from virnucpro.results.prevalence import Prevalence
+from virnucpro.results.regions import proviruses
+from virnucpro.run_dir import RESULT_SUFFIXES, RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.fragments import window
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.sequence.table import FRAGMENT_DTYPE
 
 FRAGMENT = 500
 HOST, VIRUS = -3.0, 3.0
+
 SUFFIXES = ("regions.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz")
-
-
-def abutting(num, length=FRAGMENT):
-    """Bounds of ``num`` fragments, one beside the other."""
-    starts = length * np.arange(num)
-    return np.stack([starts, starts + length], axis=1)
-
-
-def planted(num, *blocks):
-    """Log-odds of ``num`` host fragments, but for blocks of virus."""
-    log_odds = np.full(num, HOST)
-    for start, stop in blocks:
-        log_odds[start:stop] = VIRUS
-    return log_odds
-
-
-def noisy():
-    """Blocks of host and virus with noise and holes, as a strategy."""
-    odds = st.floats(-8, 8, allow_nan=False) | st.just(np.nan)
-    block = st.tuples(st.integers(1, 40), st.sampled_from([HOST, 0.0, VIRUS])).flatmap(
-        lambda block: arrays.arrays(np.float64, block[0], elements=odds).map(lambda noise: noise / 4 + block[1])
-    )
-    return st.lists(block, min_size=1, max_size=8).map(np.concatenate)
-
-
-@settings(max_examples=100, deadline=None)
-@given(noisy())
-def test_regions_are_in_order_apart_from_each_other_and_inside(log_odds):
-    bounds = abutting(len(log_odds))
-    regions = find_regions(bounds, log_odds)
-    places = [0, *(place for region in regions for place in (region.start, region.stop)), bounds[-1, 1]]
-    assert places == sorted(places)
-    for left, right in pairwise(regions):
-        assert left.stop < right.start
-    for region in regions:
-        assert region.stop - region.start >= DEFAULT_SETTINGS.shortest_region_nt
-        assert region.num_fragments * FRAGMENT == region.stop - region.start
-        assert 0 <= region.posterior <= 1
-        inside = log_odds[region.start // FRAGMENT : region.stop // FRAGMENT]
-        assert region.mean_log_odds == pytest.approx(np.nanmean(inside))
-
-
-@settings(max_examples=100, deadline=None)
-@given(noisy())
-def test_a_reversed_sequence_has_mirrored_regions(log_odds):
-    bounds = abutting(len(log_odds))
-    length = bounds[-1, 1]
-    forward = find_regions(bounds, log_odds)
-    backward = find_regions(bounds, log_odds[::-1])[::-1]
-    assert [(r.start, r.stop) for r in forward] == [(length - r.stop, length - r.start) for r in backward]
-    for one, other in zip(forward, backward, strict=True):
-        assert one.score == pytest.approx(other.score)
-        assert one.posterior == pytest.approx(other.posterior)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(14, 60), st.integers(12, 80), st.integers(14, 60))
-def test_a_strong_block_has_exact_borders(before, inside, after):
-    log_odds = planted(before + inside + after, (before, before + inside))
-    (region,) = find_proviruses(abutting(len(log_odds)), log_odds)
-    assert (region.start, region.stop) == (before * FRAGMENT, (before + inside) * FRAGMENT)
-    assert region.score > 0
-    assert region.posterior > 0.9
-
-
-@given(st.integers(1, 200))
-def test_nothing_is_found_where_nothing_has_a_score(num):
-    assert find_regions(abutting(num), np.full(num, np.nan)) == []
-
-
-@pytest.mark.parametrize("level", [-2.5, -1.0, 0.0])
-def test_a_host_is_held_against_its_own_level(level):
-    """Hosts of any level give no region, and a virus in them is found; seeded noise of the spread seen in genomes."""
-    generator = np.random.default_rng(1)
-    log_odds = generator.normal(level, 1.3, size=600)
-    assert find_proviruses(abutting(600), log_odds) == []
-    log_odds[200:260] += 3.5
-    (region,) = find_proviruses(abutting(600), log_odds)
-    assert abs(region.start - 200 * FRAGMENT) <= 1000
-    assert abs(region.stop - 260 * FRAGMENT) <= 1000
-
-
-def test_sequences_that_are_short_or_all_virus_are_not_cut():
-    assert find_proviruses(abutting(39), planted(39, (10, 30))) == []
-    assert len(find_proviruses(abutting(40), planted(40, (10, 30)))) == 1
-    assert find_proviruses(abutting(60), planted(60, (0, 60))) == []
-    assert find_proviruses(abutting(60), planted(60, (9, 60))) == []  # 4.5 kb of host
-    assert len(find_regions(abutting(60), planted(60, (0, 60)))) == 1
-
-
-def test_fragments_without_a_score_neither_end_a_region_nor_widen_it():
-    log_odds = planted(100, (40, 70))
-    log_odds[50:55] = np.nan
-    log_odds[36:40] = log_odds[70:73] = np.nan
-    (region,) = find_proviruses(abutting(100), log_odds)
-    assert (region.start, region.stop) == (40 * FRAGMENT, 70 * FRAGMENT)
 
 
 def dna(length, seed):
@@ -148,49 +54,71 @@ def write_input(path: Path) -> list[bytes]:
     return [bases.encode() for bases in sequences]
 
 
-def write_regions(fasta: Path, output: Path, unit_rows: int, block_bytes: int = 1 << 20) -> RegionWriter:
+class FileUnits:
+    """The bases of a file, in units as extraction makes them."""
+
+    def __init__(self, fasta, unit_rows, block_bytes=1 << 20):
+        self.tables = list(Extraction([str(fasta)], FRAGMENT, 100, unit_rows, True, block_bytes=block_bytes).units())
+
+    def units(self, strings):
+        del strings
+        return iter(())
+
+    def bases(self):
+        for table in self.tables:
+            yield table.pieces, table.piece_sequences
+
+
+def write_regions(fasta: Path, output: Path, unit_rows: int, block_bytes: int = 1 << 20) -> InputResults:
     """Extract as the program does, give fragments within the blocks the score of a virus, and write."""
     output.mkdir(exist_ok=True)
-    p_virus = np.where(VIRAL, 0.9375, 0.0625)
-    last_name, first = b"", 0
-    with open_regions(lambda suffix: output / f"in.{suffix}") as writer:
-        for table in Extraction([str(fasta)], FRAGMENT, 100, unit_rows, True, block_bytes).units():
-            names = table.names.to_bytes()
-            fragments = table.fragments
-            first = int(table.sequences["number"][0]) if len(names) else int(fragments["sequence"][0]) + 1
-            if len(fragments) and fragments["sequence"][0] < first:
-                names, first = [last_name, *names], first - 1
-            last_name = names[-1]
-            log_odds = np.full(len(fragments), HOST)
-            for i, fragment in enumerate(fragments):
-                middle = (fragment["start"] + fragment["stop"]) / 2
-                if any(start <= middle < stop for start, stop in BLOCKS[fragment["sequence"]]):
-                    log_odds[i] = VIRUS
-                if NAMES[fragment["sequence"]] == "noisy":
-                    log_odds[i] = np.nan
-            mine = slice(first, first + len(names))
-            pieces = table.pieces, table.piece_sequences
-            calls = np.array(VIRAL)[mine], p_virus[mine]
-            writer.add(ScoredSequences(first, Ragged.from_bytes(names), *calls, fragments, log_odds, *pieces))
-    return writer
+    source = FileUnits(fasta, unit_rows, block_bytes)
+    cut = np.concatenate([table.fragments for table in source.tables])
+    fragments = np.zeros(len(cut), dtype=FRAGMENT_DTYPE)
+    for name in ("sequence", "start", "stop"):
+        fragments[name] = cut[name]
+    fragments["log_odds"] = HOST
+    for i, fragment in enumerate(fragments):
+        middle = (fragment["start"] + fragment["stop"]) / 2
+        if any(start <= middle < stop for start, stop in BLOCKS[fragment["sequence"]]):
+            fragments["log_odds"][i] = VIRUS
+        if NAMES[fragment["sequence"]] == "noisy":
+            fragments["log_odds"][i] = np.nan
+    sequences = np.zeros(len(NAMES), dtype=SEQUENCE_DTYPE)
+    sequences["length"] = LENGTHS
+    table = Fragments.of((RULES,), sequences, Ragged.from_bytes([name.encode() for name in NAMES]), fragments)
+    table = with_genes(table)
+    calls = call_sequences(table, Calling())
+    calls["call"] = np.where(VIRAL, Call.VIRUS, Call.NOT_VIRUS)
+    calls["p_virus"] = np.where(VIRAL, 0.9375, 0.0625)
+    results = InputResults(table, calls, proviruses(table), Calling(), Prevalence.fixed(0.5), source)
+    write_all(results, output)
+    return results
+
+
+def write_all(results, folder):
+    """The files of regions."""
+    for output in OUTPUTS:
+        if output.file.removeprefix("<stem>.") in SUFFIXES:
+            output.write(results, folder, "in", Wanted())
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The folder of the files, the bases of each sequence, and the writer."""
+    """The folder of the files, the bases of each sequence, and the results."""
     folder = tmp_path_factory.mktemp("regions")
     sequences = write_input(folder / "in.fasta")
     return folder, sequences, write_regions(folder / "in.fasta", folder, 1000)
 
 
-def table_of(folder):
+def rows_of(folder):
     return read_tsv(folder / "in.regions.tsv")
 
 
 def test_the_table_names_parts_and_wholes(written):
     """Provirus where a part is virus, the sequence itself where it is called virus and has no host part."""
-    folder, _, writer = written
-    rows = table_of(folder)
+    folder, _, results = written
+    rows = rows_of(folder)
     first_of_last = window(LENGTHS[-1], FRAGMENT, 40)[0] + 1  # the first window with its middle behind 20,000
     assert [(row["region"], row["kind"]) for row in rows] == [
         ("plain|provirus_20001_35000", "provirus"),
@@ -204,7 +132,7 @@ def test_the_table_names_parts_and_wholes(written):
     assert {row["p_virus"] for row in rows if row["kind"] == "whole"} == {"0.9375"}
     assert {row["topology"] for row in rows} == {"NA"}
     assert all(int(row["length"]) == int(row["stop"]) - int(row["start"]) + 1 for row in rows)
-    assert writer.num_regions == {"whole": 3, "provirus": 4}
+    assert Counts.of(results, {}).regions == {"whole": 3, "provirus": 4}
 
 
 def test_coordinates_of_every_file_cut_the_same_bases_from_the_input(written):
@@ -213,7 +141,7 @@ def test_coordinates_of_every_file_cut_the_same_bases_from_the_input(written):
     by_name = {record.id: str(record.seq) for record in reversed(list(SeqIO.parse(folder / "in.fasta", "fasta")))}
     fasta = gzip.decompress((folder / "in.proviruses.fna.gz").read_bytes()).decode()
     cut = {record.id: str(record.seq) for record in SeqIO.parse(io.StringIO(fasta), "fasta")}
-    rows = [row for row in table_of(folder) if row["kind"] == "provirus"]
+    rows = [row for row in rows_of(folder) if row["kind"] == "provirus"]
     assert list(cut) == [row["region"] for row in rows]
     for row in rows:
         assert cut[row["region"]] == by_name[row["sequence"]][int(row["start"]) - 1 : int(row["stop"])]
@@ -233,7 +161,7 @@ def test_coordinates_of_every_file_cut_the_same_bases_from_the_input(written):
 
 def test_the_three_files_of_regions_agree(written):
     folder, _, _ = written
-    rows = [(row["sequence"], int(row["start"]), int(row["stop"]), row["region"]) for row in table_of(folder)]
+    rows = [(row["sequence"], int(row["start"]), int(row["stop"]), row["region"]) for row in rows_of(folder)]
     bed = [line.split("\t") for line in (folder / "in.regions.bed").read_text().splitlines()]
     assert [(b[0], int(b[1]) + 1, int(b[2]), b[3]) for b in bed] == rows
     gff3 = [line.split("\t") for line in (folder / "in.regions.gff3").read_text().splitlines() if line[0] != "#"]
@@ -272,7 +200,7 @@ def test_other_programs_read_the_files(written, tmp_path):
     """The files can be indexed as genome browsers do, and fetched from by place, whatever the names are."""
     pysam = pytest.importorskip("pysam")
     folder, _, _ = written
-    rows = [(row["sequence"], int(row["start"]) - 1, int(row["stop"])) for row in table_of(folder)]
+    rows = [(row["sequence"], int(row["start"]) - 1, int(row["stop"])) for row in rows_of(folder)]
     for suffix, preset, parser in (("gff3", "gff", pysam.asGFF3()), ("bed", "bed", pysam.asBed())):
         copy = tmp_path / f"in.{suffix}"
         copy.write_bytes((folder / f"in.regions.{suffix}").read_bytes())
@@ -321,60 +249,8 @@ def test_files_do_not_depend_on_how_sequences_are_cut_into_units(written, tmp_pa
         assert (tmp_path / "again" / f"in.{suffix}").read_bytes() == (folder / f"in.{suffix}").read_bytes(), suffix
 
 
-def test_the_other_strand_gives_the_reverse_complement_of_the_same_bases():
-    """A virus in a contig and in its reverse complement: mirrored places, complementary bases."""
-    length, start, stop = 60_000, 22_000, 41_000
-    bases = random_dna(length, 1)
-    log_odds = planted(length // FRAGMENT, (start // FRAGMENT, stop // FRAGMENT))
-    (forward,) = find_proviruses(abutting(len(log_odds)), log_odds)
-    (backward,) = find_proviruses(abutting(len(log_odds)), log_odds[::-1])
-    turned = reverse_complement(bases)[backward.start : backward.stop]
-    assert reverse_complement(turned) == bases[forward.start : forward.stop] == bases[start:stop]
-
-
-@example(places=[1])
-@settings(max_examples=12, deadline=None)
-@given(places=st.lists(st.integers(1, 400), max_size=6, unique=True))
-def test_any_cut_of_the_feed_gives_the_same_files(tmp_path_factory, places):
-    """Units that end anywhere among the fragments of one long and two short sequences."""
-    folder = tmp_path_factory.mktemp("feed")
-    results = []
-    for name, cuts in (("whole", []), ("cut", sorted(places))):
-        with open_regions(lambda suffix, name=name: folder / f"{name}.{suffix}") as writer:
-            for unit in feed(cuts):
-                writer.add(unit)
-        results.append([(folder / f"{name}.{suffix}").read_bytes() for suffix in SUFFIXES])
-    assert results[0] == results[1]
-
-
-def feed(cuts):
-    """Three sequences, the second without a provirus, in units that end after so many fragments."""
-    counts, names = (250, 3, 150), Ragged.from_bytes([b"one", b"two", b"three"])
-    sequences = [random_dna(count * FRAGMENT, seed).encode() for seed, count in enumerate(counts)]
-    fragments = np.zeros(sum(counts), dtype=FRAGMENT_DTYPE)
-    fragments["sequence"] = np.repeat(np.arange(3), counts)
-    bounds = np.concatenate([abutting(count) for count in counts])
-    fragments["start"], fragments["stop"] = bounds.T
-    log_odds = planted(len(fragments), (100, 140), (253, 300))
-    edges = [0, *(cut for cut in cuts if cut < len(fragments)), len(fragments)]
-    for first, last in pairwise(edges):
-        part = fragments[first:last]
-        numbers = np.unique(part["sequence"])
-        pieces = [
-            sequences[number][mine["start"][0] : mine["stop"][-1]]
-            for number in numbers
-            for mine in [part[part["sequence"] == number]]
-        ]
-        low, high = int(numbers[0]), int(numbers[-1]) + 1
-        calls = np.array([False, True, False])[low:high], np.full(high - low, 0.75)
-        yield ScoredSequences(
-            low, names.slice(low, high), *calls, part, log_odds[first:last], Ragged.from_bytes(pieces), numbers
-        )
-
-
 def test_an_input_without_records_gives_headers(tmp_path):
-    with open_regions(lambda suffix: tmp_path / f"in.{suffix}"):
-        pass
+    write_all(InputResults.of(table_of([]), Calling()), tmp_path)
     content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert content["in.regions.tsv"].startswith(b"region\tsequence\tstart\tstop\t")
     assert content["in.regions.tsv"].count(b"\n") == 1
@@ -385,13 +261,29 @@ def test_an_input_without_records_gives_headers(tmp_path):
 
 
 def test_a_failure_leaves_no_file(tmp_path):
-    """Files take their places together, when all is written."""
+    """A file takes its place when all of it is written."""
 
-    def fail_half_way():
-        with open_regions(lambda suffix: tmp_path / f"in.{suffix}") as writer:
-            writer.add(next(feed([])))
+    class Broken(FileUnits):
+        def bases(self):
+            yield from list(super().bases())[:1]
             raise InputError("in", "a test ends here.")
 
+    write_input(tmp_path / "in.fasta")
+    lines = [made_line(name, length, 0.99) for name, length in zip(NAMES, LENGTHS, strict=True)]
+    results = InputResults.of(table_of(lines), Calling(), Broken(tmp_path / "in.fasta", 64))
+    (output,) = (output for output in OUTPUTS if output.file == "<stem>.virus.fna.gz")
     with pytest.raises(InputError):
-        fail_half_way()
-    assert list(tmp_path.iterdir()) == []
+        output.write(results, tmp_path, "in", Wanted())
+    assert [path.name for path in tmp_path.iterdir()] == ["in.fasta"]
+
+
+def test_every_output_is_among_the_files_of_a_run():
+    """What is counted as a result and what is written are the same."""
+    run_dir = RunDir(Path("out"))
+    known = {f"in.{suffix}" for suffix in RESULT_SUFFIXES} - {"in.summary.json"}
+    formats = ("tsv", "jsonl", "parquet")
+    written = {output.path(run_dir.root, "in", each).relative_to("out") for output in OUTPUTS for each in formats}
+    assert {str(path) for path in written if path.parts[0] != "in_merged"} <= known
+    assert {path.name for path in written if path.parts[0] == "in_merged"} == {
+        "prediction_results.txt", "prediction_results_highestscore.csv",
+    }  # fmt: skip

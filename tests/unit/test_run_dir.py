@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from virnucpro.errors import DiskFullError, PlaceError, ResourceError, RunMismatchError, StoreError, UsageError
-from virnucpro.run_dir import RunDir, atomic_write, read_json, write_json
+from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir, atomic_write, read_json, write_json
 
 HOLD = """
 import sys, time
@@ -159,7 +159,7 @@ def test_the_first_run_writes_what_was_asked_and_the_same_settings_agree(run_dir
     """The manifest is what the run is held against."""
     settings = {"science.model": "lite", "layout.unit_rows": 5, "science.threshold": 0.5}
     run_dir.agree(settings)
-    assert json.loads(run_dir.manifest.read_text()) == settings
+    assert json.loads(run_dir.manifest.read_text()) == {"schema": MANIFEST_SCHEMA} | settings
     run_dir.agree(dict(reversed(settings.items())))
 
 
@@ -301,7 +301,7 @@ def test_every_path_of_a_run_is_another_one(run_dir):
             lambda unit: run_dir.embedding("nucleotide", unit),
         )
     ]
-    paths = [*units, run_dir.manifest, run_dir.index, run_dir.sequence_sums, run_dir.row_scores]
+    paths = [*units, run_dir.manifest, run_dir.index, run_dir.table, run_dir.row_scores]
     assert len(set(paths)) == len(paths)
     assert all(Path(run_dir.work) in path.parents for path in paths)
 

@@ -80,7 +80,7 @@ class Bundle:
         fingerprint: SHA-256 over the settings and those digests.
         cascade: which model may look first, and when it is sure; None where nothing is known of that.
         records: how fragments and genes make the call of a longer record; None where fragments alone do.
-        nearest: table of proteins that fragments are searched in; None where they are not.
+        nearest: table of proteins that fragments and genes are searched in; None where there is none.
         evidence: how what is found there is weighed; there where ``nearest`` is.
     """
 

@@ -13,7 +13,6 @@ from virnucpro.errors import UsageError
 if TYPE_CHECKING:
     from virnucpro.results.assign import ReadCounts
 
-_TABLE_ENDING = ".sequences.tsv"
 _SHARE = click.FloatRange(0, 1)
 
 _EPILOG = """\
@@ -69,36 +68,32 @@ def assign(
 
     RUN is the directory where predict wrote the results of the contigs.
     """
-    table = _table(run, sample)
+    from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - --help should not wait for them
+    from virnucpro.results.assign import Limits, assign_reads  # noqa: PLC0415
+    from virnucpro.results.finished import open_run, stems_of  # noqa: PLC0415
 
-    from virnucpro.results.assign import Limits, assign_reads  # noqa: PLC0415 - --help should not wait for it
-
-    output = output or run / f"{table.name.removesuffix(_TABLE_ENDING)}.reads.tsv.gz"
-    from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - brings numpy, which --help should not wait for
-
-    refuse_overwriting([reads, reference, *read_by_run(run), *run.glob(f"*{_TABLE_ENDING}")], [output])
+    stem = _stem(run, stems_of(run), sample)
+    output = output or run / f"{stem}.reads.tsv.gz"
+    refuse_overwriting([reads, reference, *read_by_run(run), *run.glob("*.sequences.tsv")], [output])
     limits = Limits(min_identity, min_coverage)
-    counts = assign_reads(table, reads, output, limits, str(reference) if reference else None)
+    contigs = open_run(run, stem).results
+    table = f"{stem}.sequences.tsv"
+    counts = assign_reads(contigs, table, reads, output, limits, str(reference) if reference else None)
     _print(counts)
     click.echo(f"{output}", err=True)
 
 
-def _table(run: Path, sample: str | None) -> Path:
-    """The table of the contigs.
+def _stem(run: Path, stems: list[str], sample: str | None) -> str:
+    """The input that holds the contigs.
 
     Raises:
-        UsageError: there is none, or it is not clear which.
+        UsageError: there is no such input, or it is not clear which.
     """
-    tables = sorted(run.glob(f"*{_TABLE_ENDING}"))
-    if sample is not None:
-        tables = [table for table in tables if table.name == sample + _TABLE_ENDING]
-    if not tables:
-        name = f"{sample or '<stem>'}{_TABLE_ENDING}"
-        raise UsageError(f"{run} holds no {name}. Name the directory that predict was given with -o.")
-    if len(tables) > 1:
-        names = ", ".join(table.name.removesuffix(_TABLE_ENDING) for table in tables)
-        raise UsageError(f"{run} holds several samples ({names}). Choose one with --sample.")
-    return tables[0]
+    if sample is not None and sample not in stems:
+        raise UsageError(f"{run} holds no sample {sample}. It holds {', '.join(stems)}.")
+    if sample is None and len(stems) > 1:
+        raise UsageError(f"{run} holds several samples ({', '.join(stems)}). Choose one with --sample.")
+    return sample or stems[0]
 
 
 def _print(counts: ReadCounts) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -16,6 +16,28 @@ from virnucpro.settings import PRESETS, TABLE_FORMATS, TableFormat, make_setting
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 CALL_SETTINGS = ("preset", "threshold", "fdr", "prevalence")
+
+
+class _Prevalence(click.ParamType[Any]):
+    """A share between 0 and 1, or auto."""
+
+    name = "prevalence"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | Literal["auto"]:
+        """A number, or the word."""
+        if value == "auto":
+            return "auto"
+        try:
+            share = float(str(value))
+        except ValueError:
+            share = 0.0
+        if not 0 < share < 1:
+            self.fail(f"{value!r} is neither auto nor a share between 0 and 1, such as 0.05.", param, ctx)
+        return share
+
+
 _OPTIONS = (
     click.option(
         "--preset",
@@ -36,9 +58,10 @@ _OPTIONS = (
     ),
     click.option(
         "--prevalence",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=_Prevalence(),
         metavar="P",
-        help="Expected share of viral sequences; shifts p_virus and fdr.  [default: 0.5]",
+        help="Expected share of viral sequences, which p_virus and fdr depend on; auto estimates it from the scores "
+        "of each input (of 200 sequences or more; for fewer it takes 0.5).  [default: auto]",
     ),
 )
 format_option = click.option(
@@ -102,8 +125,8 @@ def call(
     start_logging(-1 if quiet else int(verbose))
 
     from virnucpro.results.calls import Calling  # noqa: PLC0415 - brings numpy, which --help should not wait for
+    from virnucpro.results.outputs import Wanted  # noqa: PLC0415
     from virnucpro.stages import call as stage  # noqa: PLC0415
-    from virnucpro.stages.write import Wanted  # noqa: PLC0415
 
     stage.run(
         run,

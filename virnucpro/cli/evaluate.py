@@ -17,6 +17,7 @@ the same figures.
 \b
 Examples:
   virnucpro evaluate --data data --model lite -o evaluation
+  virnucpro evaluate --data data --records genomes --communities -o evaluation
   virnucpro evaluate --data mine.fasta --labels mine.tsv --model my-bundle --dev-share 0.1 -o evaluation
 """
 
@@ -35,6 +36,19 @@ Examples:
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Seed of the sequences drawn.")
 @click.option("--panel/--no-panel", default=True, show_default=True, help="Also measure sequences of no organism.")
 @click.option(
+    "--records",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Also measure the whole records of DIR: FASTA files, labels.tsv (name, truth) and, optionally, prophages.tsv "
+    "(accession, start, stop; 1-based closed).",
+)
+@click.option(
+    "--communities/--no-communities",
+    default=False,
+    show_default=True,
+    help="Also measure false discovery in communities made of the data, with 0, 1, 10, 50 and 100 % viruses.",
+)
+@click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps; the first of several."
 )
 @click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
@@ -48,6 +62,8 @@ def evaluate(
     output: Path,
     seed: int,
     panel: bool,
+    records: Path | None,
+    communities: bool,
     device: str,
     threads: int,
     quiet: bool,
@@ -60,22 +76,32 @@ def evaluate(
     from virnucpro.bundles import load_bundle  # noqa: PLC0415
     from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.engine.threads import use_threads  # noqa: PLC0415
+    from virnucpro.run.records import measure_dataset, measure_folder  # noqa: PLC0415
     from virnucpro.run_dir import write_json  # noqa: PLC0415
+    from virnucpro.settings import make_settings  # noqa: PLC0415
     from virnucpro.training.assessment import assess  # noqa: PLC0415
     from virnucpro.training.datasets import load_dev  # noqa: PLC0415
     from virnucpro.training.dev import DevSize, load_model  # noqa: PLC0415
     from virnucpro.training.page import write_page  # noqa: PLC0415
-    from virnucpro.training.summary import dev_table, panel_table  # noqa: PLC0415
+    from virnucpro.training.summary import dev_table, panel_table, records_text  # noqa: PLC0415
 
     use_threads(threads)
     bundle = load_bundle(model)
     genomes = load_dev(data, labels, split_seed)
     size = replace(DevSize().scaled(dev_share), seed=seed)
     found = assess(bundle, load_model(bundle, choose_devices(device)[0]), genomes, size, with_panel=panel)
+    settings = make_settings(None, {"science.model": model, "runtime.device": device, "runtime.threads": threads})
+    if records is not None:
+        found |= measure_folder(records, settings)
+    if communities:
+        found |= measure_dataset(genomes, settings, seed)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "evaluation.json", found)
     write_page(found, output / "evaluation.html")
     click.echo(dev_table(found["lengths"]))
     if panel:
         click.echo("\n" + panel_table(found["panel"]))
+    for name in ("records", "curated", "whole_dev", "communities"):
+        if name in found:
+            click.echo("\n" + records_text(name, found[name]))
     click.echo(f"\n{output / 'evaluation.html'}")

@@ -7,7 +7,7 @@
 3. Frames are taken from the best score down, unless more than ``LARGEST_OVERLAP`` of one is taken already.
 
 It takes 0.01 s a Mb and finds 95 % of Prodigal's genes at 97 % precision on twelve bacterial chromosomes (pyrodigal
-takes 0.24 to 0.49 s a Mb with training, 0.8 to 3.3 s without, more than fragments and search together; decision 32).
+takes 0.24 to 0.49 s a Mb with training, 0.8 to 3.3 s without, more than fragments and search together; decision 26).
 A record's genes depend on that record alone.
 """
 

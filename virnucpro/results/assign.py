@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from virnucpro.errors import CountError, InputError
 from virnucpro.results import schema
-from virnucpro.results.tables import open_output
+from virnucpro.results.calls import CALL_NAMES
+from virnucpro.results.formats import decimals, open_output
+from virnucpro.results.outputs import InputResults
+from virnucpro.results.tables import words
 from virnucpro.run_dir import write_json
 from virnucpro.sequence.alignments import alignment_format, name_of, primary_alignments
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings
@@ -105,11 +108,14 @@ class ReadCounts:
     calls: dict[str, int]
 
 
-def assign_reads(table: Path, reads: str, output: Path, limits: Limits, reference: str | None = None) -> ReadCounts:
+def assign_reads(
+    contigs: InputResults, table: str, reads: str, output: Path, limits: Limits, reference: str | None = None
+) -> ReadCounts:
     """Write a line for each read, and the counts into a JSON file of the same name.
 
     Args:
-        table: ``<stem>.sequences.tsv`` of the contigs; its calls are kept in memory, reads are streamed.
+        contigs: the results of their run; their calls are kept in memory, reads are streamed.
+        table: name of their table, for the record.
         reads: PAF, BAM, CRAM or SAM; ``-`` is stdin.
         output: table to write, packed where its name ends in ``.gz``.
         limits: how well a read must align.
@@ -118,7 +124,7 @@ def assign_reads(table: Path, reads: str, output: Path, limits: Limits, referenc
     Raises:
         InputError: a file cannot be read, or lines of a read do not stand together in a PAF.
     """
-    calls = read_calls(table)
+    calls = calls_by_name(contigs)
     counts = ReadCounts(0, dict.fromkeys(map(str, ReadStatus), 0), {})
     stream = InputStream(reads)
     with open_output(output, schema.READS.header) as stream_out:
@@ -137,7 +143,7 @@ def assign_reads(table: Path, reads: str, output: Path, limits: Limits, referenc
     content = {
         "reads": shown(reads),
         "reads_sha256": stream.sha256,
-        "sequences": table.name,
+        "sequences": table,
         "min_identity": limits.identity,
         "min_coverage": limits.coverage,
         "num_reads": counts.num_reads,
@@ -153,28 +159,16 @@ def summary_path(output: Path) -> Path:
     return output.with_name(output.name.removesuffix(".gz").removesuffix(".tsv") + ".json")
 
 
-def read_calls(table: Path) -> dict[bytes, ContigCall]:
-    """The call of each contig by name; ``AMBIGUOUS`` for a name whose contigs have different calls.
+def calls_by_name(contigs: InputResults) -> dict[bytes, ContigCall]:
+    """The call of each contig; ``AMBIGUOUS`` for a name whose contigs have different calls.
 
     Contigs that share a name and a call count as one, with the p_virus of the first.
-
-    Raises:
-        InputError: this is not a table of sequences.
     """
     calls: dict[bytes, ContigCall] = {}
-    known: dict[bytes, bytes] = {}
-    with table.open("rb") as lines:
-        columns = next(lines, b"").rstrip(b"\n").split(b"\t")
-        try:
-            pick = itemgetter(*(columns.index(column) for column in (b"name", b"call", b"p_virus")))
-        except ValueError as error:
-            raise InputError(str(table), "is not a table of sequences: a column is gone. Run predict again.") from error
-        for number, line in enumerate(lines, start=2):
-            cells = line.rstrip(b"\n").split(b"\t")
-            if len(cells) != len(columns):
-                raise InputError(str(table), "the line is damaged or cut off. Run predict again.", number)
-            name, call, p_virus = pick(cells)
-            contig = ContigCall(known.setdefault(call, call), known.setdefault(p_virus, p_virus))
+    for part in contigs.parts():
+        answers = words(CALL_NAMES, part.calls["call"]), decimals(part.calls["p_virus"])
+        for name, call, p_virus in zip(part.table.names.to_bytes(), *answers, strict=True):
+            contig = ContigCall(call, p_virus)
             if calls.setdefault(name, contig).call != call:
                 calls[name] = AMBIGUOUS
     return calls

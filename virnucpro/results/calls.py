@@ -1,8 +1,7 @@
-"""From what a sequence adds up to, to its call, its false discovery rate, status and reason."""
+"""From fragments to sequences: what they add up to, calls, false discovery rates, statuses and reasons."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,6 +12,10 @@ from numpy.typing import NDArray
 
 from virnucpro.bundles.rules import DEFAULT_PRESET, Rules
 from virnucpro.mapped import chunks
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.prevalence import Prevalence, estimate
+from virnucpro.results.records import record_log_odds
+from virnucpro.results.regions import REGION_DTYPE
 from virnucpro.sequence.table import Status
 from virnucpro.settings import Science
 
@@ -41,6 +44,8 @@ CALL_NAMES = {int(call): call.name.lower() for call in Call}
 EVIDENCE_NAMES = ("nucleotide", "protein+nucleotide")
 
 _EVEN = 0.5
+_FIT = (Status.OK, Status.REPETITIVE)
+"""Of extraction: records that can be called."""
 
 Limit = float | NDArray[np.float64]
 """A probability at which the call changes: one for all sequences, or (n,) one for each."""
@@ -54,13 +59,13 @@ class Calling:
         preset: of the bundle; its thresholds are error rates of the model and apply at equal prevalence.
         threshold: p_virus, at the prevalence given, that parts virus from not virus; instead of a preset.
         fdr: highest false discovery rate of what is called virus; instead of a preset.
-        prevalence: expected share of viral sequences, between 0 and 1.
+        prevalence: expected share of viral sequences, between 0 and 1; None estimates it from the sample's own scores.
     """
 
     preset: str = DEFAULT_PRESET
     threshold: float | None = None
     fdr: float | None = None
-    prevalence: float = 0.5
+    prevalence: float | None = None
 
     @classmethod
     def from_settings(cls, science: Science) -> Calling:
@@ -69,13 +74,12 @@ class Calling:
             preset=science.preset or DEFAULT_PRESET,
             threshold=science.threshold,
             fdr=science.fdr,
-            prevalence=science.prevalence,
+            prevalence=None if science.prevalence == "auto" else science.prevalence,
         )
 
-    @property
-    def shift(self) -> float:
-        """What the prevalence adds to log-odds at equal prevalence (Bayes' rule)."""
-        return math.log(self.prevalence) - math.log1p(-self.prevalence)
+    def prevalence_of(self, log_odds: NDArray[np.floating]) -> Prevalence:
+        """The share of viral sequences that calls are made at, from the log-odds of all sequences of an input."""
+        return estimate([log_odds]) if self.prevalence is None else Prevalence.fixed(self.prevalence)
 
     def described(self, rules: Rules) -> dict[str, Any]:
         """What calls were made by, for the summary; None where it played no part."""
@@ -86,33 +90,8 @@ class Calling:
             "threshold_virus": limits.virus if limits else self.threshold,
             "threshold_not_virus": limits.not_virus if limits else self.threshold,
             "fdr": self.fdr,
-            "prevalence": self.prevalence,
+            "prevalence": "auto" if self.prevalence is None else self.prevalence,
         }
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers for ``n`` sequences.
-
-    Attributes:
-        p_virus: (n,) float64, NaN where nothing was scored.
-        fdr: (n,) float64, NaN where nothing was scored.
-        call: (n,) int, ``Call``.
-        status: (n,) int, key of ``STATUS_NAMES``.
-        has_open_frame: (n,) bool, whether a scored fragment has an open frame.
-    """
-
-    p_virus: NDArray[np.float64]
-    fdr: NDArray[np.float64]
-    call: NDArray[np.int64]
-    status: NDArray[np.int64]
-    has_open_frame: NDArray[np.bool_]
-
-    def __getitem__(self, part: slice) -> Answers:
-        """Those for some of the sequences."""
-        return Answers(
-            self.p_virus[part], self.fdr[part], self.call[part], self.status[part], self.has_open_frame[part]
-        )
 
 
 class FalseDiscovery:
@@ -136,7 +115,7 @@ class FalseDiscovery:
             self._shares[::-1][part] = false / np.arange(part.start + 1, part.start + len(false) + 1)
             num_false = false[-1]
 
-    def at(self, p_virus: NDArray[np.float64]) -> NDArray[np.float64]:
+    def at(self, p_virus: NDArray[np.floating]) -> NDArray[np.float64]:
         """(n,) rate of each of the probabilities it was made from; NaN for NaN."""
         rates = np.full(len(p_virus), np.nan)
         known = ~np.isnan(p_virus)
@@ -145,75 +124,157 @@ class FalseDiscovery:
         return rates
 
 
-class Judge:
-    """Calls the sequences of one input.
+CALL_DTYPE = np.dtype([("p_virus", "f4"), ("fdr", "f4"), ("call", "i1"), ("status", "i1"), ("has_open", "?")])
+"""The answer for a sequence: probability at the prevalence given and false discovery rate (both NaN if nothing was
+scored), ``Call``, key of ``STATUS_NAMES``, and whether a scored fragment has an open reading frame."""
+
+SUM_DTYPE = np.dtype(
+    [
+        ("log_odds", "f8"),
+        ("num_scored", "i4"),
+        ("num_open", "i4"),
+        ("num_rows", "i4"),
+        ("num_frameless", "i4"),
+        ("top", "i8"),
+    ]
+)
+"""What the fragments of a sequence add up to: sum of their log-odds, how many have a score, how many of those an open
+frame, all open frames, fragments that are one row of their own for lack of an open frame, and the position of the
+fragment with the highest log-odds, the first of equal ones (-1 if none is scored)."""
+
+
+def sums(table: Fragments) -> NDArray[np.void]:
+    """(m,) SUM_DTYPE, what the fragments of each sequence add up to. Masked fragments count for nothing."""
+    fragments, offsets = table.fragments, table.offsets
+    log_odds = fragments["log_odds"].astype(np.float64)
+    scored = ~np.isnan(log_odds) & (fragments["masked"] == 0)
+    added = np.zeros(len(table), dtype=SUM_DTYPE)
+    added["log_odds"] = _sum_by(np.where(scored, log_odds, 0.0), offsets)
+    added["num_scored"] = _sum_by(scored.astype(np.int64), offsets)
+    added["num_open"] = _sum_by((scored & (fragments["num_open"] > 0)).astype(np.int64), offsets)
+    added["num_rows"] = _sum_by(fragments["num_open"].astype(np.int64), offsets)
+    is_frameless = (fragments["num_open"] == 0) & (fragments["masked"] == 0)
+    scores_frameless = np.array([rules.scores_frameless for rules in table.rules])[table.sequences["model"]]
+    added["num_frameless"] = _sum_by(is_frameless.astype(np.int64), offsets) * scores_frameless
+    added["top"] = -1
+    filled = np.flatnonzero(np.diff(offsets))
+    if len(filled):
+        ranked = np.where(scored, log_odds, -np.inf)
+        highest = np.repeat(np.maximum.reduceat(ranked, offsets[:-1][filled]), np.diff(offsets)[filled])
+        best = np.flatnonzero(scored & (ranked == highest))[::-1]
+        added["top"][table.positions[best]] = best  # of several the last assignment, the first of the sequence, stays
+    return added
+
+
+def _sum_by(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:
+    """(m,) sums of ranges, which may be empty; each depends on its own values alone, to the last bit."""
+    total = np.zeros(len(offsets) - 1, dtype=values.dtype)
+    filled = np.flatnonzero(np.diff(offsets))
+    if len(filled):
+        total[filled] = np.add.reduceat(values, offsets[:-1][filled])
+    return total
+
+
+def sequence_log_odds(
+    table: Fragments, added: NDArray[np.void], parts: NDArray[np.void] | None = None
+) -> NDArray[np.float64]:
+    """(m,) calibrated log-odds at equal prevalence; NaN if nothing was scored or the record is not fit for a call.
 
     Args:
-        rules: of the bundle.
+        table: the sequences.
+        added: their sums.
+        parts: the proviruses in them, REGION_DTYPE; None for none.
+    """
+    parts = np.zeros(0, dtype=REGION_DTYPE) if parts is None else parts
+    scored = added["num_scored"].astype(np.int64)
+    is_fit = (scored > 0) & np.isin(table.sequences["status"], _FIT)
+    mean = np.where(is_fit, added["log_odds"] / np.maximum(scored, 1), np.nan)
+    log_odds = np.full(len(table), np.nan)
+    for model, rules in enumerate(table.rules):
+        mine = table.sequences["model"] == model
+        log_odds[mine] = rules.calibration.sequence_log_odds(mean[mine], scored[mine])
+        if rules.records is not None:
+            of_records = record_log_odds(table, parts, rules.records)
+            has_both = mine & is_fit & ~np.isnan(of_records)
+            log_odds[has_both] = of_records[has_both]
+    return log_odds
+
+
+def call_sequences(
+    table: Fragments,
+    calling: Calling,
+    evidence: NDArray[np.float32] | None = None,
+    prevalence: Prevalence | None = None,
+) -> NDArray[np.void]:
+    """(m,) CALL_DTYPE, the answers for all sequences of an input.
+
+    Args:
+        table: the sequences.
         calling: what the user decided.
-        sums: (n,) what all sequences of the input add up to, ``stages.consensus.SUM_DTYPE``.
+        evidence: (m,) of ``evidence_of``; None for what it gives without proviruses.
+        prevalence: at which calls are made; None for what the calling says of the evidence.
     """
-
-    def __init__(self, rules: Rules, calling: Calling, sums: NDArray[np.void]) -> None:
-        self.rules = rules
-        self._calling = calling
-        p_virus = np.empty(len(sums), dtype=np.float32)
-        for part in chunks(len(sums), sums):
-            p_virus[part] = probability(self._log_odds(sums[part]) + calling.shift)
-        self._false_discovery = FalseDiscovery(p_virus)
-
-    def answer(self, sums: NDArray[np.void]) -> Answers:
-        """Call some of its sequences; ``sums`` are theirs."""
-        extracted, scored, failed = sums["status"], sums["num_scored"], sums["num_failed"]
-        is_masked = (extracted != Status.OK) & (failed == 0)  # repetitive, where nothing may be left to score
-        final = np.select(
-            [~_are_fit(sums) | is_masked, failed > 0, scored == 0], [extracted, FAILED, NO_OPEN_FRAME], extracted
+    evidence = evidence_of(table) if evidence is None else evidence
+    prevalence = calling.prevalence_of(evidence) if prevalence is None else prevalence
+    calls = np.zeros(len(table), dtype=CALL_DTYPE)
+    done = 0
+    for part in table.parts():
+        span = slice(done, done + len(part))
+        mine, log_odds = calls[span], evidence[span].astype(np.float64)
+        done += len(part)
+        added = sums(part)
+        p_virus = probability(log_odds + prevalence.shift)
+        status, num_failed = part.sequences["status"], part.sequences["num_failed"]
+        is_fit = np.isin(status, _FIT)
+        mine["p_virus"], mine["has_open"] = p_virus, added["num_open"] > 0
+        # A record that repeats itself may have nothing left to score: that is then its status.
+        is_settled = ~is_fit | ((status != Status.OK) & (num_failed == 0))
+        mine["status"] = np.select(
+            [is_settled, num_failed > 0, added["num_scored"] == 0], [status, FAILED, NO_OPEN_FRAME], status
         )
-        log_odds = self._log_odds(sums)
-        p_virus = probability(log_odds + self._calling.shift)
-        fdr = self._false_discovery.at(p_virus)
-        call = np.where(np.isnan(p_virus), Call.NO_CALL, self._calls(sums, log_odds, p_virus, fdr))
-        call[(call == Call.VIRUS) & (extracted == Status.REPETITIVE)] = Call.UNCERTAIN
-        return Answers(p_virus, fdr, call.astype(np.int64), final.astype(np.int64), sums["num_open"] > 0)
-
-    def _log_odds(self, sums: NDArray[np.void]) -> NDArray[np.float64]:
-        """(n,) as of ``sequence_log_odds``."""
-        return sequence_log_odds(self.rules, sums)
-
-    def _limits(self, sums: NDArray[np.void]) -> tuple[Limit, Limit]:
-        """Probabilities at equal prevalence: below the first not virus, from the second on virus."""
-        del sums  # one model, one pair for all
-        return self.rules.thresholds(self._calling.preset)
-
-    def _calls(
-        self,
-        sums: NDArray[np.void],
-        log_odds: NDArray[np.float64],
-        p_virus: NDArray[np.float64],
-        fdr: NDArray[np.float64],
-    ) -> NDArray[np.int64]:
-        calling = self._calling
+        if calling.fdr is None:
+            virus, not_virus = _limits(part, calling)
+            compared = p_virus if calling.threshold is not None else probability(log_odds)
+            is_not_virus = compared < np.minimum(not_virus, _EVEN)
+            mine["call"] = np.select([compared >= virus, is_not_virus], [Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN)
+    false_discovery = FalseDiscovery(calls["p_virus"].copy())
+    for span in chunks(len(calls)):
+        mine = calls[span]
+        mine["fdr"] = false_discovery.at(mine["p_virus"])
         if calling.fdr is not None:
-            # What is more likely viral than not, and yet beyond the list, would be a bad "not virus".
-            is_virus, is_not_virus = fdr <= calling.fdr, p_virus < _EVEN
-        elif calling.threshold is not None:
-            is_virus, is_not_virus = _parted(p_virus, (calling.threshold, calling.threshold))
-        else:
-            is_virus, is_not_virus = _parted(probability(log_odds), self._limits(sums))
-        return np.select([is_virus, is_not_virus], [Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN)
+            # What is more likely viral than not but beyond the list would be a bad "not virus".
+            is_virus, is_not_virus = mine["fdr"] <= calling.fdr, mine["p_virus"] < _EVEN
+            mine["call"] = np.select([is_virus, is_not_virus], [Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN)
+        is_doubtful = table.sequences["status"][span] == Status.REPETITIVE
+        mine["call"][is_doubtful & (mine["call"] == Call.VIRUS)] = Call.UNCERTAIN
+        mine["call"][np.isnan(mine["p_virus"])] = Call.NO_CALL
+        table.release()
+    return calls
 
 
-def sequence_log_odds(rules: Rules, sums: NDArray[np.void]) -> NDArray[np.float64]:
-    """(n,) calibrated log-odds at equal prevalence, NaN where nothing was scored or the record is not fit for a call.
+def evidence_of(table: Fragments, parts: NDArray[np.void] | None = None) -> NDArray[np.float32]:
+    """(m,) log-odds at equal prevalence of all sequences; in float32, as they are all in memory at once.
 
     Args:
-        rules: of the model whose fragments were added up.
-        sums: (n,) ``stages.consensus.SUM_DTYPE``.
+        table: the sequences.
+        parts: the proviruses in them, REGION_DTYPE; None for none.
     """
-    scored = sums["num_scored"].astype(np.int64)
-    is_fit = (scored > 0) & _are_fit(sums)
-    mean = np.where(is_fit, sums["log_odds"] / np.maximum(scored, 1), np.nan)
-    return rules.calibration.sequence_log_odds(mean, scored)
+    parts = np.zeros(0, dtype=REGION_DTYPE) if parts is None else parts
+    evidence = np.empty(len(table), dtype=np.float32)
+    done = 0
+    for part in table.parts():
+        low, high = np.searchsorted(parts["sequence"], (part.first, part.first + len(part))).tolist()
+        evidence[done : done + len(part)] = sequence_log_odds(part, sums(part), parts[low:high])
+        done += len(part)
+    return evidence
+
+
+def _limits(table: Fragments, calling: Calling) -> tuple[Limit, Limit]:
+    """Probabilities from which on a sequence is virus, and below which it is not."""
+    if calling.threshold is not None:
+        return calling.threshold, calling.threshold
+    pairs = np.array([rules.thresholds(calling.preset) for rules in table.rules])[table.sequences["model"]]
+    return pairs[:, 1], pairs[:, 0]
 
 
 def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -223,7 +284,7 @@ def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def reasons(rules: Rules) -> Mapping[int, bytes]:
-    """The status of a sequence in words; NA where all went well. ``failed`` is told by ``failure``."""
+    """The status of a sequence in words; NA if all went well. ``failed`` is told by ``failure``."""
     return {
         Status.OK: b"NA",
         Status.EMPTY: b"the record holds no bases",
@@ -237,13 +298,3 @@ def reasons(rules: Rules) -> Mapping[int, bytes]:
 def failure(num_failed: int, num_rows: int) -> bytes:
     """Reason of status ``failed``."""
     return b"%d of %d row%b could not be computed" % (num_failed, num_rows, b"" if num_rows == 1 else b"s")
-
-
-def _are_fit(sums: NDArray[np.void]) -> NDArray[np.bool_]:
-    """(n,) whether the records can be called at all."""
-    return np.isin(sums["status"], (Status.OK, Status.REPETITIVE))
-
-
-def _parted(p_virus: NDArray[np.float64], limits: tuple[Limit, Limit]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    not_virus, virus = limits
-    return p_virus >= virus, p_virus < not_virus

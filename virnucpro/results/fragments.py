@@ -6,6 +6,7 @@ plain ``.npy`` files, in input order::
     sequences.npy     (m,) SEQUENCE_DTYPE
     fragments.npy     (f,) FRAGMENT_DTYPE, the fragments of a sequence next to each other
     genes.npy         (g,) GENE_DTYPE, ascending by sequence; empty if no genes were looked for
+    sites.npy         (s,) SITE_DTYPE, ascending by sequence: repeats around what may be proviruses
     names.npy         (b,) uint8, the ids of the sequences end to end, byte for byte
     name_offsets.npy  (m + 1,) int64, where each id begins
     table.json        digest (XXH3, 128 bits) and length of each array; written last, so that its existence says that
@@ -18,11 +19,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +33,13 @@ from xxhash import xxh3_128
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError
 from virnucpro.mapped import let_go
+from virnucpro.nearest.repeats import SITE_DTYPE
 from virnucpro.run_dir import machine_errors_at, read_json, write_json
 from virnucpro.sequence.ragged import Ragged
+from virnucpro.settings import make_settings
+
+if TYPE_CHECKING:
+    from virnucpro.results.outputs import InputResults
 
 FRAGMENT_DTYPE = np.dtype(
     [("sequence", "i8"), ("start", "i8"), ("stop", "i8"), ("log_odds", "f4"), ("num_open", "i2"), ("masked", "u1")]
@@ -66,13 +73,14 @@ GENE_DTYPE = np.dtype(
     ]
 )
 """A gene: number of its sequence in the run, 0-based half-open bounds, strand (1 or -1), bit scores of the nearest
-viral and the nearest cellular protein, and the number of the nearest protein in its table (-1 without one)."""
+viral and the nearest cellular protein, and the number of the organism of the viral one (-1 without one)."""
 
 VERSION = 1
 _DTYPES: dict[str, np.dtype[Any]] = {
     "sequences": SEQUENCE_DTYPE,
     "fragments": FRAGMENT_DTYPE,
     "genes": GENE_DTYPE,
+    "sites": SITE_DTYPE,
     "names": np.dtype("u1"),
     "name_offsets": np.dtype("i8"),
 }
@@ -90,6 +98,8 @@ class Fragments:
         sequences: (m,) SEQUENCE_DTYPE.
         fragments: (f,) FRAGMENT_DTYPE, those of these sequences.
         genes: (g,) GENE_DTYPE, those of these sequences.
+        sites: (s,) SITE_DTYPE, likewise.
+        organisms: number of an organism to its name and family, for ``genes["nearest"]``.
         rules: of the model asked for; in a cascade followed by those of the model that looked first.
         first: number of the first sequence in the run, which ``fragments["sequence"]`` counts by too.
     """
@@ -100,6 +110,8 @@ class Fragments:
     genes: NDArray[np.void]
     rules: tuple[Rules, ...]
     first: int = 0
+    sites: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=SITE_DTYPE))
+    organisms: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, rules: Sequence[Rules]) -> Self:
@@ -110,7 +122,33 @@ class Fragments:
         """
         arrays = read_arrays(folder)
         names = Ragged(arrays["names"], arrays["name_offsets"])
-        return cls(names, arrays["sequences"], arrays["fragments"], arrays["genes"], tuple(rules))
+        organisms = {int(number): (name, family) for number, (name, family) in read_facts(folder)["organisms"].items()}
+        return cls(
+            names=names,
+            sequences=arrays["sequences"],
+            fragments=arrays["fragments"],
+            genes=arrays["genes"],
+            rules=tuple(rules),
+            sites=arrays["sites"],
+            organisms=organisms,
+        )
+
+    @classmethod
+    def of(
+        cls, rules: Sequence[Rules], sequences: NDArray[np.void], names: Ragged, fragments: NDArray[np.void]
+    ) -> Fragments:
+        """A table in memory; where the fragments of each sequence lie in it is found here.
+
+        Args:
+            rules: of the models.
+            sequences: (m,) SEQUENCE_DTYPE.
+            names: m ids.
+            fragments: (f,) FRAGMENT_DTYPE, ascending by sequence.
+        """
+        sequences = sequences.copy()
+        counts = np.bincount(fragments["sequence"], minlength=len(sequences))
+        sequences["num_fragments"], sequences["first_fragment"] = counts, np.cumsum(counts) - counts
+        return cls(names, sequences, fragments, np.zeros(0, dtype=GENE_DTYPE), tuple(rules))
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -134,13 +172,16 @@ class Fragments:
             origin = int(self.sequences["first_fragment"][0])
             begin = int(sequences["first_fragment"][0]) - origin
             end = int(sequences["first_fragment"][-1]) - origin + int(sequences["num_fragments"][-1])
-        low, high = np.searchsorted(self.genes["sequence"], (self.first + start, self.first + stop)).tolist()
+        numbers = (self.first + start, self.first + stop)
+        low, high = np.searchsorted(self.genes["sequence"], numbers).tolist()
+        first_site, last_site = np.searchsorted(self.sites["sequence"], numbers).tolist()
         return replace(
             self,
             names=self.names.slice(start, min(stop, len(self))),
             sequences=sequences,
             fragments=self.fragments[begin:end],
             genes=self.genes[low:high],
+            sites=self.sites[first_site:last_site],
             first=self.first + start,
         )
 
@@ -159,9 +200,63 @@ class Fragments:
             self.release()
             start = stop
 
+    def in_memory(self) -> Fragments:
+        """A copy that needs no file."""
+        return replace(
+            self,
+            names=Ragged(np.array(self.names.values), np.array(self.names.offsets)),
+            sequences=np.array(self.sequences),
+            fragments=np.array(self.fragments),
+            genes=np.array(self.genes),
+            sites=np.array(self.sites),
+        )
+
+    def call(
+        self,
+        preset: str | None = None,
+        *,
+        threshold: float | None = None,
+        fdr: float | None = None,
+        prevalence: float | Literal["auto"] = "auto",
+    ) -> InputResults:
+        """Call the sequences and look for virus regions.
+
+        Args:
+            preset: ``sensitive``, ``balanced`` or ``strict``; balanced if nothing is given.
+            threshold: instead of it, the p_virus that parts virus from not virus.
+            fdr: instead of it, the highest false discovery rate of what is called virus.
+            prevalence: expected share of viral sequences; auto estimates it from the scores.
+
+        Raises:
+            UsageError: more than one way to call is given, or a value that makes no sense.
+        """
+        from virnucpro.results.calls import Calling  # noqa: PLC0415 - they work on this module's table
+        from virnucpro.results.outputs import InputResults  # noqa: PLC0415
+
+        options = {"preset": preset, "threshold": threshold, "fdr": fdr, "prevalence": prevalence}
+        settings = make_settings(None, {f"science.{name}": value for name, value in options.items()})
+        return InputResults.of(self, Calling.from_settings(settings.science))
+
+    def regions(self, preset: str | None = None) -> NDArray[np.void]:
+        """(r,) REGION_DTYPE, the virus regions; see ``call`` for the preset."""
+        return self.call(preset).regions
+
+    def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
+        """The fragments as a ``pyarrow.Table``, with the ids of their sequences."""
+        arrow = import_module("pyarrow")
+        names = [name.decode(errors="backslashreplace") for name in self.names.to_bytes()]
+        columns: dict[str, Any] = {"name": [names[position] for position in self.positions.tolist()]}
+        columns |= {name: self.fragments[name] for name in FRAGMENT_DTYPE.names or () if name != "sequence"}
+        return arrow.table({name: arrow.array(values, from_pandas=True) for name, values in columns.items()})
+
+    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is not needed to run
+        """The fragments as a ``pandas.DataFrame``."""
+        return self.to_arrow().to_pandas()
+
     def release(self) -> None:
         """Give mapped memory back to the system; the values stay in their files."""
-        for array in (self.sequences, self.fragments, self.genes, self.names.values, self.names.offsets):
+        names = self.names
+        for array in (self.sequences, self.fragments, self.genes, self.sites, names.values, names.offsets):
             let_go(array)
 
 
@@ -258,15 +353,17 @@ class TableWriter:
         self._write(counted[:-1])
         self._open = counted[-1:]
 
-    def append_genes(self, genes: NDArray[np.void]) -> None:
-        """Add genes, (g,) GENE_DTYPE; they come in the order of their sequences."""
+    def append_genes(self, genes: NDArray[np.void], sites: NDArray[np.void]) -> None:
+        """Add genes, (g,) GENE_DTYPE, and sites, (s,) SITE_DTYPE; both come in the order of their sequences."""
         self._columns["genes"].append(genes)
+        self._columns["sites"].append(sites)
 
-    def finish(self) -> None:
-        """Complete the table."""
+    def finish(self, facts: Mapping[str, Any] | None = None) -> None:
+        """Complete the table; ``facts`` are kept with it, see ``read_facts``."""
         self._write(self._open)
         written = {name: column.close() for name, column in self._columns.items()}
-        write_json(self._folder / "table.json", {"version": VERSION, "arrays": written})
+        kept = {"organisms": {}, **(facts or {})}
+        write_json(self._folder / "table.json", {"version": VERSION, "arrays": written, "facts": kept})
 
     def _write(self, sequences: NDArray[np.void]) -> None:
         """Write sequences all of whose fragments have come."""
@@ -276,21 +373,33 @@ class TableWriter:
         self._columns["sequences"].append(sequences)
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What is kept with a table.
+
+    ``frames``: for each input the number of rows by frame. ``organisms``: number of an organism to its name and family.
+    """
+    facts: dict[str, Any] = _read_summary(folder)["facts"]
+    return facts
+
+
 def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a table, mapped, once they have been checked.
 
     Raises:
         StoreError: the table is missing, damaged or of another version.
     """
-    summary = folder / "table.json"
-    if not summary.is_file():
-        raise StoreError(summary, "is missing")
-    content = read_json(summary)
+    written = _read_summary(folder)["arrays"]
+    return {name: _read_array(folder / f"{name}.npy", dtype, written[name]) for name, dtype in _DTYPES.items()}
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    path = folder / "table.json"
+    if not path.is_file():
+        raise StoreError(path, "is missing")
+    content: dict[str, Any] = read_json(path)
     if content.get("version") != VERSION:
-        raise StoreError(summary, f"is of another version than {VERSION}, which this program reads")
-    return {
-        name: _read_array(folder / f"{name}.npy", dtype, content["arrays"][name]) for name, dtype in _DTYPES.items()
-    }
+        raise StoreError(path, f"is of another version than {VERSION}, which this program reads")
+    return content
 
 
 def _read_array(path: Path, dtype: np.dtype[Any], written: dict[str, Any]) -> NDArray[Any]:
@@ -303,7 +412,7 @@ def _read_array(path: Path, dtype: np.dtype[Any], written: dict[str, Any]) -> ND
     is_whole = path.stat().st_size == _HEADER_BYTES + length * dtype.itemsize
     if not is_whole or header != _npy_header(dtype, length):
         raise StoreError(path, "is damaged (its header or its size is not what was written)")
-    array: NDArray[Any] = np.load(path, mmap_mode="r")
+    array: NDArray[Any] = np.load(path, mmap_mode="r").view(np.ndarray)  # np.memmap itself is slow to index
     digest, step = xxh3_128(), max(1, _CHECK_BYTES // dtype.itemsize)
     for start in range(0, length, step):
         digest.update(np.ascontiguousarray(array[start : start + step]).view(np.uint8).data)

@@ -10,65 +10,45 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.results import schema, text
-from virnucpro.sequence.ragged import Ragged
-
-RESULT_COLUMNS = schema.LEGACY_RESULTS.header
-HIGHEST_COLUMNS = schema.LEGACY_HIGHEST.header
+from virnucpro.results.formats import Cells
 
 _FRAME_LETTERS = 2
-"""That a row's name has behind the name of its window."""
-_QUOTED = tuple(b'"\t\r\n')
+"""That the name of a row has after that of its window."""
 
 
-def result_lines(names: Ragged, scores: NDArray[np.float32]) -> bytes:
+def result_cells(names: Sequence[bytes], scores: NDArray[np.float32]) -> Cells:
     """Lines of ``prediction_results.txt``; scores as the shortest text that reads back as the same float32."""
     virus = scores[:, 1] > scores[:, 0]  # of two equal scores the first wins, as argmax has it
-    return text.lines(
-        (names, text.words((b"others", b"virus"), virus), text.shortest(scores[:, 0]), text.shortest(scores[:, 1]))
-    )
+    others, viral = (scores[:, column].astype("S32").tolist() for column in (0, 1))
+    return names, [b"virus" if is_virus else b"others" for is_virus in virus.tolist()], others, viral
 
 
-class HighestScores:
-    """Largest scores a window, gathered over the run (memory grows with the number of windows)."""
+def highest_cells(rows: Iterable[tuple[Sequence[bytes], NDArray[np.float32]]]) -> Cells:
+    """Lines of ``prediction_results_highestscore.csv``, quoted if a name needs it.
 
-    def __init__(self) -> None:
-        self._windows: list[Ragged] = []
-        self._best: list[NDArray[np.float32]] = []
-
-    def add(self, names: Ragged, scores: NDArray[np.float32]) -> None:
-        """Take in rows; the window's name is the row's less its last two letters."""
-        windows, best = _highest(text.shortened(names, _FRAME_LETTERS), scores)
-        self._windows.append(windows)
-        self._best.append(best)
-
-    def lines(self) -> bytes:
-        """Lines of ``prediction_results_highestscore.csv``, quoted where a name needs it."""
-        windows = Ragged.concatenate(self._windows)
-        if not len(windows):
-            return b""
-        names = windows.to_bytes()
-        order = np.array(sorted(range(len(names)), key=names.__getitem__))
-        windows, best = _highest(text.taken(windows, order), np.concatenate(self._best)[order])
-        if np.isin(windows.values, _QUOTED).any():
-            windows = Ragged.from_bytes(map(_as_csv, windows.to_bytes()))
-        return text.lines((windows, text.words((b"False", b"True"), best[:, 1] >= best[:, 0])))
-
-
-def _highest(windows: Ragged, scores: NDArray[np.float32]) -> tuple[Ragged, NDArray[np.float32]]:
-    """Of neighbours of one name only one, with the largest of their scores."""
-    if not len(windows):
-        return windows, scores
-    begins = text.begins(windows)
-    return text.taken(windows, begins), np.maximum.reduceat(scores, begins)
+    Args:
+        rows: names of rows and their scores, part by part. Memory grows with the number of windows.
+    """
+    highest: dict[bytes, tuple[float, float]] = {}
+    for names, scores in rows:
+        for name, other, virus in zip(names, *scores.T.tolist(), strict=True):
+            window = name[:-_FRAME_LETTERS]
+            best = highest.get(window)
+            highest[window] = (other, virus) if best is None else (max(best[0], other), max(best[1], virus))
+    windows = sorted(highest)
+    calls = [b"True" if highest[window][1] >= highest[window][0] else b"False" for window in windows]
+    return [_as_csv(window) for window in windows], calls
 
 
 def _as_csv(name: bytes) -> bytes:
-    """A cell of a CSV file with tabs, in quotation marks where it needs them."""
+    """A cell of a CSV file with tabs, in quotation marks if it needs them."""
+    if not any(mark in name for mark in (b'"', b"\t", b"\r", b"\n")):
+        return name
     line = io.StringIO()
     csv.writer(line, delimiter="\t", lineterminator="", quoting=csv.QUOTE_MINIMAL).writerow(
         [name.decode(errors="surrogateescape")]

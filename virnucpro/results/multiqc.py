@@ -7,12 +7,12 @@ side. Found by MultiQC through the ending ``_mqc.json`` of their names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from virnucpro.results.plots import CALL_COLOURS, CALL_TITLES
-from virnucpro.results.results import CALLS, FinishedRun, open_run
-from virnucpro.run_dir import write_json
+from virnucpro.results.figures import CALL_COLOURS, CALL_TITLES
+from virnucpro.results.overview import CALLS
+from virnucpro.run_dir import RunDir, write_json
 
 _DESCRIPTION = "tells which sequences of a metagenome are viral, from nucleotide and protein language models."
 _STATISTICS = {
@@ -42,32 +42,28 @@ _STATISTICS = {
 }
 
 
-def write_multiqc(root: Path, stems: Sequence[str]) -> list[Path]:
-    """Write ``<stem>.virnucpro_mqc.json`` and ``<stem>.virnucpro_stats_mqc.json`` of each input.
+def write_multiqc(root: Path, stem: str, summary: dict[str, Any]) -> list[Path]:
+    """Write ``<stem>.virnucpro_mqc.json`` and ``<stem>.virnucpro_stats_mqc.json`` of an input.
 
     Args:
-        root: output directory of a finished run.
-        stems: prefixes of the inputs' files.
-
-    Raises:
-        UsageError: there is no such run.
-        StoreError: a record of it is damaged.
+        root: directory of the results.
+        stem: prefix of the input's files.
+        summary: its ``.summary.json``.
     """
     written = []
-    for run in (open_run(root, stem) for stem in stems):
-        for suffix, content in (
-            ("virnucpro_mqc.json", _calls(run)),
-            ("virnucpro_stats_mqc.json", _statistics(run)),
-        ):
-            path = run.path(suffix)
-            write_json(path, content)
-            written.append(path)
+    for suffix, content in (
+        ("virnucpro_mqc.json", _calls(stem, summary)),
+        ("virnucpro_stats_mqc.json", _statistics(stem, summary)),
+    ):
+        path = RunDir(root).result(stem, suffix)
+        write_json(path, content)
+        written.append(path)
     return written
 
 
-def _calls(run: FinishedRun) -> dict[str, object]:
+def _calls(stem: str, summary: dict[str, Any]) -> dict[str, object]:
     """The bars."""
-    calls = run.summary["sequences_by_call"]
+    calls = summary["sequences_by_call"]
     return {
         "id": "virnucpro_calls",
         "parent_id": "virnucpro",
@@ -78,22 +74,22 @@ def _calls(run: FinishedRun) -> dict[str, object]:
         "plot_type": "bargraph",
         "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Sequences"},
         "categories": {call: {"name": CALL_TITLES[call], "color": CALL_COLOURS[call]} for call in CALLS},
-        "data": {run.stem: {call: calls.get(call, 0) for call in CALLS}},
+        "data": {stem: {call: calls.get(call, 0) for call in CALLS}},
     }
 
 
-def _statistics(run: FinishedRun) -> dict[str, object]:
+def _statistics(stem: str, summary: dict[str, Any]) -> dict[str, object]:
     """The columns of the general statistics."""
-    total = run.summary["num_sequences"]
+    total = summary["num_sequences"]
     values = {
         "num_sequences": total,
-        "percent_virus": 100 * run.summary["sequences_by_call"]["virus"] / total if total else 0.0,
-        "bases_virus": run.summary["bases_by_call"]["virus"],
+        "percent_virus": 100 * summary["sequences_by_call"]["virus"] / total if total else 0.0,
+        "bases_virus": summary["bases_by_call"]["virus"],
     }
     return {
         "id": "virnucpro_stats",
         "plot_type": "generalstats",
         "namespace": "VirNucPro",
         "headers": _STATISTICS,
-        "data": {run.stem: values},
+        "data": {stem: values},
     }

@@ -19,33 +19,20 @@ from typing import Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from virnucpro import __version__
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
-from virnucpro.results import plots
-from virnucpro.results.results import (
-    CALLS,
-    LENGTH_EDGES,
-    NUM_SCORE_BINS,
-    FinishedRun,
-    Tally,
-    open_run,
-    tally_sequences,
-)
+from virnucpro.results import figures
+from virnucpro.results import gene_maps as maps
+from virnucpro.results.figures import CALL_TITLES, VARIABLES
+from virnucpro.results.finished import FinishedRun
+from virnucpro.results.overview import CALLS, LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
 from virnucpro.results.schema import CASCADE, SEQUENCES, Table
-from virnucpro.results.tracks import Proviruses, Track, read_proviruses, read_tracks
 from virnucpro.run_dir import atomic_write
 
 _log = logging.getLogger(__name__)
 
-_COLOURS = {call: f"var(--{call.replace('_', '-')})" for call in CALLS}
-_FIGURE_COLOURS = {plots.CALL_COLOURS[call]: variable for call, variable in _COLOURS.items()} | {
-    plots.INK: "var(--ink)",
-    plots.FAINT: "var(--faint)",
-    plots.PAPER: "var(--card)",
-}
 _NAME_LETTERS = 120
 _NOT_OF_AN_INPUT = ("source", "stem", "first_sequence")  # said elsewhere, or of the run's own use
 
@@ -89,31 +76,22 @@ class Stage:
     percent: float
 
 
-def write_report(root: Path, stem: str, output: Path | None = None) -> Path:
+def write_report(run: FinishedRun, output: Path | None = None) -> Path:
     """Write the report of one input of a finished run.
 
     Args:
-        root: output directory of the run.
-        stem: prefix of the input's files.
-        output: where to; ``<stem>.report.html`` in ``root`` where None.
+        run: the input.
+        output: where to; ``<stem>.report.html`` next to its results if None.
 
     Returns:
         where it is.
-
-    Raises:
-        UsageError: there is no such run, or it wrote no table of sequences.
-        StoreError: one of its files is damaged, or they are not of one run.
     """
-    run = open_run(root, stem)
-    proviruses = read_proviruses(run)
-    names = {found.sequence for found in proviruses.best} if proviruses is not None else set()
-    tally = tally_sequences(run, names)
-    tracks = read_tracks(run, tally, proviruses)
-    page = _render(run, tally, proviruses, tracks)
+    shown = overview(run.results)
     path = output or run.path("report.html")
     with atomic_write(path) as temporary:
+        page = _render(run, shown)
         temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # a file may have any name
-    _log.info("%s: %s sequences, %d tracks", path, f"{tally.num_sequences:,}", len(tracks))
+    _log.info("%s: %s sequences, %d tracks", path, f"{shown.num_sequences:,}", len(shown.tracks))
     return path
 
 
@@ -131,7 +109,7 @@ def _is_visible(letter: str) -> bool:
     return unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
-def _render(run: FinishedRun, tally: Tally, proviruses: Proviruses | None, tracks: Sequence[Track]) -> str:
+def _render(run: FinishedRun, tally: Overview) -> str:
     templates = jinja2.PackageLoader("virnucpro.results")
     environment = jinja2.Environment(
         loader=templates,
@@ -146,29 +124,32 @@ def _render(run: FinishedRun, tally: Tally, proviruses: Proviruses | None, track
         "short_name": short_name,
     }
     works = parse_cff(read_cff())
-    calls = {call: plots.CALL_TITLES[call] for call in CALLS}
+    calls = {call: CALL_TITLES[call] for call in CALLS}
     return environment.get_template("report.html.j2").render(
         _run_facts(run)
-        | _texts(run, tally, proviruses, tracks)
+        | _texts(run, tally)
         | {
             "css": Markup(templates.get_source(environment, "report.css")[0]),  # noqa: S704 - our own file
             "run": run,
             "version": __version__,
             "tally": tally,
             "calls": calls,
-            "colour": _COLOURS.__getitem__,
+            "colour": VARIABLES.__getitem__,
             "share_text": _share_text,
-            "statuses": {status: number for status, number in tally.statuses.items() if number},
+            "statuses": tally.statuses,
             "models": {
                 model: (number, run.summary["cascade"]["bases_by_model"][model])
                 for model, number in _sequences_by_model(run).items()
             },
             "status_meanings": STATUS_MEANINGS,
-            "numbers": _big_numbers(run, tally, proviruses),
+            "numbers": _big_numbers(run, tally),
             "figures": _figures(tally, run.thresholds),
-            "tracks": _track_figures(tracks),
+            "tracks": _track_figures(tally.tracks),
+            "gene_maps": [
+                _figure(shown.name, maps.draw(shown), maps.described(shown))
+                for shown in maps.gene_maps(run.results, tally)
+            ],
             "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.hits),
-            "proviruses": proviruses,
             "methods": _methods(run, works),
             "references": [work.text for work in (works.method, works.software, *works.of_encoders(_kinds(run)))],
             "columns": _columns(CASCADE if "cascade" in run.summary else SEQUENCES),
@@ -184,36 +165,39 @@ def _columns(table: Table) -> dict[str, str]:
     }
 
 
-def _texts(run: FinishedRun, tally: Tally, proviruses: Proviruses | None, tracks: Sequence[Track]) -> dict[str, object]:
+def _texts(run: FinishedRun, tally: Overview) -> dict[str, object]:
     """Sentences and titles of the page."""
     sections = {
         "counts": "Counts",
         "figures": "Scores and lengths",
         "hits": "Top hits",
         "proviruses": "Proviruses",
+        "genes": "Genes of viruses and proviruses",
         "tracks": "Scores along sequences",
         "run": "How it was run",
         "methods": "Methods and citation",
         "columns": "How to read the table",
     }
-    if proviruses is None:
-        del sections["proviruses"]
     num_virus, shown = tally.calls["virus"], len(tally.hits)
     hits = "All" if shown == num_virus else f"The {shown} of highest probability of all"
-    best = proviruses.best if proviruses is not None else ()
-    num_found = proviruses.num_found if proviruses is not None else 0
+    best, num_found = tally.proviruses, tally.num_proviruses
     regions = "All" if len(best) == num_found else f"The {len(best)} of highest score of all"
     calls = " + ".join(f"{tally.calls[call]:,} {call}" for call in CALLS)
-    statuses = " + ".join(f"{number:,} {status}" for status, number in tally.statuses.items() if number)
+    statuses = " + ".join(f"{number:,} {status}" for status, number in tally.statuses.items())
     return {
         "sections": sections,
         "lead": _lead(run, tally),
         "hits_text": f"{hits} {num_virus:,} sequences called virus, the longer first among equals.",
         "proviruses_text": f"{regions} {num_found:,} viral parts of longer sequences; 1-based closed coordinates.",
+        "genes_text": (
+            "Genes of the proviruses above, with some host around them, then of the top hits: arrows by position (kb), "
+            "those below read from right to left. Red: nearest to a viral protein; blue: to a cellular one; "
+            "yellow: to both; grey: to neither. They are why a sequence is called so; the table of genes has all."
+        ),
         "tracks_text": (
-            f"The probability of each window along {len(tracks)} sequences: those with proviruses first (shaded), then "
-            "the longest called virus. Dashed: 0.5, as likely virus as not. Of many windows, the filled line is the "
-            "running mean."
+            f"The probability of each window along {len(tally.tracks)} sequences: those with proviruses first "
+            "(shaded), then the longest called virus. Dashed: 0.5, as likely virus as not. Of many windows, the filled "
+            "line is the running mean."
         ),
         "checks": [
             f"{tally.num_sequences:,} sequences were read = {calls or 0}",
@@ -223,7 +207,7 @@ def _texts(run: FinishedRun, tally: Tally, proviruses: Proviruses | None, tracks
     }
 
 
-def _models_check(run: FinishedRun, tally: Tally) -> list[str]:
+def _models_check(run: FinishedRun, tally: Overview) -> list[str]:
     """How a cascade shared the sequences."""
     shares = [f"{number:,} decided by {model}" for model, number in _sequences_by_model(run).items()]
     return [f"{tally.num_sequences:,} sequences were read = {' + '.join(shares)}"] if shares else []
@@ -234,7 +218,7 @@ def _sequences_by_model(run: FinishedRun) -> dict[str, int]:
     return dict(run.summary.get("cascade", {}).get("sequences_by_model", {}))
 
 
-def _lead(run: FinishedRun, tally: Tally) -> str:
+def _lead(run: FinishedRun, tally: Overview) -> str:
     source = run.summary.get("input", run.stem)
     started = run.record.get("started")
     when = f", run on {datetime.fromisoformat(started):%Y-%m-%d at %H:%M %Z}" if started else ""
@@ -251,7 +235,7 @@ def _models(run: FinishedRun) -> str:
     return f"{run.summary.get('model', 'unknown')}" + (f" after {first}" if first else "")
 
 
-def _big_numbers(run: FinishedRun, tally: Tally, proviruses: Proviruses | None) -> list[BigNumber]:
+def _big_numbers(run: FinishedRun, tally: Overview) -> list[BigNumber]:
     calls, total = tally.calls, tally.num_sequences
     shown = [
         BigNumber("Sequences", f"{total:,}", _bases(tally.num_bases)),
@@ -264,9 +248,9 @@ def _big_numbers(run: FinishedRun, tally: Tally, proviruses: Proviruses | None) 
     ]
     if not math.isnan(tally.largest_fdr):
         expected = f"about {tally.largest_fdr * calls['virus']:,.0f} of {calls['virus']:,} virus calls"
-        shown.append(BigNumber("Estimated false calls", f"{100 * tally.largest_fdr:.1f} %", expected))
-    if proviruses is not None:
-        shown.append(BigNumber("Proviruses", f"{proviruses.num_found:,}", "viral parts of longer sequences"))
+        at = f"at {run.results.prevalence.sentence()}"
+        shown.append(BigNumber("Estimated false calls", f"{100 * tally.largest_fdr:.1f} %", f"{expected}, {at}"))
+    shown.append(BigNumber("Proviruses", f"{tally.num_proviruses:,}", "viral parts of longer sequences"))
     if calls["uncertain"]:
         shown.append(BigNumber("Uncertain", f"{calls['uncertain']:,}", _percent(calls["uncertain"], total)))
     by_model = _sequences_by_model(run)
@@ -277,34 +261,25 @@ def _big_numbers(run: FinishedRun, tally: Tally, proviruses: Proviruses | None) 
     return shown
 
 
-def _figures(tally: Tally, thresholds: Sequence[float]) -> list[PageFigure]:
+def _figures(tally: Overview, thresholds: Sequence[float]) -> list[PageFigure]:
     if not tally.num_sequences:
         return []
-    with plots.page_style():
-        return [
-            PageFigure(
-                "Distribution of scores",
-                _svg(plots.score_figure(tally, thresholds), "scores"),
-                _scores_text(tally, thresholds),
-            ),
-            PageFigure("Calls by length", _svg(plots.length_figure(tally), "lengths"), _lengths_text(tally)),
-            PageFigure("Share of calls by length", _svg(plots.share_figure(tally), "shares"), _shares_text(tally)),
-        ]
+    return [
+        _figure("Distribution of scores", figures.score_figure(tally, thresholds), _scores_text(tally, thresholds)),
+        _figure("Calls by length", figures.length_figure(tally), _lengths_text(tally)),
+        _figure("Share of calls by length", figures.share_figure(tally), _shares_text(tally)),
+    ]
 
 
 def _track_figures(tracks: Sequence[Track]) -> list[PageFigure]:
-    with plots.page_style():
-        return [
-            PageFigure(track.line.name, _svg(plots.track_figure(track), f"track{place}"), _track_text(track))
-            for place, track in enumerate(tracks)
-        ]
+    return [_figure(track.line.name, figures.track_figure(track), _track_text(track)) for track in tracks]
 
 
-def _svg(figure: Figure, name: str) -> Markup:
-    return Markup(plots.svg_of(figure, name, _FIGURE_COLOURS))  # noqa: S704 - Matplotlib escapes the text in it
+def _figure(title: str | bytes, svg: str, text: str) -> PageFigure:
+    return PageFigure(title, Markup(svg), text)  # noqa: S704 - our own, with numbers in it and no foreign text
 
 
-def _scores_text(tally: Tally, thresholds: Sequence[float]) -> str:
+def _scores_text(tally: Overview, thresholds: Sequence[float]) -> str:
     scored = int(tally.scores.sum())
     tenth = NUM_SCORE_BINS // 10
     low, high = int(tally.scores[:, :tenth].sum()), int(tally.scores[:, -tenth:].sum())
@@ -315,7 +290,7 @@ def _scores_text(tally: Tally, thresholds: Sequence[float]) -> str:
     )
 
 
-def _lengths_text(tally: Tally) -> str:
+def _lengths_text(tally: Overview) -> str:
     """Where the middle of all sequences and that of the virus calls lies, to the width of a bin."""
 
     def middle(counts: NDArray[np.int64]) -> str:
@@ -324,7 +299,7 @@ def _lengths_text(tally: Tally) -> str:
 
     virus = tally.lengths[CALLS.index("virus")]
     counts = tally.lengths.sum(axis=0)
-    num_shorter = int(counts[: plots.shown_lengths(tally).start].sum())
+    num_shorter = int(counts[: figures.shown_lengths(tally).start].sum())
     return (
         f"The median length lies between {middle(counts)}"
         + (f", that of virus calls between {middle(virus)}." if virus.any() else ".")
@@ -332,7 +307,7 @@ def _lengths_text(tally: Tally) -> str:
     )
 
 
-def _shares_text(tally: Tally) -> str:
+def _shares_text(tally: Overview) -> str:
     """Share of virus calls in three ranges of length."""
     edges = np.searchsorted(LENGTH_EDGES, (1_000, 10_000))
     parts = []
@@ -349,7 +324,7 @@ def _track_text(track: Track) -> str:
     scored = track.p_virus[~np.isnan(track.p_virus)]
     mean = f", mean probability {scored.mean():.2f}" if len(scored) else ""
     regions = "; ".join(f"provirus {found.start:,} to {found.stop:,}" for found in track.proviruses)
-    title = plots.CALL_TITLES[track.line.call].lower()
+    title = CALL_TITLES[track.line.call].lower()
     windows = f"{_bases(track.line.length)}, {title}; {len(track.p_virus):,} windows{mean}"
     return f"{windows}; {regions}." if regions else f"{windows}."
 
@@ -453,9 +428,7 @@ def _rule(run: FinishedRun) -> str:
         rule = f"sequences were called viral by the preset {preset} ({limit}{uncertain})"
     else:
         rule = f"sequences with a calibrated probability of {limits[-1]:g} or more were called viral{uncertain}"
-    if run.prevalence == 0.5:
-        return rule
-    return f"{rule}; probabilities are for an expected share of viral sequences of {run.prevalence:g}"
+    return f"{rule}; probabilities are for {run.results.prevalence.sentence()}"
 
 
 def _kinds(run: FinishedRun) -> list[str]:
@@ -464,7 +437,7 @@ def _kinds(run: FinishedRun) -> list[str]:
 
 
 def _share_text(counts: Mapping[str, int], total: int, what: str) -> str:
-    shares = (f"{plots.CALL_TITLES[call]} {_percent(count, total)}" for call, count in counts.items() if count)
+    shares = (f"{CALL_TITLES[call]} {_percent(count, total)}" for call, count in counts.items() if count)
     return f"Share of {what}: {', '.join(shares)}"
 
 

@@ -1,4 +1,4 @@
-"""Figures, in the report and as files: scores, calls by length, and the window scores along a sequence.
+"""Figures as files for a publication: scores, calls by length, and the window scores along a sequence.
 
 Figures are drawn without pyplot, so nothing global is touched and no display is needed, and files hold no date,
 so the same results give the same bytes.
@@ -20,27 +20,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from virnucpro.results.results import CALLS, LENGTH_EDGES, NUM_SCORE_BINS, Tally, open_run, tally_sequences
-from virnucpro.results.tracks import Track, read_proviruses, read_tracks
+from virnucpro.results.figures import (
+    BOTTOM,
+    CALL_COLOURS,
+    CALL_TITLES,
+    EVEN,
+    FIGURE_SIZE,
+    LEFT,
+    RIGHT,
+    TOP,
+    TRACK_SIZE,
+    averaged,
+    length_limits,
+    running_mean,
+    short_length,
+    short_number,
+)
+from virnucpro.results.finished import FinishedRun
+from virnucpro.results.overview import CALLS, LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
 from virnucpro.run_dir import atomic_write
 
 FORMATS = ("png", "svg", "pdf")
-CALL_TITLES = {"virus": "Virus", "uncertain": "Uncertain", "not_virus": "Not virus", "no_call": "No call"}
-CALL_COLOURS = {"virus": "#c2410c", "uncertain": "#b87f00", "not_virus": "#2f6fb3", "no_call": "#7d8795"}
-"""Told apart with every common kind of colour blindness: they differ in lightness or along blue to yellow."""
 INK = "#1f2a37"
 FAINT = "#cbd2dc"
 PAPER = "#ffffff"
 
-FIGURE_SIZE = (340, 236)
-TRACK_SIZE = (340, 150)
 _POINTS_PER_INCH = 72  # in an SVG of Matplotlib a point is one unit of the view box
 _FILE_SCALE = 1.4
 _FILE_DPI = 300
-_MAX_POINTS = 300
-_MANY_POINTS = 100
-EVEN = 0.5
-"""Probability at which virus and not virus are equally likely: what a window is held against."""
 
 _STYLE: Any = {  # Matplotlib's stubs want literal keys, which a union of dictionaries loses
     "axes.edgecolor": FAINT,
@@ -74,35 +81,35 @@ _PAGE_EDITS = (
 _log = logging.getLogger(__name__)
 
 
-def score_figure(tally: Tally, thresholds: Sequence[float]) -> Figure:
+def score_figure(shown: Overview, thresholds: Sequence[float]) -> Figure:
     """Sequences by probability, stacked by call, with the thresholds."""
     figure, axes = _canvas(FIGURE_SIZE, "p_virus", "sequences")
     edges = np.linspace(0, 1, NUM_SCORE_BINS + 1)
-    _stack(axes, edges, tally.scores)
+    _stack(axes, edges, shown.scores)
     axes.set_xlim(0, 1)
     for threshold in thresholds:
         axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(_short_number))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     return figure
 
 
-def length_figure(tally: Tally) -> Figure:
+def length_figure(shown: Overview) -> Figure:
     """Sequences by length, stacked by call."""
     figure, axes = _canvas(FIGURE_SIZE, "length", "sequences")
-    _stack(axes, LENGTH_EDGES, tally.lengths)
-    _length_axis(axes, tally)
+    _stack(axes, LENGTH_EDGES, shown.lengths)
+    _length_axis(axes, shown)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(_short_number))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     return figure
 
 
-def share_figure(tally: Tally) -> Figure:
+def share_figure(shown: Overview) -> Figure:
     """Share of each call among the sequences of a length."""
     figure, axes = _canvas(FIGURE_SIZE, "length", "share")
-    counts = tally.lengths[:, ::2] + tally.lengths[:, 1::2]  # wider bins: a share needs more sequences than a count
+    counts = shown.lengths[:, ::2] + shown.lengths[:, 1::2]  # wider bins: a share needs more sequences than a count
     _stack(axes, LENGTH_EDGES[::2], counts / np.maximum(counts.sum(axis=0), 1))
-    _length_axis(axes, tally)
+    _length_axis(axes, shown)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -115,8 +122,8 @@ def track_figure(track: Track, title: str = "") -> Figure:
     Where there are many windows the fill is their running mean, and those beyond some hundred are averaged in groups.
     """
     figure, axes = _canvas(TRACK_SIZE, "position (kb)", "p_virus")
-    middles, p_virus = _averaged((track.starts + track.stops) / 2000, track.p_virus)
-    trend = _running_mean(p_virus)
+    middles, p_virus = averaged((track.starts + track.stops) / 2000, track.p_virus.astype(np.float64))
+    trend = running_mean(p_virus)
     for found in track.proviruses:
         axes.axvspan(found.start / 1000, found.stop / 1000, color=CALL_COLOURS["virus"], alpha=0.15, linewidth=0)
     for call, where in (("virus", trend >= EVEN), ("not_virus", trend < EVEN)):
@@ -135,30 +142,21 @@ def track_figure(track: Track, title: str = "") -> Figure:
     return figure
 
 
-def write_plots(root: Path, stem: str, file_format: str) -> Path:
+def write_plots(run: FinishedRun, file_format: str) -> Path:
     """Write the figures of one input to ``<stem>.plots/``, one file each, for a publication.
 
     Args:
-        root: output directory of a finished run.
-        stem: prefix of the input's files.
+        run: the input.
         file_format: one of ``FORMATS``.
 
     Returns:
         the folder.
-
-    Raises:
-        UsageError: there is no such run, or it wrote no table of sequences.
-        StoreError: one of its files is damaged.
     """
-    run = open_run(root, stem)
-    proviruses = read_proviruses(run)
-    names = {found.sequence for found in proviruses.best} if proviruses is not None else set()
-    tally = tally_sequences(run, names)
-    tracks = read_tracks(run, tally, proviruses)
+    shown = overview(run.results)
     folder = run.path("plots")
     num_files = 0
     with mpl.rc_context(_STYLE | {"svg.hashsalt": "virnucpro"}):
-        for name, figure in _files(tally, tracks, run.thresholds):
+        for name, figure in _files(shown, run.thresholds):
             width, height = figure.get_size_inches()
             figure.set_size_inches(width * _FILE_SCALE, height * _FILE_SCALE)
             with atomic_write(folder / f"{name}.{file_format}") as temporary:
@@ -200,14 +198,14 @@ def printable(name: bytes) -> str:
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
-def _files(tally: Tally, tracks: Sequence[Track], thresholds: Sequence[float]) -> Iterator[tuple[str, Figure]]:
+def _files(shown: Overview, thresholds: Sequence[float]) -> Iterator[tuple[str, Figure]]:
     """Name and figure of each file."""
-    plain = (("scores", score_figure(tally, thresholds)), ("lengths", length_figure(tally)))
-    for name, figure in (*plain, ("shares", share_figure(tally))):
-        if tally.num_sequences:
+    plain = (("scores", score_figure(shown, thresholds)), ("lengths", length_figure(shown)))
+    for name, figure in (*plain, ("shares", share_figure(shown))):
+        if shown.num_sequences:
             figure.axes[0].legend(handlelength=1, handleheight=1)
         yield name, figure
-    for place, track in enumerate(tracks, 1):
+    for place, track in enumerate(shown.tracks, 1):
         name = printable(track.line.name)
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60]
         title = name if len(name) <= 48 else f"{name[:45]}..."
@@ -218,8 +216,7 @@ def _canvas(size: tuple[int, int], x_label: str, y_label: str) -> tuple[Figure, 
     width, height = size
     figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH))
     # Fixed margins: axes of figures side by side line up, and no text is measured, which takes most of the time.
-    left, right, top, bottom = 60, 10, 10, 38
-    axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
+    axes = figure.add_axes((LEFT / width, BOTTOM / height, 1 - (LEFT + RIGHT) / width, 1 - (TOP + BOTTOM) / height))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.tick_params(length=3)
@@ -247,48 +244,12 @@ def _stack(axes: Axes, edges: NDArray[np.float64], heights: NDArray[Any]) -> Non
         bottom += height
 
 
-def shown_lengths(tally: Tally) -> slice:
-    """The bins of length that the figures show: all that are used, but for the shortest one in a hundred sequences."""
-    counts = tally.lengths.sum(axis=0)
-    used = np.flatnonzero(counts)
-    if not len(used):
-        return slice(0, 0)
-    return slice(int(np.searchsorted(np.cumsum(counts), counts.sum() / 100, side="right")), int(used[-1]) + 1)
-
-
-def _length_axis(axes: Axes, tally: Tally) -> None:
-    """A logarithmic axis over the lengths there are, at least a decade."""
-    shown = shown_lengths(tally)
-    low, high = LENGTH_EDGES[shown.start], LENGTH_EDGES[shown.stop]
-    middle = np.sqrt(low * high)
+def _length_axis(axes: Axes, shown: Overview) -> None:
+    """A logarithmic axis over the lengths there are."""
     axes.set_xscale("log")
-    axes.set_xlim(min(low, middle / 3.2), max(high, middle * 3.2))
-    axes.xaxis.set_major_formatter(FuncFormatter(_short_length))
+    axes.set_xlim(*length_limits(shown))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_length(value)))
     axes.xaxis.set_minor_formatter("")
-
-
-def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means over neighbours where there are many values, else the values; NaN stays NaN and counts for nothing."""
-    if len(values) < _MANY_POINTS:
-        return values
-    kernel = np.ones(len(values) // 30 | 1)
-    known = ~np.isnan(values)
-    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
-    num_known = np.convolve(known.astype(np.float64), kernel, mode="same")
-    return np.where(known, sums / np.maximum(num_known, 1), np.nan)
-
-
-def _averaged(middles: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """At most some hundred points: means over groups of neighbours; NaN where a group has no value."""
-    size = -(-len(values) // _MAX_POINTS) or 1
-    if size == 1:
-        return middles, values
-    starts = np.arange(0, len(values), size)
-    known = ~np.isnan(values)
-    num_known = np.add.reduceat(known.astype(np.float64), starts)
-    sums = np.add.reduceat(np.where(known, values, 0.0), starts)
-    means = np.divide(sums, num_known, out=np.full(len(starts), np.nan), where=num_known > 0)
-    return np.add.reduceat(middles, starts) / np.diff(np.append(starts, len(values))), means
 
 
 def _save(figure: Figure, path: Path, file_format: str) -> None:
@@ -306,21 +267,3 @@ def file_metadata(file_format: str) -> dict[str, None]:
     """Nothing of when and with what a figure was made."""
     names = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}
     return dict.fromkeys(names.get(file_format, ("Date", "Creator", "Format", "Type")))
-
-
-def _short_number(value: float, position: int | None = None) -> str:
-    """12000 as 12k."""
-    del position
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
-
-
-def _short_length(value: float, position: int | None = None) -> str:
-    """1000 as 1 kb."""
-    del position
-    for size, unit in ((1e9, "Gb"), (1e6, "Mb"), (1e3, "kb")):
-        if value >= size:
-            return f"{value / size:g} {unit}"
-    return f"{value:g} b"

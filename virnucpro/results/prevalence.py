@@ -65,7 +65,7 @@ class Prevalence:
         return cls(value, how, value, value)
 
 
-def estimate(log_odds: Iterable[NDArray[np.float64]]) -> Prevalence:
+def estimate(log_odds: Iterable[NDArray[np.floating]]) -> Prevalence:
     """The share, from log-odds at equal prevalence, some at a time; NaN where a sequence has none.
 
     The log-odds are counted in bins of 0.005, so that their order and number do not matter.

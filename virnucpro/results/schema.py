@@ -32,6 +32,7 @@ class Column:
         coordinates: system of a position; empty for all else.
         is_nullable: whether a value may be missing: NA in TSV, null elsewhere.
         values: all that it may hold; empty for free ones.
+        decimals: of a number that is not whole.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Column:
     coordinates: str = ""
     is_nullable: bool = False
     values: tuple[str | int, ...] = ()
+    decimals: int = 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ SEQUENCES = Table(
         Column("num_fragments", "integer", "windows it was cut into"),
         Column("num_rows", "integer", "kept reading frames of all its fragments"),
         Column("call", "string", "the answer; no_call where nothing was scored", values=tuple(CALL_NAMES.values())),
-        Column("p_virus", "number", "calibrated probability of being viral at the prevalence given",
+        Column("p_virus", "number", "calibrated probability of being viral at the prevalence in use",
                "probability", is_nullable=True),
         Column("fdr", "number", "estimated share of false calls among all sequences of this input with a p_virus "
                "at least as high", "share", is_nullable=True),
@@ -126,7 +128,7 @@ FRAGMENTS = Table(
         _START,
         _STOP,
         Column("num_rows", "integer", "its kept reading frames"),
-        Column("p_virus", "number", "calibrated probability of being viral at the prevalence given; missing where it "
+        Column("p_virus", "number", "calibrated probability of being viral at the prevalence in use; missing where it "
                "was not scored", "probability", is_nullable=True),
         Column("evidence", "string", "what was scored", is_nullable=True, values=EVIDENCE_NAMES),
     ),
@@ -199,11 +201,33 @@ REGIONS = Table(
         _STOP,
         Column("length", "integer", "its bases", "bases"),
         Column("kind", "string", "the whole sequence, or a viral part of a longer one", values=("whole", "provirus")),
-        Column("p_virus", "number", "of a whole sequence as in sequences; of a provirus the mean of its fragments' "
-               "smoothed probabilities", "probability"),
-        Column("score", "number", "sum of tempered log-odds of its fragments; higher is surer", "nats"),
+        Column("p_virus", "number", "of a whole sequence as in sequences; of a provirus the mean over its "
+               "genes", "probability"),
+        Column("score", "number", "log-odds: of a provirus the sum over its genes; higher is surer", "nats",
+               decimals=2),
         Column("num_fragments", "integer", "windows in it"),
+        Column("num_genes", "integer", "genes in it"),
         Column("topology", "string", "not told", is_nullable=True),
+    ),
+)  # fmt: skip
+
+GENES = Table(
+    "genes",
+    {"tsv": "<stem>.genes.tsv"},
+    written="when a sequence is long enough to have genes (1,500 bases)",
+    meaning="a line for every gene, in the order of the input",
+    columns=(
+        _NAME,
+        Column("gene", "integer", "number of the gene in its sequence, from 1"),
+        _START,
+        _STOP,
+        Column("strand", "string", "that it is read on", values=("+", "-")),
+        Column("bits_virus", "number", "score of its best ungapped alignment to a viral protein", "bits",
+               is_nullable=True),
+        Column("bits_cell", "number", "the same to a cellular protein", "bits", is_nullable=True),
+        Column("nearest_virus", "string", "the virus with that protein", is_nullable=True),
+        Column("family", "string", "family of that virus, or the group that is known", is_nullable=True),
+        Column("region", "string", "whether it lies in a provirus", is_nullable=True, values=("provirus",)),
     ),
 )  # fmt: skip
 
@@ -243,7 +267,7 @@ READS = Table(
 TABLES = {
     table.name: table
     for table in (
-        SEQUENCES, FRAGMENTS, ROWS, REGIONS, FAILED_ROWS, SAMPLES, READS, LEGACY_RESULTS, LEGACY_HIGHEST,
+        SEQUENCES, FRAGMENTS, ROWS, REGIONS, GENES, FAILED_ROWS, SAMPLES, READS, LEGACY_RESULTS, LEGACY_HIGHEST,
     )
 }  # fmt: skip
 

@@ -9,11 +9,13 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -35,14 +37,24 @@ from virnucpro.progress import Reporter
 from virnucpro.request import Options, Request
 from virnucpro.results import formats
 from virnucpro.results.calls import Calling
+from virnucpro.results.counts import Counts
+from virnucpro.results.finished import FinishedRun
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.multiqc import write_multiqc
+from virnucpro.results.outputs import InputResults, Wanted
 from virnucpro.run.record import first_record, run_record
-from virnucpro.run_dir import RunDir, write_json
+from virnucpro.run_dir import RunDir, read_json, write_json
 from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
 from virnucpro.settings import Runtime, Science, Settings
-from virnucpro.stages import cascade, classify, embed, extract, merge, nearest, write
+from virnucpro.stages import cascade, classify, embed, extract, genes, merge, nearest, tabulate, write
 from virnucpro.stages.base import ROLES, Index, Run
+from virnucpro.stages.cascade import FirstLook, FirstModel
+from virnucpro.stages.tabulate import ScoredModels, StoredScores
 
 _log = logging.getLogger(__name__)
+
+Record = tuple[str | bytes, str | bytes]
+"""Id and bases of a sequence."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Results:
 
     directory: Path
     stems: tuple[str, ...]
-    counts: tuple[write.Counts, ...]
+    counts: tuple[Counts, ...]
     record: dict[str, Any]
 
     def path(self, suffix: str, *, stem: str | None = None) -> Path:
@@ -101,6 +113,41 @@ def predict(
     return execute(request, Path(output), fresh=fresh, force=force, show_bars=show_bars, only_prepare=only_prepare)
 
 
+def score(
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | Record], settings: Settings | None = None
+) -> Fragments:
+    """Score sequences and keep no files.
+
+    Args:
+        inputs: a file, files, or records as (id, bases); see ``predict`` for what files may be.
+        settings: the defaults if None.
+
+    Returns:
+        The scores of all fragments, which can be called, searched for regions and turned into tables.
+
+    Raises:
+        VirNucProError: see ``virnucpro.errors`` for the tree.
+    """
+    items = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    with TemporaryDirectory(prefix="virnucpro-") as folder:
+        paths = [os.fspath(item) for item in items if not isinstance(item, tuple)]
+        records = [item for item in items if isinstance(item, tuple)]
+        if records:
+            paths.append(os.fspath(_write_records(Path(folder) / "records.fasta", records)))
+        request = Request(samples_of(paths), settings or Settings(), Options(with_report=False))
+        with _computed(request, Path(folder) / "out") as computed:
+            return computed.table.in_memory()
+
+
+def _write_records(path: Path, records: Iterable[Record]) -> Path:
+    with path.open("wb") as stream:
+        for name, bases in records:
+            stream.write(
+                b">%b\n%b\n" % tuple(part.encode() if isinstance(part, str) else part for part in (name, bases))
+            )
+    return path
+
+
 def execute(
     request: Request,
     output: Path,
@@ -111,6 +158,89 @@ def execute(
     only_prepare: bool = False,
 ) -> Results:
     """Do what is asked, in the directory ``output``; see ``predict``."""
+    run_dir, options = RunDir(output), request.options
+    if only_prepare:
+        with _prepared(request, output, fresh=fresh, force=force, show_bars=show_bars):
+            return Results(run_dir.root, tuple(request.stems), (), {})
+    with _computed(request, output, fresh=fresh, force=force, show_bars=show_bars) as computed:
+        run, index, look = computed.run, computed.index, computed.look
+        wanted = Wanted(
+            rows=options.keep_intermediate,
+            legacy=options.legacy_output,
+            calling=Calling.from_settings(request.settings.science),
+            format=options.table_format,
+        )
+        described = None if look is None else look.described
+        results, counts = write.run(index, computed.table, computed.scores, wanted, run.reporter, described)
+        if len(request.samples) > 1:
+            each = zip(request.stems, counts, strict=True)
+            write_summary(output / SUMMARY_NAME, (SampleCounts(stem, item.calls, item.bases) for stem, item in each))
+        record = run_record(run, index, request, computed.devices, counts, computed.started)
+        record |= {"warnings": computed.cautions}
+        if look is not None:
+            record["cascade"] = first_record(look)
+        write_json(run_dir.result(request.run_stem, "run.json"), record)
+        _write_pages(run_dir, request, record, results)
+        run_dir.sweep()
+        _check_complete(run_dir, request.stems, counts, look)
+    return Results(run_dir.root, tuple(request.stems), tuple(counts), record)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A run whose units are cut; in a cascade, the first model has scored them.
+
+    Attributes:
+        run: of the model asked for.
+        index: of the units, with what this model computes of them.
+        devices: where.
+        started: when.
+        look: in a cascade, what the first model did.
+        cautions: what the user should know.
+    """
+
+    run: Run
+    index: Index
+    devices: list[str]
+    started: datetime
+    look: FirstLook | None
+    cautions: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Computed(_Prepared):
+    """A run whose units are all scored.
+
+    Attributes:
+        scores: of all rows.
+        table: of all fragments.
+    """
+
+    scores: ScoredModels
+    table: Fragments
+
+
+@contextmanager
+def _computed(
+    request: Request, output: Path, *, fresh: bool = False, force: bool = False, show_bars: bool = False
+) -> Iterator[_Computed]:
+    """Score the inputs in the directory ``output``, which is locked as long as the block runs."""
+    with ExitStack() as stack:
+        ready = stack.enter_context(_prepared(request, output, fresh=fresh, force=force, show_bars=show_bars))
+        run, index, look = ready.run, ready.index, ready.look
+        _run_units(run, index, request, ready.devices)
+        genes.run(run, index, request.settings.runtime.threads or available_cpus())
+        asked = stack.enter_context(StoredScores(run, index, None if look is None else look.decided))
+        scores = ScoredModels(asked, *(() if look is None else (look.scores, look.decided)))
+        yield _Computed(**vars(ready), scores=scores, table=tabulate.run(index, scores))
+        _log.info("done in %.1f s: %s", (datetime.now(UTC) - ready.started).total_seconds(), output)
+
+
+@contextmanager
+def _prepared(
+    request: Request, output: Path, *, fresh: bool = False, force: bool = False, show_bars: bool = False
+) -> Iterator[_Prepared]:
+    """Cut the inputs in the directory ``output``, which is locked as long as the block runs."""
     _check(request)
     settings = request.settings
     devices = choose_devices(settings.runtime.device, settings.runtime.gpus)
@@ -118,7 +248,7 @@ def execute(
     first = _load_first(request, bundle, devices) if settings.science.cascade else None
     run_dir = RunDir(output)
     run_dir.prepare({*request.stems, request.run_stem}, force=force)
-    with run_dir.locked(), _log_to(run_dir.result(request.run_stem, "log")):
+    with run_dir.locked(), _log_to(run_dir.result(request.run_stem, "log")), ExitStack() as stack:
         if fresh:
             run_dir.start_over()
         run_dir.sweep()
@@ -127,25 +257,19 @@ def execute(
         _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
         _log.info("command: %s", shlex.join(sys.argv))
         _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
-        run_dir.agree(_pinned(run) | (first.pinned() if first is not None else {}))
+        run_dir.agree(_pinned(run) | (first.pinned(run.dtype) if first is not None else {}))
         write_json(run_dir.request, request.as_record())
         run.rules.write(run_dir.rules)
-        with _first_look(run, first, request, devices) as look:
-            index = _extract(run, request) if look is None else cascade.extract(run, look)
-            cautions = _cautions(run, index, first, devices)
-            if only_prepare:
-                return Results(run_dir.root, tuple(request.stems), (), {})
-            _run_units(run, index, request, devices)
-            counts = _write_results(run, index, request, look)
-            record = run_record(run, index, request, devices, counts, started) | {"warnings": cautions}
-            if first is not None and look is not None:
-                record["cascade"] = first_record(first, look)
-            write_json(run_dir.result(request.run_stem, "run.json"), record)
-            _write_pages(run_dir, request)
-            run_dir.sweep()
-            _check_complete(run_dir, request.stems, counts, look)
-        _log.info("done in %.1f s: %s", (datetime.now(UTC) - started).total_seconds(), run_dir.root)
-    return Results(run_dir.root, tuple(request.stems), tuple(counts), record)
+        index = extract.run(run, request.samples, request.options.reference, None if first is None else first.bundle)
+        cautions = _cautions(run, index, first, devices)
+        look = None
+        if first is not None:
+            screening = cascade.first_run(run, first)
+            compute = partial(_run_units, request=request, devices=devices)
+            look = stack.enter_context(cascade.screened(screening, first, index, compute))
+            index = cascade.select(run, index, look.decided)
+            index.write(run_dir)
+        yield _Prepared(run, index, devices, started, look, cautions)
 
 
 def _check(request: Request) -> None:
@@ -173,48 +297,20 @@ def _load_bundle(request: Request, devices: list[str]) -> Bundle:
     return bundle
 
 
-def _extract(run: Run, request: Request) -> Index:
-    return extract.run(run, request.samples, request.options.reference)
-
-
 def _limits(science: Science) -> Limits | None:
     if science.cascade_low is None or science.cascade_high is None:
         return None
     return Limits(science.cascade_low, science.cascade_high)
 
 
-def _load_first(request: Request, bundle: Bundle, devices: list[str]) -> cascade.FirstModel:
+def _load_first(request: Request, bundle: Bundle, devices: list[str]) -> FirstModel:
     """The model that looks first, with its limits."""
     science = request.settings.science
     given = _limits(science)
     return cascade.choose_first(bundle, load_bundle(bundle.first_model, dtype=_dtype(request.settings, devices)), given)
 
 
-@contextmanager
-def _first_look(
-    run: Run, model: cascade.FirstModel | None, request: Request, devices: list[str]
-) -> Iterator[cascade.FirstLook | None]:
-    """What the first model finds in all sequences; None where there is no such model."""
-    if model is None:
-        yield None
-        return
-    first = replace(
-        run,
-        dir=run.dir.first,
-        bundle=model.bundle,
-        fragment_length=model.bundle.fragment_length,
-        reporter=Reporter(run.reporter.bars),
-    )
-    _log.info("model %s, fingerprint %s, screens everything", first.bundle.name, first.bundle.fingerprint[:16])
-    first.dir.agree(_pinned(first))
-    first.rules.write(first.dir.rules)
-    index = _extract(first, request)
-    _run_units(first, index, request, devices)
-    with cascade.first_look(first, index, model.limits) as look:
-        yield look
-
-
-def _cautions(run: Run, index: Index, first: cascade.FirstModel | None, devices: list[str]) -> list[str]:
+def _cautions(run: Run, index: Index, first: FirstModel | None, devices: list[str]) -> list[str]:
     """What the user should know, said in the log as well."""
     cautions = run.bundle.cautions(run.fragment_length, _mean_length_nt(index))
     slow = slowness(torch.device(devices[0]), getattr(torch, run.dtype))
@@ -226,44 +322,23 @@ def _cautions(run: Run, index: Index, first: cascade.FirstModel | None, devices:
     return cautions
 
 
-def _write_results(run: Run, index: Index, request: Request, look: cascade.FirstLook | None) -> list[write.Counts]:
-    """From stored scores to the tables of each sample."""
+def _write_pages(run_dir: RunDir, request: Request, record: dict[str, Any], results: list[InputResults]) -> None:
+    """Report, figures and MultiQC's files."""
     options = request.options
-    wanted = write.Wanted(
-        rows=options.keep_intermediate,
-        legacy=options.legacy_output,
-        calling=Calling.from_settings(request.settings.science),
-        format=options.table_format,
-    )
-    counts = write.from_scores(run, index, wanted, look)
-    if len(request.samples) > 1:
-        summary = (SampleCounts(name, item.calls, item.bases) for name, item in zip(request.stems, counts, strict=True))
-        write_summary(run.dir.root / SUMMARY_NAME, summary)
-    return counts
+    for stem, result in zip(request.stems, results, strict=True):
+        run = FinishedRun(run_dir.root, stem, record, read_json(run_dir.result(stem, "summary.json")), result)
+        if options.with_report:
+            from virnucpro.results.page import write_report  # noqa: PLC0415 - only then is Jinja needed
+
+            write_report(run)
+            write_multiqc(run_dir.root, stem, run.summary)
+        if options.plots is not None:
+            from virnucpro.results.plots import write_plots  # noqa: PLC0415 - brings Matplotlib, which takes a second
+
+            write_plots(run, options.plots)
 
 
-def _write_pages(run_dir: RunDir, request: Request) -> None:
-    """Report, figures and MultiQC's files, from the tables and the record; they are made from TSV tables alone."""
-    options = request.options
-    if options.table_format != "tsv":
-        return
-    if options.with_report:
-        from virnucpro.results.multiqc import write_multiqc  # noqa: PLC0415 - these bring Matplotlib, which takes a second
-        from virnucpro.results.page import write_report  # noqa: PLC0415
-
-        for stem in request.stems:
-            write_report(run_dir.root, stem)
-        write_multiqc(run_dir.root, request.stems)
-    if options.plots is not None:
-        from virnucpro.results.plots import write_plots  # noqa: PLC0415
-
-        for stem in request.stems:
-            write_plots(run_dir.root, stem, options.plots)
-
-
-def _check_complete(
-    run_dir: RunDir, stems: list[str], counts: list[write.Counts], look: cascade.FirstLook | None
-) -> None:
+def _check_complete(run_dir: RunDir, stems: list[str], counts: list[Counts], look: FirstLook | None) -> None:
     """Say that rows failed, once everything else is written.
 
     Raises:
@@ -274,9 +349,9 @@ def _check_complete(
     if failed:
         files = ", ".join(str(run_dir.result(stem, "failed.tsv")) for stem in failed)
         losses.append(f"{sum(failed.values()):,} rows could not be computed; they are listed in {files}.")
-    if look is not None and look.num_failed_rows:
+    if look is not None and look.num_failed:
         losses.append(
-            f"{look.num_failed_rows:,} rows could not be computed by model {look.run.rules.name}; their sequences went "
+            f"{look.num_failed:,} rows could not be computed by model {look.run.rules.name}; their sequences went "
             f"on to the next model, and {look.run.dir.failed(0).parent} has the reasons."
         )
     if losses:
@@ -314,7 +389,6 @@ def _mean_length_nt(index: Index) -> float:
 def _pinned(run: Run) -> dict[str, Any]:
     """What the manifest holds: all that changes a number or the cut into units."""
     return {
-        "schema": 1,
         "science.model": run.bundle.name,
         "science.model_fingerprint": run.bundle.fingerprint,
         **{f"science.{role}_digest": run.bundle.digests[role] for role in ROLES},

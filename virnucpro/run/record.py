@@ -23,23 +23,25 @@ from virnucpro.encoders import read_config
 from virnucpro.encoders.device import available_cpus, describe
 from virnucpro.errors import InputError, ModelError, StoreError, UsageError
 from virnucpro.request import Request
+from virnucpro.results import counts as counting
 from virnucpro.results.calls import Calling
+from virnucpro.results.counts import Counts
 from virnucpro.run_dir import read_json
 from virnucpro.sequence.streams import digest_of
 from virnucpro.settings import Science
 from virnucpro.stages import write
 from virnucpro.stages.base import ROLES, Index, Run
-from virnucpro.stages.cascade import FirstLook, FirstModel
+from virnucpro.stages.cascade import FirstLook
 
 _LIBRARIES = ("torch", "numpy", "numba", "h5py", "safetensors", "tokenizers", "pysam", "xxhash", "isal")
 _ENDING = ".run.json"
 
 
 def run_record(
-    run: Run, index: Index, request: Request, devices: list[str], counts: list[write.Counts], started: datetime
+    run: Run, index: Index, request: Request, devices: list[str], counts: list[Counts], started: datetime
 ) -> dict[str, Any]:
     """The run record: enough to repeat the run and to check its results."""
-    total = write.total(counts)
+    total = counting.total(counts)
     settings = request.settings
     seconds = (datetime.now(UTC) - started).total_seconds()
     return {
@@ -82,16 +84,16 @@ def run_record(
     }
 
 
-def first_record(first: FirstModel, look: FirstLook) -> dict[str, Any]:
+def first_record(look: FirstLook) -> dict[str, Any]:
     """What the record of a cascade holds of the model that looked first."""
     return {
-        "model": _model(first.bundle),
-        **first.limits._asdict(),
+        "model": _model(look.model.bundle),
+        **look.model.limits._asdict(),
         "num_units": len(look.index.units),
         "num_fragments": look.index.num_fragments,
         "num_rows": look.index.num_rows,
         "num_rows_computed": sum(unit.num_sources for unit in look.index.units),
-        "num_rows_failed": look.num_failed_rows,
+        "num_rows_failed": look.num_failed,
         "seconds": {name: round(value, 3) for name, value in look.run.reporter.seconds.items()},
     }
 

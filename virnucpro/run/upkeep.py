@@ -30,6 +30,7 @@ def _opened(path: Path) -> Iterator[RunDir]:
     run_dir = RunDir(path)
     if not run_dir.manifest.is_file():
         raise UsageError(f"{path} holds no run. Name the output directory of a virnucpro predict.")
+    run_dir.check_version()
     with run_dir.locked():
         yield run_dir
 
@@ -72,17 +73,15 @@ def merge(path: Path, *, num_processes: int | None = None, show_bars: bool = Fal
     reporter = Reporter(show_bars)
     with _opened(path) as run_dir:
         run_dir.sweep()
-        runs = [(part, _index(part)) for part in run_dir.runs]
-        parts = [_merge(part, index, num_processes or available_cpus(), reporter) for part, index in runs]
+        index = _index(run_dir)
+        parts = [_merge(part, index, num_processes or available_cpus(), reporter) for part in run_dir.models]
     return Merged(*(sum(numbers) for numbers in zip(*map(astuple, parts), strict=True)))
 
 
 def _merge(run_dir: RunDir, index: Index, num_processes: int, reporter: Reporter) -> Merged:
-    """Merge the units of one run."""
-    manifest = read_json(run_dir.manifest)
-    digests = {role: manifest[f"science.{role}_digest"] for role in ROLES}
-    dtype = verification.dtype_of(manifest)
-    work = MergeWork.of_model(run_dir, digests, manifest["science.model_fingerprint"], dtype)
+    """Merge the units of one model."""
+    model = verification.StoredModel.of(read_json(run_dir.manifest), run_dir)
+    work = MergeWork.of_model(run_dir, model.digests, model.fingerprint, model.dtype)
     units = range(len(index.units))
     paired = [unit for unit in units if all(run_dir.embedding(role, unit).exists() for role in ROLES)]
     here = [unit for unit in units if run_dir.merged(unit).exists() and work.is_done(unit)]
@@ -102,7 +101,7 @@ def verify(path: Path, *, show_bars: bool = False) -> Findings:
         StoreError: its index or manifest is damaged.
     """
     with _opened(path) as run_dir:
-        num_units = sum(len(_index(part).units) for part in run_dir.runs)
+        num_units = len(_index(run_dir).units) * len(run_dir.models)
         with Reporter(show_bars).stage("verify", num_units, "units") as advance:
             return verification.verify(run_dir, advance)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
+from virnucpro.results.fragments import read_arrays
 from virnucpro.run_dir import RunDir, file_digest, read_json
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stages import poison
-from virnucpro.stages.base import ROLES, Index, IndexedUnit, fingerprint_of
+from virnucpro.stages.base import ROLES, Index, IndexedUnit, computed_rows, fingerprint_of
 
 Kind = Literal["damaged", "missing", "failed"]
 
@@ -75,24 +76,54 @@ def verify(run_dir: RunDir, advance: Callable[[int], None] = lambda _: None) -> 
         StoreError: manifest or index cannot be read, so that nothing else can be held against them.
     """
     findings = Findings()
-    for part in run_dir.runs:
-        index, manifest = Index.read(part), read_json(part.manifest)
-        findings.num_rows += index.num_rows
-        own_of_all = np.zeros(index.num_rows, dtype=bool)
+    index, manifest = Index.read(run_dir), read_json(run_dir.manifest)
+    for part in run_dir.models:
+        model = StoredModel.of(manifest, part)
+        are = np.zeros((index.num_rows, 2), dtype=bool)
         for unit, indexed in enumerate(index.units):
-            _verify_unit(part, unit, indexed, manifest, findings, own_of_all)
+            _verify_unit(part, unit, indexed, model, findings, are)
             advance(1)
+        findings.num_rows += int(are[:, 0].sum())
+    if run_dir.table.exists():
+        findings.num_files += 1
+        try:
+            read_arrays(run_dir.table)
+        except StoreError as error:
+            findings.problems.append(Problem("damaged", run_dir.table, error.problem))
     findings.problems += _verify_results(run_dir, findings)
     return findings
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What the manifest says of a model of the run.
+
+    Attributes:
+        fingerprint: of the model.
+        digests: role to that of its encoder.
+        dtype: float type the encoders computed in.
+    """
+
+    fingerprint: str
+    digests: dict[str, str]
+    dtype: str
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], part: RunDir) -> Self:
+        """The model whose paths are ``part``."""
+        prefix = f"science.cascade_{part.part}_" if part.part else "science."
+        name = "fingerprint" if part.part else "model_fingerprint"
+        digests = {role: str(manifest[f"{prefix}{role}_digest"]) for role in ROLES}
+        return cls(str(manifest[prefix + name]), digests, str(manifest[f"{prefix}dtype"]))
 
 
 def _verify_unit(
     run_dir: RunDir,
     unit: int,
     indexed: IndexedUnit,
-    manifest: Mapping[str, Any],
+    model: StoredModel,
     findings: Findings,
-    is_scored: NDArray[np.bool_],
+    are: NDArray[np.bool_],
 ) -> None:
     look = _Look(run_dir, unit, findings)
     table = look.at(run_dir.unit(unit), "unit", {})
@@ -101,55 +132,74 @@ def _verify_unit(
     digest = store.read_attributes(run_dir.unit(unit), "unit")["digest"]
     if len(table["rows"]) != indexed.num_rows:
         look.note("damaged", run_dir.unit(unit), f"holds {len(table['rows'])} rows, {indexed.num_rows} were cut")
-    fingerprint = fingerprint_of(manifest["science.model_fingerprint"], dtype_of(manifest))
-    made_from = {"unit_digest": digest, "fingerprint": fingerprint}
+    made_from = {"unit_digest": digest, "fingerprint": fingerprint_of(model.fingerprint, model.dtype)}
     shards = [
-        look.at(run_dir.embedding(role, unit), "embedding", {**made_from, "fingerprint": shard_of(manifest, role)})
+        look.at(path, "embedding", {**made_from, "fingerprint": fingerprint_of(model.digests[role], model.dtype)})
         for role in ROLES
-        if run_dir.embedding(role, unit).exists()
+        if (path := run_dir.embedding(role, unit)).exists()
     ]
     merged = run_dir.merged(unit)
     features = look.at(merged, "merged", made_from) if merged.exists() else None
-    if run_dir.nearest(unit).exists():
-        found = look.at(run_dir.nearest(unit), "nearest", made_from)
-        if found is not None and len(found["log_odds"]) != len(table["fragments"]):
-            look.note("damaged", run_dir.nearest(unit), "is of other fragments than the unit's")
-    elif run_dir.rules.exists() and Rules.read(run_dir.rules).adds_nearest:
-        look.note("missing", run_dir.nearest(unit), "the nearest proteins of the unit's fragments are not known yet")
+    _verify_nearest(look, len(table["fragments"]), made_from)
+    try:
+        is_computed = computed_rows(run_dir, unit, table["rows"], indexed.first_row)
+    except StoreError as error:
+        look.note("damaged", run_dir.selection(unit), error.problem)
+        return
+    num_computed = int(is_computed.sum())
     path = run_dir.scores(unit)
     if not path.exists():
         what = "merged, not scored" if merged.exists() else f"{len(shards)} of {len(ROLES)} embeddings are there"
-        look.note("missing", path, f"{indexed.num_sources:,} rows have no score yet ({what})")
+        look.note("missing", path, f"{num_computed:,} rows have no score yet ({what})")
         return
     scores = look.at(path, "scores", made_from)
     for name, arrays in (("scores", scores), ("features", features)):
         held = None if arrays is None else len(next(iter(arrays.values())))
-        if held not in (None, indexed.num_sources):
-            look.note("damaged", path, f"{held} {name} of {indexed.num_sources} rows")
-    if scores is not None and len(scores["scores"]) == indexed.num_sources:
-        _count_scored(run_dir, look, indexed, table["rows"], scores["scores"], is_scored)
+        if held not in (None, num_computed):
+            look.note("damaged", path, f"{held} {name} of {num_computed} rows")
+    if scores is not None and len(scores["scores"]) == num_computed:
+        _count_scored(look, indexed, table["rows"], is_computed, scores["scores"], are)
+
+
+def _verify_nearest(look: _Look, num_fragments: int, made_from: Mapping[str, str]) -> None:
+    run_dir, unit = look.run_dir, look.unit
+    if run_dir.nearest(unit).exists():
+        found = look.at(run_dir.nearest(unit), "nearest", made_from)
+        if found is not None and len(found["log_odds"]) != num_fragments:
+            look.note("damaged", run_dir.nearest(unit), "is of other fragments than the unit's")
+    elif run_dir.rules.exists() and Rules.read(run_dir.rules).adds_nearest:
+        look.note("missing", run_dir.nearest(unit), "the nearest proteins of the unit's fragments are not known yet")
 
 
 def _count_scored(
-    run_dir: RunDir,
     look: _Look,
     indexed: IndexedUnit,
     rows: NDArray[np.void],
+    is_computed: NDArray[np.bool_],
     scores: NDArray[np.float32],
-    is_scored: NDArray[np.bool_],
+    are: NDArray[np.bool_],
 ) -> None:
-    """Mark the rows with a score; duplicates have that of their source, which may lie in an earlier unit."""
+    """Mark the rows that need a score and have one; duplicates are as their source, which may lie in an earlier unit.
+
+    Args:
+        look: at the unit.
+        indexed: the unit.
+        rows: (n,) of the unit.
+        is_computed: (n,) which of them the model computes.
+        scores: of these.
+        are: (num_rows, 2) of the run, whether rows need a score and have one.
+    """
     here = slice(indexed.first_row, indexed.first_row + indexed.num_rows)
     own = are_own_source(rows, indexed.first_row)
     finite = ~np.isnan(scores).any(axis=1)
-    mine = is_scored[here]
-    mine[own] = finite
-    mine[~own] = is_scored[rows["source"][~own]]
-    look.findings.num_scored += int(mine.sum())
-    path = run_dir.failed(look.unit)
+    mine = are[here]
+    mine[is_computed, 0], mine[is_computed, 1] = True, finite
+    mine[~own] = are[rows["source"][~own]]
+    look.findings.num_scored += int(mine[:, 1].sum())
+    path = look.run_dir.failed(look.unit)
     listed = set(poison.read(path))
     if listed != set(np.flatnonzero(~finite).tolist()):
-        look.note("damaged", run_dir.scores(look.unit), f"lacks scores of other rows than {path.name} lists")
+        look.note("damaged", look.run_dir.scores(look.unit), f"lacks scores of other rows than {path.name} lists")
     elif listed:
         look.note("failed", path, f"{len(listed)} rows could not be computed")
 
@@ -187,16 +237,6 @@ def _verify_results(run_dir: RunDir, findings: Findings) -> Iterator[Problem]:
                 yield Problem("damaged", path, f"is not what {record.name} says was written")
 
 
-def shard_of(manifest: Mapping[str, Any], role: str) -> str:
-    """Fingerprint that the shards of an encoder carry."""
-    return fingerprint_of(manifest[f"science.{role}_digest"], dtype_of(manifest))
-
-
-def dtype_of(manifest: Mapping[str, Any]) -> str:
-    """Float type the encoders computed in."""
-    return str(manifest["science.dtype"])
-
-
 def drop(problems: list[Problem]) -> None:
     """Delete what is damaged or failed and all that is made from it, so that the same run makes it anew."""
     for problem in problems:
@@ -206,6 +246,8 @@ def drop(problems: list[Problem]) -> None:
         chain = [*(run_dir.embedding(role, unit) for role in ROLES), run_dir.merged(unit), run_dir.scores(unit)]
         if problem.kind == "failed":
             stale = [problem.path, *chain]
+        elif problem.path == run_dir.selection(unit):
+            stale = [problem.path]  # rows are selected again, and what was made of others goes then
         elif problem.path == run_dir.unit(unit):
             # Extraction alone numbers the units, and makes all of them again, the same ones.
             stale = [problem.path, run_dir.index]

@@ -29,7 +29,8 @@ class Masking:
     Attributes:
         min_length: records with fewer bases, or fewer of A C G T, get no call; a fragment needs as many of A C G T, or
             half of its length if that is less.
-        find_repetitive: fragments of low complexity, or that repeat themselves, are masked.
+        find_repetitive: fragments of low complexity, or that repeat themselves, are masked, and those of which less
+            than half are A C G T: reading frames go on through N, so that the rest would look coding.
     """
 
     min_length: int
@@ -59,6 +60,7 @@ def mask_windows(
     least = min(masking.min_length, (fragment_length + 1) // 2)
     mask = np.where(num_clear < least, Mask.FEW_BASES, Mask.NONE).astype(np.uint8)
     if masking.find_repetitive:
+        mask[2 * num_clear < stops - starts] = Mask.FEW_BASES
         looked_at = np.flatnonzero(mask == Mask.NONE)
         repetitive = looked_at[are_repetitive(letters, starts[looked_at], stops[looked_at])]
         records = np.repeat(np.arange(len(lengths)), num_windows)[repetitive]

@@ -83,6 +83,15 @@ class Ragged:
         """The items that are ``kept`` (n,), in order, as a copy."""
         return Ragged(self.values[np.repeat(kept, self.lengths)], offsets_of(self.lengths[kept]))
 
+    def bytes_at(self, places: NDArray[np.int64]) -> list[bytes]:
+        """The items at ascending ``places`` as ``bytes`` (uint8 items only)."""
+        if not len(places):
+            return []
+        first = self.offsets[places[0]]
+        whole = self.values[first : self.offsets[places[-1] + 1]].tobytes()
+        starts, stops = ((self.offsets[places + end] - first).tolist() for end in (0, 1))
+        return [whole[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
     def to_bytes(self) -> list[bytes]:
         """Each item as ``bytes`` (uint8 items only)."""
         whole = self.values.tobytes()

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro import store
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.rules import Rules
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.sequence.table import are_own_source
 from virnucpro.stored_json import Count
 
 ROLES = ("nucleotide", "protein")
@@ -27,6 +32,23 @@ def shard_made_from(bundle: Bundle, role: str, dtype: str, unit_digest: str) -> 
 def features_made_from(bundle: Bundle, dtype: str, unit_digest: str) -> dict[str, str]:
     """What a merged file and a scores file must carry."""
     return {"unit_digest": unit_digest, "fingerprint": fingerprint_of(bundle.fingerprint, dtype)}
+
+
+def computed_rows(run_dir: RunDir, unit: int, rows: NDArray[np.void], first_row: int) -> NDArray[np.bool_]:
+    """(n,) which rows of a unit a model computes: those that are their own source, in a cascade some of them.
+
+    Args:
+        run_dir: paths of the model.
+        unit: number of the unit.
+        rows: (n,) ROW_DTYPE, all rows of the unit.
+        first_row: number of the first.
+
+    Raises:
+        StoreError: the selection of rows is damaged.
+    """
+    are_computed = are_own_source(rows, first_row)
+    path = run_dir.selection(unit)
+    return are_computed & store.read_arrays(path, "selection", "rows")["rows"] if path.exists() else are_computed
 
 
 class ScoredRun(Protocol):

@@ -1,26 +1,34 @@
-"""Calls from stored scores: results anew with other thresholds, in seconds and without a model."""
+"""Re-call a finished run: results with other thresholds, in seconds and without a model."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from virnucpro import __version__
+from virnucpro.bundles.cascade import Limits
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import UsageError
 from virnucpro.progress import Reporter
+from virnucpro.results import counts as counting
 from virnucpro.results import formats
+from virnucpro.results.counts import Counts
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.outputs import Wanted
 from virnucpro.run_dir import RunDir, read_json, write_json
-from virnucpro.stages import cascade, write
+from virnucpro.stages import cascade, tabulate, write
 from virnucpro.stages.base import Index, StoredRun
+from virnucpro.stages.tabulate import ScoredModels, StoredScores
 
 _log = logging.getLogger(__name__)
 
 
-def run(root: Path, wanted: write.Wanted, *, show_bars: bool = False) -> list[write.Counts]:
-    """Write the results of a finished run anew; as ``predict`` would with the same settings, byte for byte.
+def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
+    """Write the results of a finished run again; as ``predict`` would with the same settings, byte for byte.
 
     The run record goes with them: its settings of calls, counts and digests are then those of the new results.
 
@@ -41,30 +49,60 @@ def run(root: Path, wanted: write.Wanted, *, show_bars: bool = False) -> list[wr
     run_dir = RunDir(root)
     if not run_dir.manifest.is_file():
         raise UsageError(f"{root} holds no run of this program. Name the directory that predict wrote to with -o.")
+    run_dir.check_version()
     if run_dir.is_cascade and wanted.legacy:
         raise UsageError(f"{root}: {cascade.NO_LEGACY}")
     with run_dir.locked():
         index = _finished(run_dir)
-        stored = StoredRun(run_dir, Rules.read(run_dir.rules), Reporter(show_bars))
+        reporter = Reporter(show_bars)
         results = RunDir(wanted.directory or root)
         _make(results.root)
-        with cascade.stored_look(stored) as look:
-            counts = write.from_scores(stored, index, wanted, look)
-        _write_record(stored, index, results, counts, wanted)
+        with stored_results(run_dir, index, reporter) as (table, scores):
+            _, counts = write.run(index, table, scores, wanted, reporter, described_cascade(run_dir, table))
+        _write_record(run_dir, index, results, counts, wanted, table.rules[0])
     return counts
+
+
+@contextmanager
+def stored_results(run_dir: RunDir, index: Index, reporter: Reporter) -> Iterator[tuple[Fragments, ScoredModels]]:
+    """The table of a finished run, which is made again if it is not there, and the scores of its rows."""
+    runs = [StoredRun(part, Rules.read(part.rules), reporter) for part in reversed(run_dir.models)]
+    with ExitStack() as stack:
+        if (run_dir.table / "table.json").is_file():
+            table = Fragments.open(run_dir.table, [stored.rules for stored in runs])
+            decided = table.sequences["model"] == 1 if run_dir.is_cascade else None
+        else:
+            table, decided = None, None
+        first = stack.enter_context(StoredScores(runs[1], index)) if run_dir.is_cascade else None
+        if first is not None and decided is None:
+            decided, _ = cascade.look(first, index, _limits(run_dir))
+        asked = stack.enter_context(StoredScores(runs[0], index, decided))
+        scores = ScoredModels(asked, first, decided)
+        yield table or tabulate.run(index, scores), scores
+
+
+def described_cascade(run_dir: RunDir, table: Fragments) -> dict[str, Any] | None:
+    """What summaries say of the model that looked first; None without one."""
+    if len(table.rules) == 1:
+        return None
+    first = table.rules[1]
+    return {"first": first.name, "first_fingerprint": first.fingerprint, **_limits(run_dir)._asdict()}
+
+
+def _limits(run_dir: RunDir) -> Limits:
+    manifest = read_json(run_dir.manifest)
+    return Limits(float(manifest["science.cascade_low"]), float(manifest["science.cascade_high"]))
 
 
 def _finished(run_dir: RunDir) -> Index:
     again = "Run its predict command again: finished work is kept."
     if not run_dir.index.is_file():
-        what = "not all has been looked at first" if run_dir.is_cascade else "its input has not been read to the end"
-        raise UsageError(f"{run_dir.root}: the run is not complete, {what}. {again}")
+        raise UsageError(f"{run_dir.root}: the run is not complete, its input has not been read to the end. {again}")
     index = Index.read(run_dir)
-    missing = sum(not run_dir.scores(unit).is_file() for unit in range(len(index.units)))
+    missing = sum(not part.scores(unit).is_file() for part in run_dir.models for unit in range(len(index.units)))
     if missing:
-        raise UsageError(
-            f"{run_dir.root}: the run is not complete, {missing} of {len(index.units)} units have no scores. {again}"
-        )
+        num = len(index.units) * len(run_dir.models)
+        raise UsageError(f"{run_dir.root}: the run is not complete, {missing} of {num} units have no scores. {again}")
     if not run_dir.rules.is_file():
         raise UsageError(f"{run_dir.root}: {run_dir.rules} is missing. {again}")
     return index
@@ -78,14 +116,14 @@ def _make(directory: Path) -> None:
 
 
 def _write_record(
-    run: StoredRun, index: Index, results: RunDir, counts: list[write.Counts], wanted: write.Wanted
+    run_dir: RunDir, index: Index, results: RunDir, counts: list[Counts], wanted: Wanted, rules: Rules
 ) -> None:
     """The record of the run with what these results changed in it."""
     name = f"{index.run_stem}.run.json"
-    then = run.dir.root / name
+    then = run_dir.root / name
     record: dict[str, Any] = read_json(then) if then.is_file() else {}
-    whole = write.total(counts)
-    record["parameters"] = record.get("parameters", {}) | wanted.calling.described(run.rules)
+    whole = counting.total(counts)
+    record["parameters"] = record.get("parameters", {}) | wanted.calling.described(rules)
     record["counts"] = record.get("counts", {}) | {
         "calls": whole.calls,
         "statuses": whole.statuses,
@@ -94,18 +132,18 @@ def _write_record(
     if "request" in record:
         record["request"] = _request(record["request"], wanted)
     record["outputs"] = write.output_digests(results, index)
-    record["called"] = {"version": __version__, "command": sys.argv}
+    record["called"] = {"version": __version__, "command": sys.argv, "run": str(run_dir.root.absolute())}
     write_json(results.root / name, record)
 
 
-def _request(then: dict[str, Any], wanted: write.Wanted) -> dict[str, Any]:
+def _request(then: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
     """What must be asked of ``predict`` for these results; see ``Request.as_record``."""
     calling = wanted.calling
     settings = {
         "science.preset": calling.preset if calling.threshold is None and calling.fdr is None else None,
         "science.threshold": calling.threshold,
         "science.fdr": calling.fdr,
-        "science.prevalence": calling.prevalence,
+        "science.prevalence": "auto" if calling.prevalence is None else calling.prevalence,
     }
     options = {"keep_intermediate": wanted.rows, "legacy_output": wanted.legacy, "table_format": wanted.format}
     return then | {"settings": then["settings"] | settings, "options": then["options"] | options}

@@ -1,18 +1,17 @@
-"""Two models, one set of results: the first looks at everything, the other at what the first is not sure of.
+"""Two models, one run: the first screens every sequence, the one asked for computes what the first is not sure of.
 
-The run of the model asked for lies where every run does, that of the first model in ``run/first/``. Both number the
-sequences alike. In the units of the model asked for, a sequence that the first decided has status ``DECIDED`` and no
-fragments: this is where the decisions are kept, under the digests of the units. They are made once, when these units
-are cut, and not again by a run that goes on.
+Both score the rows of the same units, which are cut for the model asked for. Which rows that one computes is stored
+for each unit (``run/selected/``). Decisions follow from the stored scores of the first model, so that a run that is
+resumed makes the same ones.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,33 +20,19 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
-from virnucpro.bundles.rules import Rules
-from virnucpro.errors import CountError, StoreError, UsageError
-from virnucpro.mapped import chunks, let_go, new_table
-from virnucpro.results.calls import Calling, Judge, Limit, probability, sequence_log_odds
-from virnucpro.results.text import words
-from virnucpro.run_dir import RunDir, read_json
-from virnucpro.sequence.dedup import SequenceIndex
-from virnucpro.sequence.masks import Masking
-from virnucpro.sequence.ragged import Ragged
-from virnucpro.sequence.recut import recut
-from virnucpro.sequence.table import DECIDED, Status
-from virnucpro.stages import consensus
-from virnucpro.stages.base import ROLES, Index, Run, ScoredRun, StoredRun
-from virnucpro.stages.consensus import SUM_DTYPE, ScoredUnit, scored_units
-from virnucpro.stages.extract import write_index, write_units
-from virnucpro.stages.interleave import Share, interleaved
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.progress import Reporter
+from virnucpro.results.calls import probability, sequence_log_odds, sums
+from virnucpro.results.fragments import Fragments
+from virnucpro.run_dir import RunDir
+from virnucpro.sequence.table import Status, are_own_source
+from virnucpro.stages import tabulate
+from virnucpro.stages.base import ROLES, Index, Run, ScoredRun
+from virnucpro.stages.tabulate import ScoredModels, StoredScores, are_wanted
 
 _log = logging.getLogger(__name__)
 
 NO_LEGACY = "the published program's files are of one model, and --cascade is two: leave one of both out."
-ASKED, FIRST = 0, 1
-"""Which model decided a sequence."""
-
-JOINED_DTYPE = np.dtype([*SUM_DTYPE.descr, ("model", "i1")])
-"""What a sequence adds up to in the run of the model that decided it, and which one that is."""
-
-_LIMITS = ("science.cascade_low", "science.cascade_high")
 
 
 @dataclass(frozen=True)
@@ -64,12 +49,15 @@ class FirstModel:
     limits: Limits
     cautions: list[str]
 
-    def pinned(self) -> dict[str, Any]:
-        """What the manifest of the model asked for holds of it."""
+    def pinned(self, dtype: str) -> dict[str, Any]:
+        """What the manifest holds of it; ``dtype`` is the float type that its encoders compute in."""
         return {
             "science.cascade_first": self.bundle.name,
             "science.cascade_first_fingerprint": self.bundle.fingerprint,
-            **dict(zip(_LIMITS, self.limits, strict=True)),
+            **{f"science.cascade_first_{role}_digest": self.bundle.digests[role] for role in ROLES},
+            "science.cascade_first_dtype": dtype,
+            "science.cascade_low": self.limits.low,
+            "science.cascade_high": self.limits.high,
         }
 
 
@@ -79,7 +67,7 @@ def choose_first(asked: Bundle, first: Bundle, given: Limits | None) -> FirstMod
     Args:
         asked: the model asked for.
         first: the one that it names to look first.
-        given: limits of the user; those of ``asked`` where None, else the usual ones.
+        given: limits of the user; those of ``asked`` if None, else the usual ones.
 
     Raises:
         UsageError: they are the same model.
@@ -89,233 +77,142 @@ def choose_first(asked: Bundle, first: Bundle, given: Limits | None) -> FirstMod
             f"--cascade lets model {first.name} look first, and that is the model asked for. Name another with --model."
         )
     known = asked.cascade
-    cautions: list[str] = []
     if given is not None or known is None:
-        return FirstModel(first, given or DEFAULT_LIMITS, cautions)
-    if known.first_fingerprint != first.fingerprint:
-        limits = f"{DEFAULT_LIMITS.low:g} and {DEFAULT_LIMITS.high:g}"
-        cautions.append(
-            f"the limits of model {asked.name} were found with another {first.name} than the one here: the usual ones "
-            f"are used, {limits}"
-        )
-        return FirstModel(first, DEFAULT_LIMITS, cautions)
-    return FirstModel(first, known.limits, cautions)
+        return FirstModel(first, given or DEFAULT_LIMITS, [])
+    if known.first_fingerprint == first.fingerprint:
+        return FirstModel(first, known.limits, [])
+    caution = (
+        f"the limits of model {asked.name} were found with another {first.name} than the one here: the usual ones are "
+        f"used, {DEFAULT_LIMITS.low:g} and {DEFAULT_LIMITS.high:g}"
+    )
+    return FirstModel(first, DEFAULT_LIMITS, [caution])
 
 
-@dataclass(frozen=True)
-class FirstLook:
-    """What the first model found.
+def decide(table: Fragments, limits: Limits) -> NDArray[np.bool_]:
+    """(num_sequences,) which sequences the first model decides: those it is sure of, with nothing odd about them.
 
-    Attributes:
-        run: its run.
-        index: of its units.
-        sums: (num_sequences,) SUM_DTYPE, memory-mapped.
+    Args:
+        table: its scores.
         limits: between which it is not sure.
     """
-
-    run: ScoredRun
-    index: Index
-    sums: NDArray[np.void]
-    limits: Limits
-
-    @property
-    def num_failed_rows(self) -> int:
-        """Rows it could not compute; their sequences went on."""
-        return consensus.total_of("num_failed", self.sums)
+    decided = [np.zeros(0, dtype=bool)]
+    for part in table.parts():
+        p_virus = probability(sequence_log_odds(part, sums(part)))
+        is_sure = (p_virus < limits.low) | (p_virus > limits.high)  # not so without a score
+        is_sure &= (part.sequences["status"] == Status.OK) & (part.sequences["num_failed"] == 0)
+        decided.append(is_sure & (part.sequences["length"] >= table.rules[0].min_length))
+    return np.concatenate(decided)
 
 
-@contextmanager
-def first_look(run: ScoredRun, index: Index, limits: Limits) -> Iterator[FirstLook]:
-    """Add up what the first model found; the sums are there as long as the block runs."""
+def select(run: ScoredRun, index: Index, decided: NDArray[np.bool_] | None) -> Index:
+    """Store which rows a model computes; returns the index with how many these are.
+
+    A row that stands for later copies of it is computed if one of them is wanted. What was made from another selection
+    is deleted.
+
+    Args:
+        run: of the model.
+        index: of the units.
+        decided: (num_sequences,) those that another model decided.
+    """
+    needed = np.zeros(index.num_rows, dtype=bool)
+    for unit in range(len(index.units)):
+        table = store.read_unit(run.dir.unit(unit), ())
+        needed[table.rows["source"][are_wanted(run.rules, table, decided)]] = True
+    units = []
+    for unit, indexed in enumerate(index.units):
+        table = store.read_unit(run.dir.unit(unit), ())
+        mine = needed[indexed.first_row : indexed.first_row + indexed.num_rows]
+        mine &= are_own_source(table.rows, indexed.first_row)
+        _store(run.dir, unit, mine)
+        units.append(replace(indexed, num_sources=int(mine.sum())))
+    return replace(index, units=tuple(units))
+
+
+def _store(run_dir: RunDir, unit: int, selected: NDArray[np.bool_]) -> None:
+    made_from = {"unit_digest": store.read_attributes(run_dir.unit(unit), "unit")["digest"]}
+    path = run_dir.selection(unit)
     try:
-        yield FirstLook(run, index, consensus.run(run, index), limits)
-    finally:
-        run.dir.sequence_sums.unlink(missing_ok=True)
+        is_here = store.is_made_from(path, "selection", made_from)
+        if is_here and np.array_equal(store.read_arrays(path, "selection", "rows")["rows"], selected):
+            return
+    except StoreError as error:
+        _log.warning("%s; it is made again", error)
+    for stale in (
+        *(run_dir.embedding(role, unit) for role in ROLES),
+        *(run_dir.merged(unit), run_dir.scores(unit), run_dir.nearest(unit), run_dir.failed(unit)),
+    ):
+        stale.unlink(missing_ok=True)
+    store.write_arrays(path, "selection", {"rows": selected}, made_from)
 
 
-@contextmanager
-def stored_look(run: ScoredRun) -> Iterator[FirstLook | None]:
-    """What the first model found in a finished cascade, ``run`` being that of the model asked for; None in others."""
-    if not run.dir.is_cascade:
-        yield None
-        return
-    first = run.dir.first
-    low, high = (float(read_json(run.dir.manifest)[name]) for name in _LIMITS)
-    scored = StoredRun(first, Rules.read(first.rules), run.reporter)
-    with first_look(scored, Index.read(first), Limits(low, high)) as look:
-        yield look
+def first_run(run: Run, first: FirstModel) -> Run:
+    """The run of the first model over the units of ``run``."""
+    return replace(run, dir=run.dir.first, bundle=first.bundle, reporter=Reporter(run.reporter.bars))
 
 
-def are_unsure(rules: Rules, sums: NDArray[np.void], limits: Limits) -> NDArray[np.bool_]:
-    """(n,) whether the first model leaves sequences to the other: no score, one within the limits, or any doubt."""
-    p_virus = probability(sequence_log_odds(rules, sums))
-    is_sure = (p_virus < limits.low) | (p_virus > limits.high)  # not so where there is no score
-    is_sure &= (sums["status"] == Status.OK) & (sums["num_failed"] == 0)
-    return np.asarray(~is_sure)
-
-
-def extract(run: Run, look: FirstLook) -> Index:
-    """Cut for the model asked for what the first is not sure of; what was cut before stays as it was.
-
-    A record that is not fit for the model asked for (too short, say) is its own to answer, however sure the first is.
-    """
-    if run.dir.index.exists():
-        return replace(Index.read(run.dir), inputs=look.index.inputs)
-    num_chosen = 0
-
-    def choose(sequences: NDArray[np.void]) -> NDArray[np.bool_]:
-        nonlocal num_chosen
-        first = int(sequences["number"][0]) if len(sequences) else 0
-        sums = look.sums[first : first + len(sequences)]
-        chosen = are_unsure(look.run.rules, sums, look.limits) | (sequences["status"] != Status.OK)
-        num_chosen += int(chosen.sum())
-        let_go(look.sums)
-        return np.asarray(chosen)
-
-    contents = SequenceIndex(left_over=run.dir.left_over_rows)
-    tables = recut(
-        (store.read_unit(look.run.dir.unit(unit)) for unit in range(len(look.index.units))),
-        choose,
-        fragment_length=run.fragment_length,
-        masking=Masking(run.bundle.min_length, run.bundle.doubts_repetitive),
-        unit_rows=run.unit_rows,
-        score_frameless=run.bundle.scores_frameless,
-        input_starts={item.first_sequence for item in look.index.inputs},
-        contents=contents,
-    )
-    with run.reporter.stage("select", look.index.num_sequences, "sequences") as advance:
-        units, num_fragments = write_units(run, tables, contents, advance)
-    for unit in range(len(units)):
-        _drop_stale(run.dir, unit)
-    message = "%s of %s sequences pass from model %s to model %s"
-    numbers = f"{num_chosen:,}", f"{look.index.num_sequences:,}"
-    _log.info(message, *numbers, look.run.rules.name, run.bundle.name)
-    return write_index(run, Index(look.index.inputs, units, num_fragments))
-
-
-def _drop_stale(run_dir: RunDir, unit: int) -> None:
-    """Delete what was made from a unit that is another one now.
-
-    Only a mended run comes to this: rows of the first model that had failed, and units that were damaged later.
-    """
-    digest = store.read_attributes(run_dir.unit(unit), "unit")["digest"]
-    made = {run_dir.scores(unit): "scores", run_dir.merged(unit): "merged", run_dir.nearest(unit): "nearest"}
-    made |= {run_dir.embedding(role, unit): "embedding" for role in ROLES}
-    for path, kind in made.items():
-        try:
-            store.is_made_from(path, kind, {"unit_digest": digest})
-        except StoreError:
-            path.unlink()
-            run_dir.failed(unit).unlink(missing_ok=True)
-
-
-class _JoinedJudge(Judge):
-    """Calls the sequences of one input, each by the rules of the model that decided it; one rate of false discovery."""
-
-    def __init__(self, asked: Rules, first: Rules, calling: Calling, sums: NDArray[np.void]) -> None:
-        self._first = first
-        self._preset = calling.preset
-        super().__init__(asked, calling, sums)
-
-    def _log_odds(self, sums: NDArray[np.void]) -> NDArray[np.float64]:
-        return np.where(
-            sums["model"] == FIRST, sequence_log_odds(self._first, sums), sequence_log_odds(self.rules, sums)
-        )
-
-    def _limits(self, sums: NDArray[np.void]) -> tuple[Limit, Limit]:
-        by_first = sums["model"] == FIRST
-        pairs = zip(self._first.thresholds(self._preset), self.rules.thresholds(self._preset), strict=True)
-        not_virus, virus = (np.where(by_first, *pair) for pair in pairs)
-        return not_virus, virus
-
-
-@dataclass(frozen=True)
-class Join:
-    """Both runs of a finished cascade as one.
+@dataclass(frozen=True, eq=False)
+class FirstLook:
+    """What the first model did.
 
     Attributes:
-        asked: run of the model asked for.
-        index: of its units.
-        look: what the first model found.
-        sums: (num_sequences,) JOINED_DTYPE, memory-mapped.
+        run: of it.
+        model: it, and its limits.
+        index: of the units, with what it computed of them.
+        scores: of all rows that it computed.
+        decided: (num_sequences,) the sequences that it decided.
+        num_failed: rows it could not compute; their sequences go on.
     """
 
-    asked: ScoredRun
+    run: Run
+    model: FirstModel
     index: Index
-    look: FirstLook
-    sums: NDArray[np.void]
+    scores: StoredScores
+    decided: NDArray[np.bool_]
+    num_failed: int
 
     @property
-    def titles(self) -> dict[int, str]:
-        """What each model is called in results: its name, and where both have the same one also its fingerprint."""
-        rules = {ASKED: self.asked.rules, FIRST: self.look.run.rules}
-        is_same = rules[ASKED].name == rules[FIRST].name
-        return {model: f"{of.name}@{of.fingerprint[:8]}" if is_same else of.name for model, of in rules.items()}
-
-    def cells(self, sums: NDArray[np.void]) -> Ragged:
-        """The column ``model`` of some sequences."""
-        titles = self.titles
-        return words([titles[model].encode() for model in (ASKED, FIRST)], sums["model"])
-
-    @property
-    def num_fragments(self) -> int:
-        """That results must hold."""
-        return consensus.total_of("num_fragments", self.sums)
-
-    @property
-    def num_rows(self) -> int:
-        """That results must hold."""
-        return sum(consensus.total_of(name, self.sums) for name in ("num_rows", "num_frameless"))
-
-    def are_of(self, model: int, part: slice) -> NDArray[np.bool_]:
-        """Whether each of a range of sequences was decided by a model."""
-        are_its = np.asarray(self.sums["model"][part] == model)
-        let_go(self.sums)
-        return are_its
-
-    def judge(self, calling: Calling, part: slice) -> Judge:
-        """For the sequences of one input."""
-        return _JoinedJudge(self.asked.rules, self.look.run.rules, calling, self.sums[part])
-
     def described(self) -> dict[str, Any]:
-        """The first model and when it decides, for the summary."""
-        first = self.look.run.rules
-        return {"first": first.name, "first_fingerprint": first.fingerprint, **self.look.limits._asdict()}
-
-    def units(self, *, with_strings: bool) -> Iterator[ScoredUnit]:
-        """What both models scored, in the order of the sequences, each from the model that decided it.
-
-        Args:
-            with_strings: nucleotides and proteins of the rows too; else these lists are empty.
-        """
-        return interleaved(
-            [
-                Share(scored_units(run, index), index, partial(self.are_of, model))
-                for run, index, model in ((self.look.run, self.look.index, FIRST), (self.asked, self.index, ASKED))
-            ],
-            with_strings=with_strings,
-        )
+        """What summaries say of it."""
+        rules = self.run.rules
+        return {"first": rules.name, "first_fingerprint": rules.fingerprint, **self.model.limits._asdict()}
 
 
 @contextmanager
-def joined(run: ScoredRun, index: Index, sums: NDArray[np.void], look: FirstLook) -> Iterator[Join]:
-    """Join what the model asked for found (``run``, ``index``, ``sums``) with what the first did.
+def screened(run: Run, first: FirstModel, index: Index, compute: Callable[[Run, Index], None]) -> Iterator[FirstLook]:
+    """Let the first model score all units.
 
-    Raises:
-        CountError: a fragment or row is lost, or was decided by nobody.
+    Args:
+        run: of the first model.
+        first: it.
+        index: of the units.
+        compute: embeds and scores the units of a run.
     """
-    num_sequences = look.index.num_sequences
-    if index.num_sequences != num_sequences:
-        raise CountError(f"{num_sequences} sequences were looked at first, {index.num_sequences} afterwards")
-    both = new_table(run.dir.joined_sums, JOINED_DTYPE, (num_sequences,))
-    for part in chunks(num_sequences, both, sums, look.sums):
-        by_first = sums["status"][part] == DECIDED
-        for name in SUM_DTYPE.names or ():
-            if name.startswith("num_") and sums[name][part][by_first].any():
-                raise CountError(f"{run.dir.root}: both models decided the same sequence ({name} is not 0)")
-            both[name][part] = np.where(by_first, look.sums[name][part], sums[name][part])
-        both["model"][part] = np.where(by_first, FIRST, ASKED)
-    try:
-        yield Join(run, index, look, both)
-    finally:
-        run.dir.joined_sums.unlink(missing_ok=True)
+    _log.info("model %s, fingerprint %s, screens everything", run.bundle.name, run.bundle.fingerprint[:16])
+    run.rules.write(run.dir.rules)
+    chosen = select(run, index, None)
+    compute(run, chosen)
+    with StoredScores(run, index) as scores:
+        decided, num_failed = look(scores, index, first.limits)
+        num_open = index.num_sequences - int(decided.sum())
+        _log.info(
+            "%s of %s sequences pass from model %s to the model asked for",
+            f"{num_open:,}",
+            f"{len(decided):,}",
+            run.bundle.name,
+        )
+        yield FirstLook(run, first, chosen, scores, decided, num_failed)
+
+
+def look(first: StoredScores, index: Index, limits: Limits) -> tuple[NDArray[np.bool_], int]:
+    """What the first model decides, see ``decide``, and how many rows it could not compute.
+
+    Args:
+        first: its scores, of all units.
+        index: of the units.
+        limits: between which it is not sure.
+    """
+    table = tabulate.run(index, ScoredModels(first))
+    decided, num_failed = decide(table, limits), int(table.sequences["num_failed"].sum())
+    shutil.rmtree(first.run.dir.table)
+    return decided, num_failed

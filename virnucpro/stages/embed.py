@@ -31,10 +31,9 @@ from virnucpro.executors.base import Executor, Kept, UnitDone, UnitFailed, Worke
 from virnucpro.progress import Advance
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.sequence.table import are_own_source
 from virnucpro.settings import CompileChoice
 from virnucpro.stages import poison
-from virnucpro.stages.base import ROLES, Index, Run, shard_made_from
+from virnucpro.stages.base import ROLES, Index, Run, computed_rows, shard_made_from
 
 _log = logging.getLogger(__name__)
 GPU_TOKEN_BUDGET = 65_536
@@ -70,7 +69,7 @@ class EmbedSettings:
 
 @dataclass(frozen=True)
 class UnitStrings:
-    """Reads the strings of a unit that are to be embedded: those of rows that are their own source.
+    """Reads the strings of a unit that are to be embedded: those of rows that the model computes.
 
     Attributes:
         run_dir: where.
@@ -86,8 +85,8 @@ class UnitStrings:
         """Strings of one unit, an item for each row to be computed."""
         names = {"nucleotide": "nucleotides", "protein": "proteins"}
         rows, first_row, strings = store.read_rows(self.run_dir.unit(unit), names[self.role])
-        is_source = are_own_source(rows, first_row)
-        own = strings if is_source.all() else strings.take(np.flatnonzero(is_source))
+        is_computed = computed_rows(self.run_dir, unit, rows, first_row)
+        own = strings if is_computed.all() else strings.take(np.flatnonzero(is_computed))
         if unit not in self.left_out:
             return own
         kept = np.ones(len(own), dtype=bool)

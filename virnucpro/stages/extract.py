@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from virnucpro import store
+from virnucpro.bundles import Bundle
 from virnucpro.errors import CountError, RunMismatchError
 from virnucpro.progress import Advance
 from virnucpro.run_dir import machine_errors_at
@@ -23,13 +24,16 @@ from virnucpro.stages.base import Index, IndexedInput, IndexedUnit, Run
 _log = logging.getLogger(__name__)
 
 
-def run(run: Run, samples: tuple[Sample, ...] = (), reference: str | None = None) -> Index:
+def run(
+    run: Run, samples: tuple[Sample, ...] = (), reference: str | None = None, screen: Bundle | None = None
+) -> Index:
     """Cut the inputs into units, or check that they are the ones that were cut before.
 
     Args:
         run: the run.
         samples: what its inputs are; a sample for each input where none are given.
         reference: FASTA file that the reads of CRAM inputs were aligned to.
+        screen: model that looks first in a cascade: what it needs in addition is cut too, what it masks is masked.
 
     Raises:
         InputError: an input cannot be read.
@@ -41,14 +45,15 @@ def run(run: Run, samples: tuple[Sample, ...] = (), reference: str | None = None
         _check_inputs(run, samples, index)
         _log.info("extract: done before, %s rows in %d units", f"{index.num_rows:,}", len(index.units))
         return _renamed(index, samples)
+    bundles = [bundle for bundle in (run.bundle, screen) if bundle is not None]
     contents = SequenceIndex(left_over=run.dir.left_over_rows)
     extraction = Extraction(
         [sample.paths[0] if len(sample.paths) == 1 else sample.paths for sample in samples],
         fragment_length=run.fragment_length,
         min_length=run.bundle.min_length,
         unit_rows=run.unit_rows,
-        score_frameless=run.bundle.scores_frameless,
-        find_repetitive=run.bundle.doubts_repetitive,
+        score_frameless=any(bundle.scores_frameless for bundle in bundles),
+        find_repetitive=any(bundle.doubts_repetitive for bundle in bundles),
         reference=reference,
         contents=contents,
     )

@@ -37,7 +37,7 @@ from virnucpro.training.sampling import Pool, host_pool, sample_fragments, virus
 NOVEL, SEEN = "dev_novel", "dev_seen"
 LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 SMALLEST_SCORE = 1e-7
-"""Scores below it count as this, as in ``stages.consensus``."""
+"""Scores below it count as this, as in ``stages.tabulate``."""
 _FRAGMENT_LENGTH = 500  # of lite
 
 
@@ -232,7 +232,7 @@ def load_model(bundle: Bundle, device: str = "cpu") -> Model:
 
 
 def join_rows(rows: Rows, log_odds: NDArray[np.float64], rule: str) -> NDArray[np.float64]:
-    """(f,) log-odds of fragments, by ``mean`` or ``max`` of their rows (the latter as in ``stages.consensus``).
+    """(f,) log-odds of fragments, by ``mean`` or ``max`` of their rows (the latter as in ``stages.tabulate``).
 
     NaN for a fragment without a row.
     """

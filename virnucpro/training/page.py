@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 
 from virnucpro import __version__
 from virnucpro.results import plots
+from virnucpro.results.figures import CALL_COLOURS
 from virnucpro.results.page import PageFigure
 from virnucpro.run_dir import atomic_write
 
 _SHADES = ("#9fb8d6", "#7b9cc6", "#5a80b4", "#3a659f", "#1f4a86")
 """From short to long sequences, darker with length."""
 _VARIABLES = {
-    plots.CALL_COLOURS["virus"]: "var(--virus)",
+    CALL_COLOURS["virus"]: "var(--virus)",
     plots.INK: "var(--ink)",
     plots.FAINT: "var(--faint)",
     plots.PAPER: "var(--card)",
@@ -171,7 +172,7 @@ def _roc(axes: Axes, lengths: Mapping[str, Any]) -> None:
     for (length, figures), shade in zip(lengths.items(), _SHADES, strict=True):
         curve = figures["curves"]["roc"]
         axes.plot(curve["fpr"], curve["recall"], color=shade, label=f"{int(length):,}")
-    axes.axvline(0.01, color=plots.CALL_COLOURS["virus"], linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axvline(0.01, color=CALL_COLOURS["virus"], linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1), xlabel="false positive rate", ylabel="recall")
 
 

@@ -10,7 +10,7 @@ that such vectors share (promoters, primer sites, a polylinker, tags, recombinat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle
 from virnucpro.encoders.codons import BASE_CODES
-from virnucpro.results.calls import Call, Calling, Judge
+from virnucpro.results.calls import Call, Calling, call_sequences
+from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
+from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
-from virnucpro.stages.consensus import SUM_DTYPE
 from virnucpro.training.dev import LETTERS, Model, cut_rows, find_repetitive, fragment_log_odds
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, reverse_complement, sample_fragments, virus_pool
@@ -220,7 +221,7 @@ def measure_panel(bundle: Bundle, model: Model, panel: Mapping[int, PanelPart]) 
     """The share of the panel that each preset calls virus, in all, by kind and by length."""
     kinds = np.concatenate([part.kinds for part in panel.values()])
     lengths = np.repeat(list(panel), [len(part.kinds) for part in panel.values()])
-    sums = np.concatenate([_sums(bundle, model, LETTERS[part.codes]) for part in panel.values()])
+    tables = [_table(bundle, model, LETTERS[part.codes]) for part in panel.values()]
     return {
         "num_sequences": len(kinds),
         "lengths_nt": list(panel),
@@ -231,31 +232,28 @@ def measure_panel(bundle: Bundle, model: Model, panel: Mapping[int, PanelPart]) 
                 "by_kind": {kind.name: _share(is_virus[kinds == kind.name]) for kind in KINDS},
                 "by_length": {str(length): _share(is_virus[lengths == length]) for length in panel},
             }
-            for preset, is_virus in _called_virus(bundle, sums)
+            for preset, is_virus in _called_virus(bundle, tables)
         },
     }
 
 
-def _called_virus(bundle: Bundle, sums: NDArray[np.void]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _called_virus(bundle: Bundle, tables: Sequence[Fragments]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Each preset and whether it calls each sequence virus; a bundle without presets has its threshold."""
-    if not bundle.presets:
-        yield "threshold", Judge(bundle.rules, Calling(), sums).answer(sums).call == Call.VIRUS
-    for preset in bundle.presets:
-        yield preset, Judge(bundle.rules, Calling(preset), sums).answer(sums).call == Call.VIRUS
+    for preset in bundle.presets or ("threshold",):
+        calling = Calling(preset) if bundle.presets else Calling()
+        yield preset, np.concatenate([call_sequences(table, calling)["call"] == Call.VIRUS for table in tables])
 
 
-def _sums(bundle: Bundle, model: Model, letters: NDArray[np.uint8]) -> NDArray[np.void]:
-    """What sequences add up to, as ``stages.consensus`` has it."""
+def _table(bundle: Bundle, model: Model, letters: NDArray[np.uint8]) -> Fragments:
+    """The scores of sequences as a run has them."""
     rows = cut_rows(letters, bundle.fragment_length, scores_frameless=bundle.scores_frameless)
-    log_odds = fragment_log_odds(bundle, rows, model.log_odds(rows))
-    is_scored = ~np.isnan(log_odds)
-    sums = np.zeros(len(letters), dtype=SUM_DTYPE)
+    sequences = np.zeros(len(letters), dtype=SEQUENCE_DTYPE)
     is_doubted = find_repetitive(letters) if bundle.doubts_repetitive else False
-    sums["status"] = np.where(is_doubted, Status.REPETITIVE, Status.OK)
-    np.add.at(sums["log_odds"], rows.sequences[is_scored], log_odds[is_scored])
-    sums["num_fragments"] = np.bincount(rows.sequences, minlength=len(letters))
-    sums["num_scored"] = np.bincount(rows.sequences[is_scored], minlength=len(letters))
-    return sums
+    sequences["status"] = np.where(is_doubted, Status.REPETITIVE, Status.OK)
+    fragments = np.zeros(len(rows.sequences), dtype=FRAGMENT_DTYPE)
+    fragments["sequence"] = rows.sequences
+    fragments["log_odds"] = fragment_log_odds(bundle, rows, model.log_odds(rows))
+    return Fragments.of((bundle.rules,), sequences, Ragged.from_bytes([b""] * len(letters)), fragments)
 
 
 def _pools(genomes: Genomes) -> dict[str, Pool]:

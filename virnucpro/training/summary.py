@@ -35,6 +35,40 @@ def panel_table(panel: Mapping[str, Any]) -> str:
     return _aligned([[f"called virus of {panel['num_sequences']:,} of no organism", *presets], *rows])
 
 
+def records_text(name: str, found: Mapping[str, Any]) -> str:
+    """What was measured of whole records: ``records`` or ``whole_dev``, ``curated``, or ``communities``."""
+    if name == "communities":
+        head = ["viruses in the community", "estimated", "fdr said", "fdr true", "recall"]
+        lines = [
+            [f"{100 * float(share):g} %", _cell(line["prevalence"]), *(_cell(line[key]) for key in _DISCOVERY)]
+            for share, line in found.items()
+        ]
+        return _aligned([head, *lines])
+    if name == "curated":
+        return (
+            f"curated proviruses: {found['found']} of {found['curated']} found in {found['regions']} regions, "
+            f"{found['elsewhere']} of which touch none; bases: recall {_cell(found['base_recall'])}, "
+            f"precision {_cell(found['base_precision'])}"
+        )
+    head = [f"{name.replace('_', ' ')}, bases", "viruses", "called virus", "hosts", "called virus", "AUROC"]
+    lines = []
+    for length, line in found["by_length"].items():
+        pairs = [(str(line[side]["num"]), _cell(line[side]["virus"])) for side in ("virus", "host")]
+        lines.append([length, *(cell for pair in pairs for cell in pair), _cell(line["auroc"])])
+    cut, hosts = found["long_viruses"], found["long_hosts"]
+    return (
+        f"{_aligned([head, *lines])}\n{cut['cut']} of {cut['num']} viruses of 20 kb or more are cut; "
+        f"{hosts['called_virus']} of {hosts['num']} hosts of 300 kb or more are called virus"
+    )
+
+
+_DISCOVERY = ("fdr_said", "fdr_true", "recall")
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(

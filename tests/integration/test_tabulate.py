@@ -1,4 +1,4 @@
-"""Rows to fragments to sequences: the two row rules, calibration, sums, and their independence of units."""
+"""Rows to fragments to sequences: the two row rules, calibration, the table, and its independence of units."""
 
 from __future__ import annotations
 
@@ -12,24 +12,34 @@ import pytest
 from conftest import mixed_records, write_fasta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_tables import line, table_of
 
 from virnucpro import store
 from virnucpro.bundles import load_bundle
 from virnucpro.bundles.rules import Bend, Calibration
 from virnucpro.errors import CountError
 from virnucpro.progress import Reporter
-from virnucpro.results.calls import Call, Calling, Judge, probability
+from virnucpro.results.calls import Call, Calling, call_sequences, probability, sums
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.outputs import ScoredUnit
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
-from virnucpro.stages import consensus
+from virnucpro.stages import tabulate
 from virnucpro.stages.base import Index, IndexedInput, IndexedUnit, Run
+from virnucpro.stages.tabulate import ScoredModels, StoredScores, fragments_of
 
 
-def answer(rules, sums):
-    """The answers of an input that is ``sums`` alone, by its threshold."""
-    return Judge(rules, Calling(), sums).answer(sums)
+def scored(table, scores):
+    """A unit whose rows without a score could not be computed."""
+    return ScoredUnit(table, scores, np.isnan(scores).any(axis=1))
+
+
+def tabulated(run, index) -> Fragments:
+    """The table of a run whose scores are stored."""
+    with StoredScores(run, index) as scores:
+        return tabulate.run(index, ScoredModels(scores))
 
 
 NOTHING = Ragged.from_bytes([])
@@ -44,11 +54,11 @@ def make_run(tiny_bundle, tmp_path_factory):
     """A run of the tiny bundle with another row rule and calibration."""
     bundle = load_bundle(str(tiny_bundle))
 
-    def make(rule="max", calibration=CALIBRATION):
+    def make(rule="max", calibration=CALIBRATION, frameless="skip"):
         return Run(
             dir=RunDir(tmp_path_factory.mktemp("run")),
             inputs=("in.fasta",),
-            bundle=replace(bundle, row_rule=rule, calibration=calibration),
+            bundle=replace(bundle, row_rule=rule, calibration=calibration, scores_frameless=frameless == "score"),
             fragment_length=300,
             unit_rows=5,
             dtype="float32",
@@ -97,7 +107,7 @@ def joined_slowly(part, scores, rule):
 def test_rows_make_a_fragment_by_the_rule_of_the_bundle(make_run, rule, fragments, length):
     """``max``: largest virus score against largest other; ``mean``: mean log-odds. Then the line of its length."""
     table, scores = unit_of(fragments, length)
-    unit = consensus.score_fragments(make_run(rule).rules, table, scores)
+    unit, _ = fragments_of([make_run(rule).rules], scored(table, scores))
     remaining = iter(scores)
     position = min(max((length - 100) / 200, 0), 1)
     slope, intercept = 0.5 + 0.5 * position, -1.0 + 1.5 * position
@@ -105,18 +115,17 @@ def test_rows_make_a_fragment_by_the_rule_of_the_bundle(make_run, rule, fragment
         slope * joined_slowly(part, list(itertools.islice(remaining, len(part))), rule) + intercept
         for part in fragments
     ]
-    np.testing.assert_allclose(unit.log_odds, expected, rtol=1e-12, atol=1e-12)
-    assert unit.num_open.tolist() == [sum(frame != 0 for frame, _ in part) for part in fragments]
+    np.testing.assert_allclose(unit["log_odds"], expected, rtol=1e-6, atol=1e-6)
+    assert unit["num_open"].tolist() == [sum(frame != 0 for frame, _ in part) for part in fragments]
 
 
 def test_equal_largest_scores_are_called_virus(make_run):
     """The published rule says >=: log-odds 0 is probability one half, and that reaches the threshold."""
     run = make_run("max", Calibration((300,), (1.0,), (0.0,), 0.5))
-    sums = np.zeros(1, dtype=consensus.SUM_DTYPE)
-    unit = consensus.score_fragments(run.rules, *unit_of([[(1, 0.25), (2, 0.75)]]))
-    assert unit.log_odds.tolist() == [0.0]
-    sums["log_odds"], sums["num_fragments"], sums["num_scored"] = 0.0, 1, 1
-    assert answer(run.rules, sums).call.tolist() == [Call.VIRUS]
+    table, scores = unit_of([[(1, 0.25), (2, 0.75)]])
+    found = tabulated(run, stored(run, table, scores, [table]))
+    assert found.fragments["log_odds"].tolist() == [0.0]
+    assert call_sequences(found, Calling())["call"].tolist() == [Call.VIRUS]
 
 
 @pytest.mark.parametrize(
@@ -176,22 +185,20 @@ def test_probabilities_lie_between_0_and_1_and_keep_the_order(log_odds):
 
 def test_a_whole_genome_has_a_probability_without_a_warning(make_run):
     """Thousands of sure fragments give log-odds beyond what ``exp`` can take."""
-    sums = np.zeros(2, dtype=consensus.SUM_DTYPE)
-    sums["num_fragments"] = sums["num_scored"] = sums["num_open"] = 10_000
-    sums["log_odds"] = -16.0 * 10_000, 16.0 * 10_000
+    table = table_of([line("host", 5_000_000, 1e-9), line("virus", 5_000_000, 1 - 1e-9)], make_run().rules)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = answer(make_run().rules, sums)
-    assert found.p_virus.tolist() == [0.0, 1.0]
-    assert found.call.tolist() == [Call.NOT_VIRUS, Call.VIRUS]
+        found = call_sequences(table, Calling())
+    assert found["p_virus"].tolist() == [0.0, 1.0]
+    assert found["call"].tolist() == [Call.NOT_VIRUS, Call.VIRUS]
 
 
 @pytest.mark.parametrize("rule", ["max", "mean"])
 def test_a_score_of_exactly_0_or_1_stays_finite(make_run, rule):
     """A float32 softmax reaches both."""
-    unit = consensus.score_fragments(make_run(rule).rules, *unit_of([[(1, 0.0)], [(1, 1.0)]]))
-    assert np.isfinite(unit.log_odds).all()
-    assert unit.log_odds[0] < 0 < unit.log_odds[1]
+    unit, _ = fragments_of([make_run(rule).rules], scored(*unit_of([[(1, 0.0)], [(1, 1.0)]])))
+    assert np.isfinite(unit["log_odds"]).all()
+    assert unit["log_odds"][0] < 0 < unit["log_odds"][1]
 
 
 def cut(table, borders):
@@ -252,15 +259,16 @@ def whole(tmp_path_factory):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), rule=st.sampled_from(["max", "mean"]))
-def test_sums_do_not_depend_on_the_cut_into_units(make_run, whole, data, rule):
+def test_tables_do_not_depend_on_the_cut_into_units(make_run, whole, data, rule):
     """To the last bit, wherever the borders are, with duplicates of rows in other units."""
     table, scores = whole
     borders = data.draw(st.sets(st.integers(1, len(table.fragments) - 1), max_size=5))
     one, many = make_run(rule), make_run(rule)
-    expected = consensus.run(one, stored(one, table, scores, [table]))
-    found = consensus.run(many, stored(many, table, scores, cut(table, borders)))
-    assert found.dtype == expected.dtype
-    assert found.tobytes() == expected.tobytes()
+    expected = tabulated(one, stored(one, table, scores, [table]))
+    found = tabulated(many, stored(many, table, scores, cut(table, borders)))
+    assert found.sequences.tobytes() == expected.sequences.tobytes()
+    assert found.fragments.tobytes() == expected.fragments.tobytes()
+    assert found.names.to_bytes() == expected.names.to_bytes()
     assert not many.dir.row_scores.exists()
 
 
@@ -269,7 +277,8 @@ def test_sums_are_those_of_the_fragments(make_run, whole, rule):
     """Fragment by fragment in plain Python; a fragment without rows is NaN and is not counted as scored."""
     table, scores = whole
     run = make_run(rule)
-    sums = consensus.run(run, stored(run, table, scores, [table]))
+    found = tabulated(run, stored(run, table, scores, [table]))
+    added = sums(found)
     scores = scores[table.rows["source"]]
     expected = {number: [0.0, 0, 0, 0, 0] for number in range(len(table.sequences))}
     row = 0
@@ -285,26 +294,23 @@ def test_sums_are_those_of_the_fragments(make_run, whole, rule):
             total[2] += 1
             total[3] += num_rows
             total[4] += 1
-    np.testing.assert_allclose(sums["log_odds"], [total[0] for total in expected.values()], rtol=1e-11)
-    counts = zip(
-        *(sums[name].tolist() for name in ("num_fragments", "num_scored", "num_rows", "num_open")), strict=True
-    )
-    assert [list(line) for line in counts] == [total[1:] for total in expected.values()]
-    assert sums["status"].tolist() == table.sequences["status"].tolist()
+    np.testing.assert_allclose(added["log_odds"], [total[0] for total in expected.values()], rtol=1e-6)
+    counts = (added[name].tolist() for name in ("num_scored", "num_rows", "num_open"))
+    lines = zip(found.sequences["num_fragments"].tolist(), *counts, strict=True)
+    assert [list(line) for line in lines] == [total[1:] for total in expected.values()]
+    assert found.sequences["status"].tolist() == table.sequences["status"].tolist()
 
 
 def test_a_fragment_without_rows_is_nan_and_not_counted(make_run):
     """A sequence is the mean of the fragments that have a score."""
     run = make_run("max", Calibration((300,), (1.0,), (0.0,), 0.0))
     table, scores = unit_of([[], [(1, 0.9)], [], [(2, 0.6), (0, 0.7)]])
-    unit = consensus.score_fragments(run.rules, table, scores)
-    assert np.isnan(unit.log_odds).tolist() == [True, False, True, False]
-    assert np.isnan(probability(unit.log_odds)).tolist() == [True, False, True, False]
-    (sums,) = consensus.run(run, stored(run, table, scores, [table]))
-    assert (sums["num_fragments"], sums["num_scored"], sums["num_open"], sums["num_rows"]) == (4, 2, 2, 2)
-    found = answer(run.rules, np.array([sums], dtype=consensus.SUM_DTYPE))
+    found = tabulated(run, stored(run, table, scores, [table]))
+    assert np.isnan(found.fragments["log_odds"]).tolist() == [True, False, True, False]
+    (added,) = sums(found)
+    assert (added["num_scored"], added["num_open"], added["num_rows"]) == (2, 2, 2)
     mean = np.mean([math.log(0.9 / 0.1), math.log(0.7 / 0.4)])
-    np.testing.assert_allclose(found.p_virus, 1 / (1 + math.exp(-mean)), rtol=1e-6)
+    np.testing.assert_allclose(call_sequences(found, Calling())["p_virus"], 1 / (1 + math.exp(-mean)), rtol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -318,13 +324,10 @@ def test_the_top_is_the_first_of_the_highest_fragments(make_run, log_odds, data)
     parts = [[] if math.isnan(odds) else [(1, 1 / (1 + math.exp(-odds)))] for odds in log_odds]
     table, scores = unit_of(parts)
     borders = data.draw(st.sets(st.integers(1, len(parts)), max_size=3)) - {len(parts)}
-    (sums,) = consensus.run(run, stored(run, table, scores, cut(table, borders)))
+    (added,) = sums(tabulated(run, stored(run, table, scores, cut(table, borders))))
     known = [odds for odds in log_odds if not math.isnan(odds)]
-    if known:
-        first = log_odds.index(max(known))
-        assert (sums["top_start"], sums["top_stop"]) == (300 * first, 300 * (first + 1))
-        assert sums["top_log_odds"] == pytest.approx(max(known), abs=1e-5)
-    assert sums["num_scored"] == len(known)
+    assert added["top"] == (log_odds.index(max(known)) if known else -1)
+    assert added["num_scored"] == len(known)
 
 
 @pytest.mark.parametrize("rule", ["max", "mean"])
@@ -333,34 +336,36 @@ def test_rows_that_failed_are_left_out_of_their_fragment(make_run, rule):
     rules = make_run(rule).rules
     table, scores = unit_of([[(1, 0.9), (2, 0.2), (3, 0.7)], [(1, 0.4)], [(0, 0.6)]])
     scores[[1, 3]] = np.nan
-    unit = consensus.score_fragments(rules, table, scores)
-    fewer = consensus.score_fragments(rules, *unit_of([[(1, 0.9), (3, 0.7)], [], [(0, 0.6)]]))
-    assert unit.log_odds.tolist()[::2] == fewer.log_odds.tolist()[::2]
-    assert np.isnan(unit.log_odds).tolist() == [False, True, False]
-    assert (unit.num_failed.tolist(), unit.num_open.tolist()) == ([1, 1, 0], [3, 1, 0])
-    assert np.flatnonzero(unit.has_failed).tolist() == [1, 3]
+    unit, num_failed = fragments_of([rules], scored(table, scores))
+    fewer, _ = fragments_of([rules], scored(*unit_of([[(1, 0.9), (3, 0.7)], [], [(0, 0.6)]])))
+    assert unit["log_odds"].tolist()[::2] == fewer["log_odds"].tolist()[::2]
+    assert np.isnan(unit["log_odds"]).tolist() == [False, True, False]
+    assert (num_failed.tolist(), unit["num_open"].tolist()) == ([1, 1, 0], [3, 1, 0])
 
 
 def test_rows_that_failed_are_counted_a_sequence(make_run):
     """Duplicates of a failed row failed too."""
-    run = make_run()
+    run = make_run(frameless="score")
     table, scores = unit_of([[(1, 0.9), (2, 0.2)], [(1, 0.9)], [(0, 0.6)]])
     table.rows["source"][2] = 0
     scores[0] = np.nan
-    (sums,) = consensus.run(run, stored(run, table, scores, cut(table, {1})))
-    found = {name: int(sums[name]) for name in ("num_failed", "num_rows", "num_frameless", "num_scored", "num_open")}
-    assert found == {"num_failed": 2, "num_rows": 3, "num_frameless": 1, "num_scored": 2, "num_open": 1}
+    found = tabulated(run, stored(run, table, scores, cut(table, {1})))
+    (added,) = sums(found)
+    assert found.sequences["num_failed"].tolist() == [2]
+    counts = {name: int(added[name]) for name in ("num_rows", "num_frameless", "num_scored", "num_open")}
+    assert counts == {"num_rows": 3, "num_frameless": 1, "num_scored": 2, "num_open": 1}
 
 
-def test_a_unit_without_any_row_is_summed(make_run):
-    """All its fragments are counted, none is scored."""
+def test_a_unit_without_any_row_is_tabulated(make_run):
+    """All its fragments are there, none is scored."""
     run = make_run()
     table, scores = unit_of([[], []])
-    (sums,) = consensus.run(run, stored(run, table, scores, [table]))
-    assert (sums["num_fragments"], sums["num_scored"], sums["log_odds"]) == (2, 0, 0.0)
-    found = answer(run.rules, np.array([sums], dtype=consensus.SUM_DTYPE))
-    assert found.call.tolist() == [Call.NO_CALL]
-    assert np.isnan(found.p_virus).all()
+    found = tabulated(run, stored(run, table, scores, [table]))
+    (added,) = sums(found)
+    assert (found.sequences["num_fragments"].tolist(), added["num_scored"], added["log_odds"]) == ([2], 0, 0.0)
+    calls = call_sequences(found, Calling())
+    assert calls["call"].tolist() == [Call.NO_CALL]
+    assert np.isnan(calls["p_virus"]).all()
 
 
 def test_rows_in_are_scores_out(make_run, whole):
@@ -371,7 +376,7 @@ def test_rows_in_are_scores_out(make_run, whole):
     for wrong in (scores[:-1], np.concatenate([scores, scores])):
         store.write_arrays(run.dir.scores(0), "scores", {"scores": wrong}, {"unit_digest": "x"})
         with pytest.raises(CountError, match="scores came out"):
-            consensus.run(run, index)
+            tabulated(run, index)
         assert not run.dir.row_scores.exists()
 
 
@@ -380,13 +385,26 @@ def test_fragments_cut_are_fragments_counted(make_run, whole):
     table, scores = whole
     run = make_run()
     index = stored(run, table, scores, cut(table, {10}))
-    with pytest.raises(CountError, match="fragments were cut"):
-        consensus.run(run, replace(index, units=index.units[:1]))
+    with pytest.raises(CountError, match="were cut"):
+        tabulated(run, replace(index, units=index.units[:1]))
 
 
-def test_a_run_without_sequences_has_no_sums(make_run):
-    """And leaves no file behind."""
+def test_a_run_without_sequences_has_an_empty_table(make_run):
+    """And leaves no scores behind."""
     run = make_run()
     item = IndexedInput("in.fasta", "in", "empty", "none", "0" * 64, 0, 0, 0)
-    assert len(consensus.run(run, Index((item,), (), 0))) == 0
-    assert not run.dir.sequence_sums.exists()
+    assert len(tabulated(run, Index((item,), (), 0))) == 0
+    assert not run.dir.row_scores.exists()
+
+
+def test_an_input_has_its_own_rows_though_their_sources_lie_in_others(make_run, whole):
+    """Scores of all units before are there, from whichever unit is asked first."""
+    table, scores = whole
+    run = make_run()
+    twin = int(np.searchsorted(table.fragments["sequence"], table.names.to_bytes().index(b"again")))
+    index = stored(run, table, scores, cut(table, {5, twin}))
+    with StoredScores(run, index) as stored_scores:
+        last = stored_scores.unit(len(index.units) - 1)
+    rows = last.table.rows
+    assert (rows["source"] < last.table.first_row).any()
+    assert last.scores.tobytes() == scores[rows["source"]].tobytes()

@@ -1,0 +1,111 @@
+"""Scores, calls and regions from Python, without files; and what masked stretches do to them."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import mixed_records, read_tsv, write_fasta
+
+import virnucpro
+from virnucpro.errors import UsageError
+from virnucpro.results.calls import Call
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ONE_THREAD = virnucpro.make_settings(None, {"runtime.threads": 1, "runtime.device": "cpu"})
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """Records as ids and bases, and their scores."""
+    records = mixed_records(12, seed=3) | {"tiny": "ACGT"}
+    return records, virnucpro.score(list(records.items()), ONE_THREAD)
+
+
+def test_scores_are_those_that_predict_writes(scored, tmp_path):
+    """From a file, from records, as text or bytes; fragment by fragment."""
+    records, fragments = scored
+    fasta = write_fasta(tmp_path / "in.fasta", records)
+    virnucpro.predict([fasta], tmp_path / "out", ONE_THREAD, options=virnucpro.Options(with_report=False))
+    of_bytes = virnucpro.score([(name.encode(), bases.encode()) for name, bases in records.items()], ONE_THREAD)
+    for other in (virnucpro.score(fasta, ONE_THREAD), virnucpro.score([fasta], ONE_THREAD), of_bytes):
+        assert other.fragments.tobytes() == fragments.fragments.tobytes()
+        assert other.names.to_bytes() == fragments.names.to_bytes()
+    called = fragments.call()
+    rows = read_tsv(tmp_path / "out" / "in.sequences.tsv")
+    assert [f"{p:.4f}" for p in called.calls["p_virus"][:-1]] == [row["p_virus"] for row in rows[:-1]]
+
+
+def test_nothing_is_left_behind(monkeypatch, tmp_path):
+    """The scores are in memory; their run is gone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fragments = virnucpro.score([("a", "ACGT" * 100)], ONE_THREAD)
+    assert list(tmp_path.iterdir()) == []
+    assert len(fragments) == 1
+
+
+def test_calls_and_regions_follow_the_options(scored):
+    """As of the command line."""
+    _, fragments = scored
+    strict, by_rate = fragments.call("strict"), fragments.call(fdr=0.2, prevalence=0.3)
+    assert strict.calling.preset == "strict"
+    assert (by_rate.calling.fdr, by_rate.calling.prevalence) == (0.2, 0.3)
+    regions = fragments.call(threshold=0.0).regions
+    assert len(regions) == len(fragments) - 1  # all but the one that is too short
+    assert len(fragments.regions("strict")) <= len(regions)
+    with pytest.raises(UsageError, match="three ways"):
+        fragments.call("strict", threshold=0.5)
+
+
+def test_tables_for_data_frames_have_the_columns_of_the_files(scored):
+    """Of fragments and of sequences."""
+    pytest.importorskip("pyarrow")
+    _, fragments = scored
+    table = fragments.to_arrow()
+    assert table.column_names == ["name", "start", "stop", "log_odds", "num_open", "masked"]
+    assert len(table) == len(fragments.fragments)
+    sequences = fragments.call().to_arrow().to_pylist()
+    assert [row["name"] for row in sequences] == [name.decode() for name in fragments.names.to_bytes()]
+    assert (sequences[-1]["call"], sequences[-1]["p_virus"]) == ("no_call", None)
+    pytest.importorskip("pandas")
+    assert len(fragments.to_pandas()) == len(table)
+
+
+def host_records(shortest):
+    """The hosts of the example of at least so many bases."""
+    truth = dict(line.split("\t")[:2] for line in (EXAMPLES / "truth.tsv").read_text().splitlines())
+    records = {}
+    for part in (EXAMPLES / "metagenome.fasta").read_text().split(">")[1:]:
+        header, _, bases = part.partition("\n")
+        name, bases = header.split()[0], bases.replace("\n", "")
+        if truth[name] == "host_like" and len(bases) >= shortest:
+            records[name] = bases
+    return records
+
+
+def test_gaps_and_telomeres_in_a_host_make_no_virus_and_no_region():
+    """A run of 10 to 10,000 N put anywhere into any host of at least a kilobase; 8 kb of TTAGGG makes none a virus."""
+    hosts = host_records(1000)
+    rng = np.random.default_rng(1)
+    inserted = {f"N{num}": "N" * num for num in (10, 100, 1000, 10_000)} | {"TTAGGG": "TTAGGG" * 1334}
+    changed = {}
+    for name, bases in hosts.items():
+        for what, run in inserted.items():
+            place = int(rng.integers(0, len(bases) + 1))
+            changed[f"{name}|{what}"] = bases[:place] + run + bases[place:]
+    fragments = virnucpro.score([*hosts.items(), *changed.items()], ONE_THREAD)
+    called = fragments.call()
+    calls = dict(zip(fragments.names.to_bytes(), called.calls["call"].tolist(), strict=True))
+    assert len(hosts) > 20
+    for name in changed:
+        host, _, what = name.partition("|")
+        then, now = calls[host.encode()], calls[name.encode()]
+        # The windows behind a gap begin elsewhere, so that a call near a threshold may change, but for virus.
+        assert now == then or (now != Call.VIRUS and (what == "TTAGGG" or then != Call.VIRUS)), name
+    has_region = {fragments.names[number].tobytes() for number in called.regions["sequence"].tolist()}
+    assert has_region == {name for name, call in calls.items() if call == Call.VIRUS}
+    masked = fragments.fragments["masked"] > 0
+    assert masked.any()
+    assert np.isnan(fragments.fragments["log_odds"][masked]).all()

@@ -1,0 +1,120 @@
+"""A finished run, opened again: its records, its table of fragments and its calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virnucpro.bundles.rules import Rules
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.results.calls import Calling
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.outputs import InputResults
+from virnucpro.run_dir import RunDir, read_json
+
+_EVEN_PREVALENCE = 0.5
+_RECORD_SUFFIX = "run.json"
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """One input of a finished run.
+
+    Attributes:
+        root: the directory with its results.
+        stem: prefix of the input's result files.
+        record: the run record, ``.run.json``.
+        summary: the input's ``.summary.json``.
+        results: its table and calls.
+    """
+
+    root: Path
+    stem: str
+    record: dict[str, Any]
+    summary: dict[str, Any]
+    results: InputResults
+
+    def path(self, suffix: str) -> Path:
+        """A result file of this input."""
+        return RunDir(self.root).result(self.stem, suffix)
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """What the run record says of this input; empty if it says nothing."""
+        return next((item for item in self.record.get("inputs", ()) if item.get("stem") == self.stem), {})
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Probabilities at which a call changes, as set: two if calls may be uncertain, none with a highest FDR."""
+        found = (self.summary.get(name) for name in ("threshold_not_virus", "threshold_virus"))
+        return tuple(sorted({float(value) for value in found if value is not None}))
+
+    @property
+    def prevalence(self) -> float:
+        """Expected share of viral sequences."""
+        return self.results.prevalence.value
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The limits on the scale of the tables' p_virus, which a preset's are not: they hold at equal prevalence."""
+        if not self.summary.get("preset"):
+            return self.limits
+        odds = self.prevalence / (1 - self.prevalence)
+        return tuple(limit * odds / (limit * odds + 1 - limit) for limit in self.limits)
+
+
+def stems_of(root: Path) -> list[str]:
+    """The inputs whose results are in ``root``, by the prefix of their files.
+
+    Raises:
+        UsageError: there are none.
+    """
+    suffix = ".summary.json"
+    stems = sorted(path.name.removesuffix(suffix) for path in root.glob(f"*{suffix}"))
+    if not stems:
+        raise UsageError(f"{root} holds no finished run. Name the output directory of a virnucpro predict that ended.")
+    return stems
+
+
+def open_run(root: Path, stem: str) -> FinishedRun:
+    """One input of a finished run, called as its summary says.
+
+    Args:
+        root: output directory of ``predict``, or of ``call``.
+        stem: prefix of the input's files.
+
+    Raises:
+        UsageError: this input has no results in ``root``.
+        StoreError: a record or the table is damaged.
+    """
+    folder = RunDir(root)
+    summary_path = folder.result(stem, "summary.json")
+    if not summary_path.exists():
+        raise UsageError(f"{root} holds no results of {stem}. It holds those of {', '.join(stems_of(root))}.")
+    summary = read_json(summary_path)
+    places = (folder.result(name, _RECORD_SUFFIX) for name in (stem, "all"))
+    record = next((read_json(place) for place in places if place.exists()), {})
+    run_dir = RunDir(Path(record.get("called", {}).get("run", root)))
+    if not run_dir.table.exists():
+        raise UsageError(f"{root}: {run_dir.table} is missing, and results are read from it. Run predict again.")
+    table = Fragments.open(run_dir.table, [Rules.read(part.rules) for part in reversed(run_dir.models)])
+    items = read_json(run_dir.index)["inputs"]
+    item = next((item for item in items if item["stem"] == stem), None)
+    if item is None:
+        raise StoreError(run_dir.index, f"is of another run (it names no input {stem})")
+    mine = table.slice(item["first_sequence"], item["first_sequence"] + item["num_sequences"])
+    if len(mine) != summary.get("num_sequences"):
+        raise StoreError(summary_path, f"counts {summary.get('num_sequences')} sequences where {len(mine)} were read")
+    return FinishedRun(root, stem, record, summary, InputResults.of(mine, _calling(summary, mine.rules[0])))
+
+
+def _calling(summary: dict[str, Any], rules: Rules) -> Calling:
+    """What the calls of a summary were made by."""
+    is_given = summary.get("prevalence_is", "given") == "given"
+    prevalence, preset = summary.get("prevalence", _EVEN_PREVALENCE) if is_given else None, summary.get("preset")
+    if summary.get("fdr") is not None:
+        return Calling(fdr=summary["fdr"], prevalence=prevalence)
+    if preset is not None or (not rules.presets and summary.get("threshold_virus") == rules.threshold):
+        return Calling(preset or Calling.preset, prevalence=prevalence)
+    return Calling(threshold=summary.get("threshold_virus"), prevalence=prevalence)

@@ -1,0 +1,181 @@
+"""Genes along the viruses and proviruses that a page shows, by what is nearest to them: why they are called so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.nearest.path import MOSTLY_CELL, UNMATCHED, VIRAL, classes_of
+from virnucpro.results.outputs import InputResults
+from virnucpro.results.overview import Overview
+
+FLANK_NT = 8_000
+"""Of host that is shown on either side of a provirus."""
+MOST_GENES = 400
+"""Of a map; a longer virus is shown as far as they reach."""
+_WIDTH, _HEIGHT = 720, 74
+_LEFT, _RIGHT = 8, 8
+_LANES = {1: 12.0, -1: 34.0}
+_THICK = 16.0
+_AXIS = 58
+_COLOURS = {
+    "virus": "var(--virus)",
+    "cell": "var(--not-virus)",
+    "both": "var(--uncertain)",
+    "neither": "var(--no-call)",
+}
+
+
+@dataclass(frozen=True)
+class GeneMap:
+    """What is drawn of a sequence.
+
+    Attributes:
+        name: of the sequence.
+        start: first base shown, 0-based.
+        stop: one after the last.
+        region: of the provirus, 0-based half-open; None for a whole virus.
+        genes: (g,) GENE_DTYPE.
+        organisms: number of an organism to its name and family.
+        num_left_out: genes of the sequence that are not shown though they belong to the virus.
+    """
+
+    name: bytes
+    start: int
+    stop: int
+    region: tuple[int, int] | None
+    genes: NDArray[np.void]
+    organisms: dict[int, tuple[str, str]]
+    num_left_out: int = 0
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each gene is near to: virus, cell, both or neither."""
+        classes = classes_of(self.genes["bits_virus"], self.genes["bits_cell"])
+        names = np.array(["neither", "cell", "both", "virus"])
+        places = (classes > UNMATCHED).astype(np.int64) + (classes > MOSTLY_CELL) + (classes >= VIRAL)
+        return [str(name) for name in names[places]]
+
+
+def gene_maps(results: InputResults, shown: Overview) -> list[GeneMap]:
+    """Of the proviruses that are shown, then of the hits that have genes."""
+    maps = []
+    for found in shown.proviruses:
+        genes, length = _genes_of(results, found.position)
+        start, stop = max(0, found.start - 1 - FLANK_NT), min(length, found.stop + FLANK_NT)
+        maps.append(_map(results, found.position, genes, (start, stop), (found.start - 1, found.stop)))
+    has_region = {found.position for found in shown.proviruses}
+    for hit in shown.hits:
+        genes, length = _genes_of(results, hit.position)
+        if len(genes) and hit.position not in has_region:
+            maps.append(_map(results, hit.position, genes, (0, length), None))
+    return maps
+
+
+def _genes_of(results: InputResults, position: int) -> tuple[NDArray[np.void], int]:
+    table = results.table.slice(position, position + 1)
+    return table.genes, int(table.sequences["length"][0])
+
+
+def _map(
+    results: InputResults,
+    position: int,
+    genes: NDArray[np.void],
+    bounds: tuple[int, int],
+    region: tuple[int, int] | None,
+) -> GeneMap:
+    start, stop = bounds
+    inside = np.array(genes[(genes["stop"] > start) & (genes["start"] < stop)])
+    kept = inside[:MOST_GENES]
+    if len(kept) < len(inside):
+        stop = int(kept["stop"][-1])
+    organisms = {
+        int(number): results.table.organisms.get(int(number), ("", "")) for number in np.unique(kept["nearest"])
+    }
+    name = results.table.names[position].tobytes()
+    return GeneMap(name, start, stop, region, kept, organisms, len(inside) - len(kept))
+
+
+def draw(shown: GeneMap) -> str:
+    """The map as SVG: an arrow for each gene, those of the other strand below; the provirus is shaded."""
+    scale = (_WIDTH - _LEFT - _RIGHT) / max(1, shown.stop - shown.start)
+
+    def x(place: float) -> float:
+        return _LEFT + (min(max(place, shown.start), shown.stop) - shown.start) * scale
+
+    shapes = []
+    if shown.region is not None:
+        left, right = x(shown.region[0]), x(shown.region[1])
+        box = f'x="{left:.1f}" y="4" width="{right - left:.1f}" height="{_AXIS - 4}"'
+        shapes.append(f'<rect {box} style="fill:var(--virus);opacity:0.12"/>')
+    for gene, kind in zip(shown.genes, shown.kinds, strict=True):
+        shapes.append(_arrow(gene, x(gene["start"]), x(gene["stop"]), kind, shown))
+    shapes.append(f'<path d="M{_LEFT} {_AXIS}H{_WIDTH - _RIGHT}" style="stroke:var(--faint)"/>')
+    for place in _ticks(shown.start, shown.stop):
+        at = f"{x(place):.1f}"
+        shapes.append(f'<path d="M{at} {_AXIS}v3" style="stroke:var(--faint)"/>')
+        shapes.append(f'<text x="{at}" y="{_AXIS + 14}" text-anchor="middle" font-size="10">{place / 1000:g}</text>')
+    inner = "\n".join(shapes)
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" aria-hidden="true" style="fill:var(--ink)">\n{inner}\n</svg>'
+
+
+def _arrow(gene: np.void, left: float, right: float, kind: str, shown: GeneMap) -> str:
+    strand = int(gene["strand"])
+    top, tip = _LANES[strand], min(5.0, right - left)
+    bottom, middle = top + _THICK, top + _THICK / 2
+    if strand > 0:
+        path = f"M{left:.1f} {top}H{right - tip:.1f}L{right:.1f} {middle}L{right - tip:.1f} {bottom}H{left:.1f}Z"
+    else:
+        path = f"M{right:.1f} {top}H{left + tip:.1f}L{left:.1f} {middle}L{left + tip:.1f} {bottom}H{right:.1f}Z"
+    fill = f"fill:{_COLOURS[kind]};opacity:{0.35 if kind == 'neither' else 0.9}"
+    name, family = shown.organisms.get(int(gene["nearest"]), ("", ""))
+    nearest = f", nearest virus {name}{f' ({family})' if family else ''}" if name and kind in ("virus", "both") else ""
+    text = (
+        f"{gene['start'] + 1:,} to {gene['stop']:,}: {gene['bits_virus']:.0f} bits to viruses, "
+        f"{gene['bits_cell']:.0f} to cells{nearest}"
+    )
+    return f'<path d="{path}" style="{fill}"><title>{escape(text)}</title></path>'
+
+
+def _ticks(start: int, stop: int) -> Iterable[int]:
+    step = 10 ** int(np.log10(max(stop - start, 10)))
+    while (stop - start) / step < 4:
+        step //= 2
+    step = max(step, 1)
+    return range(-(-start // step) * step, stop + 1, step)
+
+
+def described(shown: GeneMap) -> str:
+    """What a map shows, in words."""
+    inside = shown.genes
+    kinds = np.array(shown.kinds)
+    if shown.region is not None:
+        middle = (inside["start"] + inside["stop"]) / 2
+        within = (middle >= shown.region[0]) & (middle < shown.region[1])
+        inside, kinds = inside[within], kinds[within]
+    parts = [f"{int((kinds == kind).sum())} {words}" for kind, words in _WORDS.items() if (kinds == kind).any()]
+    families = [shown.organisms.get(int(number), ("", ""))[1] for number in inside["nearest"][kinds == "virus"]]
+    known = [family for family in families if family]
+    most = max(sorted(set(known)), key=known.count) if known else ""
+    place = (
+        f"Provirus {shown.region[0] + 1:,} to {shown.region[1]:,}"
+        if shown.region is not None
+        else f"Whole sequence, {shown.stop - shown.start:,} bases shown"
+    )
+    more = f"; {shown.num_left_out:,} further genes are not shown" if shown.num_left_out else ""
+    return (
+        f"{place}: {len(inside)} genes, {', '.join(parts) or 'none'}"
+        f"{f'; most often nearest to {most}' if most else ''}{more}."
+    )
+
+
+_WORDS = {
+    "virus": "nearer to viruses",
+    "both": "near to both",
+    "cell": "nearer to cells",
+    "neither": "near to neither",
+}

@@ -1,0 +1,217 @@
+"""What a page shows of an input: counts, distributions, the best hits, its proviruses and scores along sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.results.calls import CALL_NAMES, EVIDENCE_NAMES, STATUS_NAMES, Call
+from virnucpro.results.outputs import InputResults
+from virnucpro.results.tables import fragment_probabilities
+
+CALLS = ("virus", "uncertain", "not_virus", "no_call")
+"""All calls, in the order in which they are shown."""
+
+NUM_SCORE_BINS = 40
+LENGTH_BINS_PER_DECADE = 8
+LENGTH_EDGES = 10.0 ** (np.arange(10 * LENGTH_BINS_PER_DECADE + 1) / LENGTH_BINS_PER_DECADE)
+"""Edges (nt) of the bins of length, from one base to ten billion."""
+
+NUM_HITS = 50
+NUM_TRACKS = 20
+NUM_PROVIRUSES = 50
+
+_PLACES = np.array([CALLS.index(CALL_NAMES[call]) for call in sorted(CALL_NAMES)])
+"""Number of a call to its place in ``CALLS``."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A sequence that is shown by itself.
+
+    Attributes:
+        position: among the sequences of the input.
+        name: its id.
+        length: nt.
+        call: one of ``CALLS``.
+        p_virus: NaN if nothing was scored.
+        fdr: share of false calls among sequences with a p_virus at least as high; NaN if nothing was scored.
+        evidence: what the probability rests on.
+    """
+
+    position: int
+    name: bytes
+    length: int
+    call: str
+    p_virus: float
+    fdr: float
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Provirus:
+    """A viral part of a longer sequence.
+
+    Attributes:
+        position: of the sequence among those of the input.
+        sequence: its id.
+        start: first base, 1-based.
+        stop: last base, 1-based.
+        p_virus: mean of its windows.
+        score: of the finder.
+    """
+
+    position: int
+    sequence: bytes
+    start: int
+    stop: int
+    p_virus: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Track:
+    """The windows of one sequence, in order.
+
+    Attributes:
+        line: the sequence.
+        starts: (n,) first base of each window, 1-based.
+        stops: (n,) last base of each, 1-based.
+        p_virus: (n,) NaN if a window has no score.
+        proviruses: those of this sequence.
+    """
+
+    line: Hit
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    p_virus: NDArray[np.float32]
+    proviruses: tuple[Provirus, ...]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What a page shows of an input.
+
+    Attributes:
+        calls: sequences by call.
+        bases: bases by call.
+        statuses: sequences by status, those that there are.
+        largest_fdr: of the sequences called virus; NaN if there are none.
+        scores: (calls, score bins) sequences by call and p_virus, in bins of equal width from 0 to 1.
+        lengths: (calls, length bins) sequences by call and length, in bins of ``LENGTH_EDGES``.
+        hits: sequences called virus of highest p_virus, the longer first among equals.
+        num_proviruses: all of them.
+        proviruses: those of highest score, the longer first among equals.
+        tracks: up to half hold a provirus, the rest are the longest hits.
+    """
+
+    calls: dict[str, int]
+    bases: dict[str, int]
+    statuses: dict[str, int]
+    largest_fdr: float
+    scores: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    hits: list[Hit]
+    num_proviruses: int
+    proviruses: list[Provirus]
+    tracks: list[Track]
+
+    @property
+    def num_sequences(self) -> int:
+        """Of all calls."""
+        return sum(self.calls.values())
+
+    @property
+    def num_bases(self) -> int:
+        """Of all calls."""
+        return sum(self.bases.values())
+
+
+def overview(results: InputResults) -> Overview:
+    """Add up an input and pick what is shown by itself."""
+    scores = np.zeros((len(CALLS), NUM_SCORE_BINS), np.int64)
+    lengths = np.zeros((len(CALLS), len(LENGTH_EDGES) - 1), np.int64)
+    calls, bases = np.zeros(len(CALLS), np.int64), np.zeros(len(CALLS), np.int64)
+    statuses = np.zeros(max(STATUS_NAMES) + 1, np.int64)
+    for part in results.parts():
+        call, length, p_virus = _PLACES[part.calls["call"]], part.table.sequences["length"], part.calls["p_virus"]
+        scored = ~np.isnan(p_virus)
+        # As whole numbers of ten thousandths, which tables show, probabilities fall into bins without an error.
+        shown = np.rint(p_virus[scored].astype(np.float64) * 10_000).astype(np.int64)
+        np.add.at(scores, (call[scored], np.minimum(shown * NUM_SCORE_BINS // 10_000, NUM_SCORE_BINS - 1)), 1)
+        length_bin = np.searchsorted(LENGTH_EDGES, length, side="right") - 1
+        np.add.at(lengths, (call, np.clip(length_bin, 0, len(LENGTH_EDGES) - 2)), 1)
+        np.add.at(bases, call, length)
+        calls += np.bincount(call, minlength=len(CALLS))
+        statuses += np.bincount(part.calls["status"], minlength=len(statuses))
+    virus = np.flatnonzero(results.calls["call"] == Call.VIRUS)
+    sizes = results.table.sequences["length"][virus]
+    best = virus[np.lexsort((-sizes, -results.calls["p_virus"][virus]))[:NUM_HITS]]
+    several = results.table.sequences["num_fragments"][virus] > 1
+    longest = virus[several][np.argsort(-sizes[several], kind="stable")[:NUM_TRACKS]]
+    proviruses = _best_proviruses(results)
+    return Overview(
+        calls=dict(zip(CALLS, calls.tolist(), strict=True)),
+        bases=dict(zip(CALLS, bases.tolist(), strict=True)),
+        statuses={name: int(statuses[status]) for status, name in STATUS_NAMES.items() if statuses[status]},
+        largest_fdr=float(np.fmax.reduce(results.calls["fdr"][virus], initial=np.nan)),
+        scores=scores,
+        lengths=lengths,
+        hits=[_hit(results, position) for position in best.tolist()],
+        num_proviruses=len(results.proviruses),
+        proviruses=proviruses,
+        tracks=_tracks(results, proviruses, longest.tolist()),
+    )
+
+
+def _hit(results: InputResults, position: int) -> Hit:
+    answer, sequence = results.calls[position], results.table.sequences[position]
+    return Hit(
+        position=position,
+        name=results.table.names[position].tobytes(),
+        length=int(sequence["length"]),
+        call=CALLS[_PLACES[answer["call"]]],
+        p_virus=float(answer["p_virus"]),
+        fdr=float(answer["fdr"]),
+        evidence="NA" if np.isnan(answer["p_virus"]) else EVIDENCE_NAMES[int(answer["has_open"])],
+    )
+
+
+def _best_proviruses(results: InputResults) -> list[Provirus]:
+    found = results.proviruses
+    order = np.lexsort((found["start"] - found["stop"], -found["score"]))[:NUM_PROVIRUSES]
+    return [
+        Provirus(
+            position=int(region["sequence"]) - results.table.first,
+            sequence=results.table.names[int(region["sequence"]) - results.table.first].tobytes(),
+            start=int(region["start"]) + 1,
+            stop=int(region["stop"]),
+            p_virus=float(region["p_virus"]),
+            score=float(region["score"]),
+        )
+        for region in found[order]
+    ]
+
+
+def _tracks(results: InputResults, proviruses: Iterable[Provirus], longest: Iterable[int]) -> list[Track]:
+    by_position: dict[int, list[Provirus]] = {}
+    for found in proviruses:
+        by_position.setdefault(found.position, []).append(found)
+    chosen = dict.fromkeys(list(by_position)[: NUM_TRACKS // 2]) | dict.fromkeys(longest)
+    tracks = []
+    for position in list(chosen)[:NUM_TRACKS]:
+        table = results.table.slice(position, position + 1)
+        fragments = table.fragments
+        tracks.append(
+            Track(
+                _hit(results, position),
+                fragments["start"] + 1,
+                fragments["stop"].copy(),
+                fragment_probabilities(table, results.prevalence),
+                tuple(by_position.get(position, ())),
+            )
+        )
+    return tracks

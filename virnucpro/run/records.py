@@ -1,0 +1,341 @@
+"""Whole records: the weights of their calls fitted, and what calls and proviruses are worth measured.
+
+Records are scored as ``predict`` does, so that what is measured is what users get.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.bundles.records import GENE_CLASSES, RecordWeights
+from virnucpro.errors import InputError
+from virnucpro.results.calls import Call, Calling, evidence_of, probability
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.outputs import InputResults
+from virnucpro.results.prevalence import Prevalence, estimate
+from virnucpro.results.records import record_features
+from virnucpro.run.predict import score
+from virnucpro.settings import Settings, make_settings
+from virnucpro.training.evaluation import auroc
+from virnucpro.training.genomes import Genomes, load_genomes
+
+VIRUS = "virus"
+MOBILE = ("mge", "te")
+"""Classes of transposons and integrative elements: the classic false calls, measured apart."""
+LENGTH_BOUNDS = (0, 500, 1_500, 3_000, 10_000, 30_000, 100_000, 300_000, 1 << 40)
+LONG_VIRUS_NT, LONG_HOST_NT = 20_000, 300_000
+SHARES = (0.0, 0.01, 0.1, 0.5, 1.0)
+"""Of viruses in made communities."""
+COMMUNITY = 5_000
+WHOLE_RECORDS, CONTIGS = 300, 1_000
+"""Drawn of each class of a data set."""
+SHORTEST_CONTIG_NT, LONGEST_CONTIG_NT = 500, 10_000
+_PRIOR = 1e-3
+_ROUNDS = 50
+_LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Records with what they are.
+
+    Attributes:
+        table: their fragments and genes.
+        classes: (m,) virus, or a host class.
+        groups: (m,) family or genus; empty where it is not known.
+    """
+
+    table: Fragments
+    classes: NDArray[np.str_]
+    groups: NDArray[np.str_]
+
+    @property
+    def is_virus(self) -> NDArray[np.bool_]:
+        """(m,) whether each is a virus."""
+        return np.asarray(self.classes == VIRUS)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How records are drawn.
+
+    Attributes:
+        num: at most so many of each class; None for all.
+        shortest_nt: of a piece.
+        longest_nt: of a piece; lengths are drawn evenly on a logarithmic scale.
+        whole: whether the record itself is taken in place of every other piece.
+        seed: of the draws.
+    """
+
+    num: int | None = None
+    shortest_nt: int = 1_500
+    longest_nt: int = 50_000
+    whole: bool = True
+    seed: int = 7
+
+
+def draw(genomes: Genomes, settings: Settings, pieces: Pieces) -> Labelled:
+    """Pieces of labelled genomes, and whole ones, by class; families and genera weigh by the root of their bases."""
+    gen = np.random.default_rng(pieces.seed)
+    chosen: list[tuple[int, int, int]] = []
+    classes: list[str] = []
+    for name in sorted(set(genomes.classes.tolist())):
+        members = np.flatnonzero((genomes.classes == name) & (genomes.lengths >= pieces.shortest_nt))
+        if not len(members):
+            continue
+        weights = _weights(genomes, members)
+        for place, record in enumerate(gen.choice(members, pieces.num or 2 * len(members), p=weights).tolist()):
+            length = int(genomes.lengths[record])
+            high = min(length, pieces.longest_nt)
+            wanted = int(np.exp(gen.uniform(np.log(pieces.shortest_nt), np.log(high))))
+            if pieces.whole and place % 2:
+                wanted = length
+            start = int(gen.integers(0, length - wanted + 1))
+            chosen.append((record, start, wanted))
+            classes.append(name)
+    table = score(_cut(genomes, chosen), settings)
+    groups = genomes.groups[[record for record, _, _ in chosen]]
+    return Labelled(table, np.array(classes), np.array(groups))
+
+
+def _weights(genomes: Genomes, members: NDArray[np.int64]) -> NDArray[np.float64]:
+    groups, place = np.unique(genomes.groups[members], return_inverse=True)
+    bases = np.bincount(place, genomes.lengths[members], len(groups))
+    each = np.sqrt(bases) / np.maximum(np.bincount(place, minlength=len(groups)), 1)
+    weights = each[place]
+    return np.asarray(weights / weights.sum())
+
+
+def _cut(genomes: Genomes, chosen: Iterable[tuple[int, int, int]]) -> Iterator[tuple[bytes, bytes]]:
+    for number, (record, start, length) in enumerate(chosen):
+        first = int(genomes.offsets[record]) + start
+        yield (
+            f"{genomes.ids[record]}:{start + 1}-{start + length}#{number}".encode(),
+            _LETTERS[genomes.codes[first : first + length]].tobytes(),
+        )
+
+
+def fit(labelled: Labelled) -> RecordWeights:
+    """Weights of a call, by logistic regression; classes weigh alike on either side, and so do lengths."""
+    table, blank = labelled.table, RecordWeights(0.0, 1.0, (0.0,) * len(GENE_CLASSES))
+    features = record_features(table, InputResults.of(table, Calling()).proviruses, blank)
+    known = ~np.isnan(features).any(axis=1) & (table.sequences["length"] >= blank.shortest_nt)
+    rows = np.column_stack([np.ones(len(features)), features])[known]
+    target = labelled.is_virus[known]
+    weights = _balanced(labelled, known)
+    found = np.zeros(rows.shape[1])
+    for _ in range(_ROUNDS):  # Newton's method
+        p = probability(rows @ found)
+        slope = rows.T @ (weights * (target - p)) - _PRIOR * found
+        curve = (rows * (weights * p * (1 - p))[:, None]).T @ rows + _PRIOR * np.eye(rows.shape[1])
+        found = found + np.linalg.solve(curve, slope)
+    intercept, fragments, *genes = (round(float(value), 4) for value in found)
+    return replace(blank, intercept=intercept, fragments=fragments, genes=tuple(genes))
+
+
+def _balanced(labelled: Labelled, known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Each class of hosts weighs alike within a range of lengths, and viruses as much as all hosts together."""
+    bins = np.digitize(labelled.table.sequences["length"][known], LENGTH_BOUNDS)
+    classes = labelled.classes[known]
+    weights = np.zeros(len(bins))
+    for place in np.unique(bins):
+        hosts = [name for name in np.unique(classes[bins == place]) if name != VIRUS]
+        for name in (*hosts, VIRUS):
+            members = (bins == place) & (classes == name)
+            share = 1.0 if name == VIRUS else 1 / len(hosts)
+            weights[members] = share / max(members.sum(), 1)
+    return np.asarray(weights / weights.sum() * 1000)
+
+
+def read_labelled(folder: Path, settings: Settings) -> Labelled:
+    """Records of a folder with ``labels.tsv`` (file, name, length, truth) and FASTA files.
+
+    Raises:
+        InputError: it lacks labels or files, or some record has no label.
+    """
+    labels = folder / "labels.tsv"
+    if not labels.is_file():
+        raise InputError(str(labels), "is missing. It says of each record (column name) what it is (truth).")
+    with labels.open(encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream, delimiter="\t"))
+    truth = {line["name"]: line for line in lines}
+    files = sorted(path for path in folder.iterdir() if path.name.split(".")[1:2] in (["fasta"], ["fa"], ["fna"]))
+    table = score([str(path) for path in files], settings)
+    names = [name.decode("utf-8", "backslashreplace") for name in table.names.to_bytes()]
+    unknown = [name for name in names if name not in truth]
+    if unknown:
+        raise InputError(str(labels), f"says nothing of {unknown[0]}" + f" and {len(unknown) - 1} others.")
+    classes = np.array([truth[name]["truth"] for name in names])
+    groups = np.array([truth[name].get("group") or truth[name].get("file") or "" for name in names])
+    return Labelled(table, classes, groups)
+
+
+def measure_folder(folder: Path, settings: Settings) -> dict[str, Any]:
+    """What ``evaluate --records`` measures: calls of whole records, and their curated proviruses."""
+    labelled = read_labelled(folder, settings)
+    found: dict[str, Any] = {"records": measure(labelled)}
+    if (folder / "prophages.tsv").is_file():
+        found["curated"] = measure_curated(labelled.table, read_curated(folder / "prophages.tsv"))
+    return found
+
+
+def measure_dataset(genomes: Genomes, settings: Settings, seed: int) -> dict[str, Any]:
+    """What ``evaluate --communities`` measures: whole records of a data set and communities of pieces of them."""
+    whole = draw(genomes, settings, Pieces(num=WHOLE_RECORDS, whole=True, seed=seed))
+    contigs = draw(
+        genomes,
+        settings,
+        Pieces(num=CONTIGS, shortest_nt=SHORTEST_CONTIG_NT, longest_nt=LONGEST_CONTIG_NT, whole=False, seed=seed + 1),
+    )
+    return {"whole_dev": measure(whole), "communities": measure_communities(contigs, seed)}
+
+
+def measure(labelled: Labelled, calling: Calling | None = None) -> dict[str, Any]:
+    """Calls of records by length and class, viruses that are cut, and hosts of any length that are virus."""
+    results = InputResults.of(labelled.table, calling or Calling(prevalence=0.5))
+    lengths, calls = labelled.table.sequences["length"], results.calls["call"]
+    evidence = evidence_of(labelled.table, results.proviruses).astype(np.float64)
+    is_cut = np.zeros(len(lengths), dtype=np.bool_)
+    is_cut[np.unique(results.proviruses["sequence"]) - labelled.table.first] = True
+    is_virus, is_mobile = labelled.is_virus, np.isin(labelled.classes, MOBILE)
+    is_host = ~is_virus & ~is_mobile
+    long_virus, long_host = is_virus & (lengths >= LONG_VIRUS_NT), is_host & (lengths >= LONG_HOST_NT)
+    by_length = {}
+    for low, high in pairwise(LENGTH_BOUNDS):
+        here = (lengths >= low) & (lengths < high)
+        if here.any():
+            title = f"{low}-{high}" if high < LENGTH_BOUNDS[-1] else f"{low}-"
+            by_length[title] = _tally(calls, evidence, here & is_virus, here & is_host)
+    named = {f"{kind}": labelled.classes == kind for kind in np.unique(labelled.classes[~is_virus])}
+    families = {str(name): is_virus & (labelled.groups == name) for name in np.unique(labelled.groups[is_virus])}
+    return {
+        "num": len(lengths),
+        "by_length": by_length,
+        "by_class": {name: _shares(calls, members) for name, members in named.items()},
+        "by_family": {name: _shares(calls, members) for name, members in families.items()},
+        "mobile": _shares(calls, is_mobile),
+        "long_viruses": {"num": int(long_virus.sum()), "cut": int((is_cut & long_virus).sum())},
+        "long_hosts": {
+            "num": int(long_host.sum()),
+            "called_virus": int((long_host & (calls == Call.VIRUS)).sum()),
+        },
+    }
+
+
+def _shares(calls: NDArray[np.int8], members: NDArray[np.bool_]) -> dict[str, Any]:
+    num = int(members.sum())
+    return {"num": num} | {
+        call.name.lower(): round(float((calls[members] == call).mean()), 4) if num else None for call in Call
+    }
+
+
+def _tally(
+    calls: NDArray[np.int8], evidence: NDArray[np.float64], virus: NDArray[np.bool_], host: NDArray[np.bool_]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"virus": _shares(calls, virus), "host": _shares(calls, host), "auroc": None}
+    known = (virus | host) & ~np.isnan(evidence)
+    if (known & virus).any() and (known & host).any():
+        found["auroc"] = round(auroc(evidence[known], virus[known]), 4)
+    return found
+
+
+def read_curated(path: Path) -> dict[str, list[tuple[int, int]]]:
+    """Curated proviruses by accession without its version, 0-based half-open."""
+    curated: dict[str, list[tuple[int, int]]] = {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        for line in csv.DictReader(stream, delimiter="\t"):
+            accession = line["accession"].split(".")[0]
+            curated.setdefault(accession, []).append((int(line["start"]) - 1, int(line["stop"])))
+    return curated
+
+
+def measure_curated(table: Fragments, curated: Mapping[str, list[tuple[int, int]]]) -> dict[str, Any]:
+    """Proviruses found (half covered), recall and precision of their bases, and regions that touch none."""
+    parts = InputResults.of(table, Calling(prevalence=0.5)).proviruses
+    total = {"curated": 0, "found": 0, "regions": 0, "elsewhere": 0}
+    common = ours = theirs = 0
+    records = {}
+    for position in range(len(table)):
+        name = table.names[position].tobytes().decode("utf-8", "backslashreplace")
+        truth = curated.get(name.split("|")[-1].split(".")[0])
+        if truth is None:
+            continue
+        mine = parts[parts["sequence"] == table.first + position]
+        bounds = list(zip(mine["start"].tolist(), mine["stop"].tolist(), strict=True))
+        shared = [[max(0, min(b, d) - max(a, c)) for a, b in bounds] for c, d in truth]
+        covered = [sum(row) for row in shared]
+        found = sum(num >= (d - c) / 2 for num, (c, d) in zip(covered, truth, strict=True))
+        elsewhere = [bound for place, bound in enumerate(bounds) if not any(row[place] for row in shared)]
+        records[name] = {"curated": len(truth), "found": found, "regions": len(bounds), "elsewhere": elsewhere}
+        for key, number in (("curated", len(truth)), ("found", found), ("regions", len(bounds))):
+            total[key] += number
+        total["elsewhere"] += len(elsewhere)
+        common += sum(covered)
+        ours += sum(b - a for a, b in bounds)
+        theirs += sum(d - c for c, d in truth)
+    shares = {"base_recall": common / theirs if theirs else None, "base_precision": common / ours if ours else None}
+    return total | {key: value and round(value, 4) for key, value in shares.items()} | {"records": records}
+
+
+def measure_communities(labelled: Labelled, seed: int = 7) -> dict[str, Any]:
+    """False discovery said and true in communities made of the records, at the shares of ``SHARES``."""
+    table = labelled.table
+    results = InputResults.of(table, Calling(prevalence=0.5))
+    evidence = evidence_of(table, results.proviruses).astype(np.float64)
+    thresholds = np.array([rules.thresholds(Calling.preset).virus for rules in table.rules])[table.sequences["model"]]
+    gen = np.random.default_rng(seed)
+    virus, host = (np.flatnonzero(side & ~np.isnan(evidence)) for side in (labelled.is_virus, ~labelled.is_virus))
+    found = {}
+    for share in SHARES:
+        num = round(share * COMMUNITY)
+        members = np.concatenate([gen.choice(virus, num), gen.choice(host, COMMUNITY - num)])
+        prevalence = estimate([evidence[members]])
+        called = probability(evidence[members]) >= thresholds[members]
+        found[f"{share:g}"] = _community(evidence[members], called, labelled.is_virus[members], prevalence)
+    return found
+
+
+def _community(
+    evidence: NDArray[np.float64], called: NDArray[np.bool_], is_virus: NDArray[np.bool_], prevalence: Prevalence
+) -> dict[str, Any]:
+    said = float((1 - probability(evidence[called] + prevalence.shift)).mean()) if called.any() else None
+    true = float((~is_virus[called]).mean()) if called.any() else None
+    return {
+        "prevalence": round(prevalence.value, 5),
+        "interval": [round(prevalence.low, 5), round(prevalence.high, 5)],
+        "called": int(called.sum()),
+        "fdr_said": said and round(said, 5),
+        "fdr_true": true and round(true, 5),
+        "recall": round(float(called[is_virus].mean()), 4) if is_virus.any() else None,
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Fit the ``records`` of a bundle: ``python -m virnucpro.run.records DATA BUNDLE [NUM]``.
+
+    DATA is a data folder whose dev part the bundle was not trained on. The block is printed and written into
+    the bundle's ``bundle.yaml``; no score depends on it.
+    """
+    data, bundle, *number = arguments
+    genomes = load_genomes(Path(data), "dev")
+    settings = make_settings(None, {"science.model": bundle})
+    weights = fit(draw(genomes, settings, Pieces(num=int(number[0]) if number else 1_000)))
+    block = {"intercept": weights.intercept, "fragments": weights.fragments, "genes": list(weights.genes)}
+    path = Path(bundle) / "bundle.yaml"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("records:")]
+    path.write_text("\n".join([*lines, f"records: {json.dumps(block)}", ""]), encoding="utf-8")
+    sys.stdout.write(f"records: {json.dumps(block)}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

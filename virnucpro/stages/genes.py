@@ -1,0 +1,188 @@
+"""Genes of the longer records, and the viral and the cellular protein that are nearest to each.
+
+A unit's file holds the genes of the records that end in it, found on the whole record, whatever units its bases lie in,
+and the repeats around what may be proviruses. Units are read in order and searched some at a time, since a search takes
+one pass over the table of proteins; what a gene gets does not depend on that. One more file says what the organisms
+of the nearest viral proteins are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro import store
+from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.nearest.genes import SHORTEST_RECORD_NT, find_genes
+from virnucpro.nearest.path import find_candidates
+from virnucpro.nearest.repeats import SITE_DTYPE, find_sites
+from virnucpro.nearest.search import VIRUS, search_codes
+from virnucpro.nearest.table import Table, load_table
+from virnucpro.results.fragments import GENE_DTYPE
+from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.stages.base import Index, Run
+
+KIND = "genes"
+_RESIDUES_A_PASS = 1 << 23
+"""Units are searched together until their genes have so many residues, some 30 Mb of a bacterium."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A record with its genes.
+
+    Attributes:
+        unit: in which it ends.
+        letters: its bases.
+        genes: (g,) GENE_DTYPE, without bits.
+        proteins: g items of residue codes.
+    """
+
+    unit: int
+    letters: NDArray[np.uint8]
+    genes: NDArray[np.void]
+    proteins: Ragged
+
+
+@dataclass
+class _Batch:
+    """Units that are searched together."""
+
+    units: list[int] = field(default_factory=list)
+    records: list[_Record] = field(default_factory=list)
+    num_residues: int = 0
+
+    def add(self, record: _Record) -> None:
+        self.records.append(record)
+        self.num_residues += len(record.proteins.values)
+
+
+def run(run: Run, index: Index, num_threads: int) -> None:
+    """Find the genes of the records of all units that lack them; nothing where there is no table of proteins."""
+    path = protein_table(run.bundle)
+    todo = [unit for unit in range(len(index.units)) if not run.dir.genes(unit).exists()]
+    if path is None or (not todo and run.dir.organisms.exists()):
+        return
+    table = load_table(path)
+    with run.reporter.stage("genes", len(todo), "units") as advance:
+        for batch in _batches(run, index, todo):
+            _search(run, table, batch, num_threads)
+            advance(len(batch.units))
+    _write_organisms(run, index, table)
+
+
+def protein_table(bundle: Bundle) -> Path | None:
+    """The table that genes are searched in: the model's own, or that of ``lite``, which is evidence of any model."""
+    return bundle.nearest or load_bundle("lite").nearest
+
+
+def read(run_dir: RunDir, unit: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Genes and sites of the records that end in a unit; none where they were not looked for."""
+    path = run_dir.genes(unit)
+    if not path.exists():
+        return np.zeros(0, dtype=GENE_DTYPE), np.zeros(0, dtype=SITE_DTYPE)
+    arrays = store.read_arrays(path, KIND, "genes", "sites")
+    return arrays["genes"], arrays["sites"]
+
+
+def read_organisms(run_dir: RunDir) -> dict[str, Any]:
+    """Number of an organism to its name and family; empty where no genes were looked for."""
+    return read_json(run_dir.organisms) if run_dir.organisms.exists() else {}
+
+
+def _batches(run: Run, index: Index, todo: list[int]) -> Iterator[_Batch]:
+    batch = _Batch()
+    for unit in todo:
+        batch.units.append(unit)
+        for number, letters in _records(run, index, unit):
+            found = find_genes(letters)
+            genes = np.zeros(len(found.starts), dtype=GENE_DTYPE)
+            genes["sequence"], genes["nearest"] = number, -1
+            genes["start"], genes["stop"], genes["strand"] = found.starts, found.stops, found.strands
+            batch.add(_Record(unit, letters, genes, found.proteins))
+        if batch.num_residues >= _RESIDUES_A_PASS:
+            yield batch
+            batch = _Batch()
+    if batch.units:
+        yield batch
+
+
+def _records(run: Run, index: Index, unit: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Number and bases of the records that end in a unit and are long enough to have genes."""
+    indexed = index.units[unit]
+    goes_on = unit + 1 < len(index.units) and index.units[unit + 1].first_sequence < indexed.stop_sequence
+    stop = indexed.stop_sequence - goes_on
+    if indexed.first_sequence >= stop:
+        return
+    first = unit
+    while first > 0 and index.units[first - 1].stop_sequence > indexed.first_sequence:
+        first -= 1
+    pieces: list[NDArray[np.uint8]] = []  # of the record that is being put together
+    current = indexed.first_sequence
+    for part in range(first, unit + 1):
+        table = store.read_unit(run.dir.unit(part), ("pieces",))
+        for place, number in enumerate(table.piece_sequences.tolist()):
+            if number < current or number >= stop:
+                continue
+            if number != current:
+                yield from _whole(current, pieces)
+                current, pieces = number, []
+            pieces.append(table.pieces[place])
+    yield from _whole(current, pieces)
+
+
+def _whole(number: int, pieces: list[NDArray[np.uint8]]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    if sum(map(len, pieces)) >= SHORTEST_RECORD_NT:
+        yield number, np.concatenate(pieces)
+
+
+def _search(run: Run, table: Table, batch: _Batch, num_threads: int) -> None:
+    """Search the genes of some units and write their files."""
+    hits = search_codes(table, Ragged.concatenate([each.proteins for each in batch.records]), num_threads=num_threads)
+    bits, done = hits.bits, 0
+    of_unit: dict[int, list[_Record]] = {unit: [] for unit in batch.units}
+    for record in batch.records:
+        mine = slice(done, done + len(record.genes))
+        done = mine.stop
+        record.genes["bits_virus"], record.genes["bits_cell"] = bits[mine].T
+        nearest = hits.proteins[mine, VIRUS]
+        record.genes["nearest"] = np.where(nearest >= 0, table.organisms[nearest], -1)
+        of_unit[record.unit].append(record)
+    made_from = {"fingerprint": run.bundle.fingerprint}
+    for unit, records in of_unit.items():
+        unit_digest = store.read_attributes(run.dir.unit(unit), "unit")["digest"]
+        genes = np.concatenate([np.zeros(0, GENE_DTYPE), *(record.genes for record in records)])
+        sites = np.concatenate([np.zeros(0, SITE_DTYPE), *(_sites(record) for record in records)])
+        arrays = {"genes": genes, "sites": sites}
+        store.write_arrays(run.dir.genes(unit), KIND, arrays, made_from | {"unit_digest": unit_digest})
+
+
+def _sites(record: _Record) -> NDArray[np.void]:
+    """Repeats around what may be proviruses by the genes alone."""
+    found = [np.zeros(0, dtype=SITE_DTYPE)]
+    found += [
+        find_sites(record.letters, start, stop) for start, stop in find_candidates(record.genes, len(record.letters))
+    ]
+    sites = np.unique(np.concatenate(found))
+    if len(sites):
+        sites["sequence"] = record.genes["sequence"][0]
+    return sites
+
+
+def _write_organisms(run: Run, index: Index, table: Table) -> None:
+    """Name and family of the organisms of all nearest viral proteins."""
+    seen: set[int] = set()
+    for unit in range(len(index.units)):
+        seen.update(np.unique(read(run.dir, unit)[0]["nearest"]).tolist())
+    seen.discard(-1)
+    names = {
+        str(organism): [table.organism_names[organism], table.group_names[table.groups[organism]]]
+        for organism in sorted(seen)
+    }
+    write_json(run.dir.organisms, names)

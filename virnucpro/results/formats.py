@@ -8,6 +8,7 @@ digits.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib import import_module
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
 from virnucpro.errors import UsageError
@@ -34,7 +34,7 @@ _GROUP_ROWS = 1 << 16
 """Lines in a row group of a Parquet file, however the run is cut."""
 _GZIP_LEVEL = 1
 """Of ISA-L, which compresses as well as level 4 of zlib in a seventh of the time."""
-_GZIP_FORMAT = 16 + isal_zlib.MAX_WBITS
+_GZIP_FORMAT = 16 + zlib.MAX_WBITS
 _BLOCK_BYTES = 1 << 20
 _SHARES = [b"%.4f" % (number / 10_000) for number in range(10_001)] + [NOTHING]
 """All texts of a probability, and of none."""
@@ -144,6 +144,8 @@ class _GzipFile:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         # Its header has no name and no time: the same run gives the same bytes.
+        from isal import isal_zlib  # noqa: PLC0415 - only compressed tables need it
+
         self._compressor = isal_zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_FORMAT)
         self._waiting = bytearray()
 

@@ -15,8 +15,8 @@ from virnucpro import errors
 
 if TYPE_CHECKING:
     from virnucpro.bundles import Bundle, load_bundle
-    from virnucpro.embeddings.model import Model, load
     from virnucpro.request import Options
+    from virnucpro.run.model import Model, load
     from virnucpro.run.predict import Results, predict
     from virnucpro.samples import Sample
     from virnucpro.settings import Settings, make_settings
@@ -40,8 +40,8 @@ __all__ = [
 _PLACES = {
     "Bundle": "virnucpro.bundles",
     "load_bundle": "virnucpro.bundles",
-    "Model": "virnucpro.embeddings.model",
-    "load": "virnucpro.embeddings.model",
+    "Model": "virnucpro.run.model",
+    "load": "virnucpro.run.model",
     "Settings": "virnucpro.settings",
     "make_settings": "virnucpro.settings",
     "Options": "virnucpro.request",

@@ -17,9 +17,9 @@ from virnucpro import errors
 
 if TYPE_CHECKING:
     from virnucpro.bundles import Bundle, load_bundle
-    from virnucpro.embeddings.model import Model, load
     from virnucpro.request import Options
     from virnucpro.results.fragments import Fragments
+    from virnucpro.run.model import Model, load
     from virnucpro.run.predict import Results, predict, score
     from virnucpro.samples import Sample
     from virnucpro.settings import Settings, make_settings
@@ -45,8 +45,8 @@ __all__ = [
 _PLACES = {
     "Bundle": "virnucpro.bundles",
     "load_bundle": "virnucpro.bundles",
-    "Model": "virnucpro.embeddings.model",
-    "load": "virnucpro.embeddings.model",
+    "Model": "virnucpro.run.model",
+    "load": "virnucpro.run.model",
     "Settings": "virnucpro.settings",
     "make_settings": "virnucpro.settings",
     "Options": "virnucpro.request",

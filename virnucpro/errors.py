@@ -139,6 +139,7 @@ class DiskFullError(PlaceError):
 
     def __init__(self, path: Path | None, number: int = errno.ENOSPC) -> None:
         super().__init__(path, number)
+        self.args = (path, number)  # of these it is made again when it has crossed processes
 
 
 class MemoryShortError(ResourceError):

@@ -18,7 +18,7 @@ import pysam
 import pytest
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
-from conftest import mixed_records, random_dna, start, write_fasta
+from conftest import mixed_records, random_dna, read_tsv, start, write_fasta
 from test_embeddings import ENTRY_POINTS, PLUGIN
 
 import virnucpro as package
@@ -154,6 +154,25 @@ def test_what_is_no_sequence_is_refused(model, sequences, error, problem):
         model.embed({"a": "ACGT"}, "genome")
     with pytest.raises(UsageError, match="threads"):
         package.load("lite", threads=0)
+
+
+def test_a_loaded_model_predicts_as_the_command_does(model, virnucpro, tiny_bundle, contigs, tmp_path):
+    ended = virnucpro("predict", contigs, "-o", tmp_path / "out", "--model", tiny_bundle, "--device", "cpu", "-t", 1)
+    assert ended.code == 0
+    table = read_tsv(tmp_path / "out" / "contigs.sequences.tsv")
+    for predictions in (model.predict(contigs), model.predict(RECORDS)):
+        assert [row.call for row in predictions] == [row["call"] for row in table]
+        for row, line in zip(predictions, table, strict=True):
+            assert (row.p_virus is None) == (line["p_virus"] == "NA")
+            assert row.p_virus is None or abs(row.p_virus - float(line["p_virus"])) < 1e-4
+    assert [row.name for row in predictions] == list(RECORDS)
+    frame = predictions.to_pandas()
+    assert frame["length"].tolist() == [len(sequence) for sequence in RECORDS.values()]
+    assert predictions.to_polars()["call"].to_list() == predictions.to_arrow()["call"].to_pylist()
+    assert len(predictions[:3]) == 3
+    assert predictions[0].status == "ok"
+    strict = model.predict(RECORDS, threshold=0.999999)
+    assert "virus" not in {row.call for row in strict}
 
 
 def test_a_loaded_model_uses_a_cache(tiny_bundle, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
@@ -27,7 +28,16 @@ from work_samples import (
 )
 
 from virnucpro import errors
-from virnucpro.errors import DiskFullError, InputError, RunMismatchError, StoreError, VirNucProError, WorkerError
+from virnucpro.errors import (
+    DiskFullError,
+    InputError,
+    MemoryShortError,
+    PlaceError,
+    RunMismatchError,
+    StoreError,
+    VirNucProError,
+    WorkerError,
+)
 from virnucpro.executors.base import UnitDone, UnitFailed, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
@@ -335,6 +345,8 @@ def test_what_a_worker_logs_arrives_here(tmp_path, caplog, monkeypatch):
         InputError("a.fa", "bad."),
         StoreError("unit.h5", "is damaged"),
         DiskFullError("unit.h5"),
+        PlaceError("unit.h5", errno.EROFS),
+        MemoryShortError("4 GB asked for"),
         RunMismatchError("out", [("a", 1, 2)]),
     ],
     ids=lambda error: type(error).__name__,
@@ -355,5 +367,6 @@ def test_no_error_class_was_forgotten():
         tree |= {error.__name__ for error in found if error.__module__ == "virnucpro.errors"}
     assert tree == {
         *("UsageError", "RunMismatchError", "InputError", "ResourceError", "DiskFullError", "IncompleteRunError"),
+        *("PlaceError", "MemoryShortError"),
         *("ModelError", "StoreError", "CountError", "WorkerError"),
     }

@@ -51,7 +51,7 @@ ROOMS_OF = {
     "pysam": {"sequence", "results"},
     "matplotlib": {"results", "training"},
     "jinja2": {"results", "training"},
-    "pyarrow": {"results", "embeddings"},
+    "pyarrow": {"results", "embeddings", "run"},
     "torch.multiprocessing": {"engine"},
     "torch.utils.data": {"engine"},
 }

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import virnucpro.nearest.search as search_module
 from virnucpro.errors import ModelError
 from virnucpro.nearest.fragments import NUM_FRAMES, open_frames
-from virnucpro.nearest.kernels import DROP, LEAST_COST, LEAST_SCORE, PATTERN, SPAN
+from virnucpro.nearest.kernels import DROP, LEAST_COST, LEAST_SCORE, PATTERN, SENSITIVE, SPAN
 from virnucpro.nearest.residues import ALPHABET, BREAK, CODES, LETTERS, MASKED, mask
 from virnucpro.nearest.search import CELL, VIRUS, search, search_codes
 from virnucpro.nearest.table import Table, load_table, make_table
@@ -43,12 +43,12 @@ def masked(protein: str) -> str:
     return "".join("X" if i in hidden else letter for i, letter in enumerate(protein))
 
 
-def seed_at(protein: str, at: int) -> tuple[str, ...] | None:
+def seed_at(protein: str, at: int, pattern: str) -> tuple[str, ...] | None:
     """The letters of the seed that begins there."""
     word = protein[at : at + SPAN]
     if len(word) < SPAN or not all(letter in LETTERS for letter in word):
         return None
-    return tuple(GROUP_OF[letter] for letter, place in zip(word, PATTERN, strict=True) if place == "1")
+    return tuple(GROUP_OF[letter] for letter, place in zip(word, pattern, strict=True) if place == "1")
 
 
 def is_rare(seed: tuple[str, ...]) -> bool:
@@ -78,7 +78,7 @@ def aligned(query: str, q: int, protein: str, t: int) -> tuple[int, int]:
     return best, t + right - 1
 
 
-def plainly_nearest(query: str, proteins: list[str], counted: list[bool]) -> tuple[int, int]:
+def plainly_nearest(query: str, proteins: list[str], counted: list[bool], pattern: str) -> tuple[int, int]:
     """Score and number of the first best among the proteins that are counted."""
     query = masked(query)
     best, which = 0, -1
@@ -88,8 +88,8 @@ def plainly_nearest(query: str, proteins: list[str], counted: list[bool]) -> tup
         last = (0, -1)
         for t in range(len(protein)):
             for q in range(len(query)):
-                seed = seed_at(query, q)
-                if seed is None or seed != seed_at(protein, t) or not is_rare(seed):
+                seed = seed_at(query, q, pattern)
+                if seed is None or seed != seed_at(protein, t, pattern) or not is_rare(seed):
                     continue
                 if last[0] == t - q and t <= last[1]:
                     continue
@@ -122,21 +122,23 @@ def made(seed: int, num_proteins: int = 12) -> tuple[list[str], list[tuple[str, 
     return proteins, whose
 
 
-@given(st.integers(0, 2**32), st.integers(-1, 5))
+@given(st.integers(0, 2**32), st.integers(-1, 5), st.sampled_from((PATTERN, SENSITIVE)))
 @settings(max_examples=12, deadline=None)
-def test_what_is_found_is_what_a_plain_search_finds(seed, left_out):
+def test_what_is_found_is_what_a_plain_search_finds(seed, left_out, pattern):
     proteins, whose = made(seed)
     queries, _ = made(seed, 4)
     queries = ["MK" + query[:40].replace("A", "S") + "X" + query[20:] for query in queries]
     table = make_table(ragged(proteins), whose)
-    found = search(table, ragged(queries), left_out=np.full(len(queries), left_out, dtype=np.int32))
+    codes = Ragged(CODES[ragged(queries).values], ragged(queries).offsets)
+    left = np.full(len(queries), left_out, dtype=np.int32)
+    found = search_codes(table, codes, left_out=left, pattern=pattern)
     for number, query in enumerate(queries):
         for side, kind in ((VIRUS, "virus"), (CELL, "bacteria")):
             counted = [
                 other[2] == kind and group != left_out
                 for other, group in zip(whose, table.group_of_protein.tolist(), strict=True)
             ]
-            score, protein = plainly_nearest(query, proteins, counted)
+            score, protein = plainly_nearest(query, proteins, counted, pattern)
             assert (found.scores[number, side], found.proteins[number, side]) == (score, protein)
 
 

@@ -163,7 +163,7 @@ See 'virnucpro predict --help'.\
     help="Compile the layers of transformers, or not.  [default: on a GPU, for many rows]",
 )
 @click.option("--batch-size", type=COUNT, metavar="N", help="Rows the head scores at a time.  [default: 1024]")
-@click.option("--unit-rows", type=COUNT, metavar="N", help="Rows in a unit of work.  [default: 16384]")
+@click.option("--unit-rows", type=COUNT, metavar="N", help="Rows in a unit of work.  [default: 8192]")
 @click.option(
     "--config", "config_file", type=FILE, metavar="FILE", help="YAML with science:, layout: and runtime: settings."
 )

@@ -1,4 +1,4 @@
-"""A model that stays loaded: ``virnucpro.load``."""
+"""The encoders of a model, loaded once: what ``virnucpro.load`` gives embeds with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.bundles.bundle import Bundle, load_bundle
+from virnucpro.bundles.bundle import Bundle
 from virnucpro.embeddings.cache import EmbeddingCache
 from virnucpro.embeddings.inputs import Sequences, as_records, checked_records
 from virnucpro.embeddings.levels import LEVELS, Embeddings, Level, embed_part, fill, num_rows_of, parts_of_dna, room_for
@@ -66,7 +66,7 @@ class EmbeddingIndex:
         return pl.DataFrame(self.columns)
 
 
-class Model:
+class EmbeddingModel:
     """A model with its encoders, which are loaded when they are first needed and stay.
 
     Args:
@@ -87,7 +87,7 @@ class Model:
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self.bundle = bundle
-        self._device, self._threads, self._dtype = device, threads, dtype
+        self.device, self.threads, self.dtype = device, threads, dtype
         self._cache = None if cache is None else EmbeddingCache(Path(cache))
         place = None if device == "auto" else device
         self._loaders = {role: ModelLoader(f"{bundle.folder}:{role}", dtype, place) for role in _ROLES["both"]}
@@ -115,7 +115,7 @@ class Model:
             raise UsageError(f"level is one of {', '.join(LEVELS)}, which one of {', '.join(_ROLES)}.")
         models = [self._loaders[role].get_model() for role in _ROLES[which]]
         widths = {model.source.name: model.source.width for model in models}
-        with _as_file(sequences) as (path, ids), _threads(self._threads):
+        with as_file(sequences) as (path, ids), _threads(self.threads):
             made = [
                 embed_part(part, models, level, self._cache) for part in parts_of_dna(path, self.bundle.fragment_length)
             ]
@@ -130,31 +130,6 @@ class Model:
             self._cache.close()
 
 
-def load(
-    model: str = "lite",
-    device: str = "auto",
-    threads: int | None = None,
-    *,
-    dtype: str = "auto",
-    cache: str | os.PathLike[str] | None = None,
-) -> Model:
-    """Load a model once, to be used many times.
-
-    Args:
-        model: ``lite``, ``300``, ``500``, or a folder.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        threads: CPU threads; None takes all.
-        dtype: type the encoders compute in.
-        cache: folder of embeddings to use and add to.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads: at least 1, not {threads}.")
-    return Model(load_bundle(model), device=device, threads=threads, dtype=dtype, cache=cache)
-
-
 def _plain_names(embeddings: Embeddings, roles: Sequence[str]) -> Embeddings:
     """The same with encoders called by their role."""
     counts = dict(zip(roles, embeddings.counts.values(), strict=True))
@@ -162,7 +137,7 @@ def _plain_names(embeddings: Embeddings, roles: Sequence[str]) -> Embeddings:
 
 
 @contextmanager
-def _as_file(sequences: Sequences) -> Iterator[tuple[str, list[str] | None]]:
+def as_file(sequences: Sequences) -> Iterator[tuple[str, list[str] | None]]:
     """A file that holds the sequences; for those in memory also their ids, since a file's end at a blank."""
     if isinstance(sequences, (str, os.PathLike)):
         yield os.fspath(sequences), None

@@ -1,1 +1,1 @@
-"""What suits this machine: ``virnucpro profile`` measures it, ``virnucpro plan`` foresees a run."""
+"""What this machine does: ``virnucpro profile`` finds settings, ``plan`` estimates a run, ``benchmark`` measures."""

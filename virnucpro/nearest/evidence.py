@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.fragments import open_frames
+from virnucpro.nearest.kernels import PATTERN, SENSITIVE
 from virnucpro.nearest.search import CELL, VIRUS, search_codes
 from virnucpro.nearest.table import Table
 from virnucpro.sequence.ragged import Ragged
 
 LARGEST = 12.0
 """Evidence is cut here."""
+SHORT_NT = 400
+"""Fragments of up to so many bases, which have the fewest seeds, are searched with more sensitive ones."""
 
 
 TRAITS = ("longest", "second", "third", "gc", "gc_squared")
@@ -41,11 +44,16 @@ class Found:
 def look_at(table: Table, fragments: Ragged, num_threads: int = 1) -> Found:
     """Search fragments (ASCII bases)."""
     frames = open_frames(fragments.values, fragments.offsets[:-1], fragments.offsets[1:])
-    hits = search_codes(table, frames.queries, num_threads=num_threads)
+    scores = np.zeros((len(fragments), 2), dtype=np.int32)
+    is_short = fragments.lengths <= SHORT_NT
+    for some, pattern in ((is_short, SENSITIVE), (~is_short, PATTERN)):
+        if some.any():
+            hits = search_codes(table, frames.queries.only(some), num_threads=num_threads, pattern=pattern)
+            scores[some] = hits.scores
     num_codons = np.maximum(fragments.lengths // 3, 1)[:, None]
     gc = (frames.gc - 0.5)[:, None]
     traits = np.concatenate([frames.open_runs[:, :3] / num_codons, gc, gc * gc], axis=1)
-    return Found(hits.scores, traits.astype(np.float32), fragments.lengths)
+    return Found(scores, traits.astype(np.float32), fragments.lengths)
 
 
 @dataclass(frozen=True)

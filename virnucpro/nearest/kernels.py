@@ -1,7 +1,8 @@
 """What is compiled of the search.
 
-A seed is nine letters of ten at the places of ``PATTERN``, four bits each in one number. The upper bits of its hash
-name a bucket of the index; a filter of two bits a seed says of most seeds of the table that no query has them.
+A seed is nine letters of ten at the places of ``PATTERN`` (or eight, ``SENSITIVE``), four bits each in one number. The
+upper bits of its hash name a bucket of the index; a filter of two bits a seed says of most seeds of the table that no
+query has them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from virnucpro.kernels import kernel
 from virnucpro.nearest.residues import SCORES, SEED_LETTERS
 
 PATTERN = "11010010110001011"
-"""Places of a seed that must agree; source: chosen on dev among patterns of weight 9 (EXPERIMENTS.md)."""
+"""Places of a seed that must agree; source: chosen on dev among patterns of its weight (EXPERIMENTS.md)."""
+SENSITIVE = "11010010100001011"
+"""The same of a seed that finds more, in two to three times the time."""
 SPAN = len(PATTERN)
 NO_SEED = -1
 """Where no seed begins."""
-_PLACES = np.uint64(sum(15 << 4 * (SPAN - 1 - place) for place in range(1, SPAN) if PATTERN[place] == "1"))
-"""The letters of a seed that must agree, but for the first one: place 1 in the highest of 16 times four bits."""
 BLOCK = 2048
 """Places of the table that are looked at together, so that memory is waited for once and not for each."""
 LEAST_SCORE = 26
@@ -31,8 +32,13 @@ DROP = 14
 _SHARES = (0.110, 0.205, 0.013, 0.072, 0.022, 0.260, 0.082, 0.045, 0.122, 0.080)
 _COSTS = np.zeros(16, dtype=np.int64)
 _COSTS[:10] = np.round(-1000 * np.log2(_SHARES))
-LEAST_COST = 20_000
-"""Seeds that chance finds more often than once in 2^20 places (thousandths of a bit) are none."""
+LEAST_COST = 18_000
+"""Seeds that chance finds more often than once in 2^18 places (thousandths of a bit) are none."""
+
+
+def letters_of(pattern: str) -> np.uint64:
+    """The letters of a seed that must agree, but for the first one: place 1 in the highest of 16 times four bits."""
+    return np.uint64(sum(15 << 4 * (SPAN - 1 - place) for place in range(1, SPAN) if pattern[place] == "1"))
 
 
 class Proteins(NamedTuple):
@@ -48,12 +54,14 @@ class Index(NamedTuple):
     """Seeds of queries by their hashes.
 
     Attributes:
+        letters: of the seeds, see ``letters_of``.
         bits: of a bucket's number.
         seen: the filter, a word of it for eight buckets.
         bounds: (2^bits + 1,) where the seeds of each bucket lie in ``entries``.
         entries: (seeds, 3), each seed, its place and its query, those of a bucket in the order of their places.
     """
 
+    letters: np.uint64
     bits: int
     seen: NDArray[np.uint64]
     bounds: NDArray[np.int32]
@@ -61,9 +69,9 @@ class Index(NamedTuple):
 
 
 @kernel
-def _seed(window: np.uint64, first: np.uint64) -> np.uint64:
+def _seed(window: np.uint64, first: np.uint64, letters: np.uint64) -> np.uint64:
     """A seed as a number, from the letters of its places 1 to 16, four bits each, and of place 0."""
-    return (window & _PLACES) | (first << np.uint64(56))
+    return (window & letters) | (first << np.uint64(56))
 
 
 @kernel
@@ -79,7 +87,7 @@ def _filter_bits(number: np.uint64) -> np.uint64:
 
 
 @kernel
-def find_seeds(residues: NDArray[np.uint8]) -> NDArray[np.int64]:
+def find_seeds(residues: NDArray[np.uint8], letters: np.uint64) -> NDArray[np.int64]:
     """(n,) the seed that begins at each place; ``NO_SEED`` where there is none, or one that says too little."""
     seeds = np.full(len(residues), NO_SEED, dtype=np.int64)
     window, run = np.uint64(0), 0
@@ -91,15 +99,17 @@ def find_seeds(residues: NDArray[np.uint8]) -> NDArray[np.int64]:
         if run < 17:
             continue
         cost = _COSTS[first]
-        for nibble in (15, 13, 10, 8, 7, 3, 1, 0):
-            cost += _COSTS[(window >> np.uint64(4 * nibble)) & np.uint64(15)]
+        for place in range(16):
+            shift = np.uint64(4 * place)
+            if (letters >> shift) & np.uint64(15):
+                cost += _COSTS[(window >> shift) & np.uint64(15)]
         if cost >= LEAST_COST:
-            seeds[i - 16] = np.int64(_seed(window, first))
+            seeds[i - 16] = np.int64(_seed(window, first, letters))
     return seeds
 
 
 @kernel
-def fill_index(seeds: NDArray[np.int64], owners: NDArray[np.int32], bits: int) -> Index:
+def fill_index(seeds: NDArray[np.int64], owners: NDArray[np.int32], bits: int, letters: np.uint64) -> Index:
     """Index seeds as ``find_seeds`` gives them, (n,); the owner of each place is its query."""
     shift = np.uint64(64 - bits)
     bounds = np.zeros((1 << bits) + 1, dtype=np.int32)
@@ -121,7 +131,7 @@ def fill_index(seeds: NDArray[np.int64], owners: NDArray[np.int32], bits: int) -
             entries[entry, 1] = i
             entries[entry, 2] = owners[i]
             ends[bucket] = entry + 1
-    return Index(bits, seen, bounds, entries)
+    return Index(letters, bits, seen, bounds, entries)
 
 
 @kernel
@@ -137,9 +147,9 @@ def _pass_filter(
     window, run, count = np.uint64(0), 0, 0
     for i in range(start, stop + 16):
         code = table[i]
-        seeds[count] = _seed((window << np.uint64(4)) | SEED_LETTERS[code], window >> np.uint64(60))
+        first, window = window >> np.uint64(60), (window << np.uint64(4)) | SEED_LETTERS[code]
+        seeds[count] = _seed(window, first, index.letters)
         places[count] = i - 16
-        window = (window << np.uint64(4)) | SEED_LETTERS[code]
         run = (run + 1) * (code < 20)
         count += run >= 17
     shift = np.uint64(67 - index.bits)

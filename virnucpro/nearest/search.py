@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.kernels import NO_SEED, Index, Proteins, fill_index, find_seeds, stream
+from virnucpro.nearest.kernels import NO_SEED, PATTERN, Index, Proteins, fill_index, find_seeds, letters_of, stream
 from virnucpro.nearest.residues import CODES, mask
 from virnucpro.nearest.table import Table, with_breaks
 from virnucpro.sequence.ragged import Ragged
@@ -80,8 +80,9 @@ def search_codes(
     folds: NDArray[np.int32] | None = None,
     left_out: NDArray[np.int32] | None = None,
     num_threads: int = 1,
+    pattern: str = PATTERN,
 ) -> Hits:
-    """The same for residue codes (uint8)."""
+    """The same for residue codes (uint8), with seeds of any ``pattern`` of 17 places but the third."""
     folds = table.group_of_protein if folds is None else folds.astype(np.int32)
     left_out = np.full(len(queries), NONE, dtype=np.int32) if left_out is None else left_out.astype(np.int32)
     scores = np.zeros((len(queries), 2), dtype=np.int32)
@@ -89,7 +90,7 @@ def search_codes(
     parts = _cut(table.starts, num_threads)
     searched = Proteins(table.residues, table.starts, folds, table.is_viral)
     for start, stop in _batches(queries):
-        scan = partial(_Batch.of(queries.slice(start, stop), left_out[start:stop]).scan, searched)
+        scan = partial(_Batch.of(queries.slice(start, stop), left_out[start:stop], pattern).scan, searched)
         if len(parts) == 1:
             found_by = [scan(parts[0])]
         else:
@@ -117,13 +118,14 @@ class _Batch:
     left_out: NDArray[np.int32]
 
     @classmethod
-    def of(cls, queries: Ragged, left_out: NDArray[np.int32]) -> _Batch:
+    def of(cls, queries: Ragged, left_out: NDArray[np.int32], pattern: str) -> _Batch:
         residues, _ = with_breaks(queries)
         mask(residues)
         owners = np.concatenate([[0], np.repeat(np.arange(len(queries)), queries.lengths + 1)]).astype(np.int32)
-        seeds = find_seeds(residues)
+        letters = letters_of(pattern)
+        seeds = find_seeds(residues, letters)
         num_bits = max(_LEAST_BITS, int(np.count_nonzero(seeds != NO_SEED)).bit_length())
-        return cls(residues, fill_index(seeds, owners, num_bits), left_out)
+        return cls(residues, fill_index(seeds, owners, num_bits, letters), left_out)
 
     def scan(self, proteins: Proteins, part: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Scores and proteins (n, 2) of a range of proteins of the table."""

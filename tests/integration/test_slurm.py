@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +60,7 @@ def test_without_snakemake_a_line_says_what_to_install(virnucpro, tmp_path):
 
 def test_standard_input_is_refused_with_an_engine(virnucpro, tmp_path):
     """It could be read once only."""
-    if not HAS_SNAKEMAKE or shutil.which("snakemake") is None:
+    if not HAS_SNAKEMAKE:
         pytest.skip("Snakemake is not installed (extra slurm)")
     ended = virnucpro("predict", "-", "-o", tmp_path / "out", *ENGINE)
     assert (ended.code, "Write stdin to a file first" in ended.err) == (2, True)

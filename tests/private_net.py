@@ -66,7 +66,20 @@ def ray_cluster(folder: Path, num_cpus: int) -> Iterator[dict[str, str]]:
 def run_inside(*arguments: object, seconds: float = 300) -> None:
     """Run tests in a network where the loopback is all there is; fails with what they print."""
     path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "unit", TESTS / "integration")))
-    command = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, "-m", "pytest"]
+    command = [
+        "unshare",
+        "--net",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        'ip link set lo up && exec "$0" "$@"',
+        sys.executable,
+        "-m",
+        "pytest",
+    ]
     ended = subprocess.run(
         [*command, "-q", "-p", "no:cacheprovider", "-x", *map(str, arguments)],
         capture_output=True,

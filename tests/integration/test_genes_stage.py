@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from functools import partial
 
 import pytest
 import yaml
@@ -16,13 +17,23 @@ from virnucpro.nearest.genes import find_genes
 from virnucpro.nearest.residues import LETTERS
 from virnucpro.nearest.search import search
 from virnucpro.nearest.table import load_table
-from virnucpro.run.records import measure_folder
+from virnucpro.run.predict import score
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.settings import make_settings
+from virnucpro.training.records import measure_folder
 from virnucpro.training.summary import records_text
 
 WEIGHTS = {"intercept": 0.0, "fragments": 0.0, "genes": [0, -3, -3, -3, 0, 3, 3]}
 """Only genes count, since the tiny model's weights are random."""
+KNOTS = [0, 40, 200]
+EVIDENCE = {
+    "lengths": [300],
+    "knots": KNOTS,
+    "virus": [[0.0] * len(KNOTS)],
+    "cell": [[0.0] * len(KNOTS)],
+    "traits": [[0.0] * 5],
+}
+"""That fragments say nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,7 @@ def bundle(tiny_bundle, made, tmp_path_factory):
     shutil.copytree(tiny_bundle, folder)
     made.table.save(folder / "nearest.npz.zst")
     settings = yaml.safe_load((folder / "bundle.yaml").read_text())
-    settings |= {"nearest": "nearest.npz.zst", "records": WEIGHTS, "min_length": 100}
+    settings |= {"nearest": "nearest.npz.zst", "evidence": EVIDENCE, "records": WEIGHTS, "min_length": 100}
     (folder / "bundle.yaml").write_text(yaml.safe_dump(settings))
     return folder
 
@@ -141,8 +152,9 @@ def test_whole_records_are_measured(made, bundle, tmp_path):
     (tmp_path / "in.fasta").write_text(f">made|CHR.1\n{made.bases}\n>phage\n{made.phage}\n")
     (tmp_path / "labels.tsv").write_text("file\tname\ttruth\nin\tmade|CHR.1\tbacteria\nin\tphage\tvirus\n")
     (tmp_path / "prophages.tsv").write_text(f"accession\tstart\tstop\nCHR.2\t{made.start + 1}\t{made.stop}\n")
-    asked = make_settings(None, {"science.model": str(bundle), "runtime.threads": 1})
-    found = measure_folder(tmp_path, asked)
+    settings = make_settings(None, {"science.model": str(bundle), "runtime.threads": 1})
+    scored = partial(score, settings=settings)
+    found = measure_folder(tmp_path, scored)
     assert found["records"]["by_class"]["bacteria"]["not_virus"] == 1
     assert found["records"]["by_family"]["in"]["virus"] == 1
     assert (found["curated"]["found"], found["curated"]["curated"], found["curated"]["elsewhere"]) == (1, 1, 0)
@@ -151,4 +163,4 @@ def test_whole_records_are_measured(made, bundle, tmp_path):
         assert records_text(name, found[name])
     (tmp_path / "labels.tsv").write_text("name\ttruth\nphage\tvirus\n")
     with pytest.raises(InputError, match="CHR"):
-        measure_folder(tmp_path, asked)
+        measure_folder(tmp_path, scored)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 from conftest import random_dna
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.results.formats import decimals, lines, open_output
@@ -17,6 +17,7 @@ from virnucpro.results.schema import Column
 TIES = [0.00005, 0.03125, 0.125, 0.375, 0.99995, 1.0, 0.0, -0.0, -0.001, -2.675, 1e9, 12345678.905, 3e10, math.nan]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1) | st.floats(-1e12, 1e12) | st.sampled_from(TIES)), st.integers(1, 6))
 def test_decimals_are_those_of_printf(values, num_decimals):
     expected = [b"NA" if math.isnan(value) else b"%.*f" % (num_decimals, value) for value in values]
@@ -33,6 +34,7 @@ def test_decimals_of_float32_probabilities_are_those_of_printf():
     assert decimals(values) == [b"NA" if math.isnan(value) else b"%.4f" % value for value in values.tolist()]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=4), st.integers(0, 2**62), st.floats(0, 1)), max_size=5))
 def test_lines_are_cells_with_tabs_between_them(rows):
     names, numbers, shares = zip(*rows, strict=True) if rows else ((), (), ())

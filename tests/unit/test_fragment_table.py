@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.bundles.rules import Calibration, Rules
@@ -48,6 +48,7 @@ def write(folder, borders=(), genes=()):
         writer.finish()
 
 
+@settings(deadline=None)
 @given(borders=st.sets(st.integers(1, sum(COUNTS) - 1), max_size=4))
 def test_what_is_written_is_read_however_it_was_cut_into_units(tmp_path_factory, borders):
     """A sequence may span units."""

@@ -42,6 +42,7 @@ def test_concatenate(parts):
     assert whole.values.dtype == np.uint8
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=4), max_size=8), st.data())
 def test_items_at_ascending_places_come_as_bytes(items, data):
     places = sorted(data.draw(st.sets(st.integers(0, len(items) - 1)) if items else st.just(set())))

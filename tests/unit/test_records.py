@@ -15,8 +15,8 @@ from virnucpro.results.outputs import InputResults
 from virnucpro.results.overview import overview
 from virnucpro.results.records import NUM_CLASSES, record_features
 from virnucpro.results.regions import proviruses
-from virnucpro.run.records import Labelled, fit, measure, measure_communities, measure_curated
 from virnucpro.sequence.table import Status
+from virnucpro.training.records import Labelled, fit, measure, measure_communities, measure_curated
 
 WEIGHTS = RecordWeights(0.0, 1.0, (0.0, -2.0, -4.0, -2.0, 0.0, 3.0, 6.0))
 HOST, VIRUS = 0.05, 0.95
@@ -114,7 +114,7 @@ def test_fitted_weights_tell_viruses_from_hosts_and_are_calibrated():
     for share, community in measure_communities(sure).items():
         if community["fdr_true"] is not None and float(share) > 0:
             assert abs(community["fdr_said"] - community["fdr_true"]) < 0.05
-            assert community["interval"][0] <= community["prevalence"] <= community["interval"][1]
+            assert community["low"] <= community["prevalence"] <= community["high"]
 
 
 def test_curated_proviruses_are_counted_by_half_their_bases():

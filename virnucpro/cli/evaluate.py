@@ -49,6 +49,12 @@ Examples:
     help="Also measure false discovery in communities made of the data, with 0, 1, 10, 50 and 100 % viruses.",
 )
 @click.option(
+    "--fit-records",
+    is_flag=True,
+    help="First fit how fragments and genes make the call of a longer record, and write that into the model's "
+    "bundle.yaml. The model must not have been trained on the data.",
+)
+@click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps; the first of several."
 )
 @click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
@@ -64,6 +70,7 @@ def evaluate(
     panel: bool,
     records: Path | None,
     communities: bool,
+    fit_records: bool,
     device: str,
     threads: int,
     quiet: bool,
@@ -72,17 +79,27 @@ def evaluate(
     start_logging(-1 if quiet else 0)
 
     from dataclasses import replace  # noqa: PLC0415 - with what follows: --help should not wait for torch
+    from functools import partial  # noqa: PLC0415
 
     from virnucpro.bundles import load_bundle  # noqa: PLC0415
     from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.engine.threads import use_threads  # noqa: PLC0415
-    from virnucpro.run.records import measure_dataset, measure_folder  # noqa: PLC0415
+    from virnucpro.run.predict import score  # noqa: PLC0415
     from virnucpro.run_dir import write_json  # noqa: PLC0415
     from virnucpro.settings import make_settings  # noqa: PLC0415
     from virnucpro.training.assessment import assess  # noqa: PLC0415
     from virnucpro.training.datasets import load_dev  # noqa: PLC0415
     from virnucpro.training.dev import DevSize, load_model  # noqa: PLC0415
     from virnucpro.training.page import write_page  # noqa: PLC0415
+    from virnucpro.training.records import (  # noqa: PLC0415
+        FITTED_PIECES,
+        Pieces,
+        draw,
+        fit,
+        measure_dataset,
+        measure_folder,
+        write_weights,
+    )
     from virnucpro.training.summary import dev_table, panel_table, records_text  # noqa: PLC0415
 
     use_threads(threads)
@@ -91,10 +108,13 @@ def evaluate(
     size = replace(DevSize().scaled(dev_share), seed=seed)
     found = assess(bundle, load_model(bundle, choose_devices(device)[0]), genomes, size, with_panel=panel)
     settings = make_settings(None, {"science.model": model, "runtime.device": device, "runtime.threads": threads})
+    scored = partial(score, settings=settings)
+    if fit_records:
+        write_weights(fit(draw(genomes, scored, Pieces(num=FITTED_PIECES, seed=seed))), bundle.folder)
     if records is not None:
-        found |= measure_folder(records, settings)
+        found |= measure_folder(records, scored)
     if communities:
-        found |= measure_dataset(genomes, settings, seed)
+        found |= measure_dataset(genomes, scored, seed)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "evaluation.json", found)
     write_page(found, output / "evaluation.html")

@@ -75,7 +75,7 @@ GENE_DTYPE = np.dtype(
 """A gene: number of its sequence in the run, 0-based half-open bounds, strand (1 or -1), bit scores of the nearest
 viral and the nearest cellular protein, and the number of the organism of the viral one (-1 without one)."""
 
-VERSION = 1
+VERSION = 2
 _DTYPES: dict[str, np.dtype[Any]] = {
     "sequences": SEQUENCE_DTYPE,
     "fragments": FRAGMENT_DTYPE,

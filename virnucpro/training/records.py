@@ -6,15 +6,14 @@ Records are scored as ``predict`` does, so that what is measured is what users g
 from __future__ import annotations
 
 import csv
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from virnucpro.bundles.records import GENE_CLASSES, RecordWeights
@@ -24,10 +23,12 @@ from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import InputResults
 from virnucpro.results.prevalence import Prevalence, estimate
 from virnucpro.results.records import record_features
-from virnucpro.run.predict import score
-from virnucpro.settings import Settings, make_settings
+from virnucpro.run_dir import atomic_write
 from virnucpro.training.evaluation import auroc
-from virnucpro.training.genomes import Genomes, load_genomes
+from virnucpro.training.genomes import Genomes
+
+Score = Callable[[Iterable[str | tuple[bytes, bytes]]], Fragments]
+"""What scores files, or records as ids and bases, as ``predict`` does."""
 
 VIRUS = "virus"
 MOBILE = ("mge", "te")
@@ -36,12 +37,16 @@ LENGTH_BOUNDS = (0, 500, 1_500, 3_000, 10_000, 30_000, 100_000, 300_000, 1 << 40
 LONG_VIRUS_NT, LONG_HOST_NT = 20_000, 300_000
 SHARES = (0.0, 0.01, 0.1, 0.5, 1.0)
 """Of viruses in made communities."""
-COMMUNITY = 5_000
+COMMUNITY, NUM_COMMUNITIES = 5_000, 20
 WHOLE_RECORDS, CONTIGS = 300, 1_000
 """Drawn of each class of a data set."""
+FITTED_PIECES = 300
+"""Of each class, to fit weights on."""
 SHORTEST_CONTIG_NT, LONGEST_CONTIG_NT = 500, 10_000
-_PRIOR = 1e-3
-_ROUNDS = 50
+_TIED = np.array([[1, 0, 0], *([0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1], [0, 0, 1])])
+"""(1 + classes, 3) which of three weights each feature has: of fragments, of genes near to cells, near to viruses."""
+_PRIOR_MEAN, _PRIOR_WEIGHT = np.array([0.0, 1.0, -0.6, 1.5]), np.array([0.1, 0.1, 30.0, 30.0])
+_ROUNDS = 100
 _LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 
 
@@ -84,7 +89,7 @@ class Pieces:
     seed: int = 7
 
 
-def draw(genomes: Genomes, settings: Settings, pieces: Pieces) -> Labelled:
+def draw(genomes: Genomes, score: Score, pieces: Pieces) -> Labelled:
     """Pieces of labelled genomes, and whole ones, by class; families and genera weigh by the root of their bases."""
     gen = np.random.default_rng(pieces.seed)
     chosen: list[tuple[int, int, int]] = []
@@ -103,7 +108,7 @@ def draw(genomes: Genomes, settings: Settings, pieces: Pieces) -> Labelled:
             start = int(gen.integers(0, length - wanted + 1))
             chosen.append((record, start, wanted))
             classes.append(name)
-    table = score(_cut(genomes, chosen), settings)
+    table = score(_cut(genomes, chosen))
     groups = genomes.groups[[record for record, _, _ in chosen]]
     return Labelled(table, np.array(classes), np.array(groups))
 
@@ -126,21 +131,25 @@ def _cut(genomes: Genomes, chosen: Iterable[tuple[int, int, int]]) -> Iterator[t
 
 
 def fit(labelled: Labelled) -> RecordWeights:
-    """Weights of a call, by logistic regression; classes weigh alike on either side, and so do lengths."""
+    """Weights of a call, by logistic regression; classes weigh alike on either side, and so do lengths.
+
+    Genes near to cells share one weight, and those near to viruses one. Fragments have searched the same table, so
+    that little is left for genes on genomes like those of the data; a prior keeps them in the call, for the sake of
+    phages whose fragments look like their host.
+    """
     table, blank = labelled.table, RecordWeights(0.0, 1.0, (0.0,) * len(GENE_CLASSES))
     features = record_features(table, InputResults.of(table, Calling()).proviruses, blank)
     known = ~np.isnan(features).any(axis=1) & (table.sequences["length"] >= blank.shortest_nt)
-    rows = np.column_stack([np.ones(len(features)), features])[known]
-    target = labelled.is_virus[known]
-    weights = _balanced(labelled, known)
-    found = np.zeros(rows.shape[1])
+    rows = np.column_stack([np.ones(len(features)), features @ _TIED])[known]
+    target, weights = labelled.is_virus[known], _balanced(labelled, known)
+    found = _PRIOR_MEAN
     for _ in range(_ROUNDS):  # Newton's method
         p = probability(rows @ found)
-        slope = rows.T @ (weights * (target - p)) - _PRIOR * found
-        curve = (rows * (weights * p * (1 - p))[:, None]).T @ rows + _PRIOR * np.eye(rows.shape[1])
-        found = found + np.linalg.solve(curve, slope)
-    intercept, fragments, *genes = (round(float(value), 4) for value in found)
-    return replace(blank, intercept=intercept, fragments=fragments, genes=tuple(genes))
+        slope = rows.T @ (weights * (target - p)) - _PRIOR_WEIGHT * (found - _PRIOR_MEAN)
+        curve = (rows * (weights * p * (1 - p))[:, None]).T @ rows + np.diag(_PRIOR_WEIGHT)
+        found = found + np.clip(np.linalg.solve(curve, slope), -1, 1)
+    intercept, fragments, cell, virus = (round(float(value), 4) for value in found)
+    return replace(blank, intercept=intercept, fragments=fragments, genes=(0.0, cell, cell, cell, 0.0, virus, virus))
 
 
 def _balanced(labelled: Labelled, known: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -157,7 +166,7 @@ def _balanced(labelled: Labelled, known: NDArray[np.bool_]) -> NDArray[np.float6
     return np.asarray(weights / weights.sum() * 1000)
 
 
-def read_labelled(folder: Path, settings: Settings) -> Labelled:
+def read_labelled(folder: Path, score: Score) -> Labelled:
     """Records of a folder with ``labels.tsv`` (file, name, length, truth) and FASTA files.
 
     Raises:
@@ -170,7 +179,7 @@ def read_labelled(folder: Path, settings: Settings) -> Labelled:
         lines = list(csv.DictReader(stream, delimiter="\t"))
     truth = {line["name"]: line for line in lines}
     files = sorted(path for path in folder.iterdir() if path.name.split(".")[1:2] in (["fasta"], ["fa"], ["fna"]))
-    table = score([str(path) for path in files], settings)
+    table = score([str(path) for path in files])
     names = [name.decode("utf-8", "backslashreplace") for name in table.names.to_bytes()]
     unknown = [name for name in names if name not in truth]
     if unknown:
@@ -180,21 +189,21 @@ def read_labelled(folder: Path, settings: Settings) -> Labelled:
     return Labelled(table, classes, groups)
 
 
-def measure_folder(folder: Path, settings: Settings) -> dict[str, Any]:
+def measure_folder(folder: Path, score: Score) -> dict[str, Any]:
     """What ``evaluate --records`` measures: calls of whole records, and their curated proviruses."""
-    labelled = read_labelled(folder, settings)
+    labelled = read_labelled(folder, score)
     found: dict[str, Any] = {"records": measure(labelled)}
     if (folder / "prophages.tsv").is_file():
         found["curated"] = measure_curated(labelled.table, read_curated(folder / "prophages.tsv"))
     return found
 
 
-def measure_dataset(genomes: Genomes, settings: Settings, seed: int) -> dict[str, Any]:
+def measure_dataset(genomes: Genomes, score: Score, seed: int) -> dict[str, Any]:
     """What ``evaluate --communities`` measures: whole records of a data set and communities of pieces of them."""
-    whole = draw(genomes, settings, Pieces(num=WHOLE_RECORDS, whole=True, seed=seed))
+    whole = draw(genomes, score, Pieces(num=WHOLE_RECORDS, whole=True, seed=seed))
     contigs = draw(
         genomes,
-        settings,
+        score,
         Pieces(num=CONTIGS, shortest_nt=SHORTEST_CONTIG_NT, longest_nt=LONGEST_CONTIG_NT, whole=False, seed=seed + 1),
     )
     return {"whole_dev": measure(whole), "communities": measure_communities(contigs, seed)}
@@ -298,44 +307,45 @@ def measure_communities(labelled: Labelled, seed: int = 7) -> dict[str, Any]:
     found = {}
     for share in SHARES:
         num = round(share * COMMUNITY)
-        members = np.concatenate([gen.choice(virus, num), gen.choice(host, COMMUNITY - num)])
-        prevalence = estimate([evidence[members]])
-        called = probability(evidence[members]) >= thresholds[members]
-        found[f"{share:g}"] = _community(evidence[members], called, labelled.is_virus[members], prevalence)
+        draws = []
+        for _ in range(NUM_COMMUNITIES):
+            members = np.concatenate([gen.choice(virus, num), gen.choice(host, COMMUNITY - num)])
+            called = probability(evidence[members]) >= thresholds[members]
+            prevalence = estimate([evidence[members]])
+            draws.append(_community(evidence[members], called, labelled.is_virus[members], prevalence))
+        means = np.array(draws, dtype=np.float64).mean(axis=0)
+        found[f"{share:g}"] = dict(zip(_OF_COMMUNITY, _rounded(share, *means.tolist()), strict=True))
     return found
+
+
+_OF_COMMUNITY = ("prevalence", "low", "high", "called", "fdr_said", "fdr_true", "recall")
+
+
+def _rounded(share: float, *means: float) -> list[float | None]:
+    """The means of a share; rates of nothing are none."""
+    prevalence, low, high, called, said, true, recall = means
+    rates = [said / called, true / called] if called else [None, None]
+    return [
+        *(round(value, 5) for value in (prevalence, low, high)),
+        round(called, 1),
+        *(None if rate is None else round(rate, 5) for rate in rates),
+        round(recall / (share * COMMUNITY), 4) if share else None,
+    ]
 
 
 def _community(
     evidence: NDArray[np.float64], called: NDArray[np.bool_], is_virus: NDArray[np.bool_], prevalence: Prevalence
-) -> dict[str, Any]:
-    said = float((1 - probability(evidence[called] + prevalence.shift)).mean()) if called.any() else None
-    true = float((~is_virus[called]).mean()) if called.any() else None
-    return {
-        "prevalence": round(prevalence.value, 5),
-        "interval": [round(prevalence.low, 5), round(prevalence.high, 5)],
-        "called": int(called.sum()),
-        "fdr_said": said and round(said, 5),
-        "fdr_true": true and round(true, 5),
-        "recall": round(float(called[is_virus].mean()), 4) if is_virus.any() else None,
-    }
+) -> tuple[float, ...]:
+    """Prevalence and its interval; how many are called, how many of these are said to be false, are, and are not."""
+    said = float((1 - probability(evidence[called] + prevalence.shift)).sum())
+    true = int((called & ~is_virus).sum())
+    return (prevalence.value, prevalence.low, prevalence.high, int(called.sum()), said, true, int(called.sum()) - true)
 
 
-def main(arguments: list[str]) -> None:
-    """Fit the ``records`` of a bundle: ``python -m virnucpro.run.records DATA BUNDLE [NUM]``.
-
-    DATA is a data folder whose dev part the bundle was not trained on. The block is printed and written into
-    the bundle's ``bundle.yaml``; no score depends on it.
-    """
-    data, bundle, *number = arguments
-    genomes = load_genomes(Path(data), "dev")
-    settings = make_settings(None, {"science.model": bundle})
-    weights = fit(draw(genomes, settings, Pieces(num=int(number[0]) if number else 1_000)))
+def write_weights(weights: RecordWeights, folder: Path) -> None:
+    """Put weights into the ``bundle.yaml`` of a bundle; no score and no fingerprint depends on them."""
     block = {"intercept": weights.intercept, "fragments": weights.fragments, "genes": list(weights.genes)}
-    path = Path(bundle) / "bundle.yaml"
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("records:")]
-    path.write_text("\n".join([*lines, f"records: {json.dumps(block)}", ""]), encoding="utf-8")
-    sys.stdout.write(f"records: {json.dumps(block)}\n")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    path = folder / "bundle.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) | {"records": block}
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

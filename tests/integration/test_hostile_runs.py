@@ -48,12 +48,12 @@ PLANTS = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_bundle):
     """A finished run with its embeddings."""
-    from virnucpro import Options, make_config, predict
+    from virnucpro import Options, make_settings, predict
 
     folder = tmp_path_factory.mktemp("finished")
     fasta = write_fasta(folder / "in.fasta", mixed_records(8))
-    config = make_config(None, {"science.model": str(tiny_bundle), "layout.unit_rows": 4, "runtime.threads": 1})
-    predict([fasta], folder / "out", config, options=Options(with_report=False, keep_embeddings=True))
+    settings = make_settings(None, {"science.model": str(tiny_bundle), "layout.unit_rows": 4, "runtime.threads": 1})
+    predict([fasta], folder / "out", settings, options=Options(with_report=False, keep_embeddings=True))
     return folder / "out"
 
 

@@ -1,4 +1,4 @@
-"""The workflows of ``workflows/`` run: what they would start is started here, and what checks them where it is installed."""
+"""The workflows of ``workflows/`` run: what they start is started here, and what checks them where it is installed."""
 
 from __future__ import annotations
 

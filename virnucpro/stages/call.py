@@ -19,7 +19,8 @@ from virnucpro.results import formats
 from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import Wanted
-from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.results.stored import RunRecord
+from virnucpro.run_dir import RunDir, check_json, write_json
 from virnucpro.stages import cascade, tabulate, write
 from virnucpro.stages.base import Index, StoredRun
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
@@ -90,7 +91,7 @@ def described_cascade(run_dir: RunDir, table: Fragments) -> dict[str, Any] | Non
 
 
 def _limits(run_dir: RunDir) -> Limits:
-    manifest = read_json(run_dir.manifest)
+    manifest = run_dir.read_manifest()
     return Limits(float(manifest["science.cascade_low"]), float(manifest["science.cascade_high"]))
 
 
@@ -121,7 +122,7 @@ def _write_record(
     """The record of the run with what these results changed in it."""
     name = f"{index.run_stem}.run.json"
     then = run_dir.root / name
-    record: dict[str, Any] = read_json(then) if then.is_file() else {}
+    record: dict[str, Any] = check_json(then, RunRecord) if then.is_file() else {}
     whole = counting.total(counts)
     record["parameters"] = record.get("parameters", {}) | wanted.calling.described(rules)
     record["counts"] = record.get("counts", {}) | {

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Number
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +108,16 @@ class _LogFile(logging.StreamHandler[TextIO]):
         with contextlib.suppress(OSError):  # what could not be written is tried once more by closing
             self.stream.close()
         super().close()
+
+
+@contextlib.contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Also log to ``path`` while the block runs; see ``add_log_file``."""
+    handler = add_log_file(path)
+    try:
+        yield
+    finally:
+        remove_log_file(handler)
 
 
 def remove_log_file(handler: logging.Handler) -> None:

@@ -20,6 +20,7 @@ from virnucpro import store
 from virnucpro.bundles import load_bundle
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
+from virnucpro.results import plots
 from virnucpro.results.calls import FAILED, NO_OPEN_FRAME, Call, Calling, FalseDiscovery, call_sequences
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import Status
@@ -220,6 +221,44 @@ def test_other_settings_change_calls_and_no_score(virnucpro, run, finished):
     )
     assert after["outputs"]["a.sequences.tsv"] != before["outputs"]["a.sequences.tsv"]
     assert after["outputs"]["a.rows.tsv.gz"] == before["outputs"]["a.rows.tsv.gz"]
+
+
+def test_pages_follow_the_calls(virnucpro, run, finished):
+    """Report, figures, MultiQC, samples, log and record are renewed; verify finds a page of other calls."""
+    for file_format in plots.FORMATS:
+        assert virnucpro("report", run, "--plots", file_format, "--multiqc").code == 0
+    (run / "a.reads.json").write_text("{}")
+    assert (run / "a.report.html").read_bytes() == (finished / "a.report.html").read_bytes()
+    names = ("a.report.html", "a.virnucpro_mqc.json", "a.plots/scores.svg", "a.plots/scores.png", "a.plots/scores.pdf")
+    before = {name: (run / name).read_bytes() for name in names}
+    ended = virnucpro("call", run, "--threshold", 0)
+    assert ended.code == 0
+    assert "a.reads.json: its reads have the calls of before" in ended.err
+    assert "--threshold 0" in (run / "all.log").read_text()
+    samples = {row["sample"]: int(row["virus"]) for row in read_tsv(run / "samples.tsv")}
+    assert samples["a"] == sum(row["call"] == "virus" for row in read_tsv(run / "a.sequences.tsv"))
+    (run / "a.reads.json").unlink()
+    assert virnucpro("verify", run, "-q").code == 0
+    for name, content in before.items():
+        assert (run / name).read_bytes() != content, name
+        kept = (run / name).read_bytes()
+        (run / name).write_bytes(content)
+        ended = virnucpro("verify", run, "-q")
+        assert (ended.code, f"{name}: shows other calls" in ended.out) == (1, True), ended.out
+        (run / name).write_bytes(kept)
+
+
+def test_pages_that_nobody_asked_for_are_not_made_by_a_call(virnucpro, run):
+    """What is not there stays away; figures of tracks that are no longer shown go."""
+    (run / "a.report.html").unlink()
+    (run / "a.plots").mkdir()
+    (run / "a.plots" / "track_09_gone.svg").write_text("of a former call")
+    (run / "a.plots" / "mine.svg").write_text("of the user")
+    assert virnucpro("call", run, "--preset", "strict", "-q").code == 0
+    assert not (run / "a.report.html").exists()
+    assert (run / "b.report.html").exists()
+    assert not (run / "a.plots" / "track_09_gone.svg").exists()
+    assert (run / "a.plots" / "mine.svg").read_text() == "of the user"
 
 
 def test_uncertain_sequences_are_written_as_they_were_read(virnucpro, run):

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from made_tables import line, write_run
 
+from virnucpro.results.finished import open_run
 from virnucpro.results.multiqc import write_multiqc
 
 
@@ -19,7 +20,7 @@ def run_of(root, stem, num_virus):
 
 
 def written(root, stem):
-    return write_multiqc(root, stem, json.loads((root / f"{stem}.summary.json").read_text()))
+    return write_multiqc(open_run(root, stem))
 
 
 def test_each_input_has_bars_and_columns(tmp_path):

@@ -39,8 +39,8 @@ def report(run: Path, output: Path | None, file_format: str | None, multiqc: boo
     start_logging(-1 if quiet else 0)
 
     from virnucpro.results.finished import open_run, stems_of  # noqa: PLC0415 - --help should not wait for these
-    from virnucpro.results.multiqc import write_multiqc  # noqa: PLC0415
     from virnucpro.results.page import write_report  # noqa: PLC0415
+    from virnucpro.results.pages import Pages, write_pages  # noqa: PLC0415
 
     stems = stems_of(run)
     if output is not None and len(stems) > 1:
@@ -51,11 +51,7 @@ def report(run: Path, output: Path | None, file_format: str | None, multiqc: boo
         refuse_overwriting([*read_by_run(run), *(path for path in run.rglob("*") if path.suffix != ".html")], [output])
     for stem in stems:
         finished = open_run(run, stem)
-        click.echo(write_report(finished, output))
-        if file_format is not None:
-            from virnucpro.results.plots import write_plots  # noqa: PLC0415 - brings Matplotlib, which takes a second
-
-            click.echo(write_plots(finished, file_format))
-        if multiqc:
-            for path in write_multiqc(run, stem, finished.summary):
-                click.echo(path)
+        if output is not None:
+            click.echo(write_report(finished, output))
+        figures = () if file_format is None else (file_format,)
+        write_pages(finished, Pages(output is None, multiqc, figures), say=click.echo)

@@ -144,6 +144,7 @@ def assign_reads(
         "reads": shown(reads),
         "reads_sha256": stream.sha256,
         "sequences": table,
+        "calls": f"virnucpro-calls:{contigs.digest}",
         "min_identity": limits.identity,
         "min_coverage": limits.coverage,
         "num_reads": counts.num_reads,

@@ -112,6 +112,7 @@ def summary(results: InputResults, counts: Counts, source: str, cascade: Mapping
         "input": source,
         "model": rules.name,
         "model_fingerprint": rules.fingerprint,
+        "calls_digest": results.digest,
         **results.calling.described(rules),
         **_described(results.prevalence),
         "num_sequences": len(results.table),

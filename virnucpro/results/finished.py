@@ -47,6 +47,16 @@ class FinishedRun:
         return next((item for item in self.record.get("inputs", ()) if item.get("stem") == self.stem), {})
 
     @property
+    def calls_digest(self) -> str:
+        """Of the calls, which pages are told apart by."""
+        return str(self.summary.get("calls_digest", ""))
+
+    @property
+    def calls_mark(self) -> str:
+        """What every page holds, to say which calls it shows."""
+        return f"virnucpro-calls:{self.calls_digest}"
+
+    @property
     def limits(self) -> tuple[float, ...]:
         """Probabilities at which a call changes, as set: two if calls may be uncertain, none with a highest FDR."""
         found = (self.summary.get(name) for name in ("threshold_not_virus", "threshold_virus"))

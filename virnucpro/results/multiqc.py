@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.results.figures import CALL_COLOURS, CALL_TITLES
+from virnucpro.results.finished import FinishedRun
 from virnucpro.results.overview import CALLS
-from virnucpro.run_dir import RunDir, write_json
+from virnucpro.run_dir import write_json
 
 _DESCRIPTION = "tells which sequences of a metagenome are viral, from nucleotide and protein language models."
 _STATISTICS = {
@@ -42,21 +43,19 @@ _STATISTICS = {
 }
 
 
-def write_multiqc(root: Path, stem: str, summary: dict[str, Any]) -> list[Path]:
+def write_multiqc(run: FinishedRun) -> list[Path]:
     """Write ``<stem>.virnucpro_mqc.json`` and ``<stem>.virnucpro_stats_mqc.json`` of an input.
 
     Args:
-        root: directory of the results.
-        stem: prefix of the input's files.
-        summary: its ``.summary.json``.
+        run: the input.
     """
     written = []
     for suffix, content in (
-        ("virnucpro_mqc.json", _calls(stem, summary)),
-        ("virnucpro_stats_mqc.json", _statistics(stem, summary)),
+        ("virnucpro_mqc.json", _calls(run.stem, run.summary)),
+        ("virnucpro_stats_mqc.json", _statistics(run.stem, run.summary)),
     ):
-        path = RunDir(root).result(stem, suffix)
-        write_json(path, content)
+        path = run.path(suffix)
+        write_json(path, content | {"calls": run.calls_mark})
         written.append(path)
     return written
 

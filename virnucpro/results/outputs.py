@@ -12,6 +12,7 @@ from urllib.parse import quote_from_bytes
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128
 
 from virnucpro.results import legacy, schema, tables
 from virnucpro.results.calls import CALL_NAMES, Call, Calling, call_sequences, evidence_of
@@ -146,6 +147,18 @@ class InputResults:
     def regions(self) -> NDArray[np.void]:
         """(r,) REGION_DTYPE in the order of the sequences."""
         return regions(self.table, self.calls["call"] == Call.VIRUS, self.calls["p_virus"], self.proviruses)
+
+    @property
+    def digest(self) -> str:
+        """Of the calls as they are shown: what each sequence is called, its four decimals, and the proviruses."""
+        calls, parts = self.calls, self.proviruses
+        added = xxh3_128(np.ascontiguousarray(calls["call"]).tobytes())
+        for name in ("p_virus", "fdr"):
+            shown = np.nan_to_num(calls[name].astype(np.float64), nan=-1)
+            added.update(np.rint(10_000 * shown).astype("<i4").tobytes())
+        for name in ("sequence", "start", "stop"):
+            added.update((parts[name] - (self.table.first if name == "sequence" else 0)).astype("<i8").tobytes())
+        return added.hexdigest()
 
     def parts(self) -> Iterator[InputResults]:
         """Some thousand sequences at a time."""

@@ -160,7 +160,7 @@ def write_plots(run: FinishedRun, file_format: str) -> Path:
             width, height = figure.get_size_inches()
             figure.set_size_inches(width * _FILE_SCALE, height * _FILE_SCALE)
             with atomic_write(folder / f"{name}.{file_format}") as temporary:
-                _save(figure, temporary, file_format)
+                _save(figure, temporary, file_format, run.calls_mark)
             num_files += 1
     _log.info("%s: %d figures", folder, num_files)
     return folder
@@ -252,18 +252,18 @@ def _length_axis(axes: Axes, shown: Overview) -> None:
     axes.xaxis.set_minor_formatter("")
 
 
-def _save(figure: Figure, path: Path, file_format: str) -> None:
+def _save(figure: Figure, path: Path, file_format: str, mark: str) -> None:
     figure.savefig(
         path,
         format=file_format,
         dpi=_FILE_DPI,
         facecolor=PAPER,
         bbox_inches="tight",
-        metadata=file_metadata(file_format),
+        metadata=file_metadata(file_format) | {"Subject" if file_format == "pdf" else "Description": mark},
     )
 
 
-def file_metadata(file_format: str) -> dict[str, None]:
+def file_metadata(file_format: str) -> dict[str, str | None]:
     """Nothing of when and with what a figure was made."""
     names = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}
     return dict.fromkeys(names.get(file_format, ("Date", "Creator", "Format", "Type")))

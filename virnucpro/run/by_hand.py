@@ -19,10 +19,11 @@ from typing import Any
 from virnucpro import store
 from virnucpro.encoders.device import choose_devices
 from virnucpro.errors import StoreError, UsageError, WorkerError
+from virnucpro.logs import log_to
 from virnucpro.progress import Reporter
 from virnucpro.request import Request
 from virnucpro.run import shards
-from virnucpro.run.predict import Results, _load_bundle, _log_to, _make_run, _pinned, _run_units, execute
+from virnucpro.run.predict import Results, _load_bundle, _make_run, _pinned, _run_units, execute
 from virnucpro.run_dir import RunDir
 from virnucpro.settings import Runtime
 from virnucpro.stages.base import Index
@@ -83,7 +84,7 @@ def work(output: Path, choice: Choice, runtime: dict[str, Any], *, show_bars: bo
         if todo:
             name = f"work-{socket.gethostname()}-{os.getpid()}.log"
             (run_dir.work / "logs").mkdir(exist_ok=True)
-            with _log_to(run_dir.work / "logs" / name):
+            with log_to(run_dir.work / "logs" / name):
                 _compute(run_dir, index, todo, runtime, show_bars=show_bars)
         for unit in todo:
             shards.write_receipt(run_dir, index, run_digest, unit)

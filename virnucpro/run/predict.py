@@ -31,7 +31,7 @@ from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.inputs import check_inputs
-from virnucpro.logs import add_log_file, remove_log_file
+from virnucpro.logs import log_to
 from virnucpro.machine import profiles
 from virnucpro.progress import Reporter
 from virnucpro.request import Options, Request
@@ -40,11 +40,11 @@ from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.multiqc import write_multiqc
 from virnucpro.results.outputs import InputResults, Wanted
+from virnucpro.results.pages import Pages, renew
 from virnucpro.run.record import first_record, run_record
 from virnucpro.run_dir import RunDir, read_json, write_json
-from virnucpro.samples import SUMMARY_NAME, Sample, SampleCounts, samples_of, write_summary
+from virnucpro.samples import Sample, samples_of
 from virnucpro.settings import Runtime, Science, Settings
 from virnucpro.stages import cascade, classify, embed, extract, genes, merge, nearest, tabulate, write
 from virnucpro.stages.base import ROLES, Index, Run
@@ -172,9 +172,6 @@ def execute(
         )
         described = None if look is None else look.described
         results, counts = write.run(index, computed.table, computed.scores, wanted, run.reporter, described)
-        if len(request.samples) > 1:
-            each = zip(request.stems, counts, strict=True)
-            write_summary(output / SUMMARY_NAME, (SampleCounts(stem, item.calls, item.bases) for stem, item in each))
         record = run_record(run, index, request, computed.devices, counts, computed.started)
         record |= {"warnings": computed.cautions}
         if look is not None:
@@ -248,7 +245,7 @@ def _prepared(
     first = _load_first(request, bundle, devices) if settings.science.cascade else None
     run_dir = RunDir(output)
     run_dir.prepare({*request.stems, request.run_stem}, force=force)
-    with run_dir.locked(), _log_to(run_dir.result(request.run_stem, "log")), ExitStack() as stack:
+    with run_dir.locked(), log_to(run_dir.result(request.run_stem, "log")), ExitStack() as stack:
         if fresh:
             run_dir.start_over()
         run_dir.sweep()
@@ -325,17 +322,11 @@ def _cautions(run: Run, index: Index, first: FirstModel | None, devices: list[st
 def _write_pages(run_dir: RunDir, request: Request, record: dict[str, Any], results: list[InputResults]) -> None:
     """Report, figures and MultiQC's files."""
     options = request.options
+    figures = () if options.plots is None else (options.plots,)
+    wanted = Pages(options.with_report, options.with_report, figures)
     for stem, result in zip(request.stems, results, strict=True):
-        run = FinishedRun(run_dir.root, stem, record, read_json(run_dir.result(stem, "summary.json")), result)
-        if options.with_report:
-            from virnucpro.results.page import write_report  # noqa: PLC0415 - only then is Jinja needed
-
-            write_report(run)
-            write_multiqc(run_dir.root, stem, run.summary)
-        if options.plots is not None:
-            from virnucpro.results.plots import write_plots  # noqa: PLC0415 - brings Matplotlib, which takes a second
-
-            write_plots(run, options.plots)
+        summary = read_json(run_dir.result(stem, "summary.json"))
+        renew(FinishedRun(run_dir.root, stem, record, summary, result), wanted)
 
 
 def _check_complete(run_dir: RunDir, stems: list[str], counts: list[Counts], look: FirstLook | None) -> None:
@@ -473,12 +464,3 @@ def _embed_executor(
     if devices == ["cpu"] and not settings.loader_workers:
         return SerialExecutor(devices[0], threads)
     return LocalExecutor([Worker(i, device, max(1, threads // len(devices))) for i, device in enumerate(devices)])
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    handler = add_log_file(path)
-    try:
-        yield
-    finally:
-        remove_log_file(handler)

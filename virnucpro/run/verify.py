@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
+from virnucpro.results import pages
 from virnucpro.results.fragments import read_arrays
 from virnucpro.results.stored import RunRecord
 from virnucpro.run_dir import RunDir, check_json, file_digest
@@ -92,6 +93,7 @@ def verify(run_dir: RunDir, advance: Callable[[int], None] = lambda _: None) -> 
         except StoreError as error:
             findings.problems.append(Problem("damaged", run_dir.table, error.problem))
     findings.problems += _verify_results(run_dir, findings)
+    findings.problems += _verify_pages(run_dir, index)
     return findings
 
 
@@ -239,6 +241,21 @@ def _verify_results(run_dir: RunDir, findings: Findings) -> Iterator[Problem]:
                 yield Problem("damaged", path, "is gone")
             elif f"sha256:{file_digest(path)}" != recorded:
                 yield Problem("damaged", path, f"is not what {record.name} says was written")
+
+
+def _verify_pages(run_dir: RunDir, index: Index) -> Iterator[Problem]:
+    """Pages that show other calls than the results do."""
+    for item in index.inputs:
+        summary = run_dir.result(item.stem, "summary.json")
+        if not summary.is_file():
+            continue
+        try:
+            digest = str(read_json(summary).get("calls_digest", ""))
+        except StoreError:
+            continue  # its own problem, which the record tells
+        for path in pages.stale(run_dir.root, item.stem, digest):
+            again = "assign" if path.suffix == ".json" and path.name.endswith(".reads.json") else "report"
+            yield Problem("damaged", path, f"shows other calls than the results; 'virnucpro {again}' makes it again")
 
 
 def drop(problems: list[Problem]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,14 +14,17 @@ from virnucpro import __version__
 from virnucpro.bundles.cascade import Limits
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import UsageError
+from virnucpro.logs import log_to
 from virnucpro.progress import Reporter
 from virnucpro.results import counts as counting
 from virnucpro.results import formats
 from virnucpro.results.counts import Counts
+from virnucpro.results.finished import FinishedRun
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import Wanted
+from virnucpro.results.pages import Pages, renew
 from virnucpro.results.stored import RunRecord
-from virnucpro.run_dir import RunDir, check_json, write_json
+from virnucpro.run_dir import RunDir, check_json, read_json, write_json
 from virnucpro.stages import cascade, tabulate, write
 from virnucpro.stages.base import Index, StoredRun
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
@@ -31,7 +35,8 @@ _log = logging.getLogger(__name__)
 def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
     """Write the results of a finished run again; as ``predict`` would with the same settings, byte for byte.
 
-    The run record goes with them: its settings of calls, counts and digests are then those of the new results.
+    The run record goes with them: its settings of calls, counts and digests are then those of the new results. Pages
+    that are there are written again; the log says so.
 
     Args:
         root: output directory of the run.
@@ -53,14 +58,21 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
     run_dir.check_version()
     if run_dir.is_cascade and wanted.legacy:
         raise UsageError(f"{root}: {cascade.NO_LEGACY}")
+    results = RunDir(wanted.directory or root)
     with run_dir.locked():
         index = _finished(run_dir)
         reporter = Reporter(show_bars)
-        results = RunDir(wanted.directory or root)
         _make(results.root)
-        with stored_results(run_dir, index, reporter) as (table, scores):
-            _, counts = write.run(index, table, scores, wanted, reporter, described_cascade(run_dir, table))
-        _write_record(run_dir, index, results, counts, wanted, table.rules[0])
+        with log_to(results.result(index.run_stem, "log")):
+            _log.info("VirNucPro %s calls %s again: %s", __version__, root, shlex.join(sys.argv))
+            with stored_results(run_dir, index, reporter) as (table, scores):
+                cascade_facts = described_cascade(run_dir, table)
+                written, counts = write.run(index, table, scores, wanted, reporter, cascade_facts)
+                record = _write_record(run_dir, index, results, counts, wanted, table.rules[0])
+                for item, result in zip(index.inputs, written, strict=True):
+                    summary = read_json(results.result(item.stem, "summary.json"))
+                    finished = FinishedRun(results.root, item.stem, record, summary, result)
+                    renew(finished, Pages.there(results.root, item.stem))
     return counts
 
 
@@ -118,8 +130,8 @@ def _make(directory: Path) -> None:
 
 def _write_record(
     run_dir: RunDir, index: Index, results: RunDir, counts: list[Counts], wanted: Wanted, rules: Rules
-) -> None:
-    """The record of the run with what these results changed in it."""
+) -> dict[str, Any]:
+    """Write the record of the run with what these results changed in it."""
     name = f"{index.run_stem}.run.json"
     then = run_dir.root / name
     record: dict[str, Any] = check_json(then, RunRecord) if then.is_file() else {}
@@ -135,6 +147,7 @@ def _write_record(
     record["outputs"] = write.output_digests(results, index)
     record["called"] = {"version": __version__, "command": sys.argv, "run": str(run_dir.root.absolute())}
     write_json(results.root / name, record)
+    return record
 
 
 def _request(then: dict[str, Any], wanted: Wanted) -> dict[str, Any]:

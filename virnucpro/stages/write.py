@@ -14,7 +14,7 @@ from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import Fragments, read_facts
 from virnucpro.results.outputs import OUTPUTS, InputResults, Wanted
 from virnucpro.run_dir import RunDir, file_digest, write_json
-from virnucpro.samples import SUMMARY_NAME
+from virnucpro.samples import SUMMARY_NAME, SampleCounts, write_summary
 from virnucpro.stages.base import Index, IndexedInput
 from virnucpro.stages.tabulate import InputUnits, ScoredModels
 
@@ -69,6 +69,10 @@ def run(
             written.append(results)
             counted.append(counts)
             advance(item.num_sequences)
+    if len(index.inputs) > 1:
+        each = zip(index.inputs, counted, strict=True)
+        samples = (SampleCounts(item.stem, counts.calls, counts.bases) for item, counts in each)
+        write_summary((wanted.directory or run_dir.root) / SUMMARY_NAME, samples)
     return written, counted
 
 

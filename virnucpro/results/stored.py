@@ -71,3 +71,4 @@ class Summary(TypedDict, total=False):
     num_sequences: Count
     num_rows_failed: Count
     cascade: _CascadeSummary
+    calls_digest: str

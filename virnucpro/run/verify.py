@@ -19,7 +19,7 @@ from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
 from virnucpro.results import pages
 from virnucpro.results.fragments import read_arrays
-from virnucpro.results.stored import RunRecord
+from virnucpro.results.stored import RunRecord, Summary
 from virnucpro.run_dir import RunDir, check_json, file_digest
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stages import poison
@@ -250,7 +250,7 @@ def _verify_pages(run_dir: RunDir, index: Index) -> Iterator[Problem]:
         if not summary.is_file():
             continue
         try:
-            digest = str(read_json(summary).get("calls_digest", ""))
+            digest = str(check_json(summary, Summary).get("calls_digest", ""))
         except StoreError:
             continue  # its own problem, which the record tells
         for path in pages.stale(run_dir.root, item.stem, digest):

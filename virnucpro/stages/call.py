@@ -23,8 +23,8 @@ from virnucpro.results.finished import FinishedRun
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import Wanted
 from virnucpro.results.pages import Pages, renew
-from virnucpro.results.stored import RunRecord
-from virnucpro.run_dir import RunDir, check_json, read_json, write_json
+from virnucpro.results.stored import RunRecord, Summary
+from virnucpro.run_dir import RunDir, check_json, write_json
 from virnucpro.stages import cascade, tabulate, write
 from virnucpro.stages.base import Index, StoredRun
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
@@ -70,7 +70,7 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
                 written, counts = write.run(index, table, scores, wanted, reporter, cascade_facts)
                 record = _write_record(run_dir, index, results, counts, wanted, table.rules[0])
                 for item, result in zip(index.inputs, written, strict=True):
-                    summary = read_json(results.result(item.stem, "summary.json"))
+                    summary = check_json(results.result(item.stem, "summary.json"), Summary)
                     finished = FinishedRun(results.root, item.stem, record, summary, result)
                     renew(finished, Pages.there(results.root, item.stem))
     return counts

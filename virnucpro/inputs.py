@@ -9,7 +9,7 @@ from pathlib import Path
 
 from virnucpro.errors import InputError, UsageError, VirNucProError
 from virnucpro.request import Request
-from virnucpro.run_dir import ALL_SUFFIXES, RunDir, read_json
+from virnucpro.run_dir import ALL_SUFFIXES, RunDir
 from virnucpro.samples import SUMMARY_NAME, Sample
 from virnucpro.sequence.fasta import SequenceFile
 from virnucpro.sequence.streams import STDIN, open_source
@@ -132,8 +132,8 @@ def refuse_overwriting(
 def read_by_run(run: Path) -> list[str]:
     """Inputs of a finished run, as far as it says."""
     try:
-        return [*Request.from_record(read_json(RunDir(run).request)).sources]
-    except (VirNucProError, OSError, KeyError, TypeError, ValueError):
+        return [*Request.read(RunDir(run).request)[0].sources]
+    except (VirNucProError, OSError):
         return []  # damaged, or of no run: whoever reads it will say so
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.run_dir import check_json
 from virnucpro.samples import Sample
 from virnucpro.settings import Settings, TableFormat, make_settings
+from virnucpro.stored_json import Few
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,19 @@ class Options:
     reference: str | None = None
     with_report: bool = True
     plots: str | None = None
+
+
+class _StoredSample(TypedDict):
+    name: str
+    paths: Annotated[list[str], Few]
+    named: Annotated[list[str], Few]
+
+
+class _Stored(TypedDict):
+    directory: str
+    samples: list[_StoredSample]
+    settings: dict[str, Any]
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,19 @@ class Request:
             },
             "options": asdict(options),
         }
+
+    @classmethod
+    def read(cls, path: Path, *, as_named: bool = False) -> tuple[Request, str]:
+        """What a file holds that ``as_record`` gave, and the folder of then; see ``from_record``.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        record = check_json(path, _Stored)
+        try:
+            return cls.from_record(record, as_named=as_named), record["directory"]
+        except (TypeError, ValueError, UsageError) as error:
+            raise StoreError(path, f"is damaged ({error})") from error
 
     @classmethod
     def from_record(cls, record: dict[str, Any], *, as_named: bool = False) -> Request:

@@ -37,7 +37,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, overload
+from typing import Any, NotRequired, TextIO, TypedDict, TypeVar, overload
 
 from virnucpro import stored_json
 from virnucpro.errors import ResourceError, RunMismatchError, StoreError, UsageError, of_machine
@@ -125,10 +125,38 @@ def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
         raise StoreError(path, "is missing") from error
 
 
+def check_json(path: Path, kind: type[object]) -> dict[str, Any]:
+    """A JSON object of the run whose known keys have the types of ``kind``; see ``stored_json.check``.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    try:
+        return stored_json.check(path, kind)
+    except FileNotFoundError as error:
+        raise StoreError(path, "is missing") from error
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_Manifest = TypedDict(
+    "_Manifest",
+    {
+        "science.model": str,
+        "science.model_fingerprint": str,
+        "science.nucleotide_digest": str,
+        "science.protein_digest": str,
+        "science.fragment_length": stored_json.Count,
+        "science.dtype": str,
+        "science.cascade_low": NotRequired[float],
+        "science.cascade_high": NotRequired[float],
+        "layout.unit_rows": stored_json.Count,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -152,6 +180,14 @@ class RunDir:
     def manifest(self) -> Path:
         """What was asked of this run."""
         return self.work / "manifest.json"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What was asked of this run, in any version that has these keys.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        return check_json(self.manifest, _Manifest)
 
     @property
     def request(self) -> Path:

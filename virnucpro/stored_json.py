@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -27,6 +27,9 @@ Limits = msgspec.Meta
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 """A number of things, or the number of a thing."""
 
+Few = msgspec.Meta(min_length=1, max_length=2)
+"""A list of one or two: the files of a sample."""
+
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hexadecimal digits."""
 
@@ -39,6 +42,21 @@ def read(path: Path, kind: type[T]) -> T:
         StoreError: it is not a plain file, is too large, is not JSON, or does not fit; the error names the key.
     """
     return decode(read_bytes(path), kind, path)
+
+
+def check(path: Path, kind: type[object]) -> dict[str, Any]:
+    """All that a JSON object holds, once what is known of it has been checked against the types of ``kind``.
+
+    Args:
+        path: of the file.
+        kind: a ``TypedDict`` of the keys that are read; others may stand beside them.
+
+    Raises:
+        FileNotFoundError, StoreError: as of ``read``.
+    """
+    content = read_bytes(path)
+    decode(content, kind, path)
+    return decode(content, dict[str, Any], path)
 
 
 def read_bytes(path: Path) -> bytes:

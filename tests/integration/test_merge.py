@@ -16,9 +16,8 @@ from conftest import mixed_records, write_fasta
 from virnucpro.errors import WorkerError
 from virnucpro.executors.base import Outcome, Worker
 from virnucpro.executors.pool import PoolExecutor
-from virnucpro.run.verify import shard_of
+from virnucpro.run.verify import StoredModel
 from virnucpro.run_dir import RunDir, read_json
-from virnucpro.stages.base import ROLES
 from virnucpro.stages.merge import MergeWork, merge_all
 
 
@@ -65,9 +64,8 @@ class Timed:
 
 
 def work_of(run_dir: RunDir) -> MergeWork:
-    manifest = read_json(run_dir.manifest)
-    fingerprint = f"{manifest['science.model_fingerprint']}/{manifest['science.dtype']}"
-    return MergeWork(run_dir, {role: shard_of(manifest, role) for role in ROLES}, fingerprint)
+    model = StoredModel.of(run_dir.read_manifest(), run_dir)
+    return MergeWork.of_model(run_dir, model.digests, model.fingerprint, model.dtype)
 
 
 def units_of(run_dir: RunDir) -> range:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles.records import RecordWeights, read_record_weights
 from virnucpro.errors import StoreError
-from virnucpro.run_dir import read_json, write_json
+from virnucpro.run_dir import check_json, write_json
 from virnucpro.settings import PRESETS
+from virnucpro.stored_json import Count
 
 SCHEMA = 1
 DEFAULT_PRESET = "balanced"
@@ -114,6 +115,19 @@ def read_presets(content: Mapping[str, Any]) -> dict[str, Thresholds]:
     return presets
 
 
+class _Stored(TypedDict):
+    schema: int
+    name: str
+    fingerprint: str
+    fragment_length: Count
+    min_length: Count
+    scores_frameless: bool
+    row_rule: RowRule
+    threshold: float
+    calibration: dict[str, Any]
+    presets: dict[str, tuple[float, float]]
+
+
 @dataclass(frozen=True)
 class Rules:
     """How a bundle's scores become calls.
@@ -159,7 +173,7 @@ class Rules:
         Raises:
             StoreError: the file is damaged, or of another schema.
         """
-        content: dict[str, Any] = read_json(path)
+        content = check_json(path, _Stored)
         try:
             if content.pop("schema") != SCHEMA:
                 raise StoreError(path, f"is of another schema than {SCHEMA}, which this program reads")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.results.calls import Calling
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import InputResults
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.results.stored import RunRecord, Summary
+from virnucpro.run_dir import RunDir, check_json
+from virnucpro.stored_json import Count
 
 _EVEN_PREVALENCE = 0.5
 _RECORD_SUFFIX = "run.json"
@@ -102,14 +104,14 @@ def open_run(root: Path, stem: str) -> FinishedRun:
     summary_path = folder.result(stem, "summary.json")
     if not summary_path.exists():
         raise UsageError(f"{root} holds no results of {stem}. It holds those of {', '.join(stems_of(root))}.")
-    summary = read_json(summary_path)
+    summary = check_json(summary_path, Summary)
     places = (folder.result(name, _RECORD_SUFFIX) for name in (stem, "all"))
-    record = next((read_json(place) for place in places if place.exists()), {})
+    record = next((check_json(place, RunRecord) for place in places if place.exists()), {})
     run_dir = RunDir(Path(record.get("called", {}).get("run", root)))
     if not run_dir.table.exists():
         raise UsageError(f"{root}: {run_dir.table} is missing, and results are read from it. Run predict again.")
     table = Fragments.open(run_dir.table, [Rules.read(part.rules) for part in reversed(run_dir.models)])
-    items = read_json(run_dir.index)["inputs"]
+    items = check_json(run_dir.index, _Index)["inputs"]
     item = next((item for item in items if item["stem"] == stem), None)
     if item is None:
         raise StoreError(run_dir.index, f"is of another run (it names no input {stem})")
@@ -117,6 +119,16 @@ def open_run(root: Path, stem: str) -> FinishedRun:
     if len(mine) != summary.get("num_sequences"):
         raise StoreError(summary_path, f"counts {summary.get('num_sequences')} sequences where {len(mine)} were read")
     return FinishedRun(root, stem, record, summary, InputResults.of(mine, _calling(summary, mine.rules[0])))
+
+
+class _Input(TypedDict):
+    stem: str
+    first_sequence: Count
+    num_sequences: Count
+
+
+class _Index(TypedDict):
+    inputs: list[_Input]
 
 
 def _calling(summary: dict[str, Any], rules: Rules) -> Calling:

@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,10 @@ from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError
 from virnucpro.mapped import let_go
 from virnucpro.nearest.repeats import SITE_DTYPE
-from virnucpro.run_dir import machine_errors_at, read_json, write_json
+from virnucpro.run_dir import check_json, machine_errors_at, write_json
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.settings import make_settings
+from virnucpro.stored_json import Count
 
 if TYPE_CHECKING:
     from virnucpro.results.outputs import InputResults
@@ -392,12 +393,37 @@ def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
     return {name: _read_array(folder / f"{name}.npy", dtype, written[name]) for name, dtype in _DTYPES.items()}
 
 
+class _Written(TypedDict):
+    length: Count
+    xxh3_128: str
+
+
+class _Arrays(TypedDict):
+    sequences: _Written
+    fragments: _Written
+    genes: _Written
+    sites: _Written
+    names: _Written
+    name_offsets: _Written
+
+
+class _Facts(TypedDict):
+    frames: NotRequired[list[dict[str, Count]]]
+    organisms: dict[int, tuple[str, str]]
+
+
+class _Summary(TypedDict):
+    version: int
+    arrays: _Arrays
+    facts: _Facts
+
+
 def _read_summary(folder: Path) -> dict[str, Any]:
     path = folder / "table.json"
     if not path.is_file():
         raise StoreError(path, "is missing")
-    content: dict[str, Any] = read_json(path)
-    if content.get("version") != VERSION:
+    content = check_json(path, _Summary)
+    if content["version"] != VERSION:
         raise StoreError(path, f"is of another version than {VERSION}, which this program reads")
     return content
 

@@ -24,7 +24,7 @@ from virnucpro.progress import Reporter
 from virnucpro.request import Request
 from virnucpro.run import shards
 from virnucpro.run.predict import Results, _load_bundle, _make_run, _pinned, _run_units, execute
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.run_dir import RunDir
 from virnucpro.settings import Runtime
 from virnucpro.stages.base import Index
 
@@ -114,9 +114,9 @@ def finish(output: Path, folders: Sequence[Path] = (), *, show_bars: bool = Fals
         _demand_all(run_dir, index, problems)
     for problem in problems:
         _log.warning("%s", problem)
-    request = _request_of(run_dir, as_named=True)
+    request, place = _request_of(run_dir, as_named=True)
     output = output.absolute()
-    with contextlib.chdir(read_json(run_dir.request)["directory"]):  # results name inputs as they were given there
+    with contextlib.chdir(place):  # results name inputs as they were given there
         return execute(request, output, show_bars=show_bars)
 
 
@@ -145,11 +145,11 @@ def _demand_all(run_dir: RunDir, index: Index, problems: Sequence[str]) -> None:
     )
 
 
-def _request_of(run_dir: RunDir, *, as_named: bool = False) -> Request:
-    """What was asked, in the float type that the run was prepared for, whatever suits this machine."""
-    request = Request.from_record(read_json(run_dir.request), as_named=as_named)
-    science = replace(request.settings.science, dtype=read_json(run_dir.manifest)["science.dtype"])
-    return replace(request, settings=replace(request.settings, science=science))
+def _request_of(run_dir: RunDir, *, as_named: bool = False) -> tuple[Request, str]:
+    """What was asked, in the float type that the run was prepared for, on any machine; and the folder of then."""
+    request, folder = Request.read(run_dir.request, as_named=as_named)
+    science = replace(request.settings.science, dtype=run_dir.read_manifest()["science.dtype"])
+    return replace(request, settings=replace(request.settings, science=science)), folder
 
 
 def _is_open(run_dir: RunDir, index: Index, run_digest: str, unit: int) -> bool:
@@ -166,13 +166,13 @@ def _is_open(run_dir: RunDir, index: Index, run_digest: str, unit: int) -> bool:
 
 def _compute(run_dir: RunDir, index: Index, units: list[int], runtime: dict[str, Any], *, show_bars: bool) -> None:
     """Score the units that lack scores."""
-    request = _request_of(run_dir)
+    request, _ = _request_of(run_dir)
     places = {"device": "auto", "gpus": None} if runtime.keys() & {"device", "gpus"} else {}
     settings: Runtime = replace(request.settings.runtime, **(places | runtime))
     request = replace(request, settings=replace(request.settings, runtime=settings))
     devices = choose_devices(settings.device, settings.gpus)
     run = _make_run(run_dir, request, _load_bundle(request, devices), devices, Reporter(show_bars))
-    run_dir.agree(read_json(run_dir.manifest) | _pinned(run))
+    run_dir.agree(run_dir.read_manifest() | _pinned(run))
     todo = [unit for unit in units if not _has_scores(run_dir, unit)]
     try:
         _run_units(run, index, request, devices, todo)

@@ -70,7 +70,7 @@ class Fault:
 def digest_of_run(run_dir: RunDir, index: Index) -> str:
     """What names a run: a digest of all that its numbers follow from."""
     inputs = [[item.sha256, item.mate_sha256, item.num_sequences, item.num_bases] for item in index.inputs]
-    facts = [read_json(run_dir.manifest), inputs, [asdict(unit) for unit in index.units]]
+    facts = [run_dir.read_manifest(), inputs, [asdict(unit) for unit in index.units]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -118,7 +118,7 @@ def write_receipt(run_dir: RunDir, index: Index, run: str, unit: int) -> None:
     Raises:
         StoreError: they are damaged, or were made from something else.
     """
-    manifest = read_json(run_dir.manifest)
+    manifest = run_dir.read_manifest()
     made_from = {
         "unit_digest": str(store.read_attributes(run_dir.unit(unit), "unit")["digest"]),
         "fingerprint": fingerprint_of(manifest["science.model_fingerprint"], manifest["science.dtype"]),

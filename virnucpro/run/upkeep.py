@@ -15,7 +15,7 @@ from virnucpro.progress import Reporter
 from virnucpro.request import Request
 from virnucpro.run import verify as verification
 from virnucpro.run.verify import Findings
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.run_dir import RunDir
 from virnucpro.stages.base import ROLES, Index
 from virnucpro.stages.merge import MergeWork, merge_all
 
@@ -80,7 +80,7 @@ def merge(path: Path, *, num_processes: int | None = None, show_bars: bool = Fal
 
 def _merge(run_dir: RunDir, index: Index, num_processes: int, reporter: Reporter) -> Merged:
     """Merge the units of one model."""
-    model = verification.StoredModel.of(read_json(run_dir.manifest), run_dir)
+    model = verification.StoredModel.of(run_dir.read_manifest(), run_dir)
     work = MergeWork.of_model(run_dir, model.digests, model.fingerprint, model.dtype)
     units = range(len(index.units))
     paired = [unit for unit in units if all(run_dir.embedding(role, unit).exists() for role in ROLES)]
@@ -116,11 +116,10 @@ def repair(path: Path, findings: Findings, *, show_bars: bool = False) -> None:
     from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch, which looking does not need
 
     with _opened(path) as run_dir:
-        record = read_json(run_dir.request)
-        request = Request.from_record(record, as_named=True)
+        request, folder = Request.read(run_dir.request, as_named=True)
         if "-" in request.sources:
             raise UsageError(f"{path} was made from stdin. Run the same predict command again, with the same input.")
         verification.drop(findings.problems)
     path = path.absolute()
-    with contextlib.chdir(record["directory"]):  # results hold the names of the inputs as they were given there
+    with contextlib.chdir(folder):  # results hold the names of the inputs as they were given there
         pipeline.execute(request, path, show_bars=show_bars)

@@ -19,7 +19,8 @@ from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
 from virnucpro.results import pages
 from virnucpro.results.fragments import read_arrays
-from virnucpro.run_dir import RunDir, file_digest, read_json
+from virnucpro.results.stored import RunRecord, Summary
+from virnucpro.run_dir import RunDir, check_json, file_digest
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stages import poison
 from virnucpro.stages.base import ROLES, Index, IndexedUnit, computed_rows, fingerprint_of
@@ -77,7 +78,7 @@ def verify(run_dir: RunDir, advance: Callable[[int], None] = lambda _: None) -> 
         StoreError: manifest or index cannot be read, so that nothing else can be held against them.
     """
     findings = Findings()
-    index, manifest = Index.read(run_dir), read_json(run_dir.manifest)
+    index, manifest = Index.read(run_dir), run_dir.read_manifest()
     for part in run_dir.models:
         model = StoredModel.of(manifest, part)
         are = np.zeros((index.num_rows, 2), dtype=bool)
@@ -115,8 +116,11 @@ class StoredModel:
         """The model whose paths are ``part``."""
         prefix = f"science.cascade_{part.part}_" if part.part else "science."
         name = "fingerprint" if part.part else "model_fingerprint"
-        digests = {role: str(manifest[f"{prefix}{role}_digest"]) for role in ROLES}
-        return cls(str(manifest[prefix + name]), digests, str(manifest[f"{prefix}dtype"]))
+        try:
+            digests = {role: str(manifest[f"{prefix}{role}_digest"]) for role in ROLES}
+            return cls(str(manifest[prefix + name]), digests, str(manifest[f"{prefix}dtype"]))
+        except KeyError as error:
+            raise StoreError(part.manifest, f"is damaged (it has no {error})") from error
 
 
 def _verify_unit(
@@ -230,7 +234,7 @@ class _Look:
 def _verify_results(run_dir: RunDir, findings: Findings) -> Iterator[Problem]:
     records = sorted(run_dir.root.glob("*.run.json"))
     for record in records:
-        for name, recorded in read_json(record)["outputs"].items():
+        for name, recorded in check_json(record, RunRecord).get("outputs", {}).items():
             path = run_dir.root / name
             findings.num_files += 1
             if not path.is_file():
@@ -246,7 +250,7 @@ def _verify_pages(run_dir: RunDir, index: Index) -> Iterator[Problem]:
         if not summary.is_file():
             continue
         try:
-            digest = str(read_json(summary).get("calls_digest", ""))
+            digest = str(check_json(summary, Summary).get("calls_digest", ""))
         except StoreError:
             continue  # its own problem, which the record tells
         for path in pages.stale(run_dir.root, item.stem, digest):

@@ -23,7 +23,8 @@ from virnucpro.results.finished import FinishedRun
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import Wanted
 from virnucpro.results.pages import Pages, renew
-from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.results.stored import RunRecord, Summary
+from virnucpro.run_dir import RunDir, check_json, write_json
 from virnucpro.stages import cascade, tabulate, write
 from virnucpro.stages.base import Index, StoredRun
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
@@ -69,7 +70,7 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
                 written, counts = write.run(index, table, scores, wanted, reporter, cascade_facts)
                 record = _write_record(run_dir, index, results, counts, wanted, table.rules[0])
                 for item, result in zip(index.inputs, written, strict=True):
-                    summary = read_json(results.result(item.stem, "summary.json"))
+                    summary = check_json(results.result(item.stem, "summary.json"), Summary)
                     finished = FinishedRun(results.root, item.stem, record, summary, result)
                     renew(finished, Pages.there(results.root, item.stem))
     return counts
@@ -102,7 +103,7 @@ def described_cascade(run_dir: RunDir, table: Fragments) -> dict[str, Any] | Non
 
 
 def _limits(run_dir: RunDir) -> Limits:
-    manifest = read_json(run_dir.manifest)
+    manifest = run_dir.read_manifest()
     return Limits(float(manifest["science.cascade_low"]), float(manifest["science.cascade_high"]))
 
 
@@ -133,7 +134,7 @@ def _write_record(
     """Write the record of the run with what these results changed in it."""
     name = f"{index.run_stem}.run.json"
     then = run_dir.root / name
-    record: dict[str, Any] = read_json(then) if then.is_file() else {}
+    record: dict[str, Any] = check_json(then, RunRecord) if then.is_file() else {}
     whole = counting.total(counts)
     record["parameters"] = record.get("parameters", {}) | wanted.calling.described(rules)
     record["counts"] = record.get("counts", {}) | {

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,9 +90,9 @@ def read(run_dir: RunDir, unit: int) -> tuple[NDArray[np.void], NDArray[np.void]
     return arrays["genes"], arrays["sites"]
 
 
-def read_organisms(run_dir: RunDir) -> dict[str, Any]:
+def read_organisms(run_dir: RunDir) -> dict[str, tuple[str, str]]:
     """Number of an organism to its name and family; empty where no genes were looked for."""
-    return read_json(run_dir.organisms) if run_dir.organisms.exists() else {}
+    return read_json(run_dir.organisms, dict[str, tuple[str, str]]) if run_dir.organisms.exists() else {}
 
 
 def _batches(run: Run, index: Index, todo: list[int]) -> Iterator[_Batch]:

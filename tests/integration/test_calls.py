@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pysam
 import pytest
 from conftest import mixed_records, read_tsv, result_bytes, write_fasta
 from hypothesis import given, settings
@@ -22,6 +23,9 @@ from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
 from virnucpro.results import plots
 from virnucpro.results.calls import FAILED, NO_OPEN_FRAME, Call, Calling, FalseDiscovery, call_sequences
+from virnucpro.results.formats import decimals
+from virnucpro.results.schema import SEQUENCES
+from virnucpro.results.tables import sequence_cells
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import Status
 
@@ -152,6 +156,16 @@ def test_masked_fragments_are_in_no_sum(rules):
     assert one.tobytes() == other.tobytes()
 
 
+def test_the_score_ranks_what_the_probability_rounds_to_one(rules):
+    """It adds up over fragments; what has no probability has none."""
+    one = 1 - 1e-6
+    table = table_of([line(f"s{n}", 500 * n, one) for n in (1, 2, 3)] + [line("none", 500, float("nan"))], rules)
+    rows = list(zip(*sequence_cells(table, call_sequences(table, Calling())), strict=True))
+    place = SEQUENCES.header.index("score")
+    assert [decimals(np.float32([row[5]]))[0] for row in rows] == [b"1.0000"] * 3 + [b"NA"]
+    np.testing.assert_allclose([row[place] for row in rows], [13.8155, 27.631, 41.4465, np.nan], rtol=1e-4)
+
+
 def test_an_input_without_sequences_can_be_called(rules):
     """Nothing in, nothing out."""
     assert len(call_sequences(table_with(rules, []), Calling(fdr=0.1))) == 0
@@ -269,6 +283,9 @@ def test_uncertain_sequences_are_written_as_they_were_read(virnucpro, run):
     for call in ("virus", "uncertain"):
         expected = "".join(f">{row['name']}\n{records[row['name']]}\n" for row in rows if row["call"] == call)
         assert gzip.decompress((run / f"a.{call}.fna.gz").read_bytes()).decode() == expected
+        pysam.faidx(str(run / f"a.{call}.fna.gz"))
+        with pysam.FastaFile(str(run / f"a.{call}.fna.gz")) as fasta:
+            assert all(fasta.fetch(name) == records[name] for name in fasta.references)
     assert {"virus", "uncertain"} <= {row["call"] for row in rows}
 
 

@@ -7,6 +7,7 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import pysam
 from conftest import random_dna
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,4 +56,26 @@ def test_a_packed_file_is_the_same_however_its_bytes_come(tmp_path):
         packed.append((tmp_path / f"{name}.gz").read_bytes())
     assert packed[0] == packed[1] == packed[2]
     assert gzip.decompress(packed[0]) == content
-    assert packed[0][:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"  # no name, no time
+    assert packed[0][:8] == b"\x1f\x8b\x08\x04\x00\x00\x00\x00"  # no name, no time
+
+
+def test_packed_files_are_read_anywhere_by_samtools_and_tabix(tmp_path):
+    """BGZF: records far behind the first block are fetched by name and place, also of bytes that no packer shortens."""
+    records = {f"s{number}": random_dna(50_000, number) for number in range(5)}
+    with open_output(tmp_path / "x.fna.gz") as stream:
+        for name, bases in records.items():
+            stream.write(f">{name}\n{bases}\n".encode())
+    with pysam.FastaFile(str(tmp_path / "x.fna.gz")) as fasta:
+        assert fasta.fetch("s4", 40_000, 40_100) == records["s4"][40_000:40_100]
+        assert list(fasta.references) == list(records)
+    with open_output(tmp_path / "x.bed.gz") as stream:
+        for start in range(0, 1_000_000, 100):
+            stream.write(b"a\t%d\t%d\n" % (start, start + 100))
+    with pysam.TabixFile(pysam.tabix_index(str(tmp_path / "x.bed.gz"), preset="bed")) as table:
+        assert list(table.fetch("a", 900_000, 900_150)) == ["a\t900000\t900100", "a\t900100\t900200"]
+    for content in (b"", np.random.default_rng(1).bytes(200_000)):
+        with open_output(tmp_path / "y.gz") as stream:
+            stream.write(content)
+        assert gzip.decompress((tmp_path / "y.gz").read_bytes()) == content
+        with pysam.BGZFile(str(tmp_path / "y.gz")) as file:
+            assert file.read() == content

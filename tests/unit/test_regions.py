@@ -11,11 +11,12 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import pytest
 from Bio import SeqIO
-from conftest import read_tsv
+from conftest import random_dna, read_tsv, write_fasta
 from made_tables import RULES, table_of, with_genes
 from made_tables import line as made_line
 
 from virnucpro.errors import InputError
+from virnucpro.nearest.repeats import terminal_repeat
 from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
@@ -218,7 +219,7 @@ def test_the_bedgraph_holds_each_scored_window_once_without_overlap(written):
     """Windows without a score are left out; of two that overlap the first ends where the second begins."""
     folder, sequences, _ = written
     packed = (folder / "in.windows.bedgraph.gz").read_bytes()
-    assert packed[3:8] == bytes(5)  # no name and no time in the header
+    assert packed[4:8] == bytes(4)  # no time in the header, and no name is in the bytes of BGZF
     lines = [line.split("\t") for line in gzip.decompress(packed).decode().splitlines()]
     runs = []
     for name, start, stop, p_virus in lines:
@@ -287,3 +288,31 @@ def test_every_output_is_among_the_files_of_a_run():
     assert {path.name for path in written if path.parts[0] == "in_merged"} == {
         "prediction_results.txt", "prediction_results_highestscore.csv",
     }  # fmt: skip
+
+
+def test_whole_sequences_say_what_repeats_at_their_ends(tmp_path):
+    """Direct or inverted, from 20 bases on, however the sequence is cut into pieces."""
+    one, other = random_dna(3000, 5), random_dna(25, 6)
+    turned = other.translate(str.maketrans("ACGT", "TGCA"))[::-1]
+    made = {
+        "circular": other + one + other.lower(),
+        "inverted": other + one + turned,
+        "short": other[:19] + one + other[:19],
+        "plain": one,
+        "low": "A" * 30 + one + "A" * 30,
+    }
+    write_fasta(tmp_path / "in.fasta", made)
+    for unit_rows in (3, 1000):
+        source = FileUnits(tmp_path / "in.fasta", unit_rows)
+        table = table_of([made_line(name, len(bases), 0.99) for name, bases in made.items()])
+        write_all(InputResults.of(table, Calling(), source), tmp_path)
+        found = {row["sequence"]: row["topology"] for row in rows_of(tmp_path)}
+        assert found == {"circular": "DTR", "inverted": "ITR", "short": "NA", "plain": "NA", "low": "NA"}
+
+
+def test_a_long_repeat_is_found_and_an_overlap_is_none():
+    """Up to 20 kb; of a tandem repeat half of the sequence at most."""
+    repeat = random_dna(15_000, 7).encode()
+    assert terminal_repeat(repeat + random_dna(9000, 8).encode() + repeat) == b"DTR"
+    assert terminal_repeat(repeat[:30]) == b""
+    assert terminal_repeat(b"N" * 30 + repeat + b"N" * 30) == b""

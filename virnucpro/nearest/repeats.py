@@ -1,4 +1,8 @@
-"""Direct repeats around a provirus: integration doubles the site, so that one copy lies at either end."""
+"""Repeats at the ends of viruses.
+
+Integration doubles the site, so that one copy lies at either end of a provirus. A circular genome that was assembled
+ends with the bases it begins with; some linear ones end with their reverse complement.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,10 @@ LONGEST_NT = 200
 """Longer ones are elements that occur twice."""
 MOST_SITES = 20
 """Of a region; the longest are kept."""
+SHORTEST_TERMINAL_NT = 20
+"""Of the repeat at both ends of a whole sequence; the length that CheckV asks for."""
+_LONGEST_TERMINAL_NT = 20_000
+_COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _SLACK_NT = 3000  # by which the ends of the final region may differ from those that are asked for
 _FEWEST_TRIPLETS = 8
 _ROOM = 4096
@@ -41,6 +49,29 @@ def find_sites(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.
     copies = (upper[first : first + length] for _, first, _, length in sites.tolist())
     sites = sites[np.array([_num_triplets(copy) >= _FEWEST_TRIPLETS for copy in copies], dtype=np.bool_)]
     return sites[np.lexsort((sites["stop"], sites["start"], -sites["length"]))][:MOST_SITES]
+
+
+def terminal_repeat(bases: bytes) -> bytes:
+    """``DTR`` if a sequence ends with what it begins with, ``ITR`` if with its reverse complement; empty if neither.
+
+    Repeats have 20 bases to 20 kb, at most half of the sequence, and are not of low complexity.
+
+    Args:
+        bases: of the sequence, in either case.
+    """
+    if len(bases) < 2 * SHORTEST_TERMINAL_NT:
+        return b""
+    longest = min(len(bases) // 2, _LONGEST_TERMINAL_NT)
+    head, tail = bases[:longest].upper(), bases[-longest:].upper()
+    seed = head[:SHORTEST_TERMINAL_NT]
+    if seed.translate(None, b"ACGT") or _num_triplets(np.frombuffer(seed, np.uint8)) < _FEWEST_TRIPLETS:
+        return b""
+    place = tail.find(seed)
+    while place >= 0:
+        if head.startswith(tail[place:]):
+            return b"DTR"
+        place = tail.find(seed, place + 1)
+    return b"ITR" if tail.translate(_COMPLEMENT)[::-1].startswith(seed) else b""
 
 
 def _num_triplets(letters: NDArray[np.uint8]) -> int:

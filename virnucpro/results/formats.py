@@ -8,6 +8,7 @@ digits.
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from virnucpro.errors import UsageError
 from virnucpro.results.schema import Column, Table
 from virnucpro.run_dir import atomic_write
+from virnucpro.sequence.alignments import BGZF_END
 from virnucpro.settings import TableFormat
 
 NOTHING = b"NA"
@@ -34,8 +36,10 @@ _GROUP_ROWS = 1 << 16
 """Lines in a row group of a Parquet file, however the run is cut."""
 _GZIP_LEVEL = 1
 """Of ISA-L, which compresses as well as level 4 of zlib in a seventh of the time."""
-_GZIP_FORMAT = 16 + zlib.MAX_WBITS
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 0xFF00
+"""That bgzip packs into a member: it stays below 64 KiB even if nothing gets shorter."""
+_BGZF_HEAD = bytes.fromhex("1f8b08040000000000ff060042430200")
+_LONGEST_PACKED = (1 << 16) - len(_BGZF_HEAD) - 10
 _SHARES = [b"%.4f" % (number / 10_000) for number in range(10_001)] + [NOTHING]
 """All texts of a probability, and of none."""
 
@@ -80,11 +84,11 @@ def open_table(path: Path, table: Table, file_format: TableFormat = "tsv") -> It
 
 @contextmanager
 def open_output(path: Path, columns: Sequence[str] = ()) -> Iterator[IO[bytes]]:
-    """A file at ``path``, gzip if its name says so, with a header line; in place when the block ends well."""
+    """A file at ``path``, bgzip if its name says so, with a header line; in place when the block ends well."""
     with atomic_write(path) as temporary, ExitStack() as stack:
         stream: IO[bytes] = stack.enter_context(temporary.open("wb"))
         if path.suffix == ".gz":
-            stream = cast("IO[bytes]", stack.enter_context(closing(_GzipFile(stream))))
+            stream = cast("IO[bytes]", stack.enter_context(closing(_BgzipFile(stream))))
         if columns:
             stream.write("\t".join(columns).encode() + b"\n")
         yield stream
@@ -138,15 +142,18 @@ def values_of(column: Column, cells: Sequence[bytes] | NDArray[Any]) -> list[Any
     return [None if word == "NA" else word for word in words] if column.is_nullable else words
 
 
-class _GzipFile:
-    """Gzip in blocks of one size: what ISA-L makes of the same bytes depends on how they come."""
+class _BgzipFile:
+    """Gzip in members of one size that say how long they are, so that samtools and tabix can jump to any of them.
+
+    The format is BGZF (SAM specification, section 4.1). Headers have no name and no time, and blocks do not depend on
+    how the bytes come: the same run gives the same bytes.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        # Its header has no name and no time: the same run gives the same bytes.
         from isal import isal_zlib  # noqa: PLC0415 - only compressed tables need it
 
-        self._compressor = isal_zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP_FORMAT)
+        self._stream = stream
+        self._compress, self._checksum = isal_zlib.compress, isal_zlib.crc32
         self._waiting = bytearray()
 
     def write(self, content: bytes | memoryview) -> int:
@@ -154,13 +161,21 @@ class _GzipFile:
         stop = len(self._waiting) - len(self._waiting) % _BLOCK_BYTES
         with memoryview(self._waiting) as waiting:
             for first in range(0, stop, _BLOCK_BYTES):
-                self._stream.write(self._compressor.compress(waiting[first : first + _BLOCK_BYTES]))
+                self._write_block(waiting[first : first + _BLOCK_BYTES])
         del self._waiting[:stop]
         return len(content)
 
     def close(self) -> None:
-        self._stream.write(self._compressor.compress(self._waiting))
-        self._stream.write(self._compressor.flush())
+        if self._waiting:
+            self._write_block(memoryview(self._waiting))
+        self._stream.write(BGZF_END)
+
+    def _write_block(self, block: memoryview) -> None:
+        packed = self._compress(block, _GZIP_LEVEL, -zlib.MAX_WBITS)
+        if len(packed) > _LONGEST_PACKED:
+            packed = zlib.compress(block, 0, -zlib.MAX_WBITS)  # stored: random bytes only grow
+        size = struct.pack("<H", len(_BGZF_HEAD) + len(packed) + 9)  # of the member, less one
+        self._stream.write(_BGZF_HEAD + size + packed + struct.pack("<II", self._checksum(block), len(block)))
 
 
 class _TsvWriter:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
+from virnucpro.nearest.repeats import terminal_repeat
 from virnucpro.results import legacy, schema, tables
 from virnucpro.results.calls import CALL_NAMES, Call, Calling, call_sequences, evidence_of
 from virnucpro.results.formats import (
@@ -316,7 +317,25 @@ def _provirus_bases(results: InputResults) -> Iterator[bytes]:
             last, begin = number, begin + len(piece)
 
 
+def _topologies(results: InputResults) -> dict[int, bytes]:
+    """What the ends of each whole sequence that is called virus say, by its number."""
+    is_asked = results.calls["call"] == Call.VIRUS
+    is_asked[results.proviruses["sequence"] - results.table.first] = False
+    found: dict[int, bytes] = {}
+    last, parts = -1, list[bytes]()
+    for pieces, numbers in results.source.bases() if is_asked.any() else ():
+        places = np.flatnonzero(is_asked[numbers - results.table.first])
+        for number, piece in zip(numbers[places].tolist(), pieces.bytes_at(places), strict=True):
+            if number != last:
+                found[last] = terminal_repeat(b"".join(parts))
+                last, parts = number, []
+            parts.append(piece)
+    found[last] = terminal_repeat(b"".join(parts))
+    return {number: topology for number, topology in found.items() if topology}
+
+
 def _regions(results: InputResults) -> Iterator[Cells]:
+    topologies = _topologies(results)
     for part in results.parts():
         found = part.regions
         yield (
@@ -330,7 +349,10 @@ def _regions(results: InputResults) -> Iterator[Cells]:
             found["score"],
             found["num_fragments"],
             found["num_genes"],
-            [NOTHING] * len(found),
+            [
+                NOTHING if is_provirus else topologies.get(number, NOTHING)
+                for number, is_provirus in zip(found["sequence"].tolist(), found["is_provirus"].tolist(), strict=True)
+            ],
         )
 
 

@@ -102,6 +102,8 @@ SEQUENCES = Table(
                "probability", is_nullable=True),
         Column("fdr", "number", "estimated share of false calls among all sequences of this input with a p_virus "
                "at least as high", "share", is_nullable=True),
+        Column("score", "number", "sum of the log-odds of its fragments at equal prevalence; ranks what p_virus rounds "
+               "to 1.0000", "nats", is_nullable=True, decimals=2),
         Column("evidence", "string", "what was scored: proteins too where a fragment has an open reading frame",
                is_nullable=True, values=EVIDENCE_NAMES),
         Column("top_region", "string", "start-stop of the fragment with the highest p_virus, where a sequence has "
@@ -207,7 +209,9 @@ REGIONS = Table(
                decimals=2),
         Column("num_fragments", "integer", "windows in it"),
         Column("num_genes", "integer", "genes in it"),
-        Column("topology", "string", "not told", is_nullable=True),
+        Column("topology", "string", "of a whole sequence that ends with 20 bases or more that it begins with: DTR "
+               "(direct terminal repeat, circular or complete), or with their reverse complement: ITR (inverted)",
+               is_nullable=True, values=("DTR", "ITR")),
     ),
 )  # fmt: skip
 

@@ -52,6 +52,7 @@ def sequence_cells(table: Fragments, calls: NDArray[np.void], models: Sequence[b
         words(CALL_NAMES, calls["call"]),
         calls["p_virus"],
         calls["fdr"],
+        np.where(is_scored, added["log_odds"], np.nan),
         _evidence(is_scored, calls["has_open"]),
         regions,
         words(STATUS_NAMES, calls["status"]),

@@ -39,7 +39,7 @@ _SAM_LINE = re.compile(
     rb"|[!-=?A-~][!-?A-~]*\t\d+\t[!-~]+\t\d+\t\d+\t(\*|(\d+[MIDNSHP=X])+)\t"
 )
 _HEAD_BYTES = 1 << 12
-_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _CRAM_ENDS = (
     bytes.fromhex("0f000000ffffffff0fe0454f4600000000010005bdd94f0001000606010001000100ee63014b"),  # version 3
     bytes.fromhex("0b000000ffffffff0fe0454f460000000001000001000606010001000100"),  # version 2.1
@@ -175,20 +175,20 @@ class _Watched:
 
     def _count_files(self, seen: bytes) -> None:
         """Look for end markers with another file behind them; of a marker cut in two, the next chunk has the rest."""
-        at = seen.find(_BGZF_END)
+        at = seen.find(BGZF_END)
         while at >= 0:
-            behind = seen[at + len(_BGZF_END) :][:_HEAD_BYTES]
+            behind = seen[at + len(BGZF_END) :][:_HEAD_BYTES]
             with suppress(zlib.error):
                 unpacked = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS).decompress(behind, 4)
                 self.num_files += unpacked == b"BAM\x01"
-            at = seen.find(_BGZF_END, at + 1)
+            at = seen.find(BGZF_END, at + 1)
 
     def has_end(self, file_format: str) -> bool:
         """Whether the end marker is there, where such a file has one."""
         if file_format == "cram":
             return self._tail.endswith(_CRAM_ENDS)
         is_bgzf = self._head.startswith(b"\x1f\x8b\x08\x04") and self._head[12:14] == b"BC"
-        return not is_bgzf or self._tail.endswith(_BGZF_END)
+        return not is_bgzf or self._tail.endswith(BGZF_END)
 
 
 def _decoded(raw: Iterator[bytes], reference: str | None, columns: int) -> Iterator[pysam.AlignedSegment]:

@@ -22,7 +22,7 @@ TABLES_AGREE_TO = 1.5e-4
 COMBINATIONS = st.fixed_dictionaries(
     {
         "layout.unit_rows": st.sampled_from([1, 3, 8, 40, 1000]),
-        "runtime.token_budget": st.sampled_from([0, 60, 300, 2000, 50_000]),
+        "runtime.token_budget": st.sampled_from([None, 60, 300, 2000, 50_000]),
         "runtime.batch_size": st.sampled_from([1, 7, 4096]),
         "runtime.threads": st.sampled_from([1, 2]),
         "runtime.merge_threads": st.sampled_from([1, 2]),
@@ -84,7 +84,7 @@ def check_same(ours, theirs):
     )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(combination=COMBINATIONS, order=st.integers(0, 1000))
 def test_calls_are_the_same_for_any_combination(reference, tmp_path_factory, combination, order):
     """Scores to 1e-5 and every call, whatever the batches, processes and units, and the order of the records."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -143,11 +143,20 @@ def make_table(proteins: Ragged, organisms: Sequence[tuple[str, str, str]]) -> T
 
 
 def load_table(path: Path) -> Table:
-    """Read a table.
+    """Read a table; the last one that was read is kept, for the same file is asked for by each stage.
 
     Raises:
         ModelError: the file is missing, damaged or no table.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ModelError(f"{path}: there is no such table of proteins. Get the model again.") from error
+    return _load(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, _mtime_ns: int, _size: int) -> Table:
     import zstandard  # noqa: PLC0415 - only tables of proteins need it
 
     try:
@@ -164,8 +173,6 @@ def load_table(path: Path) -> Table:
                 _unpacked(file["group_names"]),
                 _unpacked(file["classes"]),
             )
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: there is no such table of proteins. Get the model again.") from error
     except (OSError, zstandard.ZstdError, BadZipFile, KeyError, ValueError, EOFError) as error:
         raise ModelError(f"{path}: not a readable table of proteins ({error}). Get the file again.") from error
     if table.starts[-1] != len(table.residues) or len(lengths) != len(table):

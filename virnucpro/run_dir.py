@@ -55,7 +55,9 @@ RESULT_SUFFIXES = (
 )
 """Endings of all files that ``predict`` and ``call`` write for an input; its other neighbours are none of theirs."""
 
-ALL_SUFFIXES = (*(f".{suffix}" for suffix in (*RESULT_SUFFIXES, "run.json", "log", "report.html")), "_mqc.json")
+MULTIQC_SUFFIXES = ("virnucpro_mqc.json", "virnucpro_stats_mqc.json", "virnucpro_mqc_versions.yml")
+
+ALL_SUFFIXES = tuple(f".{suffix}" for suffix in (*RESULT_SUFFIXES, "run.json", "log", "report.html", *MULTIQC_SUFFIXES))
 """The same, and what is made of them."""
 
 

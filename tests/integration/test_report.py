@@ -369,3 +369,24 @@ def test_a_browser_shows_the_page_without_complaint(full_run, tmp_path, width):
     assert int(title[1]) <= width
     for heading in ("Counts", "Top hits", "Proviruses", "How it was run", "Methods and citation"):
         assert heading in title[2]
+
+
+def test_the_page_says_what_to_do_next_and_no_setting_that_nobody_gave(tmp_path):
+    """Which programs take the sequences on; -1 stands for what was left to the program and is not shown."""
+    root = write_run(
+        tmp_path / "run", [line("a", 1000, 0.99)], record={"parameters": {"layout_rows": -1, "fragment_length": 500}}
+    )
+    shown = page_of(root)
+    assert all(tool in shown.text for tool in ("CheckV", "geNomad", "pharokka", "in.virus.fna.gz"))
+    assert "layout rows" not in shown.text
+    assert "fragment length" in shown.text
+
+
+def test_uncertain_has_a_pattern_besides_its_colour(tmp_path):
+    """Readers who see no colours tell it from virus: swatch and share are striped."""
+    root = write_run(tmp_path / "run", [line("a", 1000, 0.99), line("b", 1000, 0.7)])
+    shown = page_of(root)
+    assert [e["class"] for e in shown.all("span") if "uncertain" in e.get("class", "").split()]
+    css = (Path(plots.__file__).parent / "templates" / "report.css").read_text()
+    assert ".share .uncertain" in css
+    assert "repeating-linear-gradient" in css

@@ -28,6 +28,7 @@ class Counts:
         frames: frame name to number of rows (``N0``: scored from nucleotides alone).
         num_failed_rows: rows that could not be computed.
         regions: kind to number of virus regions.
+        region_bases: kind to number of bases in them.
         virus_fdr: estimated share of false calls among what is called virus; NaN if nothing is.
         sequences_by_model: in a cascade, model to number of sequences that it decided.
         bases_by_model: in a cascade, model to number of bases in them.
@@ -42,6 +43,7 @@ class Counts:
     frames: dict[str, int] = field(default_factory=dict)
     num_failed_rows: int = 0
     regions: dict[str, int] = field(default_factory=lambda: {WHOLE: 0, PROVIRUS: 0})
+    region_bases: dict[str, int] = field(default_factory=lambda: {WHOLE: 0, PROVIRUS: 0})
     virus_fdr: float = math.nan
     sequences_by_model: dict[str, int] = field(default_factory=dict)
     bases_by_model: dict[str, int] = field(default_factory=dict)
@@ -62,6 +64,9 @@ class Counts:
         has_part = np.unique(results.proviruses["sequence"]) - first
         counts.regions[PROVIRUS] = len(results.proviruses)
         counts.regions[WHOLE] = int(is_virus.sum()) - int(is_virus[has_part].sum())
+        lengths = results.table.sequences["length"]
+        counts.region_bases[PROVIRUS] = int((results.proviruses["stop"] - results.proviruses["start"]).sum())
+        counts.region_bases[WHOLE] = counts.bases["virus"] - int(lengths[has_part][is_virus[has_part]].sum())
         return counts
 
     def _add(self, part: InputResults) -> None:
@@ -128,6 +133,7 @@ def summary(results: InputResults, counts: Counts, source: str, cascade: Mapping
         "rows_by_frame": counts.frames,
         "num_rows_failed": counts.num_failed_rows,
         "regions_by_kind": counts.regions,
+        "bases_by_region_kind": counts.region_bases,
         **({} if cascade is None else {"cascade": {**cascade, **by_model}}),
     }
 

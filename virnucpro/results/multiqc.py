@@ -7,13 +7,14 @@ side. Found by MultiQC through the ending ``_mqc.json`` of their names.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from virnucpro.results.figures import CALL_COLOURS, CALL_TITLES
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.overview import CALLS
-from virnucpro.run_dir import write_json
+from virnucpro.run_dir import MULTIQC_SUFFIXES, atomic_write, write_json
 
 _DESCRIPTION = "tells which sequences of a metagenome are viral, from nucleotide and protein language models."
 _STATISTICS = {
@@ -33,6 +34,22 @@ _STATISTICS = {
         "min": 0,
         "max": 100,
     },
+    "num_proviruses": {
+        "title": "Proviruses",
+        "description": "Viral parts of longer sequences",
+        "format": "{:,.0f}",
+        "scale": "Oranges",
+        "min": 0,
+    },
+    "percent_viral_bases": {
+        "title": "% viral bases",
+        "description": "Share of all bases that lie in whole viruses or in proviruses",
+        "suffix": "%",
+        "format": "{:,.1f}",
+        "scale": "Oranges",
+        "min": 0,
+        "max": 100,
+    },
     "bases_virus": {
         "title": "Bases virus",
         "description": "Bases in sequences called virus",
@@ -44,20 +61,22 @@ _STATISTICS = {
 
 
 def write_multiqc(run: FinishedRun) -> list[Path]:
-    """Write ``<stem>.virnucpro_mqc.json`` and ``<stem>.virnucpro_stats_mqc.json`` of an input.
+    """Write bars, columns and the version that made them: ``<stem>.`` and each of ``MULTIQC_SUFFIXES``.
 
     Args:
         run: the input.
     """
     written = []
-    for suffix, content in (
-        ("virnucpro_mqc.json", _calls(run.stem, run.summary)),
-        ("virnucpro_stats_mqc.json", _statistics(run.stem, run.summary)),
-    ):
+    bars, columns, versions = MULTIQC_SUFFIXES
+    for suffix, content in ((bars, _calls(run.stem, run.summary)), (columns, _statistics(run.stem, run.summary))):
         path = run.path(suffix)
         write_json(path, content | {"calls": run.calls_mark})
         written.append(path)
-    return written
+    path = run.path(versions)
+    version = run.record.get("called", run.record).get("version", "unknown")
+    with atomic_write(path) as temporary:
+        temporary.write_text(f"# {run.calls_mark}\nVirNucPro: {json.dumps(str(version))}\n", encoding="utf-8")
+    return [*written, path]
 
 
 def _calls(stem: str, summary: dict[str, Any]) -> dict[str, object]:
@@ -79,9 +98,12 @@ def _calls(stem: str, summary: dict[str, Any]) -> dict[str, object]:
 
 def _statistics(stem: str, summary: dict[str, Any]) -> dict[str, object]:
     """The columns of the general statistics."""
-    total = summary["num_sequences"]
+    total, num_bases = summary["num_sequences"], summary["num_bases"]
+    viral = sum(summary["bases_by_region_kind"].values())
     values = {
         "num_sequences": total,
+        "num_proviruses": summary["regions_by_kind"]["provirus"],
+        "percent_viral_bases": 100 * viral / num_bases if num_bases else 0.0,
         "percent_virus": 100 * summary["sequences_by_call"]["virus"] / total if total else 0.0,
         "bases_virus": summary["bases_by_call"]["virus"],
     }

@@ -188,6 +188,10 @@ def _texts(run: FinishedRun, tally: Overview) -> dict[str, object]:
         "sections": sections,
         "lead": _lead(run, tally),
         "hits_text": f"{hits} {num_virus:,} sequences called virus, the longer first among equals.",
+        "next_steps": [
+            f"How complete are they: CheckV on {run.stem}.virus.fna.gz and {run.stem}.proviruses.fna.gz.",
+            "Which viruses are they: geNomad gives them a taxonomy; what do they code for: pharokka annotates phages.",
+        ],
         "proviruses_text": f"{regions} {num_found:,} viral parts of longer sequences; 1-based closed coordinates.",
         "genes_text": (
             "Genes of the proviruses above, with some host around them, then of the top hits: arrows by position (kb), "
@@ -383,7 +387,8 @@ def _facts(values: Mapping[str, Any], leave_out: Sequence[str] = ()) -> dict[str
             text = ", ".join(map(str, value))
         else:
             text = f"{value:,}" if name.startswith("num_") else str(value)
-        if name not in leave_out and value is not None and text:
+        is_left_to_us = value is None or (isinstance(value, int) and value == -1)  # no user gave it
+        if name not in leave_out and not is_left_to_us and text:
             facts[name.replace("_", " ")] = text
     return facts
 

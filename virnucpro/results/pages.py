@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Self
 
 from virnucpro.results.finished import FinishedRun
-from virnucpro.run_dir import RunDir
+from virnucpro.run_dir import MULTIQC_SUFFIXES, RunDir
 
 _log = logging.getLogger(__name__)
 
 FIGURES = re.compile(r"(?:scores|lengths|shares|track_\d\d_[A-Za-z0-9._-]*)\.(png|svg|pdf)")
 """Names of figures, with their format."""
-_PAGE, _FOR_MULTIQC, _READS = "report.html", ("virnucpro_mqc.json", "virnucpro_stats_mqc.json"), "reads.json"
+_PAGE, _READS = "report.html", "reads.json"
 _MARK = re.compile(rb"virnucpro-calls:([0-9a-f]{32})")
 
 
@@ -44,7 +44,7 @@ class Pages:
         formats = {match[1] for path in _figures(root, stem) if (match := FIGURES.fullmatch(path.name))}
         return cls(
             report=folder.result(stem, _PAGE).is_file(),
-            multiqc=any(folder.result(stem, suffix).is_file() for suffix in _FOR_MULTIQC),
+            multiqc=any(folder.result(stem, suffix).is_file() for suffix in MULTIQC_SUFFIXES),
             figures=tuple(sorted(formats)),
         )
 
@@ -85,7 +85,7 @@ def write_pages(run: FinishedRun, wanted: Pages, say: Callable[[Path], object] =
 
 def _files(root: Path, stem: str) -> list[Path]:
     folder = RunDir(root)
-    pages = (folder.result(stem, suffix) for suffix in (_PAGE, *_FOR_MULTIQC))
+    pages = (folder.result(stem, suffix) for suffix in (_PAGE, *MULTIQC_SUFFIXES))
     return [*(path for path in pages if path.is_file()), *_figures(root, stem)]
 
 

@@ -282,7 +282,9 @@ def test_input_that_predict_refuses_is_refused(virnucpro, tiny_bundle, tmp_path,
         (("in.fa", "--seconds", "0"), 2),
     ],
 )
-def test_wrong_use_is_one_line_and_its_exit_code(virnucpro, arguments, code):
+def test_wrong_use_is_one_line_and_its_exit_code(virnucpro, tmp_path, monkeypatch, arguments, code):
+    monkeypatch.chdir(tmp_path)
+    write_fasta(tmp_path / "in.fa", {"a": random_dna(300, 1)})
     ended = virnucpro("plan", *arguments)
     assert (ended.code, ended.out) == (code, "")
     assert ended.err.strip().splitlines()[-1].startswith("Error: ")

@@ -505,7 +505,8 @@ def test_a_head_in_safetensors_says_itself_what_it_was_trained_on(places):
 def test_a_head_that_does_not_fit_the_encoders_is_refused_before_any_work(virnucpro, places):
     write_published(places)
     write_head(places / "cache" / "downloads" / "300_model" / "300_model.pth", 57)
-    ended = virnucpro("predict", places / "none.fasta", "-o", places / "out", "--model", 300)
+    fasta = write_fasta(places / "in.fasta", mixed_records(1))
+    ended = virnucpro("predict", fasta, "-o", places / "out", "--model", 300)
     assert ended.code == 6
     assert "57 wide" in ended.err
     assert "give 56" in ended.err

@@ -77,6 +77,7 @@ def follow_parent() -> None:
     killed decides nothing: without this its children would work on, side by side with the run that goes on.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process was started
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -79,7 +79,7 @@ def read_bytes(path: Path) -> bytes:
         if status.st_size > MAX_BYTES:
             raise StoreError(path, f"is damaged ({status.st_size:,} bytes, where {MAX_BYTES:,} would be many)")
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            return stream.read(MAX_BYTES)
+            return stream.read(status.st_size)  # a larger number would be allocated
     finally:
         os.close(descriptor)
 

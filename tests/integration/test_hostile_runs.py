@@ -115,3 +115,18 @@ def test_a_stem_in_a_stored_index_never_leads_out_of_the_run(finished, virnucpro
     assert ended.code == 1
     assert "damaged" in ended.err
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_a_run_that_may_only_be_read_is_verified_and_called(finished, virnucpro, tmp_path, monkeypatch):
+    """Of a colleague, or on a read-only mount: nothing is written into it, and its lock is not opened for writing."""
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    allowed = os.access
+
+    def access(path, mode, **more):
+        return allowed(path, mode, **more) and not (mode == os.W_OK and finished in (Path(path), *Path(path).parents))
+
+    monkeypatch.setattr(os, "access", access)  # root may write anywhere
+    assert virnucpro("verify", finished).code == 0
+    assert virnucpro("call", finished, "-o", tmp_path / "mine").code == 0
+    assert (tmp_path / "mine" / "in.sequences.tsv").exists()
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before

@@ -28,11 +28,13 @@ import logging
 import logging.handlers
 import multiprocessing
 import queue
+import signal
 import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self
@@ -191,7 +193,13 @@ class WorkerGroup:
         process = context.Process(target=_worker_main, args=(self._work, worker, theirs), daemon=False)
         # In the list before it runs: an interrupt in the middle of the start leaves no process that nobody knows.
         self._children.append(_Child(process, connection, worker))
-        process.start()
+        # Ctrl-C reaches the child too; it waits until the child can ignore it (``follow_parent``).
+        resource_tracker.ensure_running()  # unblocks the signal as it starts, so it must be there before
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
 
     def _handle(self, child: _Child, message: object) -> Iterator[Outcome]:

@@ -21,8 +21,8 @@ from virnucpro.stages.merge import MergeWork, merge_all
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[RunDir]:
-    """The directory of a run that was extracted, locked for this process.
+def _opened(path: Path, *, only_reading: bool = False) -> Iterator[RunDir]:
+    """The directory of a run that was extracted, locked for this process, or against others while it is read.
 
     Raises:
         UsageError: there is no run in it, or not one that got that far.
@@ -31,7 +31,7 @@ def _opened(path: Path) -> Iterator[RunDir]:
     if not run_dir.manifest.is_file():
         raise UsageError(f"{path} holds no run. Name the output directory of a virnucpro predict.")
     run_dir.check_version()
-    with run_dir.locked():
+    with run_dir.reading() if only_reading else run_dir.locked():
         yield run_dir
 
 
@@ -100,7 +100,7 @@ def verify(path: Path, *, show_bars: bool = False) -> Findings:
         UsageError: there is no such run.
         StoreError: its index or manifest is damaged.
     """
-    with _opened(path) as run_dir:
+    with _opened(path, only_reading=True) as run_dir:
         num_units = len(_index(run_dir).units) * len(run_dir.models)
         with Reporter(show_bars).stage("verify", num_units, "units") as advance:
             return verification.verify(run_dir, advance)

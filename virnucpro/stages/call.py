@@ -59,7 +59,8 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
     if run_dir.is_cascade and wanted.legacy:
         raise UsageError(f"{root}: {cascade.NO_LEGACY}")
     results = RunDir(wanted.directory or root)
-    with run_dir.locked():
+    is_elsewhere = results.root.absolute() != root.absolute()
+    with run_dir.reading() if is_elsewhere else run_dir.locked():
         index = _finished(run_dir)
         reporter = Reporter(show_bars)
         _make(results.root)

@@ -6,8 +6,12 @@ the same bases as an earlier one has the score of that one, its source, which ma
 
 from __future__ import annotations
 
+import os
+import secrets
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -43,11 +47,14 @@ class StoredScores:
         self._num_filled = 0
 
     def __enter__(self) -> Self:
-        self._known = new_table(self.run.dir.row_scores, np.float32, (self._index.num_rows, 2))
+        self._place = self.run.dir.row_scores
+        if not os.access(self._place.parent, os.W_OK):  # a run that may only be read
+            self._place = Path(tempfile.gettempdir()) / f"virnucpro-{secrets.token_hex(8)}.npy"
+        self._known = new_table(self._place, np.float32, (self._index.num_rows, 2))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.run.dir.row_scores.unlink(missing_ok=True)
+        self._place.unlink(missing_ok=True)
 
     def unit(self, unit: int, strings: Collection[str] = ()) -> ScoredUnit:
         """A unit with the score of every row; ``strings`` are the lists that are read.

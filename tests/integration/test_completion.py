@@ -17,7 +17,7 @@ _virnucpro_completion virnucpro
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 WANTED = {
-    "a command": (["virnucpro"], "pre", {"predict"}),
+    "a command": (["virnucpro"], "pre", {"predict", "prepare"}),
     "options": (["virnucpro", "predict"], "--mod", {"--model", "--model-type", "--model-path"}),
     "choices": (["virnucpro", "predict", "--format"], "", {"tsv", "parquet", "jsonl"}),
     "models": (["virnucpro", "predict", "in.fasta", "-m"], "l", {"lite"}),

@@ -131,7 +131,7 @@ def test_a_fair_esm_checkpoint_keeps_only_what_makes_the_embedding(tmp_path):
     for tensors, heads, problem in (({}, None, "not the tensors"), (make_small_tensors(), 4, "not the tensors")):
         with pytest.raises(ModelError, match=problem):
             convert_checkpoint(tensors, heads)
-    with pytest.raises(ModelError, match="how many attention heads"):
+    with pytest.raises(ModelError, match="number of attention heads"):
         convert_checkpoint(make_original(SHAPES[0]).state_dict())
 
 

@@ -80,6 +80,7 @@ def kill_at_random(process, out: Path, rng: random.Random) -> Counter[str]:
     return kills
 
 
+@pytest.mark.slow
 def test_thirty_kills_over_one_run_change_nothing(sample, tmp_path):
     """Encoders, DataLoader workers and merge processes die at random; rows in are rows out, bytes are equal."""
     bundle, fasta, undisturbed = sample

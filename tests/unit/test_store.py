@@ -257,7 +257,7 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     """HDF5 or not."""
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["scores"] = np.zeros((3, 2))
-    assert_refused(tmp_path / "foreign.h5", "scores", "scores", problem="no file of this program")
+    assert_refused(tmp_path / "foreign.h5", "scores", "scores", problem="not a file of this program")
     (tmp_path / "text.h5").write_text("Sequence_ID\tPrediction\n" * 100)
     assert_refused(tmp_path / "text.h5", "scores", "scores", problem="damaged")
 

@@ -91,7 +91,7 @@ def _on(request: Request, device: str | None, threads: int | None) -> Request:
 def _run(request: Request, output: Path, *, show_bars: bool) -> tuple[dict[str, Any], IncompleteRunError | None]:
     """The record of the new run, and what it could not compute: that too may be as it was.
 
-    A repetition that was stopped goes on; one that is finished begins anew, else it would compare what it stored.
+    A repetition that was stopped resumes; one that is finished starts over, else it would compare what it stored.
     """
     from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch
     from virnucpro.run_dir import RunDir, read_json  # noqa: PLC0415

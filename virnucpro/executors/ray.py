@@ -212,9 +212,15 @@ class RayExecutor:
         import ray  # noqa: PLC0415 - an extra, and reads its surroundings when it is imported
 
         self._ray = ray
-        mine = {"num_cpus": self.num_cpus, "include_dashboard": False} if self.address == "local" else {}
+        is_local = self.address == "local"
         try:
-            ray.init(self.address, log_to_driver=False, configure_logging=False, **mine)
+            ray.init(
+                self.address,
+                num_cpus=self.num_cpus if is_local else None,
+                include_dashboard=False if is_local else None,
+                log_to_driver=False,
+                configure_logging=False,
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             self._restore()
             raise UsageError(f"no Ray cluster answers at {self.address} ({error}).") from error

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.kmer_models import SOURCES, Model, Source, fit
 from studies.shared_stretch import longest_shared_nt
 from virnucpro.encoders.codons import AMBIGUOUS_BASE, BASE_CODES
 from virnucpro.errors import VirNucProError
 from virnucpro.training.genomes import Genomes, load_genomes
-from virnucpro.training.kmer_models import SOURCES, Model, Source, fit
 from virnucpro.training.sampling import reverse_complement
 
 logger = logging.getLogger(__name__)

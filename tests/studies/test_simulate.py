@@ -9,6 +9,7 @@ from Bio import SeqIO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from studies.kmer_models import PROKARYOTE, SMALL_DNA, VERTEBRATE, Source, fit
 from studies.shared_stretch import SEED_NT, longest_shared_nt
 from studies.simulate import (
     MOST_SHARED_NT,
@@ -21,7 +22,6 @@ from studies.simulate import (
 )
 from virnucpro.errors import InputError, VirNucProError
 from virnucpro.training.genomes import Genomes
-from virnucpro.training.kmer_models import PROKARYOTE, SMALL_DNA, VERTEBRATE, Source, fit
 from virnucpro.training.sampling import reverse_complement
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -6,25 +6,28 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
 from virnucpro.bundles import load_bundle
+from virnucpro.cli.evaluate import evaluate
+from virnucpro.cli.train import train
 from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.residue_conv import ResidueConvShape
 from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import InputError, ModelError
 from virnucpro.sequence.ragged import offsets_of
-from virnucpro.training.__main__ import main
 from virnucpro.training.calibration import calibration_error, fit_bend, fit_exponent, fit_line, threshold_at_fpr
 from virnucpro.training.composition import first_vectors
 from virnucpro.training.dev import DevSize, cut_rows, draw_dev, join_rows
-from virnucpro.training.evaluation import auroc, average_precision, equal_class_weights, recall_at_fpr
+from virnucpro.training.evaluation import auroc, average_precision, recall_at_fpr
 from virnucpro.training.fit import Fit, Recipe, choose_open_frames, training_pools
 from virnucpro.training.genomes import Genomes, load_genomes
-from virnucpro.training.lite import write_lite
+from virnucpro.training.lite import calibrate_bundle, write_lite
 from virnucpro.training.profiles import ProfileFit
 from virnucpro.training.sampling import mutate, reverse_complement, sample_fragments, virus_pool
 
@@ -168,11 +171,6 @@ def test_average_precision_and_recall_of_a_known_ranking():
     assert average_precision(scores, is_virus) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert recall_at_fpr(scores, is_virus, 0.01) == pytest.approx(0.5)
     assert recall_at_fpr(scores, is_virus, 0.5) == pytest.approx(1.0)
-
-
-def test_equal_class_weights_sum_to_one_a_class():
-    weights = equal_class_weights(np.array(["a", "b", "b", "a", "b"]))
-    assert np.allclose(weights, [1 / 2, 1 / 3, 1 / 3, 1 / 2, 1 / 3])
 
 
 def test_the_line_recovers_slope_and_intercept():
@@ -327,19 +325,22 @@ def test_a_training_can_start_from_the_weights_of_another(data: Path, tmp_path: 
         Fit(replace(recipe, head_width=64), genomes, start=first)
 
 
-def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: Path, capsys):
-    bundle_folder = tmp_path / "bundle"
-    command = ["--data", str(data), "--output", str(bundle_folder), "--fragments", "1024", "--dev-share", "0.01"]
-    assert main(command) == 0
-    figures = json.loads(capsys.readouterr().out)
+def invoke(command: click.Command, *arguments: object) -> None:
+    found = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+
+
+def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: Path):
+    bundle_folder, evaluation = tmp_path / "bundle", tmp_path / "evaluation"
+    share = ("--dev-share", "0.01")
+    invoke(train, "--data", data, "--output", bundle_folder, "--fragments", 1024, *share)
+    figures = json.loads((bundle_folder / "training.json").read_text())["dev"]
     bundle = load_bundle(str(bundle_folder))
     assert bundle.scores_frameless
     assert bundle.calibration.lengths == (150, 300, 500)
     assert not (bundle_folder / "checkpoint.safetensors").exists()
-    evaluation = tmp_path / "figures.json"
-    asked = ["evaluate", "--data", str(data), "--bundle", str(bundle_folder), "--output", str(evaluation)]
-    assert main([*asked, "--dev-share", "0.01"]) == 0
-    again = json.loads(evaluation.read_text())
+    invoke(evaluate, "--data", data, "--model", bundle_folder, "--output", evaluation, "--no-panel", *share)
+    again = json.loads((evaluation / "evaluation.json").read_text())["lengths"]
     assert again["500"]["auroc"] == figures["500"]["auroc"] > 0.9
     assert set(again["500"]["auroc_by_class"]) == set(HOSTS)
     assert again["500"]["presets"] == figures["500"]["presets"]
@@ -348,17 +349,18 @@ def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: 
     assert all(0 <= of_length["calibration_error"] < 0.5 for of_length in again.values())
 
 
-def test_a_stored_bundle_is_calibrated_anew(data: Path, tmp_path: Path, capsys):
-    """The same dev sequences give what training gave; what was changed by hand is set right, and no weight moves."""
-    folder = tmp_path / "bundle"
-    asked = ["--data", str(data), "--dev-share", "0.01"]
-    assert main([*asked, "--output", str(folder), "--fragments", "192"]) == 0
+def test_a_stored_bundle_is_calibrated_again_and_given_its_profiles_again(data: Path, tmp_path: Path):
+    """The same dev sequences give what training gave, and no weight moves; nor do the same profiles, made again."""
+    folder, share = tmp_path / "bundle", 0.01
+    invoke(train, "--data", data, "--output", folder, "--fragments", 192, "--dev-share", share)
     before = (folder / "bundle.yaml").read_text()
     digests = load_bundle(str(folder)).digests
     changed = yaml.safe_load(before) | {"rows": "max", "presets": {}}
     changed["calibration"]["exponent"] = 0.1
     (folder / "bundle.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
-    assert main(["calibrate", *asked, "--bundle", str(folder)]) == 0
+    calibrate_bundle(load_genomes(data, "dev"), folder, DevSize().scaled(share))
     assert yaml.safe_load((folder / "bundle.yaml").read_text()) == yaml.safe_load(before)
     assert load_bundle(str(folder)).digests == digests
-    assert "calibration_error" in capsys.readouterr().out
+    asked = ("--preset", "profiles", "--start", folder, "--fragments", 512, "--dev-share", share)
+    invoke(train, "--data", data, "--output", tmp_path / "next", *asked)
+    assert load_bundle(str(tmp_path / "next")).digests == digests

@@ -11,7 +11,8 @@ import click
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
-Presets: lite trains small encoders and a head from scratch; head trains a head on encoders, those of a bundle or
+Presets: lite trains small encoders and a head from scratch; profiles and nearest replace what the model of --start
+counts, and the proteins that it searches; head trains a head on encoders, those of a bundle or
 others, whose embeddings are computed once and kept in the cache (VIRNUCPRO_CACHE, features/); published does so by
 the published recipe (Li et al. 2025), whose split of frames flatters what it measures while it trains.
 
@@ -73,7 +74,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option(
     "--preset",
-    type=click.Choice(("lite", "nearest", "head", "published")),
+    type=click.Choice(("lite", "profiles", "nearest", "head", "published")),
     default="lite",
     show_default=True,
     help="Recipe.",
@@ -129,7 +130,7 @@ def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: 
         fragment_length=options["fragment_length"],
         seed=options["seed"],
         dev_share=options["dev_share"],
-        device="cpu" if preset in ("lite", "nearest") else choose_devices(options["device"])[0],
+        device=choose_devices(options["device"])[0] if preset in ("head", "published") else "cpu",
     )
     request.check()
     if preset == "nearest":

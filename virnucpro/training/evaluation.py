@@ -65,10 +65,3 @@ def precision_recall_curve(
     grid = np.linspace(0, 1, num_points)
     reached = np.minimum(np.searchsorted(true / true[-1], grid - 1e-12), len(true) - 1)
     return grid, true[reached] / (true[reached] + false[reached])
-
-
-def equal_class_weights(classes: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Weight of each item so that every class weighs 1 in all."""
-    _, members, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    weights: NDArray[np.float64] = 1.0 / counts[members]
-    return weights

@@ -43,7 +43,7 @@ from virnucpro.training.dev import (
 )
 from virnucpro.training.evaluation import auroc, average_precision, recall_at_fpr
 from virnucpro.training.fit import Fit, LiteNetwork, Recipe, take_weights, training_pools
-from virnucpro.training.genomes import Genomes, load_genomes
+from virnucpro.training.genomes import Genomes
 from virnucpro.training.profiles import ProfileFit, add_evidence
 
 _LOG = logging.getLogger(__name__)
@@ -68,13 +68,11 @@ class ScoredDev:
         sequences: what they are.
         rows: of their fragments.
         odds: (n,) log-odds of the rows.
-        seconds: that scoring took.
     """
 
     sequences: DevSequences
     rows: Rows
     odds: NDArray[np.float64]
-    seconds: float
 
 
 def train_lite(
@@ -280,18 +278,6 @@ def choose_presets(
     }
 
 
-def evaluate_bundle(data: Path, bundle_folder: Path, size: DevSize) -> Figures:
-    """Dev figures of a bundle by length, and how many 500-base fragments it embeds and scores a second."""
-    bundle = load_bundle(str(bundle_folder))
-    figures: Figures = {}
-    for length, scored in score_dev(load_genomes(data, "dev"), bundle, size).items():
-        log_odds = sequence_log_odds(bundle, scored.rows, scored.odds)
-        is_doubted = doubted(bundle, scored.sequences)
-        figures[str(length)] = describe(scored.sequences, log_odds, bundle.presets, is_doubted)
-        figures[str(length)]["fragments_per_second"] = round(len(scored.rows.lengths) / scored.seconds)
-    return figures
-
-
 def score_dev(genomes: Genomes, bundle: Bundle, size: DevSize, model: Model | None = None) -> dict[int, ScoredDev]:
     """Draw the dev sequences of each length and score their rows; ``model`` is the bundle's, where it is loaded."""
     model = model or load_model(bundle)
@@ -299,9 +285,7 @@ def score_dev(genomes: Genomes, bundle: Bundle, size: DevSize, model: Model | No
     for length in CALIBRATED_LENGTHS + CONTIG_LENGTHS:
         sequences = draw_dev(genomes, length, _size_at(length, size))
         rows = cut_rows(sequences.letters, bundle.fragment_length, scores_frameless=bundle.scores_frameless)
-        started = time.perf_counter()
-        odds = model.log_odds(rows)
-        scored[length] = ScoredDev(sequences, rows, odds, time.perf_counter() - started)
+        scored[length] = ScoredDev(sequences, rows, model.log_odds(rows))
     return scored
 
 

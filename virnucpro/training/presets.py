@@ -27,10 +27,10 @@ from virnucpro.training.dev import DevSize
 from virnucpro.training.features import FRAGMENTS_A_CHUNK, Drawing, FeatureCache, Rows, draw_rows
 from virnucpro.training.fit import Recipe, training_pools
 from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
-from virnucpro.training.lite import CHECKPOINT, Figures, train_lite, write_bundle
+from virnucpro.training.lite import CHECKPOINT, Figures, add_profiles, train_lite, write_bundle
+from virnucpro.training.profiles import ProfileRecipe
 from virnucpro.training.truncation import depth_of, write_truncated
 
-PRESETS = ("lite", "nearest", "head", "published")
 HEAD_FRAGMENTS = 40_960
 REPORT = "training.json"
 _REQUEST = "training-request.json"
@@ -41,10 +41,10 @@ class Request:
     """What was asked of a training; the same request goes on where it was stopped.
 
     Attributes:
-        preset: one of ``PRESETS``.
+        preset: the recipe.
         encoders: bundles, encoders by name, or their files, for ``head`` and ``published``.
         layer: after how many layers to cut encoders that have more; 0 leaves them whole.
-        start: bundle whose weights are the first ones (``lite``) or the only ones (``nearest``); empty for none.
+        start: bundle whose weights are the first ones (``lite``) or the only ones (``profiles``, ``nearest``).
         learning_rate: the highest; 0 for the recipe's own (``lite``).
         fragments: to train on; 0 for the preset's own number.
         minutes: train about so long instead (``lite``).
@@ -54,7 +54,7 @@ class Request:
         device: torch device name of the encoders.
     """
 
-    preset: Literal["lite", "nearest", "head", "published"] = "lite"
+    preset: Literal["lite", "profiles", "nearest", "head", "published"] = "lite"
     encoders: tuple[str, ...] = ()
     layer: int = 0
     start: str = ""
@@ -68,13 +68,14 @@ class Request:
 
     def check(self) -> None:
         """Raise UsageError for options that do not go together."""
-        if self.preset in ("lite", "nearest") and (self.encoders or self.layer):
+        is_head = self.preset in ("head", "published")
+        if not is_head and (self.encoders or self.layer):
             raise UsageError("--encoder and --layer are for --preset head or published: lite trains its own encoders.")
-        if self.preset not in ("lite", "nearest") and not self.encoders:
+        if is_head and not self.encoders:
             raise UsageError(f"--preset {self.preset} needs --encoder: a bundle, or two encoders.")
         if self.preset != "lite" and self.minutes is not None:
             raise UsageError("--minutes is for --preset lite; give --fragments.")
-        if self.preset in ("head", "published") and (self.start or self.learning_rate):
+        if is_head and (self.start or self.learning_rate):
             raise UsageError("--start and --learning-rate are for --preset lite.")
 
 
@@ -105,6 +106,11 @@ def train(dataset: Dataset, output: Path, request: Request, reporter: Reporter) 
         recipe = _lite_recipe(request, start)
         figures = train_lite(dataset, output, recipe, size, request.minutes, reporter, start)
         described: dict[str, Any] = asdict(recipe)
+    elif request.preset == "profiles":
+        profiles = ProfileRecipe() if not request.fragments else ProfileRecipe(fragments=request.fragments)
+        recipe = replace(Recipe(seed=request.seed), profiles=profiles)
+        figures = add_profiles(dataset, load_bundle(request.start or "lite"), output, recipe, size)
+        described = asdict(profiles)
     else:
         figures, described = _train_head(dataset, output, request, size, reporter)
     write_json(output / REPORT, {"request": asdict(request), "recipe": described, "dev": figures})

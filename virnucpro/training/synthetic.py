@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.training.kmer_models import IS_STOP
+from virnucpro.encoders.codons import CODON_RESIDUES, NUM_CODONS, STOP
 
-_CODONS = np.flatnonzero(~np.asarray(IS_STOP)[:64])
+_CODONS = np.flatnonzero(CODON_RESIDUES[:NUM_CODONS] != STOP)
 _LONGEST_MOTIF_NT = 12
 
 

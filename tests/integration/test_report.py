@@ -19,7 +19,7 @@ from made_tables import RULES, line, table_of, write_run
 from virnucpro.bundles.rules import Thresholds
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.results import counts as counting
-from virnucpro.results import figures, plots
+from virnucpro.results import drawing, figures
 from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Calling
 from virnucpro.results.finished import FinishedRun, open_run, stems_of
 from virnucpro.results.outputs import InputResults
@@ -155,7 +155,7 @@ def test_the_page_can_be_read_without_seeing_it(full_run):
 
 def test_text_and_colours_stand_out_in_both_schemes():
     """WCAG 2.1 AA: 4.5 to 1 for text, 3 to 1 for what a figure is made of, on the page and on a card."""
-    css = (Path(plots.__file__).parent / "templates" / "report.css").read_text()
+    css = (Path(figures.__file__).parent / "templates" / "report.css").read_text()
     schemes = css.partition("* {")[0].split("@media screen")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", scheme)) for scheme in schemes)
     for scheme in (light, dark):
@@ -165,7 +165,7 @@ def test_text_and_colours_stand_out_in_both_schemes():
             for call in CALLS:
                 assert contrast(scheme[call.replace("_", "-")], ground) >= 3, call
         assert contrast(scheme["warn-ink"], scheme["warn-page"]) >= 4.5
-    assert {light[call.replace("_", "-")] for call in CALLS} == set(figures.CALL_COLOURS.values())
+    assert {name: light[name.replace("_", "-")] for name in drawing.COLOURS} == drawing.COLOURS
 
 
 def contrast(one, other):
@@ -244,12 +244,12 @@ def test_the_same_run_gives_the_same_page(full_run, tmp_path):
     assert write_report(open_run(full_run, "in"), tmp_path / "again.html").read_bytes() == first
 
 
-@pytest.mark.parametrize("file_format", plots.FORMATS)
+@pytest.mark.parametrize("file_format", drawing.FORMATS)
 def test_the_same_run_gives_the_same_figures(tmp_path, file_format):
     """Three over all sequences and one for each track, byte for byte."""
     root = write_run(tmp_path / "run", [line("a", 5000, 0.95), line("b", 400, 0.1)])
     first, second = (
-        {path.name: path.read_bytes() for path in plots.write_plots(open_run(root, "in"), file_format).iterdir()}
+        {path.name: path.read_bytes() for path in figures.write_plots(open_run(root, "in"), file_format).iterdir()}
         for _ in "12"
     )
     assert first == second
@@ -258,7 +258,7 @@ def test_the_same_run_gives_the_same_figures(tmp_path, file_format):
 
 def test_names_of_figures_are_safe_and_short(full_run):
     """Whatever the sequence is called, its file has a plain name."""
-    folder = plots.write_plots(open_run(full_run, "in"), "svg")
+    folder = figures.write_plots(open_run(full_run, "in"), "svg")
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,80}", path.name) for path in folder.iterdir())
     assert all("<script" not in path.read_text() for path in folder.iterdir())
 
@@ -267,7 +267,7 @@ def test_an_empty_input_has_a_report(tmp_path):
     """No sequences are no error."""
     root = write_run(tmp_path / "run", [])
     assert "0 sequences were read" in page_of(root).text
-    assert plots.write_plots(open_run(root, "in"), "png").is_dir()
+    assert figures.write_plots(open_run(root, "in"), "png").is_dir()
 
 
 def test_records_of_another_run_are_refused(tmp_path):
@@ -387,6 +387,6 @@ def test_uncertain_has_a_pattern_besides_its_colour(tmp_path):
     root = write_run(tmp_path / "run", [line("a", 1000, 0.99), line("b", 1000, 0.7)])
     shown = page_of(root)
     assert [e["class"] for e in shown.all("span") if "uncertain" in e.get("class", "").split()]
-    css = (Path(plots.__file__).parent / "templates" / "report.css").read_text()
+    css = (Path(figures.__file__).parent / "templates" / "report.css").read_text()
     assert ".share .uncertain" in css
     assert "repeating-linear-gradient" in css

@@ -17,7 +17,7 @@ from virnucpro.machine.text import aligned
 from virnucpro.training.dev import DevSize
 from virnucpro.training.genomes import load_genomes
 from virnucpro.training.lite import calibrate_bundle
-from virnucpro.training.summary import dev_table
+from virnucpro.training.summary import length_table
 
 
 def main(arguments: list[str]) -> int:
@@ -83,7 +83,8 @@ def _calibrate(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     use_threads(options.threads)
     size = DevSize().scaled(options.dev_share)
-    sys.stdout.write(dev_table(calibrate_bundle(load_genomes(options.data, "dev"), options.bundle, size)) + "\n")
+    figures = calibrate_bundle(load_genomes(options.data, "dev"), options.bundle, size)
+    sys.stdout.write(f"{length_table(figures)}\n")
     return 0
 
 

@@ -49,7 +49,7 @@ ROOMS_OF = {
     "asyncssh": {"clusters"},
     "ray": {"executors"},
     "pysam": {"sequence", "results"},
-    "matplotlib": {"results", "training"},
+    "matplotlib": {"results"},
     "jinja2": {"results", "training"},
     "pyarrow": {"results", "embeddings", "run"},
     "torch.multiprocessing": {"engine"},

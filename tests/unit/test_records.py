@@ -82,7 +82,7 @@ def test_maps_show_viruses_and_proviruses_and_no_foreign_text_as_it_is():
     assert {*provirus.kinds} == {"virus", "cell"}
     assert {*phage.kinds} == {"virus"}
     assert "Provirus 20,001 to 30,000: 20 genes, 20 nearer to viruses" in described(provirus)
-    svg = draw(phage)
+    svg = draw(phage).svg()
     assert svg.count("<path") >= 60
     assert "<b>" not in svg
     assert "&lt;b&gt;phage&lt;/b&gt; (Made &amp; co)" in svg

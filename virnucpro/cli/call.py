@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 
-from virnucpro.cli.options import FOLDER, legacy_option, quiet_option, rows_option, run_argument, verbose_option
-from virnucpro.logs import start_logging
+from virnucpro.cli.options import FOLDER, legacy_option, rows_option, run_argument, terminal_options, together
 from virnucpro.settings import PRESETS, TABLE_FORMATS, TableFormat, make_settings
-
-_Command = TypeVar("_Command", bound=Callable[..., object])
 
 CALL_SETTINGS = ("preset", "threshold", "fdr", "prevalence")
 
@@ -38,7 +33,7 @@ class _Prevalence(click.ParamType[Any]):
         return share
 
 
-_OPTIONS = (
+call_options = together(
     click.option(
         "--preset",
         type=click.Choice(PRESETS),
@@ -83,11 +78,6 @@ Examples:
 """
 
 
-def call_options(command: _Command) -> _Command:
-    """Give a command the options that decide on calls."""
-    return reduce(lambda wrapped, option: option(wrapped), reversed(_OPTIONS), command)
-
-
 @click.command(epilog=_EPILOG)
 @run_argument
 @call_options
@@ -101,16 +91,14 @@ def call_options(command: _Command) -> _Command:
 @format_option
 @rows_option
 @legacy_option
-@quiet_option
-@verbose_option
+@terminal_options("quiet", "verbose")
 def call(
     run: Path,
     output: Path | None,
     table_format: TableFormat,
     keep_intermediate: bool,
     legacy_output: bool,
-    quiet: bool,
-    verbose: bool,
+    show_bars: bool,
     **settings: object,
 ) -> None:
     """Re-call a finished run with other thresholds, in seconds.
@@ -122,7 +110,6 @@ def call(
     stems = {path.name.removesuffix(".summary.json") for path in run.glob("*.summary.json")}
     refuse_overwriting(read_by_run(run), results_of(output or run, stems))
     science = make_settings(None, {f"science.{name}": value for name, value in settings.items()}).science
-    start_logging(-1 if quiet else int(verbose))
 
     from virnucpro.results.calls import Calling  # noqa: PLC0415 - brings numpy, which --help should not wait for
     from virnucpro.results.outputs import Wanted  # noqa: PLC0415
@@ -137,5 +124,5 @@ def call(
             format=table_format,
             directory=output,
         ),
-        show_bars=not quiet,
+        show_bars=show_bars,
     )

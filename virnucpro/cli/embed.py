@@ -12,12 +12,9 @@ from virnucpro.cli.options import (
     FILE,
     FOLDER,
     SOURCE,
-    no_progress_option,
-    quiet_option,
+    terminal_options,
     threads_option,
-    verbose_option,
 )
-from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
     from virnucpro.embeddings.levels import Level
@@ -78,9 +75,7 @@ Examples:
 @click.option("--cache", type=FOLDER, metavar="DIR", help="Use the embeddings kept in this folder, and add to them.")
 @click.option("--fresh", is_flag=True, help="Begin again, whatever an earlier run left.")
 @threads_option
-@no_progress_option
-@quiet_option
-@verbose_option
+@terminal_options("no_progress", "quiet", "verbose")
 def embed(
     source: str,
     output: Path,
@@ -95,16 +90,12 @@ def embed(
     cache: Path | None,
     fresh: bool,
     threads: int | None,
-    no_progress: bool,
-    quiet: bool,
-    verbose: bool,
+    show_bars: bool,
 ) -> None:
     """Write embeddings of sequences to a file.
 
     INPUT holds DNA, in any format that predict reads, or proteins in FASTA. Rows are in input order.
     """
-    start_logging(-1 if quiet else int(verbose))
-
     from virnucpro.embeddings.job import EmbedRequest, embed_file  # noqa: PLC0415 - --help should not wait for it
     from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
     from virnucpro.progress import Reporter  # noqa: PLC0415
@@ -122,7 +113,7 @@ def embed(
         dtype,
         cache,
     )
-    num_rows, about = embed_file(request, Reporter(bars=not (quiet or no_progress)), fresh=fresh)
-    if not quiet:
+    num_rows, about = embed_file(request, Reporter(show_bars), fresh=fresh)
+    if not click.get_current_context().params["quiet"]:
         widths = ", ".join(f"{facts.name} {facts.width}" for facts in about.encoders)
         click.echo(f"{output}: {num_rows:,} rows ({about.level}), {widths}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from virnucpro.cli.options import COUNT
+from virnucpro.cli.options import COUNT, together
 
 if TYPE_CHECKING:
     from virnucpro.engines import Engine
@@ -43,13 +42,7 @@ _OPTIONS = {
 }
 ENGINE_OPTIONS = tuple(_OPTIONS)
 """Names of the parameters."""
-
-
-def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add them to a command."""
-    for option in reversed(_OPTIONS.values()):
-        command = option(command)
-    return command
+engine_options = together(*_OPTIONS.values())
 
 
 def take_engine(given: dict[str, Any]) -> Engine | None:

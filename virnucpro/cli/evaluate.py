@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from virnucpro.cli.options import terminal_options
 from virnucpro.cli.train import data_options
-from virnucpro.logs import start_logging
 
 _EPILOG = """\
 Writes evaluation.json and evaluation.html: curves, figures by length, virus family and host class, error
@@ -58,7 +58,7 @@ Examples:
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps; the first of several."
 )
 @click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
-@click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
+@terminal_options("quiet")
 def evaluate(
     data: tuple[Path, ...],
     labels: Path | None,
@@ -73,11 +73,10 @@ def evaluate(
     fit_records: bool,
     device: str,
     threads: int,
-    quiet: bool,
+    show_bars: bool,
 ) -> None:
     """Measure a model on labelled sequences it was not trained on."""
-    start_logging(-1 if quiet else 0)
-
+    del show_bars
     from dataclasses import replace  # noqa: PLC0415 - with what follows: --help should not wait for torch
     from functools import partial  # noqa: PLC0415
 
@@ -100,7 +99,7 @@ def evaluate(
         measure_folder,
         write_weights,
     )
-    from virnucpro.training.summary import dev_table, panel_table, records_text  # noqa: PLC0415
+    from virnucpro.training.summary import length_table, panel_table, records_text  # noqa: PLC0415
 
     use_threads(threads)
     bundle = load_bundle(model)
@@ -118,9 +117,9 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "evaluation.json", found)
     write_page(found, output / "evaluation.html")
-    click.echo(dev_table(found["lengths"]))
+    click.echo(length_table(found["lengths"]))
     if panel:
-        click.echo("\n" + panel_table(found["panel"]))
+        click.echo(f"\n{panel_table(found['panel'])}")
     for name in ("records", "curated", "whole_dev", "communities"):
         if name in found:
             click.echo("\n" + records_text(name, found[name]))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import FOLDER, no_progress_option, quiet_option, run_argument
-from virnucpro.logs import start_logging
+from virnucpro.cli.options import FOLDER, run_argument, terminal_options
 
 _EPILOG = """\
 Every unit must have its receipt, of this run and of its rows, and every file must be what the receipt says. Else
@@ -31,15 +30,12 @@ Examples:
     metavar="FOLDER",
     help="First take finished units from this copy of the run, such as 'sync' brought from another machine.",
 )
-@no_progress_option
-@quiet_option
-def finish(run: Path, folders: tuple[Path, ...], no_progress: bool, quiet: bool) -> None:
+@terminal_options("no_progress", "quiet")
+def finish(run: Path, folders: tuple[Path, ...], show_bars: bool) -> None:
     """Check the units of a prepared run and write its results.
 
     RUN is the directory that prepare made.
     """
-    start_logging(-1 if quiet else 0)
-
     from virnucpro.run import by_hand  # noqa: PLC0415 - --help should not wait for it
 
-    by_hand.finish(run, folders, show_bars=not (no_progress or quiet))
+    by_hand.finish(run, folders, show_bars=show_bars)

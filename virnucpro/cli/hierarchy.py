@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from virnucpro.cli.options import COUNT, FILE, FOLDER, SOURCE, no_progress_option, quiet_option, verbose_option
+from virnucpro.cli.options import COUNT, FILE, FOLDER, SOURCE, terminal_options
 from virnucpro.errors import IncompleteRunError, InputError, UsageError
-from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
     from virnucpro.hierarchy import Resolver, Tree
@@ -60,9 +59,7 @@ Examples:
 @click.option(
     "--max-siblings", type=COUNT, metavar="N", default=100, show_default=True, help="Most names below a parent."
 )
-@no_progress_option
-@quiet_option
-@verbose_option
+@terminal_options("no_progress", "quiet", "verbose")
 def hierarchy(
     terms: str,
     output: Path,
@@ -80,15 +77,12 @@ def hierarchy(
     requests_per_minute: int | None,
     batch_size: int,
     max_siblings: int,
-    no_progress: bool,
-    quiet: bool,
-    verbose: bool,
+    show_bars: bool,
 ) -> None:
     """Build a tree over names by asking for their parents.
 
     TERMS is a file with a name a line, or - for standard input.
     """
-    start_logging(-1 if quiet else int(verbose))
     if sum(place is not None for place in (table, taxdump, ictv, chat)) != 1:
         raise UsageError("say who is asked: one of --table, --taxdump, --ictv and --chat.")
     if (chat is None) != (chat_model is None):
@@ -119,12 +113,12 @@ def hierarchy(
             max_concurrent=max_concurrent,
             batch_size=batch_size,
             max_siblings=max_siblings,
-            desc=None if no_progress or quiet else "hierarchy",
+            desc="hierarchy" if show_bars else None,
             retry=Retry(attempts=5, first_wait_seconds=1.0, on=(room.BusyError, room.NonsenseError)),
             rate_limit=RateLimit(requests_per_minute) if requests_per_minute else None,
         )
     written = room.write_tree(tree, output)
-    _report(tree, written, quiet=quiet)
+    _report(tree, written, quiet=click.get_current_context().params["quiet"])
 
 
 def _read_terms(source: str) -> list[str]:

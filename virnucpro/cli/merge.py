@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import COUNT, FILE, no_progress_option, quiet_option
+from virnucpro.cli.options import COUNT, FILE, terminal_options
 from virnucpro.errors import UsageError
-from virnucpro.logs import start_logging
 
 _EPILOG = """\
 Of a run: a unit is merged when both of its shards are there; one that is merged already is left alone. predict
@@ -40,8 +39,7 @@ Examples:
 @click.option("--take", type=COUNT, metavar="N", help="Take the first N items of each file, where files hold more.")
 @click.option("--metadata", type=FILE, metavar="TABLE", help="Join a .tsv, .csv or .jsonl by its column index.")
 @click.option("--merge-threads", type=COUNT, metavar="N", help="Of a run: processes that merge.  [default: one a CPU]")
-@no_progress_option
-@quiet_option
+@terminal_options("no_progress", "quiet")
 def merge(
     places: tuple[Path, ...],
     output: Path | None,
@@ -49,15 +47,12 @@ def merge(
     take: int | None,
     metadata: Path | None,
     merge_threads: int | None,
-    no_progress: bool,
-    quiet: bool,
+    show_bars: bool,
 ) -> None:
     """Merge the embeddings of a run, or files of embeddings.
 
     RUN is the output directory of predict, FILES are files of embeddings or folders of them.
     """
-    start_logging(-1 if quiet else 0)
-    show_bars = not (no_progress or quiet)
     if check and output is None and len(places) == 1 and (places[0] / "run" / "manifest.json").is_file():
         _check_run(places[0])
         return

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from virnucpro.cli.options import json_option, no_progress_option, quiet_option
+from virnucpro.cli.options import json_option, terminal_options
 from virnucpro.errors import ModelError, UsageError
-from virnucpro.logs import start_logging
+from virnucpro.progress import Reporter
 
 if TYPE_CHECKING:
-    from virnucpro.progress import Reporter
     from virnucpro.registry.inventory import Entry
 
 _GROUP_EPILOG = """\
@@ -87,9 +86,8 @@ def path(name: str) -> None:
     "--retries", type=click.IntRange(min=0), metavar="N", default=4, show_default=True, help="Attempts after the first."
 )
 @click.option("--again", is_flag=True, help="Also fetch what the cache of the hub or of torch already has.")
-@no_progress_option
-@quiet_option
-def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress: bool, quiet: bool) -> None:
+@terminal_options("no_progress", "quiet")
+def fetch(name: str, mirror: str | None, retries: int, again: bool, show_bars: bool) -> None:
     """Fetch a released model.
 
     Fetches the checkpoints of NAME that are not on this machine yet. Every file is checked against what its
@@ -99,12 +97,11 @@ def fetch(name: str, mirror: str | None, retries: int, again: bool, no_progress:
     from virnucpro.registry.download import Patience  # noqa: PLC0415
     from virnucpro.registry.inventory import places_of  # noqa: PLC0415
 
-    start_logging(-1 if quiet else 0)
     if not fetching.parts_of(name):
         for place in places_of(name):
             click.echo(f"{name}: nothing to fetch, it is already in {place.folder}")
         return
-    how = fetching.Fetching(mirror, Patience(attempts=retries + 1), _reporter(bars=not (no_progress or quiet)))
+    how = fetching.Fetching(mirror, Patience(attempts=retries + 1), Reporter(show_bars))
     for folder in fetching.fetch(name, how, again=again):
         click.echo(folder)
 
@@ -161,44 +158,35 @@ def record(name: str, answers: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-@quiet_option
-def export_models(file: Path, names: tuple[str, ...], force: bool, quiet: bool) -> None:
+@terminal_options("quiet")
+def export_models(file: Path, names: tuple[str, ...], force: bool, show_bars: bool) -> None:
     """Write models to one archive.
 
     Without NAME, write all models on this machine.
     """
+    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
     from virnucpro.registry.archive import export_archive  # noqa: PLC0415
     from virnucpro.registry.inventory import places_here  # noqa: PLC0415
 
-    start_logging(-1 if quiet else 0)
-    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
-
     wanted = names or tuple(place.name for place in places_here())
     refuse_overwriting([path for name in names for path in Path(name).glob("*")], [file])
-    for packed in export_archive(wanted, file, _reporter(bars=not quiet), force=force):
+    for packed in export_archive(wanted, file, Reporter(show_bars), force=force):
         click.echo(f"{packed.place}: {len(packed.receipt.files)} files, {packed.receipt.size_bytes:,} bytes")
     click.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 
 @models.command("import", epilog="\b\nExample:\n  virnucpro models import models.tar")
 @click.argument("file", type=click.Path(path_type=Path))
-@quiet_option
-def import_models(file: Path, quiet: bool) -> None:
+@terminal_options("quiet")
+def import_models(file: Path, show_bars: bool) -> None:
     """Import the models of an archive.
 
     Every file is checked against its SHA-256. The import is all-or-nothing.
     """
     from virnucpro.registry.archive import import_archive  # noqa: PLC0415
 
-    start_logging(-1 if quiet else 0)
-    for done in import_archive(file, _reporter(bars=not quiet)):
+    for done in import_archive(file, Reporter(show_bars)):
         click.echo(f"{done.folder}: {done.num_new} new files, {done.num_here} already here")
-
-
-def _reporter(*, bars: bool) -> Reporter:
-    from virnucpro.progress import Reporter  # noqa: PLC0415
-
-    return Reporter(bars)
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:

@@ -16,12 +16,9 @@ from virnucpro.cli.options import (
     COUNT,
     DEVICES,
     FILE,
-    no_progress_option,
-    quiet_option,
+    terminal_options,
     threads_option,
-    verbose_option,
 )
-from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
     from virnucpro.embeddings.levels import Embeddings
@@ -45,9 +42,7 @@ Examples:
 @click.option("--skip-self", is_flag=True, help="Leave out neighbours with the query's id.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}.")
 @threads_option
-@no_progress_option
-@quiet_option
-@verbose_option
+@terminal_options("no_progress", "quiet", "verbose")
 def nearest(
     query: Path,
     against: Path,
@@ -56,16 +51,12 @@ def nearest(
     skip_self: bool,
     device: str,
     threads: int | None,
-    no_progress: bool,
-    quiet: bool,
-    verbose: bool,
+    show_bars: bool,
 ) -> None:
     """Find the most similar embeddings of each sequence.
 
     QUERY is a file of embeddings, or of sequences, which are embedded as those of EMB were.
     """
-    start_logging(-1 if quiet else int(verbose))
-
     from virnucpro.embeddings.files import read_embeddings  # noqa: PLC0415 - --help should not wait for it
     from virnucpro.embeddings.neighbours import nearest as find  # noqa: PLC0415
     from virnucpro.embeddings.neighbours import read_query  # noqa: PLC0415
@@ -74,7 +65,7 @@ def nearest(
     from virnucpro.run_dir import atomic_write  # noqa: PLC0415
 
     known, about = read_embeddings(against)
-    reporter = Reporter(bars=not (quiet or no_progress))
+    reporter = Reporter(show_bars)
     queries = read_query(query, about, tuple(choose_devices(device)), threads or available_cpus(), reporter)
     num_own = max(Counter(known.columns()["id"]).values(), default=0) if skip_self else 0
     found, similarities = find(queries.joined(), known.joined(), num_nearest + num_own)

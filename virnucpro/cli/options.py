@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from virnucpro.errors import UsageError
+from virnucpro.logs import start_logging
 from virnucpro.samples import Sample, pairs_of, read_samplesheet, samples_of
 from virnucpro.settings import DTYPES
 
@@ -22,7 +23,15 @@ COUNT = click.IntRange(min=1)
 MODELS = ("lite", "300", "500")
 PLOTS = click.Choice(["png", "svg", "pdf"])
 
-_INPUT_OPTIONS = (
+_Command = Callable[..., Any]
+
+
+def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Several options as one decorator, in this order."""
+    return lambda command: reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+input_options = together(
     click.argument("inputs", nargs=-1, type=SOURCE, metavar="INPUT..."),
     click.option(
         "-1", "--reads1", "reads1", type=SOURCE, metavar="FILE", multiple=True, help="First reads of a pair; see -2."
@@ -44,11 +53,7 @@ _INPUT_OPTIONS = (
     ),
     click.option("--name", metavar="NAME", help="Name of the sample, for one input, pair or stdin."),
 )
-
-
-def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the inputs of ``predict``; ``given_samples`` takes what they hold."""
-    return reduce(lambda wrapped, option: option(wrapped), reversed(_INPUT_OPTIONS), command)
+"""The inputs of ``predict``; ``given_samples`` takes what they hold."""
 
 
 def given_samples(
@@ -101,32 +106,46 @@ def _limits(context: click.Context, option: click.Parameter, value: str | None) 
     return low, high
 
 
-def cascade_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a cascade."""
-    options = (
-        click.option(
-            "--cascade",
-            is_flag=True,
-            default=None,
-            help="Screen everything with lite; run the chosen model only where lite is unsure.",
-        ),
-        click.option(
-            "--cascade-limits",
-            metavar="LOW,HIGH",
-            callback=_limits,
-            help="With --cascade: p_virus below and above which lite is sure.  [default: of the model, or 0.1,0.98]",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+cascade_options = together(
+    click.option(
+        "--cascade",
+        is_flag=True,
+        default=None,
+        help="Screen everything with lite; run the chosen model only where lite is unsure.",
+    ),
+    click.option(
+        "--cascade-limits",
+        metavar="LOW,HIGH",
+        callback=_limits,
+        help="With --cascade: p_virus below and above which lite is sure.  [default: of the model, or 0.1,0.98]",
+    ),
+)
+
+_TERMINAL = {
+    "no_progress": click.option("--no-progress", is_flag=True, help="Draw no progress bars."),
+    "quiet": click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only."),
+    "verbose": click.option("-v", "--verbose", is_flag=True, help="Log more."),
+}
+
+
+def terminal_options(*names: str) -> Callable[[_Command], _Command]:
+    """Options about what is said on the terminal, by name: they start logging and give the command ``show_bars``."""
+
+    def add(command: _Command) -> _Command:
+        @wraps(command)
+        def started(
+            *args: object, no_progress: bool = False, quiet: bool = False, verbose: bool = False, **given: object
+        ) -> Any:  # noqa: ANN401 - what the command gives
+            start_logging(-1 if quiet else int(verbose))
+            return command(*args, show_bars=not (no_progress or quiet), **given)
+
+        return together(*(_TERMINAL[name] for name in names))(started)
+
+    return add
 
 
 run_argument = click.argument("run", type=FOLDER, metavar="RUN")
 threads_option = click.option("-t", "--threads", type=COUNT, metavar="N", help="CPU threads in all.  [default: all]")
-no_progress_option = click.option("--no-progress", is_flag=True, help="Draw no progress bars.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 rows_option = click.option(
     "--keep-intermediate", is_flag=True, help="Also write STEM.rows.tsv.gz: every kept frame with its scores."

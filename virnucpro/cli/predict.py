@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,18 +24,15 @@ from virnucpro.cli.options import (
     given_samples,
     input_options,
     legacy_option,
-    no_progress_option,
     only_one,
-    quiet_option,
     rows_option,
+    terminal_options,
     threads_option,
-    verbose_option,
 )
 from virnucpro.errors import UsageError
-from virnucpro.logs import start_logging
 from virnucpro.request import Options
 from virnucpro.samples import probable_pairs
-from virnucpro.settings import DTYPES, TableFormat, make_settings
+from virnucpro.settings import DTYPES, Settings, make_settings
 
 _log = logging.getLogger(__name__)
 
@@ -176,37 +176,20 @@ See 'virnucpro predict --help'.\
 @legacy_option
 @click.option("--no-report", is_flag=True, help="Do not write STEM.report.html and the files for MultiQC.")
 @click.option("--plots", type=PLOTS, help="Also write figures: DIR/STEM.plots/.")
-@no_progress_option
-@quiet_option
-@verbose_option
+@terminal_options("no_progress", "quiet", "verbose")
 def predict(
     inputs: tuple[str, ...],
     reads1: tuple[str, ...],
     reads2: tuple[str, ...],
+    samplesheet: Path | None,
     name: str | None,
     output: Path | None,
-    model: str | None,
-    model_type: str | None,
-    model_path: str | None,
-    expected_length: int | None,
-    config_file: Path | None,
     resume: bool,
     fresh: bool,
     force: bool,
-    keep_intermediate: bool,
-    keep_embeddings: bool,
-    legacy_output: bool,
-    table_format: TableFormat,
-    samplesheet: Path | None,
-    reference: Path | None,
-    no_report: bool,
-    plots: str | None,
-    no_progress: bool,
-    quiet: bool,
-    verbose: bool,
-    cascade_limits: tuple[float, float] | None,
+    show_bars: bool,
     only_prepare: bool = False,
-    **settings: object,
+    **given: Any,  # noqa: ANN401 - Click's
 ) -> None:
     """Tell which sequences of INPUT are viral.
 
@@ -222,59 +205,80 @@ def predict(
         raise UsageError("no output directory. Name one with -o DIR.")
     if resume and fresh:
         raise UsageError("--resume continues and --fresh starts over: choose one.")
-    engine = take_engine(settings)
+    engine = take_engine(given)
     if engine is not None and "-" in inputs:
         raise UsageError("with --engine the inputs are files: they are looked at again. Write stdin to a file first.")
-    settings["cascade_low"], settings["cascade_high"] = cascade_limits or (None, None)
-    science = dict.fromkeys(
-        ("fragment_length", "dtype", "cascade", "cascade_low", "cascade_high", *CALL_SETTINGS), "science"
-    )
-    kinds = science | {"unit_rows": "layout"}
-    options = {f"{kinds.get(name, 'runtime')}.{name}": value for name, value in settings.items()}
-    given_length = options["science.fragment_length"]
-    if expected_length is not None and given_length not in (None, expected_length):
-        raise UsageError("--expected-length and --fragment-length name two lengths: give one.")
-    options["science.fragment_length"] = expected_length or given_length
-    options["science.model"] = _model(model, model_type, model_path)
-    start_logging(-1 if quiet else int(verbose))
-    for first, second in probable_pairs(inputs):
+    settings, options = _settings_of(given), _options_of(given)
+    for pair in probable_pairs(inputs):
         _log.warning(
             "%s and %s look like the two files of a pair; each gets its own results. To read them as one: -1 %s -2 %s",
-            *(first, second) * 2,
+            *pair * 2,
         )
     from virnucpro.inputs import check_inputs  # noqa: PLC0415 - brings numpy, which --help should not wait for
 
-    more = (samplesheet, config_file, model, model_path)
-    check_inputs(samples, output, str(reference) if reference else None, more)
+    check_inputs(
+        samples,
+        output,
+        options.reference,
+        (samplesheet, *(given[name] for name in ("config_file", "model", "model_path"))),
+    )
 
     from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch, which --help should not wait for
 
-    wanted = Options(
-        keep_intermediate=keep_intermediate,
-        keep_embeddings=keep_embeddings,
-        legacy_output=legacy_output,
-        is_length_meant=expected_length is not None,
-        table_format=table_format,
-        reference=str(reference) if reference else None,
-        with_report=not no_report,
-        plots=plots,
-    )
     pipeline.predict(
         samples,
         output,
-        make_settings(config_file, options),
-        options=wanted,
+        settings,
+        options=options,
         fresh=fresh,
         force=force,
-        show_bars=not (no_progress or quiet),
+        show_bars=show_bars,
         only_prepare=only_prepare or engine is not None,
     )
     if engine is not None:
         from virnucpro import engines  # noqa: PLC0415 - as above
         from virnucpro.run import by_hand  # noqa: PLC0415
 
-        engines.compute(output, engine, show_bars=not (no_progress or quiet))
-        by_hand.finish(output, show_bars=not (no_progress or quiet))
+        engines.compute(output, engine, show_bars=show_bars)
+        by_hand.finish(output, show_bars=show_bars)
+
+
+def _settings_of(given: Mapping[str, Any]) -> Settings:
+    """What was given of the settings; where an option has the name of a setting, it is that setting.
+
+    Raises:
+        UsageError: options contradict each other, or a value makes no sense.
+    """
+    length, expected = given["fragment_length"], given["expected_length"]
+    if expected is not None and length not in (None, expected):
+        raise UsageError("--expected-length and --fragment-length name two lengths: give one.")
+    low, high = given["cascade_limits"] or (None, None)
+    named = {
+        **given,
+        "fragment_length": expected or length,
+        "model": _model(given["model"], given["model_type"], given["model_path"]),
+        "cascade_low": low,
+        "cascade_high": high,
+    }
+    kinds = {kind.name: fields(getattr(Settings(), kind.name)) for kind in fields(Settings)}
+    options = {
+        f"{kind}.{item.name}": named[item.name] for kind, items in kinds.items() for item in items if item.name in named
+    }
+    return make_settings(given["config_file"], options)
+
+
+def _options_of(given: Mapping[str, Any]) -> Options:
+    reference = given["reference"]
+    return Options(
+        keep_intermediate=given["keep_intermediate"],
+        keep_embeddings=given["keep_embeddings"],
+        legacy_output=given["legacy_output"],
+        is_length_meant=given["expected_length"] is not None,
+        table_format=given["table_format"],
+        reference=str(reference) if reference else None,
+        with_report=not given["no_report"],
+        plots=given["plots"],
+    )
 
 
 def _model(model: str | None, model_type: str | None, model_path: str | None) -> str | None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import FILE, PLOTS, quiet_option, run_argument
+from virnucpro.cli.options import FILE, PLOTS, run_argument, terminal_options
 from virnucpro.errors import UsageError
-from virnucpro.logs import start_logging
 
 _EPILOG = """\
 RUN is the output directory of virnucpro predict; each input in it gets its own page, STEM.report.html, which needs
@@ -33,10 +32,10 @@ Examples:
 )
 @click.option("--plots", "file_format", type=PLOTS, help="Also write figures: RUN/STEM.plots/.")
 @click.option("--multiqc", is_flag=True, help="Also write what MultiQC reads: RUN/STEM.virnucpro_mqc.json.")
-@quiet_option
-def report(run: Path, output: Path | None, file_format: str | None, multiqc: bool, quiet: bool) -> None:
+@terminal_options("quiet")
+def report(run: Path, output: Path | None, file_format: str | None, multiqc: bool, show_bars: bool) -> None:
     """Show the results of a run as a page."""
-    start_logging(-1 if quiet else 0)
+    del show_bars
 
     from virnucpro.results.finished import open_run, stems_of  # noqa: PLC0415 - --help should not wait for these
     from virnucpro.results.page import write_report  # noqa: PLC0415

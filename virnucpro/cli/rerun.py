@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from virnucpro.cli.options import COUNT, DEVICES, FOLDER, no_progress_option, quiet_option
+from virnucpro.cli.options import COUNT, DEVICES, FOLDER, terminal_options
 from virnucpro.errors import IncompleteRunError, UsageError, VirNucProError
-from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
     from virnucpro.request import Request
@@ -43,14 +42,9 @@ Examples:
 )
 @click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: as recorded]")
 @click.option("-t", "--threads", metavar="N", type=COUNT, help="CPU threads in all.  [default: as recorded]")
-@no_progress_option
-@quiet_option
-def rerun(
-    record: Path, output: Path | None, device: str | None, threads: int | None, no_progress: bool, quiet: bool
-) -> None:
+@terminal_options("no_progress", "quiet")
+def rerun(record: Path, output: Path | None, device: str | None, threads: int | None, show_bars: bool) -> None:
     """Repeat a run from its record and compare the results."""
-    start_logging(-1 if quiet else 0)
-
     from virnucpro.run import record as records  # noqa: PLC0415 - brings torch, which --help should not wait for
 
     then = records.read_record(record)
@@ -64,7 +58,7 @@ def rerun(
         records.check_model(request, then)
         for name, (old, new) in records.version_differences(then).items():
             click.echo(f"version of {name}: {old} then, {new} now")
-        now, incomplete = _run(request, output, show_bars=not (no_progress or quiet))
+        now, incomplete = _run(request, output, show_bars=show_bars)
     _compare(then["outputs"], now["outputs"], output)
     if incomplete is not None:
         raise incomplete

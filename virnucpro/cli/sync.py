@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from virnucpro.cli.merge import merge_files
-from virnucpro.cli.options import COUNT, FILE, FOLDER, no_progress_option, quiet_option, verbose_option
+from virnucpro.cli.options import COUNT, FILE, FOLDER, terminal_options
 from virnucpro.errors import IncompleteRunError, UsageError
-from virnucpro.logs import start_logging
 
 if TYPE_CHECKING:
     from virnucpro.clusters.machines import Machine
@@ -51,9 +50,7 @@ Example:
 @click.option("--merge-only", is_flag=True, help="Fetch nothing, and merge what is here.")
 @click.option("--take", type=COUNT, metavar="N", help="As in merge: the first N items of each file.")
 @click.option("--metadata", type=FILE, metavar="TABLE", help="As in merge: a table with a line for each item.")
-@no_progress_option
-@quiet_option
-@verbose_option
+@terminal_options("no_progress", "quiet", "verbose")
 def sync(
     config: Path | None,
     credentials: Path,
@@ -67,18 +64,14 @@ def sync(
     merge_only: bool,
     take: int | None,
     metadata: Path | None,
-    no_progress: bool,
-    quiet: bool,
-    verbose: bool,
+    show_bars: bool,
 ) -> None:
     """Fetch files from other machines over SFTP, and merge them."""
-    start_logging(-1 if quiet else int(verbose))
     from virnucpro.clusters.machines import chosen_machines  # noqa: PLC0415 - --help should not wait for it
 
     if sync_only and merge_only:
         raise UsageError("--sync-only and --merge-only leave nothing to do. Use one of them.")
     machines = chosen_machines(config, credentials, clusters, path, patterns)
-    show_bars = not (no_progress or quiet)
     if not merge_only:
         _fetch(machines, output, parallel=parallel, retries=retries, show_bars=show_bars)
     if not sync_only:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from virnucpro.logs import start_logging
+from virnucpro.cli.options import terminal_options, together
 
 _EPILOG = """\
 Presets: lite trains small encoders and a head from scratch; profiles and nearest replace what the model of --start
@@ -30,7 +29,7 @@ Examples:
 """
 
 
-_DATA_OPTIONS = (
+data_options = together(
     click.option(
         "--data",
         type=click.Path(path_type=Path, exists=True),
@@ -58,13 +57,7 @@ _DATA_OPTIONS = (
         help="Share of the dev protocol's sequences to draw.",
     ),
 )
-
-
-def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say what the data are, which ``evaluate`` has too."""
-    for option in reversed(_DATA_OPTIONS):
-        command = option(command)
-    return command
+"""What the data are; ``evaluate`` has them too."""
 
 
 @click.command(epilog=_EPILOG)
@@ -105,12 +98,16 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--device", default="auto", show_default=True, help="Device for the encoders of head and published.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
 @click.option("--fresh", is_flag=True, help="Delete the training in --output and start over.")
-@click.option("--no-progress", is_flag=True, help="Draw no progress bars.")
-@click.option("-q", "--quiet", is_flag=True, help="Log warnings and errors only.")
-def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: Path, **options: Any) -> None:  # noqa: ANN401 - Click's
+@terminal_options("no_progress", "quiet")
+def train(
+    data: tuple[Path, ...],
+    labels: Path | None,
+    split_seed: int,
+    output: Path,
+    show_bars: bool,
+    **options: Any,  # noqa: ANN401 - Click's
+) -> None:
     """Train a model on labelled sequences."""
-    start_logging(-1 if options["quiet"] else 0)
-
     from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.engine.threads import use_threads  # noqa: PLC0415 - --help should not wait for torch
     from virnucpro.progress import Reporter  # noqa: PLC0415
@@ -142,12 +139,12 @@ def train(data: tuple[Path, ...], labels: Path | None, split_seed: int, output: 
     dataset = load_dataset(data, labels, split_seed)
     if options["fresh"]:
         presets.start_over(output)
-    figures = presets.train(dataset, output, request, Reporter(bars=not (options["no_progress"] or options["quiet"])))
+    figures = presets.train(dataset, output, request, Reporter(show_bars))
     _say(figures, output)
 
 
 def _say(figures: dict[str, Any], output: Path) -> None:
-    from virnucpro.training.summary import dev_table  # noqa: PLC0415
+    from virnucpro.training.summary import length_table  # noqa: PLC0415
 
-    click.echo(dev_table(figures))
+    click.echo(length_table(figures))
     click.echo(f"\n{output}: use it with virnucpro predict --model {output}")

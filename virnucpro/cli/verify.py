@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import no_progress_option, quiet_option, run_argument
+from virnucpro.cli.options import run_argument, terminal_options
 from virnucpro.errors import IncompleteRunError, VirNucProError
-from virnucpro.logs import start_logging
 
 _EPILOG = """\
 Reads every stored file and result and compares it with its recorded digest. Exit codes: 0 everything is intact, 1
@@ -27,19 +26,15 @@ Examples:
 @click.command(epilog=_EPILOG)
 @run_argument
 @click.option("--repair", is_flag=True, help="Compute again what is damaged, missing or failed.")
-@no_progress_option
-@quiet_option
-def verify(run: Path, repair: bool, no_progress: bool, quiet: bool) -> None:
+@terminal_options("no_progress", "quiet")
+def verify(run: Path, repair: bool, show_bars: bool) -> None:
     """Check that a run is whole and undamaged.
 
     RUN is the output directory of predict.
     """
-    start_logging(-1 if quiet else 0)
-
     from virnucpro.run import upkeep  # noqa: PLC0415 - --help should not wait for it
 
-    bars = not (no_progress or quiet)
-    findings = upkeep.verify(run, show_bars=bars)
+    findings = upkeep.verify(run, show_bars=show_bars)
     for problem in findings.problems:
         click.echo(f"{problem.kind}  {problem.path}: {problem.text}")
     click.echo(
@@ -49,7 +44,7 @@ def verify(run: Path, repair: bool, no_progress: bool, quiet: bool) -> None:
     if not findings.problems:
         return
     if repair:
-        upkeep.repair(run, findings, show_bars=bars)
+        upkeep.repair(run, findings, show_bars=show_bars)
         click.echo(f"{run}: repaired")
         return
     advice = f"'virnucpro verify {run} --repair' computes it again."

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import COUNT, DEVICES, no_progress_option, quiet_option, run_argument, threads_option
+from virnucpro.cli.options import COUNT, DEVICES, run_argument, terminal_options, threads_option
 from virnucpro.errors import UsageError
-from virnucpro.logs import start_logging
 
 _EPILOG = """\
 Call it from whatever starts programs: a job array, a queue, a loop over ssh. A unit that is done has a receipt and
@@ -37,16 +36,14 @@ Examples:
 @click.option(
     "--loader-workers", type=click.IntRange(min=0), metavar="N", help="Processes per encoder that read ahead."
 )
-@no_progress_option
-@quiet_option
-def work(run: Path, shard: str | None, units: str | None, no_progress: bool, quiet: bool, **runtime: object) -> None:
+@terminal_options("no_progress", "quiet")
+def work(run: Path, shard: str | None, units: str | None, show_bars: bool, **runtime: object) -> None:
     """Compute some units of a prepared run.
 
     RUN is the directory that prepare made. Without --shard or --units: all units that are not done.
     """
     if shard is not None and units is not None:
         raise UsageError("--shard and --units both choose units: give one.")
-    start_logging(-1 if quiet else 0)
 
     from virnucpro.run import by_hand, shards  # noqa: PLC0415 - brings torch, which --help should not wait for
 
@@ -56,5 +53,5 @@ def work(run: Path, shard: str | None, units: str | None, no_progress: bool, qui
         return range(num_units) if units is None else shards.units_of_ranges(units, num_units)
 
     given = {name: value for name, value in runtime.items() if value is not None}
-    worked = by_hand.work(run, choice, given, show_bars=not (no_progress or quiet))
+    worked = by_hand.work(run, choice, given, show_bars=show_bars)
     click.echo(f"{worked.num_done:,} units done now, {worked.num_here:,} were done, run {worked.run[:12]}")

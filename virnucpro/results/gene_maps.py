@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.path import MOSTLY_CELL, UNMATCHED, VIRAL, classes_of
+from virnucpro.results.drawing import Canvas, Label, Shape
 from virnucpro.results.outputs import InputResults
 from virnucpro.results.overview import Overview
 
@@ -17,17 +17,12 @@ FLANK_NT = 8_000
 """Of host that is shown on either side of a provirus."""
 MOST_GENES = 400
 """Of a map; a longer virus is shown as far as they reach."""
-_WIDTH, _HEIGHT = 720, 74
-_LEFT, _RIGHT = 8, 8
+_SIZE = (720, 74)
+_MARGIN = 8.0
 _LANES = {1: 12.0, -1: 34.0}
 _THICK = 16.0
-_AXIS = 58
-_COLOURS = {
-    "virus": "var(--virus)",
-    "cell": "var(--not-virus)",
-    "both": "var(--uncertain)",
-    "neither": "var(--no-call)",
-}
+_AXIS = 58.0
+_COLOURS = {"virus": "virus", "cell": "not_virus", "both": "uncertain", "neither": "no_call"}
 
 
 @dataclass(frozen=True)
@@ -100,45 +95,40 @@ def _map(
     return GeneMap(name, start, stop, region, kept, organisms, len(inside) - len(kept))
 
 
-def draw(shown: GeneMap) -> str:
-    """The map as SVG: an arrow for each gene, those of the other strand below; the provirus is shaded."""
-    scale = (_WIDTH - _LEFT - _RIGHT) / max(1, shown.stop - shown.start)
+def draw(shown: GeneMap) -> Canvas:
+    """The map: an arrow for each gene, those of the other strand below; the provirus is shaded."""
+    canvas = Canvas(_SIZE)
+    scale = (_SIZE[0] - 2 * _MARGIN) / max(1, shown.stop - shown.start)
 
     def x(place: float) -> float:
-        return _LEFT + (min(max(place, shown.start), shown.stop) - shown.start) * scale
+        return _MARGIN + (min(max(place, shown.start), shown.stop) - shown.start) * scale
 
-    shapes = []
     if shown.region is not None:
         left, right = x(shown.region[0]), x(shown.region[1])
-        box = f'x="{left:.1f}" y="4" width="{right - left:.1f}" height="{_AXIS - 4}"'
-        shapes.append(f'<rect {box} style="fill:var(--virus);opacity:0.12"/>')
+        corners = [(left, 4.0), (left, _AXIS), (right, _AXIS), (right, 4.0)]
+        canvas.shapes.append(Shape(corners, fill="virus", opacity=0.12))
     for gene, kind in zip(shown.genes, shown.kinds, strict=True):
-        shapes.append(_arrow(gene, x(gene["start"]), x(gene["stop"]), kind, shown))
-    shapes.append(f'<path d="M{_LEFT} {_AXIS}H{_WIDTH - _RIGHT}" style="stroke:var(--faint)"/>')
+        canvas.shapes.append(_arrow(gene, x(gene["start"]), x(gene["stop"]), kind, shown))
+    canvas.shapes.append(Shape([(_MARGIN, _AXIS), (_SIZE[0] - _MARGIN, _AXIS)], stroke="faint"))
     for place in _ticks(shown.start, shown.stop):
-        at = f"{x(place):.1f}"
-        shapes.append(f'<path d="M{at} {_AXIS}v3" style="stroke:var(--faint)"/>')
-        shapes.append(f'<text x="{at}" y="{_AXIS + 14}" text-anchor="middle" font-size="10">{place / 1000:g}</text>')
-    inner = "\n".join(shapes)
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" aria-hidden="true" style="fill:var(--ink)">\n{inner}\n</svg>'
+        canvas.shapes.append(Shape([(x(place), _AXIS), (x(place), _AXIS + 3)], stroke="faint"))
+        canvas.shapes.append(Label((x(place), _AXIS + 14), f"{place / 1000:g}", size=10))
+    return canvas
 
 
-def _arrow(gene: np.void, left: float, right: float, kind: str, shown: GeneMap) -> str:
+def _arrow(gene: np.void, left: float, right: float, kind: str, shown: GeneMap) -> Shape:
     strand = int(gene["strand"])
     top, tip = _LANES[strand], min(5.0, right - left)
-    bottom, middle = top + _THICK, top + _THICK / 2
-    if strand > 0:
-        path = f"M{left:.1f} {top}H{right - tip:.1f}L{right:.1f} {middle}L{right - tip:.1f} {bottom}H{left:.1f}Z"
-    else:
-        path = f"M{right:.1f} {top}H{left + tip:.1f}L{left:.1f} {middle}L{left + tip:.1f} {bottom}H{right:.1f}Z"
-    fill = f"fill:{_COLOURS[kind]};opacity:{0.35 if kind == 'neither' else 0.9}"
+    back, front, neck = (left, right, right - tip) if strand > 0 else (right, left, left + tip)
+    bottom = top + _THICK
+    points = [(back, top), (neck, top), (front, top + _THICK / 2), (neck, bottom), (back, bottom)]
     name, family = shown.organisms.get(int(gene["nearest"]), ("", ""))
     nearest = f", nearest virus {name}{f' ({family})' if family else ''}" if name and kind in ("virus", "both") else ""
     text = (
         f"{gene['start'] + 1:,} to {gene['stop']:,}: {gene['bits_virus']:.0f} bits to viruses, "
         f"{gene['bits_cell']:.0f} to cells{nearest}"
     )
-    return f'<path d="{path}" style="{fill}"><title>{escape(text)}</title></path>'
+    return Shape(points, fill=_COLOURS[kind], opacity=0.35 if kind == "neither" else 0.9, title=text)
 
 
 def _ticks(start: int, stop: int) -> Iterable[int]:

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from virnucpro.results.figures import CALL_COLOURS, CALL_TITLES
+from virnucpro.results.drawing import COLOURS
+from virnucpro.results.figures import CALL_TITLES
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.overview import CALLS
 from virnucpro.run_dir import MULTIQC_SUFFIXES, atomic_write, write_json
@@ -91,7 +92,7 @@ def _calls(stem: str, summary: dict[str, Any]) -> dict[str, object]:
         "description": "Sequences by call.",
         "plot_type": "bargraph",
         "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Sequences"},
-        "categories": {call: {"name": CALL_TITLES[call], "color": CALL_COLOURS[call]} for call in CALLS},
+        "categories": {call: {"name": CALL_TITLES[call], "color": COLOURS[call]} for call in CALLS},
         "data": {stem: {call: calls.get(call, 0) for call in CALLS}},
     }
 

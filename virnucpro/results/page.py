@@ -25,7 +25,8 @@ from virnucpro import __version__
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
 from virnucpro.results import figures
 from virnucpro.results import gene_maps as maps
-from virnucpro.results.figures import CALL_TITLES, VARIABLES
+from virnucpro.results.drawing import Canvas, variable
+from virnucpro.results.figures import CALL_TITLES
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.overview import CALLS, LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
 from virnucpro.results.schema import CASCADE, SEQUENCES, Table
@@ -134,7 +135,7 @@ def _render(run: FinishedRun, tally: Overview) -> str:
             "version": __version__,
             "tally": tally,
             "calls": calls,
-            "colour": VARIABLES.__getitem__,
+            "colour": variable,
             "share_text": _share_text,
             "statuses": tally.statuses,
             "models": {
@@ -279,8 +280,8 @@ def _track_figures(tracks: Sequence[Track]) -> list[PageFigure]:
     return [_figure(track.line.name, figures.track_figure(track), _track_text(track)) for track in tracks]
 
 
-def _figure(title: str | bytes, svg: str, text: str) -> PageFigure:
-    return PageFigure(title, Markup(svg), text)  # noqa: S704 - our own, with numbers in it and no foreign text
+def _figure(title: str | bytes, drawn: Canvas, text: str) -> PageFigure:
+    return PageFigure(title, Markup(drawn.svg()), text)  # noqa: S704 - our own, which escapes text
 
 
 def _scores_text(tally: Overview, thresholds: Sequence[float]) -> str:

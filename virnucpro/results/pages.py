@@ -78,7 +78,7 @@ def write_pages(run: FinishedRun, wanted: Pages, say: Callable[[Path], object] =
         for path in write_multiqc(run):
             say(path)
     for file_format in wanted.figures:
-        from virnucpro.results.plots import write_plots  # noqa: PLC0415 - brings Matplotlib, which takes a second
+        from virnucpro.results.figures import write_plots  # noqa: PLC0415 - only then are they needed
 
         say(write_plots(run, file_format))
 

@@ -1,38 +1,71 @@
-"""Figures as tables of text, for the terminal."""
+"""What was measured as tables, for the page and for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
-def dev_table(lengths: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the first cell of a row names it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        return _aligned([self.columns, *self.rows])
+
+
+def length_table(lengths: Mapping[str, Any]) -> Table:
     """Figures of merit by length, and the error rates of each preset."""
     titles = {
         "auroc": "AUROC",
-        "auroc_novel": "AUROC novel",
-        "auroc_seen": "AUROC seen",
+        "auroc_novel": "AUROC, novel families",
+        "auroc_seen": "AUROC, seen families",
         "average_precision": "average precision",
-        "recall_at_1_percent_fpr": "recall at 1 % FPR",
-        "calibration_error": "calibration error",
+        "recall_at_1_percent_fpr": "recall at 1 % false positives",
+        "calibration_error": "expected calibration error",
+        "num_unscored": "sequences without a score",
+        "num_sequences": "sequences",
     }
-    rows = [[title, *(f"{of_length[name]:.4f}" for of_length in lengths.values())] for name, title in titles.items()]
+    rows = [[title, *(f"{found[name]:,}" for found in lengths.values())] for name, title in titles.items()]
+    for name in ("average_precision", "recall_at_1_percent_fpr"):
+        for kind in ("novel", "seen"):
+            cells = [found.get("by_virus", {}).get(kind, {}).get(name) for found in lengths.values()]
+            if any(cell is not None for cell in cells):
+                named = f"{titles[name]}, {kind} families"
+                rows.append([named, *("NA" if cell is None else str(cell) for cell in cells)])
     for preset in next(iter(lengths.values()))["presets"]:
-        for name in ("recall", "fpr"):
-            cells = (f"{of_length['presets'][preset][name]:.4f}" for of_length in lengths.values())
-            rows.append([f"{preset} {name}", *cells])
-    return _aligned([["bases", *lengths], *rows])
+        for name, title in (("recall", "recall"), ("fpr", "false positive rate")):
+            cells = [percent(found["presets"][preset][name]) for found in lengths.values()]
+            rows.append([f"{preset}: {title}", *cells])
+    return Table("Figures of merit at equal prevalence", columns_of(lengths), rows)
 
 
-def panel_table(panel: Mapping[str, Any]) -> str:
-    """Share of the sequences of no organism that each preset calls virus, in all and by kind."""
-    presets = panel["presets"]
-    rows = [["all", *(f"{100 * found['called_virus']:.2f} %" for found in presets.values())]]
+def panel_table(panel: Mapping[str, Any]) -> Table:
+    """Share of the sequences of no organism that each preset calls virus: in all, by kind and by length."""
+    presets = panel["presets"].values()
+    rows = [["all", *(percent(found["called_virus"]) for found in presets)]]
+    kinds = next(iter(presets))["by_kind"]
+    rows += [[kind.replace("_", " "), *(percent(found["by_kind"][kind]) for found in presets)] for kind in kinds]
     rows += [
-        [kind, *(f"{100 * found['by_kind'][kind]:.1f} %" for found in presets.values())]
-        for kind in next(iter(presets.values()))["by_kind"]
+        [f"{length:,} bases", *(percent(found["by_length"][str(length)]) for found in presets)]
+        for length in panel["lengths_nt"]
     ]
-    return _aligned([[f"called virus of {panel['num_sequences']:,} of no organism", *presets], *rows])
+    return Table("Share called virus", ["called virus of no organism", *panel["presets"]], rows)
+
+
+def columns_of(lengths: Mapping[str, Any]) -> list[str]:
+    """Titles of columns by length."""
+    return ["bases", *(f"{int(length):,}" for length in lengths)]
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage."""
+    return "NA" if share is None else f"{100 * share:.2f} %"
 
 
 def records_text(name: str, found: Mapping[str, Any]) -> str:

@@ -21,31 +21,18 @@ ENCODER_NAMES = {"esm2": "ESM-2", "dnabert_s": "DNABERT-S"}
 
 @dataclass(frozen=True)
 class Reference:
-    """A work to cite, as in the Citation File Format.
+    """A work to cite, as in the Citation File Format."""
 
-    Attributes:
-        abbreviation: what it is known by in this program; empty for the method.
-        title: of the work.
-        authors: (family name, given names); the given names are empty for a group.
-        year: of publication; empty for the software.
-        journal: where it appeared; empty for the software.
-        volume: of the journal.
-        issue: of the journal.
-        pages: first and last page, or the article's number.
-        doi: without ``https://doi.org/``.
-        version: of the software.
-    """
-
-    abbreviation: str
-    title: str
-    authors: tuple[tuple[str, str], ...]
-    year: str = ""
-    journal: str = ""
-    volume: str = ""
-    issue: str = ""
-    pages: str = ""
-    doi: str = ""
-    version: str = ""
+    abbreviation: str  # what it is known by in this program; empty for the method
+    title: str  # of the work
+    authors: tuple[tuple[str, str], ...]  # (family name, given names); the given names are empty for a group
+    year: str = ""  # of publication; empty for the software
+    journal: str = ""  # where it appeared; empty for the software
+    volume: str = ""  # of the journal
+    issue: str = ""  # of the journal
+    pages: str = ""  # first and last page, or the article's number
+    doi: str = ""  # without ``https://doi.org/``
+    version: str = ""  # of the software
 
     @property
     def key(self) -> str:
@@ -84,17 +71,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Citation:
-    """All there is to cite.
+    """All there is to cite."""
 
-    Attributes:
-        software: this program.
-        method: the published method that it implements.
-        encoders: publications of the encoders of the published models.
-    """
-
-    software: Reference
-    method: Reference
-    encoders: tuple[Reference, ...]
+    software: Reference  # this program
+    method: Reference  # the published method that it implements
+    encoders: tuple[Reference, ...]  # publications of the encoders of the published models
 
     def of_encoders(self, kinds: Collection[str]) -> tuple[Reference, ...]:
         """The publications of encoders of these kinds."""

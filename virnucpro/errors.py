@@ -40,12 +40,7 @@ class UsageError(VirNucProError):
 
 
 class RunMismatchError(UsageError):
-    """A run directory holds a run made with other settings or other input.
-
-    Args:
-        path: the run directory.
-        differences: (setting, then, now) for each that differs.
-    """
+    """A run directory holds a run made with other settings or other input."""
 
     def __init__(self, path: Path, differences: list[tuple[str, object, object]]) -> None:
         self.path = path
@@ -130,12 +125,7 @@ class PlaceError(ResourceError):
 
 
 class DiskFullError(PlaceError):
-    """No space is left where a file is being written.
-
-    Args:
-        path: the file that could not be written.
-        number: error number of the operating system.
-    """
+    """No space is left where a file is being written."""
 
     def __init__(self, path: Path | None, number: int = errno.ENOSPC) -> None:
         super().__init__(path, number)
@@ -143,11 +133,7 @@ class DiskFullError(PlaceError):
 
 
 class MemoryShortError(ResourceError):
-    """The memory does not suffice.
-
-    Args:
-        text: what was asked for, as the library said it.
-    """
+    """The memory does not suffice."""
 
     def __init__(self, text: str = "") -> None:
         self.text = text
@@ -212,12 +198,7 @@ class ModelError(VirNucProError):
 
 
 class StoreError(VirNucProError):
-    """A stored file is damaged, or was made from something else.
-
-    Args:
-        path: the file.
-        problem: what is wrong with it.
-    """
+    """A stored file is damaged, or was made from something else."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path

@@ -21,10 +21,6 @@ class MLPHead(nn.Module):
     """Linear, BatchNorm, ReLU, Dropout, Linear to two logits (not virus, virus): the published shape.
 
     The names of the layers are those of the published heads (Li et al. 2025, bbaf224).
-
-    Args:
-        input_width: width of the feature.
-        hidden_width: width of the hidden layer (512 in the published heads).
     """
 
     def __init__(self, input_width: int, hidden_width: int) -> None:
@@ -123,10 +119,6 @@ def load_head(path: Path) -> MLPHead:
 
 def head_from_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> MLPHead:
     """Make a head of its tensors, which say its widths.
-
-    Args:
-        path: where they come from.
-        tensors: under the published names.
 
     Raises:
         ModelError: they are not those of a head.

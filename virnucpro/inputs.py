@@ -18,11 +18,7 @@ _LEGACY_NAMES = ("prediction_results.txt", "prediction_results_highestscore.csv"
 
 
 class InputsError(InputError):
-    """Several inputs that cannot be read.
-
-    Args:
-        errors: one for each.
-    """
+    """Several inputs that cannot be read."""
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         self.errors = tuple(errors)
@@ -59,10 +55,6 @@ def check_inputs(
 def look_at(samples: Iterable[Sample], reference: str | None = None) -> None:
     """Read the start of every input; standard input and pipes, which can be read once only, are left alone.
 
-    Args:
-        samples: all of a run.
-        reference: FASTA that the reads of CRAM inputs were aligned to.
-
     Raises:
         InputError: what is wrong with the one that cannot be read, or with all of them.
     """
@@ -90,13 +82,7 @@ def _is_special(path: str) -> bool:
 
 
 def results_of(output: Path, stems: Iterable[str], *, run_stem: str = "all") -> list[Path]:
-    """Every path in a directory that results of these samples may be written to.
-
-    Args:
-        output: the directory.
-        stems: names of the samples.
-        run_stem: prefix of the files of the run as a whole.
-    """
+    """Every path in a directory that results of these samples may be written to."""
     names = [f"{stem}{suffix}" for stem in (*stems, run_stem) for suffix in ALL_SUFFIXES]
     names += [f"{stem}.reads{ending}" for stem in stems for ending in (".tsv.gz", ".json")]
     names += [f"{stem}_merged/{name}" for stem in stems for name in _LEGACY_NAMES]

@@ -54,12 +54,7 @@ Progress = Callable[[int, int], None]
 
 
 class CallCancelledError(VirNucProError):
-    """Calls that were not made because the run was cancelled.
-
-    Args:
-        num_done: items that were done.
-        num_items: items in all.
-    """
+    """Calls that were not made because the run was cancelled."""
 
     def __init__(self, num_done: int, num_items: int) -> None:
         self.num_done = num_done

@@ -54,17 +54,11 @@ class _Stored(TypedDict):
 
 @dataclass(frozen=True)
 class Request:
-    """Inputs, settings and options of a run.
+    """Inputs, settings and options of a run."""
 
-    Attributes:
-        samples: what is read, in order.
-        settings: of the run.
-        options: what else is wanted.
-    """
-
-    samples: tuple[Sample, ...]
-    settings: Settings = field(default_factory=Settings)
-    options: Options = field(default_factory=Options)
+    samples: tuple[Sample, ...]  # what is read, in order
+    settings: Settings = field(default_factory=Settings)  # of the run
+    options: Options = field(default_factory=Options)  # what else is wanted
 
     @property
     def sources(self) -> tuple[str, ...]:

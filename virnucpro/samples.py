@@ -42,17 +42,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """What became of a sample.
+    """What became of a sample."""
 
-    Attributes:
-        name: of the sample.
-        sequences: call to number of sequences.
-        bases: call to number of bases.
-    """
-
-    name: str
-    sequences: Mapping[str, int]
-    bases: Mapping[str, int]
+    name: str  # of the sample
+    sequences: Mapping[str, int]  # call to number of sequences
+    bases: Mapping[str, int]  # call to number of bases
 
 
 def samples_of(inputs: Sequence[str | Sample], name: str | None = None) -> tuple[Sample, ...]:

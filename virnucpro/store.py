@@ -129,17 +129,11 @@ def _all_attributes(kind: str, digest: str, made_from: Mapping[str, str | int]) 
 
 @dataclass(frozen=True)
 class _Layout:
-    """A file without its arrays.
+    """A file without its arrays."""
 
-    Attributes:
-        metadata: its first bytes, zeros where arrays go.
-        offsets: array that is not empty to where its first byte lies.
-        num_bytes: length of the whole file.
-    """
-
-    metadata: bytes
-    offsets: dict[str, int]
-    num_bytes: int
+    metadata: bytes  # its first bytes, zeros where arrays go
+    offsets: dict[str, int]  # array that is not empty to where its first byte lies
+    num_bytes: int  # length of the whole file
 
 
 class _Image(io.BytesIO):

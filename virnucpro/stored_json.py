@@ -47,10 +47,6 @@ def read(path: Path, kind: type[T]) -> T:
 def check(path: Path, kind: type[object]) -> dict[str, Any]:
     """All that a JSON object holds, once what is known of it has been checked against the types of ``kind``.
 
-    Args:
-        path: of the file.
-        kind: a ``TypedDict`` of the keys that are read; others may stand beside them.
-
     Raises:
         FileNotFoundError, StoreError: as of ``read``.
     """

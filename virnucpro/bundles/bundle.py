@@ -148,12 +148,7 @@ class Bundle:
             )
 
     def cautions(self, length_nt: int, mean_length_nt: float) -> list[str]:
-        """What a user should know of a run before trusting its scores.
-
-        Args:
-            length_nt: of its fragments.
-            mean_length_nt: of its sequences.
-        """
+        """What a user should know of a run before trusting its scores."""
         found = []
         if not self._is_trained_on(length_nt):
             found.append(

@@ -34,23 +34,14 @@ and at most 0.3 % of the hosts above the upper one, at any length from 150 to 3,
 
 @dataclass(frozen=True)
 class Cascade:
-    """What a bundle says of the model that looks first.
+    """What a bundle says of the model that looks first."""
 
-    Attributes:
-        first: name of its bundle.
-        first_fingerprint: of the one that the limits were found with.
-        low: below it the first model is sure that a sequence is not viral.
-        high: above it the first model is sure that a sequence is viral.
-        agreement: share of sequences that both ways call alike, at the length where it is lowest.
-        share: of sequences that go on.
-    """
-
-    first: str
-    first_fingerprint: str
-    low: float
-    high: float
-    agreement: float
-    share: float
+    first: str  # name of its bundle
+    first_fingerprint: str  # of the one that the limits were found with
+    low: float  # below it the first model is sure that a sequence is not viral
+    high: float  # above it the first model is sure that a sequence is viral
+    agreement: float  # share of sequences that both ways call alike, at the length where it is lowest
+    share: float  # of sequences that go on
 
     @property
     def limits(self) -> Limits:

@@ -40,27 +40,16 @@ _WEIGHTS = (  # best first
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint whose tensors are known and not yet read.
+    """A checkpoint whose tensors are known and not yet read."""
 
-    Attributes:
-        path: its file or folder.
-        tensors: under the names of the file; those of a fair-esm ``.pt`` without ``model.``.
-        settings: of ``config.json``, or of the namespace in a ``.pt`` under dotted names.
-        tokenizer_json: content of ``tokenizer.json`` where there is one.
-    """
-
-    path: Path
-    tensors: dict[str, StoredTensor]
-    settings: dict[str, Any]
-    tokenizer_json: str | None
+    path: Path  # its file or folder
+    tensors: dict[str, StoredTensor]  # under the names of the file; those of a fair-esm ``.pt`` without ``model.``
+    settings: dict[str, Any]  # of ``config.json``, or of the namespace in a ``.pt`` under dotted names
+    tokenizer_json: str | None  # content of ``tokenizer.json`` where there is one
 
 
 def find_checkpoint(name: str, given: Path | None = None) -> Path:
     """Find a checkpoint: a single file, or a folder in the form of the Hugging Face hub.
-
-    Args:
-        name: ``DNABERT-S``, ``esm2_...`` or ``300_model``, ``500_model``.
-        given: file or folder to look at first.
 
     Raises:
         ModelError: it is in none of the places, which are named, with where it comes from.

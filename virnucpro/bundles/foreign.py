@@ -73,15 +73,10 @@ _INSTRUCTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Foreign:
-    """What a file holds.
+    """What a file holds."""
 
-    Attributes:
-        tensors: by dotted name, ``model.layers.0.fc1.weight``.
-        values: numbers and texts by dotted name, ``args.encoder_layers``.
-    """
-
-    tensors: dict[str, StoredTensor]
-    values: dict[str, Plain]
+    tensors: dict[str, StoredTensor]  # by dotted name, ``model.layers.0.fc1.weight``
+    values: dict[str, Plain]  # numbers and texts by dotted name, ``args.encoder_layers``
 
 
 class _Inert:

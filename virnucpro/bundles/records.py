@@ -12,25 +12,15 @@ GENE_CLASSES = ("unmatched", "cell", "clear_cell", "mostly_cell", "even", "mostl
 
 @dataclass(frozen=True)
 class RecordWeights:
-    """A logistic regression over what is known of a record.
+    """A logistic regression over what is known of a record."""
 
-    Attributes:
-        intercept: log-odds.
-        fragments: of the mean log-odds of its fragments times the square root of their number.
-        genes: of the share of each class among its genes times the square root of their number.
-        shortest_nt: shorter records are called by their fragments alone.
-        most_fragments: more count as so many: neighbours say the same again.
-        most_genes: likewise.
-        largest_log_odds: of a fragment; what is beyond counts as this.
-    """
-
-    intercept: float
-    fragments: float
-    genes: tuple[float, ...]
-    shortest_nt: int = 1500
-    most_fragments: int = 20
-    most_genes: int = 30
-    largest_log_odds: float = 4.0
+    intercept: float  # log-odds
+    fragments: float  # of the mean log-odds of its fragments times the square root of their number
+    genes: tuple[float, ...]  # of the share of each class among its genes times the square root of their number
+    shortest_nt: int = 1500  # shorter records are called by their fragments alone
+    most_fragments: int = 20  # more count as so many: neighbours say the same again
+    most_genes: int = 30  # likewise
+    largest_log_odds: float = 4.0  # of a fragment; what is beyond counts as this
 
 
 def read_record_weights(content: Mapping[str, Any] | None) -> RecordWeights | None:

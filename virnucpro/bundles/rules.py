@@ -30,34 +30,21 @@ class Thresholds(NamedTuple):
 
 
 class Bend(NamedTuple):
-    """What is added to a line of the calibration: linear between points, constant beyond them.
+    """What is added to a line of the calibration: linear between points, constant beyond them."""
 
-    Attributes:
-        log_odds: of the head, ascending.
-        added: at each of them.
-    """
-
-    log_odds: tuple[float, ...]
-    added: tuple[float, ...]
+    log_odds: tuple[float, ...]  # of the head, ascending
+    added: tuple[float, ...]  # at each of them
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a head's log-odds to a probability at equal prevalence.
+    """From a head's log-odds to a probability at equal prevalence."""
 
-    Attributes:
-        lengths: fragment lengths (nt) the line was fitted at, ascending.
-        slope: one for each length.
-        intercept: one for each length.
-        exponent: how the evidence of ``n`` fragments grows: ``n ** exponent`` times their mean.
-        bends: one for each length, or none.
-    """
-
-    lengths: tuple[float, ...]
-    slope: tuple[float, ...]
-    intercept: tuple[float, ...]
-    exponent: float
-    bends: tuple[Bend, ...] = ()
+    lengths: tuple[float, ...]  # fragment lengths (nt) the line was fitted at, ascending
+    slope: tuple[float, ...]  # one for each length
+    intercept: tuple[float, ...]  # one for each length
+    exponent: float  # how the evidence of ``n`` fragments grows: ``n ** exponent`` times their mean
+    bends: tuple[Bend, ...] = ()  # one for each length, or none
 
     def __post_init__(self) -> None:
         if not len(self.lengths) == len(self.slope) == len(self.intercept) > 0:
@@ -130,33 +117,20 @@ class _Stored(TypedDict):
 
 @dataclass(frozen=True)
 class Rules:
-    """How a bundle's scores become calls.
+    """How a bundle's scores become calls."""
 
-    Attributes:
-        name: of the bundle.
-        fingerprint: of the bundle.
-        fragment_length: nt, what the head was trained on.
-        min_length: nt; shorter sequences get no call.
-        scores_frameless: whether fragments without an open frame are scored from nucleotides alone.
-        row_rule: how rows make a fragment.
-        calibration: from log-odds to probability.
-        threshold: probability from which a sequence is called virus where there are no presets.
-        presets: name to thresholds at equal prevalence; empty for a bundle that has none.
-        records: how fragments and genes make the call of a longer record; None where fragments alone do.
-        adds_nearest: whether what the nearest proteins say of a fragment is added to its log-odds.
-    """
-
-    name: str
-    fingerprint: str
-    fragment_length: int
-    min_length: int
-    scores_frameless: bool
-    row_rule: RowRule
-    calibration: Calibration
-    threshold: float
-    presets: Mapping[str, Thresholds]
+    name: str  # of the bundle
+    fingerprint: str  # of the bundle
+    fragment_length: int  # nt, what the head was trained on
+    min_length: int  # nt; shorter sequences get no call
+    scores_frameless: bool  # whether fragments without an open frame are scored from nucleotides alone
+    row_rule: RowRule  # how rows make a fragment
+    calibration: Calibration  # from log-odds to probability
+    threshold: float  # probability from which a sequence is called virus where there are no presets
+    presets: Mapping[str, Thresholds]  # name to thresholds at equal prevalence; empty for a bundle that has none
+    # how fragments and genes make the call of a longer record; None where fragments alone do
     records: RecordWeights | None = None
-    adds_nearest: bool = False
+    adds_nearest: bool = False  # whether what the nearest proteins say of a fragment is added to its log-odds
 
     def thresholds(self, preset: str) -> Thresholds:
         """Those of a preset; where the bundle has none, its threshold parts virus from not virus."""

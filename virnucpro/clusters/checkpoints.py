@@ -31,25 +31,15 @@ _FACTS = ("start_index", "end_index", "model")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One file of embeddings, without its numbers.
-
-    Attributes:
-        path: the file.
-        start: index of its first item.
-        end: index after its last one, as the file says; None where it does not.
-        num_rows: items that it holds.
-        width: numbers an item.
-        dtype: of the numbers; bfloat16 counts as float32.
-        model: what made them; empty where the file does not say.
-    """
+    """One file of embeddings, without its numbers."""
 
     path: Path
-    start: int
-    end: int | None
-    num_rows: int
-    width: int
-    dtype: np.dtype[Any]
-    model: str
+    start: int  # index of its first item
+    end: int | None  # index after its last one, as the file says; None where it does not
+    num_rows: int  # items that it holds
+    width: int  # numbers an item
+    dtype: np.dtype[Any]  # of the numbers; bfloat16 counts as float32
+    model: str  # what made them; empty where the file does not say
 
     def blocks(self, num_rows: int, stop: int) -> Iterator[NDArray[Any]]:
         """Its first ``stop`` rows, at most ``num_rows`` at a time.

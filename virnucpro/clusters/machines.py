@@ -36,30 +36,18 @@ _ENDING = ".credentials"
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that files are fetched from.
+    """A machine that files are fetched from."""
 
-    Attributes:
-        name: what it is called here; also the folder its files go to.
-        address: host name, IP address or a ``Host`` of the SSH configuration.
-        port: None where the SSH configuration, or 22, decides.
-        username: None where the SSH configuration, or the local name, decides.
-        password: of the user; None for keys and agent.
-        key_file: private key; None for the usual ones and the agent.
-        passphrase: of the key file.
-        known_hosts: file of trusted host keys; None for the usual ones.
-        path: folder on the machine, absolute or relative to the login folder.
-        patterns: what is fetched from it, relative to ``path``; ``*`` and ``?`` do not cross a ``/``.
-    """
-
-    name: str
-    address: str
-    port: int | None = None
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    key_file: Path | None = None
-    passphrase: str | None = field(default=None, repr=False)
-    known_hosts: Path | None = None
-    path: str = "."
+    name: str  # what it is called here; also the folder its files go to
+    address: str  # host name, IP address or a ``Host`` of the SSH configuration
+    port: int | None = None  # None where the SSH configuration, or 22, decides
+    username: str | None = None  # None where the SSH configuration, or the local name, decides
+    password: str | None = field(default=None, repr=False)  # of the user; None for keys and agent
+    key_file: Path | None = None  # private key; None for the usual ones and the agent
+    passphrase: str | None = field(default=None, repr=False)  # of the key file
+    known_hosts: Path | None = None  # file of trusted host keys; None for the usual ones
+    path: str = "."  # folder on the machine, absolute or relative to the login folder
+    # what is fetched from it, relative to ``path``; ``*`` and ``?`` do not cross a ``/``
     patterns: tuple[str, ...] = PATTERNS
 
 

@@ -31,30 +31,19 @@ _BLOCK_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Range:
-    """A file and the items that are taken of it.
+    """A file and the items that are taken of it."""
 
-    Attributes:
-        file: where they are.
-        start: index of the first.
-        stop: index after the last.
-    """
-
-    file: Checkpoint
-    start: int
-    stop: int
+    file: Checkpoint  # where they are
+    start: int  # index of the first
+    stop: int  # index after the last
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Files in the order of their items, and what is wrong with them.
+    """Files in the order of their items, and what is wrong with them."""
 
-    Attributes:
-        ranges: in order.
-        faults: a line each, with file and range; empty where they can be merged.
-    """
-
-    ranges: tuple[Range, ...]
-    faults: tuple[str, ...]
+    ranges: tuple[Range, ...]  # in order
+    faults: tuple[str, ...]  # a line each, with file and range; empty where they can be merged
 
     @property
     def total(self) -> int:
@@ -74,21 +63,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Merged:
-    """What was merged.
+    """What was merged."""
 
-    Attributes:
-        path: the file; None where it was only checked.
-        sha256: of the file; empty where it was only checked.
-        quality: of each file of the plan, in order.
-        whole: of all.
-        metadata: the joined table, if there is one.
-    """
-
-    path: Path | None
-    sha256: str
-    quality: tuple[Quality, ...]
-    whole: Quality
-    metadata: Metadata | None
+    path: Path | None  # the file; None where it was only checked
+    sha256: str  # of the file; empty where it was only checked
+    quality: tuple[Quality, ...]  # of each file of the plan, in order
+    whole: Quality  # of all
+    metadata: Metadata | None  # the joined table, if there is one
 
 
 def files_in(places: Iterable[Path]) -> list[Path]:

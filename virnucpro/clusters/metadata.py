@@ -16,19 +16,12 @@ _INDEX = "index"
 
 @dataclass(frozen=True)
 class Metadata:
-    """A joined table.
+    """A joined table."""
 
-    Attributes:
-        columns: name to one text for each item; empty where the table has no line for it.
-        num_joined: items that have a line.
-        num_missing: items that have none.
-        num_extra: lines of no item.
-    """
-
-    columns: dict[str, list[str]]
-    num_joined: int
-    num_missing: int
-    num_extra: int
+    columns: dict[str, list[str]]  # name to one text for each item; empty where the table has no line for it
+    num_joined: int  # items that have a line
+    num_missing: int  # items that have none
+    num_extra: int  # lines of no item
 
 
 def join(path: Path, num_items: int) -> Metadata:

@@ -12,29 +12,17 @@ from numpy.typing import NDArray
 
 @dataclass
 class Quality:
-    """Sums over rows of embeddings; rows may come in any number of blocks.
+    """Sums over rows of embeddings; rows may come in any number of blocks."""
 
-    Attributes:
-        num_rows: rows so far.
-        num_values: finite values.
-        total: their sum.
-        total_of_squares: of their squares.
-        min_norm: smallest Euclidean norm of a row without NaN and Inf.
-        max_norm: largest one.
-        num_nan: values that are NaN.
-        num_inf: values that are infinite.
-        num_zero_rows: rows of zeros alone.
-    """
-
-    num_rows: int = 0
-    num_values: int = 0
-    total: float = 0.0
-    total_of_squares: float = 0.0
-    min_norm: float = math.inf
-    max_norm: float = 0.0
-    num_nan: int = 0
-    num_inf: int = 0
-    num_zero_rows: int = 0
+    num_rows: int = 0  # rows so far
+    num_values: int = 0  # finite values
+    total: float = 0.0  # their sum
+    total_of_squares: float = 0.0  # of their squares
+    min_norm: float = math.inf  # smallest Euclidean norm of a row without NaN and Inf
+    max_norm: float = 0.0  # largest one
+    num_nan: int = 0  # values that are NaN
+    num_inf: int = 0  # values that are infinite
+    num_zero_rows: int = 0  # rows of zeros alone
 
     def add(self, rows: NDArray[np.floating[Any]]) -> None:
         """Count a block (n, D)."""

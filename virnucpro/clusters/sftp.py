@@ -47,31 +47,20 @@ class RemoteFileError(Exception):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on a machine.
+    """A file on a machine."""
 
-    Attributes:
-        name: its path relative to the machine's folder.
-        size_bytes: as listed.
-        mtime: seconds since 1970, as listed.
-        sha256: None where nothing on the machine says it.
-    """
-
-    name: str
-    size_bytes: int
-    mtime: int
-    sha256: str | None = None
+    name: str  # its path relative to the machine's folder
+    size_bytes: int  # as listed
+    mtime: int  # seconds since 1970, as listed
+    sha256: str | None = None  # None where nothing on the machine says it
 
 
 @dataclass
 class Listing:
-    """What a machine's folder holds.
+    """What a machine's folder holds."""
 
-    Attributes:
-        files: those that match, in order of name.
-        problems: names that cannot be followed, each with what is wrong.
-    """
-
-    files: list[RemoteFile] = field(default_factory=list)
+    files: list[RemoteFile] = field(default_factory=list)  # those that match, in order of name
+    # names that cannot be followed, each with what is wrong
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 

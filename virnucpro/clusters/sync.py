@@ -45,38 +45,23 @@ _REWRITTEN_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try a machine.
+    """How long to try a machine."""
 
-    Attributes:
-        attempts: in a row that bring nothing new, before it is given up.
-        first_wait_seconds: after the first of them; doubled each time.
-    """
-
-    attempts: int = 5
-    first_wait_seconds: float = 1.0
+    attempts: int = 5  # in a row that bring nothing new, before it is given up
+    first_wait_seconds: float = 1.0  # after the first of them; doubled each time
 
 
 @dataclass
 class Fetched:
-    """What became of the files of one machine.
-
-    Attributes:
-        machine: its name.
-        fetched: names of those that came now.
-        here: names of those that were here, intact.
-        unchecked: names of those that nothing on the machine gives a digest of.
-        failed: name and reason of those that did not come.
-        problem: why the machine was given up; None where it was not.
-        num_bytes: received now.
-    """
+    """What became of the files of one machine."""
 
     machine: str
-    fetched: list[str] = field(default_factory=list)
-    here: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    problem: str | None = None
-    num_bytes: int = 0
+    fetched: list[str] = field(default_factory=list)  # names of those that came now
+    here: list[str] = field(default_factory=list)  # names of those that were here, intact
+    unchecked: list[str] = field(default_factory=list)  # names of those that nothing on the machine gives a digest of
+    failed: list[tuple[str, str]] = field(default_factory=list)  # name and reason of those that did not come
+    problem: str | None = None  # why the machine was given up; None where it was not
+    num_bytes: int = 0  # received now
 
     @property
     def is_complete(self) -> bool:
@@ -100,13 +85,6 @@ def sync(
     machines: Sequence[Machine], output: Path, reporter: Reporter, *, patience: Patience, num_at_once: int
 ) -> list[Fetched]:
     """Fetch the files of all machines, which are asked at the same time.
-
-    Args:
-        machines: where from.
-        output: folder that gets a folder for each machine.
-        reporter: progress, in bytes.
-        patience: how long to try a machine that does not answer.
-        num_at_once: files of one machine that come at the same time.
 
     Returns:
         what became of each machine, in their order. A machine that fails does not stop the others.

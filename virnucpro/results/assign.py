@@ -52,21 +52,13 @@ class ReadStatus(StrEnum):
 
 
 class Alignment(NamedTuple):
-    """The best alignment of a read.
+    """The best alignment of a read."""
 
-    Attributes:
-        read: name.
-        contig: name; empty where the read is unmapped.
-        identity: 0 to 1.
-        coverage: 0 to 1.
-        num_matches: columns of the alignment that match.
-    """
-
-    read: bytes
-    contig: bytes
-    identity: float
-    coverage: float
-    num_matches: float
+    read: bytes  # name
+    contig: bytes  # name; empty where the read is unmapped
+    identity: float  # 0 to 1
+    coverage: float  # 0 to 1
+    num_matches: float  # columns of the alignment that match
 
 
 class ContigCall(NamedTuple):
@@ -82,30 +74,19 @@ AMBIGUOUS = ContigCall(b"", b"")
 
 @dataclass(frozen=True)
 class Limits:
-    """How well a read must align to take the contig's call.
+    """How well a read must align to take the contig's call."""
 
-    Attributes:
-        identity: 0 to 1.
-        coverage: 0 to 1.
-    """
-
-    identity: float = 0.95
-    coverage: float = 0.8
+    identity: float = 0.95  # 0 to 1
+    coverage: float = 0.8  # 0 to 1
 
 
 @dataclass
 class ReadCounts:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        num_reads: lines of the table.
-        statuses: status to number of reads.
-        calls: call to number of assigned reads.
-    """
-
-    num_reads: int
-    statuses: dict[str, int]
-    calls: dict[str, int]
+    num_reads: int  # lines of the table
+    statuses: dict[str, int]  # status to number of reads
+    calls: dict[str, int]  # call to number of assigned reads
 
 
 def assign_reads(

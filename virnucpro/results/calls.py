@@ -53,18 +53,14 @@ Limit = float | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calling:
-    """What a user decides about calls; no score depends on it.
+    """What a user decides about calls; no score depends on it."""
 
-    Attributes:
-        preset: of the bundle; its thresholds are error rates of the model and apply at equal prevalence.
-        threshold: p_virus, at the prevalence given, that parts virus from not virus; instead of a preset.
-        fdr: highest false discovery rate of what is called virus; instead of a preset.
-        prevalence: expected share of viral sequences, between 0 and 1; None estimates it from the sample's own scores.
-    """
-
+    # of the bundle; its thresholds are error rates of the model and apply at equal prevalence
     preset: str = DEFAULT_PRESET
+    # p_virus, at the prevalence given, that parts virus from not virus; instead of a preset
     threshold: float | None = None
-    fdr: float | None = None
+    fdr: float | None = None  # highest false discovery rate of what is called virus; instead of a preset
+    # expected share of viral sequences, between 0 and 1; None estimates it from the sample's own scores
     prevalence: float | None = None
 
     @classmethod
@@ -178,13 +174,7 @@ def _sum_by(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:
 def sequence_log_odds(
     table: Fragments, added: NDArray[np.void], parts: NDArray[np.void] | None = None
 ) -> NDArray[np.float64]:
-    """(m,) calibrated log-odds at equal prevalence; NaN if nothing was scored or the record is not fit for a call.
-
-    Args:
-        table: the sequences.
-        added: their sums.
-        parts: the proviruses in them, REGION_DTYPE; None for none.
-    """
+    """(m,) calibrated log-odds at equal prevalence; NaN if nothing was scored or the record is not fit for a call."""
     parts = np.zeros(0, dtype=REGION_DTYPE) if parts is None else parts
     scored = added["num_scored"].astype(np.int64)
     is_fit = (scored > 0) & np.isin(table.sequences["status"], _FIT)
@@ -253,12 +243,7 @@ def call_sequences(
 
 
 def evidence_of(table: Fragments, parts: NDArray[np.void] | None = None) -> NDArray[np.float32]:
-    """(m,) log-odds at equal prevalence of all sequences; in float32, as they are all in memory at once.
-
-    Args:
-        table: the sequences.
-        parts: the proviruses in them, REGION_DTYPE; None for none.
-    """
+    """(m,) log-odds at equal prevalence of all sequences; in float32, as they are all in memory at once."""
     parts = np.zeros(0, dtype=REGION_DTYPE) if parts is None else parts
     evidence = np.empty(len(table), dtype=np.float32)
     done = 0

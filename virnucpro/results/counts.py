@@ -16,37 +16,27 @@ from virnucpro.results.prevalence import Prevalence
 
 @dataclass
 class Counts:
-    """What was found in an input.
+    """What was found in an input."""
 
-    Attributes:
-        calls: call to number of sequences.
-        statuses: status to number of sequences.
-        bases: call to number of bases.
-        fragments: all of them.
-        scored_fragments: how many of them have a score.
-        masked_fragments: how many of them are masked.
-        frames: frame name to number of rows (``N0``: scored from nucleotides alone).
-        num_failed_rows: rows that could not be computed.
-        regions: kind to number of virus regions.
-        region_bases: kind to number of bases in them.
-        virus_fdr: estimated share of false calls among what is called virus; NaN if nothing is.
-        sequences_by_model: in a cascade, model to number of sequences that it decided.
-        bases_by_model: in a cascade, model to number of bases in them.
-    """
-
+    # call to number of sequences
     calls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALL_NAMES.values(), 0))
+    # status to number of sequences
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUS_NAMES.values(), 0))
+    # call to number of bases
     bases: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALL_NAMES.values(), 0))
-    fragments: int = 0
-    scored_fragments: int = 0
-    masked_fragments: int = 0
+    fragments: int = 0  # all of them
+    scored_fragments: int = 0  # how many of them have a score
+    masked_fragments: int = 0  # how many of them are masked
+    # frame name to number of rows (``N0``: scored from nucleotides alone)
     frames: dict[str, int] = field(default_factory=dict)
-    num_failed_rows: int = 0
-    regions: dict[str, int] = field(default_factory=lambda: {WHOLE: 0, PROVIRUS: 0})
+    num_failed_rows: int = 0  # rows that could not be computed
+    regions: dict[str, int] = field(default_factory=lambda: {WHOLE: 0, PROVIRUS: 0})  # kind to number of virus regions
+    # kind to number of bases in them
     region_bases: dict[str, int] = field(default_factory=lambda: {WHOLE: 0, PROVIRUS: 0})
-    virus_fdr: float = math.nan
+    virus_fdr: float = math.nan  # estimated share of false calls among what is called virus; NaN if nothing is
+    # in a cascade, model to number of sequences that it decided
     sequences_by_model: dict[str, int] = field(default_factory=dict)
-    bases_by_model: dict[str, int] = field(default_factory=dict)
+    bases_by_model: dict[str, int] = field(default_factory=dict)  # in a cascade, model to number of bases in them
 
     @classmethod
     def of(cls, results: InputResults, frames: Mapping[str, int]) -> Counts:
@@ -103,14 +93,7 @@ def total(counted: Iterable[Counts]) -> Counts:
 
 
 def summary(results: InputResults, counts: Counts, source: str, cascade: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What ``.summary.json`` holds.
-
-    Args:
-        results: of the input.
-        counts: of them.
-        source: the input as the user named it.
-        cascade: the model that looked first and its limits; None without one.
-    """
+    """What ``.summary.json`` holds."""
     rules = results.table.rules[0]
     by_model = {"sequences_by_model": counts.sequences_by_model, "bases_by_model": counts.bases_by_model}
     return {

@@ -28,12 +28,7 @@ _MANY_POINTS = 100
 
 
 def write_plots(run: FinishedRun, file_format: str) -> Path:
-    """Write the figures of one input to ``<stem>.plots/``, one file each; returns the folder.
-
-    Args:
-        run: the input.
-        file_format: one of ``drawing.FORMATS``.
-    """
+    """Write the figures of one input to ``<stem>.plots/``, one file each; returns the folder."""
     shown, folder = overview(run.results), run.path("plots")
     figures = {
         "scores": score_figure(shown, run.thresholds),

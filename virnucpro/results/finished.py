@@ -21,21 +21,13 @@ _RECORD_SUFFIX = "run.json"
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """One input of a finished run.
+    """One input of a finished run."""
 
-    Attributes:
-        root: the directory with its results.
-        stem: prefix of the input's result files.
-        record: the run record, ``.run.json``.
-        summary: the input's ``.summary.json``.
-        results: its table and calls.
-    """
-
-    root: Path
-    stem: str
-    record: dict[str, Any]
-    summary: dict[str, Any]
-    results: InputResults
+    root: Path  # the directory with its results
+    stem: str  # prefix of the input's result files
+    record: dict[str, Any]  # the run record, ``.run.json``
+    summary: dict[str, Any]  # the input's ``.summary.json``
+    results: InputResults  # its table and calls
 
     def path(self, suffix: str) -> Path:
         """A result file of this input."""
@@ -91,10 +83,6 @@ def stems_of(root: Path) -> list[str]:
 
 def open_run(root: Path, stem: str) -> FinishedRun:
     """One input of a finished run, called as its summary says.
-
-    Args:
-        root: output directory of ``predict``, or of ``call``.
-        stem: prefix of the input's files.
 
     Raises:
         UsageError: this input has no results in ``root``.

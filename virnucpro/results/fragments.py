@@ -138,14 +138,7 @@ class Fragments:
     def of(
         cls, rules: Sequence[Rules], sequences: NDArray[np.void], names: Ragged, fragments: NDArray[np.void]
     ) -> Fragments:
-        """A table in memory; where the fragments of each sequence lie in it is found here.
-
-        Args:
-            rules: of the models.
-            sequences: (m,) SEQUENCE_DTYPE.
-            names: m ids.
-            fragments: (f,) FRAGMENT_DTYPE, ascending by sequence.
-        """
+        """A table in memory; where the fragments of each sequence lie in it is found here."""
         sequences = sequences.copy()
         counts = np.bincount(fragments["sequence"], minlength=len(sequences))
         sequences["num_fragments"], sequences["first_fragment"] = counts, np.cumsum(counts) - counts

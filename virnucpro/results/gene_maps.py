@@ -27,25 +27,15 @@ _COLOURS = {"virus": "virus", "cell": "not_virus", "both": "uncertain", "neither
 
 @dataclass(frozen=True)
 class GeneMap:
-    """What is drawn of a sequence.
+    """What is drawn of a sequence."""
 
-    Attributes:
-        name: of the sequence.
-        start: first base shown, 0-based.
-        stop: one after the last.
-        region: of the provirus, 0-based half-open; None for a whole virus.
-        genes: (g,) GENE_DTYPE.
-        organisms: number of an organism to its name and family.
-        num_left_out: genes of the sequence that are not shown though they belong to the virus.
-    """
-
-    name: bytes
-    start: int
-    stop: int
-    region: tuple[int, int] | None
-    genes: NDArray[np.void]
-    organisms: dict[int, tuple[str, str]]
-    num_left_out: int = 0
+    name: bytes  # of the sequence
+    start: int  # first base shown, 0-based
+    stop: int  # one after the last
+    region: tuple[int, int] | None  # of the provirus, 0-based half-open; None for a whole virus
+    genes: NDArray[np.void]  # (g,) GENE_DTYPE
+    organisms: dict[int, tuple[str, str]]  # number of an organism to its name and family
+    num_left_out: int = 0  # genes of the sequence that are not shown though they belong to the virus
 
     @property
     def kinds(self) -> list[str]:

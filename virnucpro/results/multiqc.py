@@ -62,11 +62,7 @@ _STATISTICS = {
 
 
 def write_multiqc(run: FinishedRun) -> list[Path]:
-    """Write bars, columns and the version that made them: ``<stem>.`` and each of ``MULTIQC_SUFFIXES``.
-
-    Args:
-        run: the input.
-    """
+    """Write bars, columns and the version that made them: ``<stem>.`` and each of ``MULTIQC_SUFFIXES``."""
     written = []
     bars, columns, versions = MULTIQC_SUFFIXES
     for suffix, content in ((bars, _calls(run.stem, run.summary)), (columns, _statistics(run.stem, run.summary))):

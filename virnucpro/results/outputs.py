@@ -50,18 +50,12 @@ _GFF3_SAFE = re.compile(b"[A-Za-z0-9%b]*" % re.escape(_GFF3_PLAIN).encode())
 
 @dataclass(frozen=True)
 class ScoredUnit:
-    """A unit with the scores of all its rows.
+    """A unit with the scores of all its rows."""
 
-    Attributes:
-        table: the unit; only the strings that were asked for are in it.
-        scores: (n, 2) float32, not virus and virus; NaN if a row has none.
-        failed: (n,) whether a row could not be computed.
-        nearest: for each model (f,) what the nearest proteins say of the fragments; None if it does not ask.
-    """
-
-    table: UnitTable
-    scores: NDArray[np.float32]
-    failed: NDArray[np.bool_]
+    table: UnitTable  # the unit; only the strings that were asked for are in it
+    scores: NDArray[np.float32]  # (n, 2) float32, not virus and virus; NaN if a row has none
+    failed: NDArray[np.bool_]  # (n,) whether a row could not be computed
+    # for each model (f,) what the nearest proteins say of the fragments; None if it does not ask
     nearest: tuple[NDArray[np.float32] | None, ...] = (None,)
 
 
@@ -90,42 +84,25 @@ class NoUnits:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which results are asked for.
+    """Which results are asked for."""
 
-    Attributes:
-        rows: ``.rows.tsv.gz`` too (``--keep-intermediate``).
-        legacy: the published program's two files too.
-        calling: what the user decided about calls.
-        format: of the tables of sequences, fragments and rows.
-        directory: where results go; None is the run's own.
-    """
-
-    rows: bool = False
-    legacy: bool = False
-    calling: Calling = field(default_factory=Calling)
-    format: TableFormat = "tsv"
-    directory: Path | None = None
+    rows: bool = False  # ``.rows.tsv.gz`` too (``--keep-intermediate``)
+    legacy: bool = False  # the published program's two files too
+    calling: Calling = field(default_factory=Calling)  # what the user decided about calls
+    format: TableFormat = "tsv"  # of the tables of sequences, fragments and rows
+    directory: Path | None = None  # where results go; None is the run's own
 
 
 @dataclass(frozen=True, eq=False)
 class InputResults:
-    """What is known of an input, or of some of its sequences, once they are called.
+    """What is known of an input, or of some of its sequences, once they are called."""
 
-    Attributes:
-        table: fragments and sequences.
-        calls: (m,) CALL_DTYPE.
-        proviruses: REGION_DTYPE, the viral parts of longer sequences.
-        calling: what calls were made by.
-        prevalence: at which they were made.
-        source: the units, for what only they hold.
-    """
-
-    table: Fragments
-    calls: NDArray[np.void]
-    proviruses: NDArray[np.void]
-    calling: Calling
-    prevalence: Prevalence
-    source: Source = field(default_factory=NoUnits)
+    table: Fragments  # fragments and sequences
+    calls: NDArray[np.void]  # (m,) CALL_DTYPE
+    proviruses: NDArray[np.void]  # REGION_DTYPE, the viral parts of longer sequences
+    calling: Calling  # what calls were made by
+    prevalence: Prevalence  # at which they were made
+    source: Source = field(default_factory=NoUnits)  # the units, for what only they hold
 
     @classmethod
     def of(cls, table: Fragments, calling: Calling, source: Source | None = None) -> InputResults:
@@ -192,18 +169,13 @@ class InputResults:
 
 @dataclass(frozen=True)
 class Output:
-    """A result file.
+    """A result file."""
 
-    Attributes:
-        file: its name, ``<stem>`` for that of the input; of a table that comes in several formats, the one of TSV.
-        content: what it holds, part by part: cells of its table, or text.
-        table: its columns; None if it is not a table of ours.
-        is_wanted: whether it is written; by default always.
-    """
-
-    file: str
+    file: str  # its name, ``<stem>`` for that of the input; of a table that comes in several formats, the one of TSV
+    # what it holds, part by part: cells of its table, or text
     content: Callable[[InputResults], Iterator[Cells] | Iterator[bytes]]
-    table: Table | None = None
+    table: Table | None = None  # its columns; None if it is not a table of ours
+    # whether it is written; by default always
     is_wanted: Callable[[InputResults, Wanted], bool] = lambda _results, _wanted: True
 
     def path(self, folder: Path, stem: str, file_format: TableFormat = "tsv") -> Path:

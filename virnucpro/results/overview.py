@@ -30,94 +30,54 @@ _PLACES = np.array([CALLS.index(CALL_NAMES[call]) for call in sorted(CALL_NAMES)
 
 @dataclass(frozen=True)
 class Hit:
-    """A sequence that is shown by itself.
+    """A sequence that is shown by itself."""
 
-    Attributes:
-        position: among the sequences of the input.
-        name: its id.
-        length: nt.
-        call: one of ``CALLS``.
-        p_virus: NaN if nothing was scored.
-        fdr: share of false calls among sequences with a p_virus at least as high; NaN if nothing was scored.
-        evidence: what the probability rests on.
-    """
-
-    position: int
-    name: bytes
-    length: int
-    call: str
-    p_virus: float
-    fdr: float
-    evidence: str
+    position: int  # among the sequences of the input
+    name: bytes  # its id
+    length: int  # nt
+    call: str  # one of ``CALLS``
+    p_virus: float  # NaN if nothing was scored
+    fdr: float  # share of false calls among sequences with a p_virus at least as high; NaN if nothing was scored
+    evidence: str  # what the probability rests on
 
 
 @dataclass(frozen=True)
 class Provirus:
-    """A viral part of a longer sequence.
+    """A viral part of a longer sequence."""
 
-    Attributes:
-        position: of the sequence among those of the input.
-        sequence: its id.
-        start: first base, 1-based.
-        stop: last base, 1-based.
-        p_virus: mean of its windows.
-        score: of the finder.
-    """
-
-    position: int
-    sequence: bytes
-    start: int
-    stop: int
-    p_virus: float
-    score: float
+    position: int  # of the sequence among those of the input
+    sequence: bytes  # its id
+    start: int  # first base, 1-based
+    stop: int  # last base, 1-based
+    p_virus: float  # mean of its windows
+    score: float  # of the finder
 
 
 @dataclass(frozen=True)
 class Track:
-    """The windows of one sequence, in order.
-
-    Attributes:
-        line: the sequence.
-        starts: (n,) first base of each window, 1-based.
-        stops: (n,) last base of each, 1-based.
-        p_virus: (n,) NaN if a window has no score.
-        proviruses: those of this sequence.
-    """
+    """The windows of one sequence, in order."""
 
     line: Hit
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    p_virus: NDArray[np.float32]
-    proviruses: tuple[Provirus, ...]
+    starts: NDArray[np.int64]  # (n,) first base of each window, 1-based
+    stops: NDArray[np.int64]  # (n,) last base of each, 1-based
+    p_virus: NDArray[np.float32]  # (n,) NaN if a window has no score
+    proviruses: tuple[Provirus, ...]  # those of this sequence
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What a page shows of an input.
+    """What a page shows of an input."""
 
-    Attributes:
-        calls: sequences by call.
-        bases: bases by call.
-        statuses: sequences by status, those that there are.
-        largest_fdr: of the sequences called virus; NaN if there are none.
-        scores: (calls, score bins) sequences by call and p_virus, in bins of equal width from 0 to 1.
-        lengths: (calls, length bins) sequences by call and length, in bins of ``LENGTH_EDGES``.
-        hits: sequences called virus of highest p_virus, the longer first among equals.
-        num_proviruses: all of them.
-        proviruses: those of highest score, the longer first among equals.
-        tracks: up to half hold a provirus, the rest are the longest hits.
-    """
-
-    calls: dict[str, int]
-    bases: dict[str, int]
-    statuses: dict[str, int]
-    largest_fdr: float
-    scores: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    hits: list[Hit]
-    num_proviruses: int
-    proviruses: list[Provirus]
-    tracks: list[Track]
+    calls: dict[str, int]  # sequences by call
+    bases: dict[str, int]  # bases by call
+    statuses: dict[str, int]  # sequences by status, those that there are
+    largest_fdr: float  # of the sequences called virus; NaN if there are none
+    scores: NDArray[np.int64]  # (calls, score bins) sequences by call and p_virus, in bins of equal width from 0 to 1
+    lengths: NDArray[np.int64]  # (calls, length bins) sequences by call and length, in bins of ``LENGTH_EDGES``
+    hits: list[Hit]  # sequences called virus of highest p_virus, the longer first among equals
+    num_proviruses: int  # all of them
+    proviruses: list[Provirus]  # those of highest score, the longer first among equals
+    tracks: list[Track]  # up to half hold a provirus, the rest are the longest hits
 
     @property
     def num_sequences(self) -> int:

@@ -25,17 +25,11 @@ _MARK = re.compile(rb"virnucpro-calls:([0-9a-f]{32})")
 
 @dataclass(frozen=True)
 class Pages:
-    """Which pages an input has, or is to have.
+    """Which pages an input has, or is to have."""
 
-    Attributes:
-        report: the page.
-        multiqc: the files for MultiQC.
-        figures: their formats.
-    """
-
-    report: bool = False
-    multiqc: bool = False
-    figures: tuple[str, ...] = ()
+    report: bool = False  # the page
+    multiqc: bool = False  # the files for MultiQC
+    figures: tuple[str, ...] = ()  # their formats
 
     @classmethod
     def there(cls, root: Path, stem: str) -> Self:

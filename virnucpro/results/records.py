@@ -21,13 +21,7 @@ NUM_CLASSES = int(_OF_PATH_CLASS.max()) + 1
 
 
 def record_features(table: Fragments, parts: NDArray[np.void], weights: RecordWeights) -> NDArray[np.float64]:
-    """(m, 1 + NUM_CLASSES) what the log-odds of each sequence is made of; NaN where no fragment has a score.
-
-    Args:
-        table: some sequences.
-        parts: the proviruses in them, which do not count.
-        weights: for its bounds.
-    """
+    """(m, 1 + NUM_CLASSES) what the log-odds of each sequence is made of; NaN where no fragment has a score."""
     features = np.full((len(table), 1 + NUM_CLASSES), np.nan)
     fragments = table.fragments[outside(parts, table.fragments)]
     scored = fragments[~np.isnan(fragments["log_odds"]) & (fragments["masked"] == 0)]

@@ -22,48 +22,28 @@ _FRAMES = (1, 2, 3, -1, -2, -3)
 
 @dataclass(frozen=True)
 class Column:
-    """A column.
+    """A column."""
 
-    Attributes:
-        name: in the header.
-        type: string, integer or number.
-        meaning: in words.
-        unit: of a number; empty where it has none.
-        coordinates: system of a position; empty for all else.
-        is_nullable: whether a value may be missing: NA in TSV, null elsewhere.
-        values: all that it may hold; empty for free ones.
-        decimals: of a number that is not whole.
-    """
-
-    name: str
-    type: Type
-    meaning: str
-    unit: str = ""
-    coordinates: str = ""
-    is_nullable: bool = False
-    values: tuple[str | int, ...] = ()
-    decimals: int = 4
+    name: str  # in the header
+    type: Type  # string, integer or number
+    meaning: str  # in words
+    unit: str = ""  # of a number; empty where it has none
+    coordinates: str = ""  # system of a position; empty for all else
+    is_nullable: bool = False  # whether a value may be missing: NA in TSV, null elsewhere
+    values: tuple[str | int, ...] = ()  # all that it may hold; empty for free ones
+    decimals: int = 4  # of a number that is not whole
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        name: what ``--table`` calls it.
-        files: format to file; ``<stem>`` stands for that of the input.
-        written: when.
-        meaning: what a line is.
-        columns: in order.
-        cascade_columns: what stands behind them in runs with ``--cascade``.
-    """
-
-    name: str
-    files: Mapping[TableFormat, str]
-    written: str
-    meaning: str
-    columns: tuple[Column, ...]
-    cascade_columns: tuple[Column, ...] = ()
+    name: str  # what ``--table`` calls it
+    files: Mapping[TableFormat, str]  # format to file; ``<stem>`` stands for that of the input
+    written: str  # when
+    meaning: str  # what a line is
+    columns: tuple[Column, ...]  # in order
+    cascade_columns: tuple[Column, ...] = ()  # what stands behind them in runs with ``--cascade``
 
     @property
     def header(self) -> tuple[str, ...]:

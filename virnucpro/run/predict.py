@@ -185,36 +185,22 @@ def execute(
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A run whose units are cut; in a cascade, the first model has scored them.
+    """A run whose units are cut; in a cascade, the first model has scored them."""
 
-    Attributes:
-        run: of the model asked for.
-        index: of the units, with what this model computes of them.
-        devices: where.
-        started: when.
-        look: in a cascade, what the first model did.
-        cautions: what the user should know.
-    """
-
-    run: Run
-    index: Index
-    devices: list[str]
-    started: datetime
-    look: FirstLook | None
-    cautions: list[str]
+    run: Run  # of the model asked for
+    index: Index  # of the units, with what this model computes of them
+    devices: list[str]  # where
+    started: datetime  # when
+    look: FirstLook | None  # in a cascade, what the first model did
+    cautions: list[str]  # what the user should know
 
 
 @dataclass(frozen=True, eq=False)
 class _Computed(_Prepared):
-    """A run whose units are all scored.
+    """A run whose units are all scored."""
 
-    Attributes:
-        scores: of all rows.
-        table: of all fragments.
-    """
-
-    scores: ScoredModels
-    table: Fragments
+    scores: ScoredModels  # of all rows
+    table: Fragments  # of all fragments
 
 
 @contextmanager

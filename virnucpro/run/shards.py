@@ -27,40 +27,25 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
 
 @dataclass(frozen=True)
 class Receipt:
-    """What is known of a finished unit.
+    """What is known of a finished unit."""
 
-    Attributes:
-        run: digest of the run that it is of.
-        unit: its number.
-        first_row: number of its first row.
-        num_rows: how many rows.
-        files: kind of file (scores, failed, merged, nearest, nucleotide, protein) to SHA-256, of those that there are.
-    """
-
-    run: Digest
-    unit: Count
-    first_row: Count
-    num_rows: Count
+    run: Digest  # digest of the run that it is of
+    unit: Count  # its number
+    first_row: Count  # number of its first row
+    num_rows: Count  # how many rows
+    # kind of file (scores, failed, merged, nearest, nucleotide, protein) to SHA-256, of those that there are
     files: dict[str, Digest]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Units one after the other that lack the same thing.
+    """Units one after the other that lack the same thing."""
 
-    Attributes:
-        first: number of the first.
-        last: number of the last.
-        first_row: number of the first row of the first.
-        stop_row: one after the last row of the last.
-        problem: what is wrong, with the file where it is one.
-    """
-
-    first: int
-    last: int
-    first_row: int
-    stop_row: int
-    problem: str
+    first: int  # number of the first
+    last: int  # number of the last
+    first_row: int  # number of the first row of the first
+    stop_row: int  # one after the last row of the last
+    problem: str  # what is wrong, with the file where it is one
 
     def __str__(self) -> str:
         units = f"unit {self.first}" if self.first == self.last else f"units {self.first}-{self.last}"
@@ -183,11 +168,6 @@ def faults(run_dir: RunDir, index: Index, units: Iterable[int] | None = None) ->
 
 def adopt(run_dir: RunDir, index: Index, folder: Path) -> tuple[int, list[str]]:
     """Copy the finished units of the same run out of another folder, each checked against its receipt.
-
-    Args:
-        run_dir: where to.
-        index: of its units.
-        folder: a run's directory as it came from another machine; receipts and their files are enough.
 
     Returns:
         how many units came, and what is wrong with others, each with its file.

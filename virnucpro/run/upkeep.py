@@ -43,28 +43,16 @@ def _index(run_dir: RunDir) -> Index:
 
 @dataclass(frozen=True)
 class Merged:
-    """What became of the units of a run.
+    """What became of the units of a run."""
 
-    Attributes:
-        num_merged: merged now.
-        num_here: merged before.
-        num_scored: scored, and their embeddings dropped: there is nothing to merge.
-        num_waiting: lack a shard.
-    """
-
-    num_merged: int
-    num_here: int
-    num_scored: int
-    num_waiting: int
+    num_merged: int  # merged now
+    num_here: int  # merged before
+    num_scored: int  # scored, and their embeddings dropped: there is nothing to merge
+    num_waiting: int  # lack a shard
 
 
 def merge(path: Path, *, num_processes: int | None = None, show_bars: bool = False) -> Merged:
     """Merge every unit of a run whose two shards are there.
-
-    Args:
-        path: output directory.
-        num_processes: how many at most; the CPUs this process may use where None.
-        show_bars: draw progress bars on a terminal.
 
     Raises:
         UsageError: there is no such run.

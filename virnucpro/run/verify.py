@@ -30,37 +30,25 @@ Kind = Literal["damaged", "missing", "failed"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it should be.
+    """One thing that is not as it should be."""
 
-    Attributes:
-        kind: ``damaged`` (or made from something else), ``missing`` (not computed yet), ``failed`` (rows that could
-            not be computed).
-        path: of the file.
-        text: what is wrong with it.
-        unit: the unit it belongs to: the directory of its run and its number there; None for results.
-    """
-
+    # ``damaged`` (or made from something else), ``missing`` (not computed yet), ``failed`` (rows that could not be
+    # computed)
     kind: Kind
-    path: Path
-    text: str
+    path: Path  # of the file
+    text: str  # what is wrong with it
+    # the unit it belongs to: the directory of its run and its number there; None for results
     unit: tuple[RunDir, int] | None = None
 
 
 @dataclass
 class Findings:
-    """What a look at a run found.
+    """What a look at a run found."""
 
-    Attributes:
-        num_files: files that were read.
-        num_rows: rows the run has.
-        num_scored: rows that have a score (duplicates of a scored row included).
-        problems: in the order of the units.
-    """
-
-    num_files: int = 0
-    num_rows: int = 0
-    num_scored: int = 0
-    problems: list[Problem] = field(default_factory=list)
+    num_files: int = 0  # files that were read
+    num_rows: int = 0  # rows the run has
+    num_scored: int = 0  # rows that have a score (duplicates of a scored row included)
+    problems: list[Problem] = field(default_factory=list)  # in the order of the units
 
     def of(self, kind: Kind) -> list[Problem]:
         """Problems of one kind."""
@@ -69,10 +57,6 @@ class Findings:
 
 def verify(run_dir: RunDir, advance: Callable[[int], None] = lambda _: None) -> Findings:
     """Look at every file of a run.
-
-    Args:
-        run_dir: the run.
-        advance: called with 1 for each unit that was looked at.
 
     Raises:
         StoreError: manifest or index cannot be read, so that nothing else can be held against them.
@@ -99,17 +83,11 @@ def verify(run_dir: RunDir, advance: Callable[[int], None] = lambda _: None) -> 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What the manifest says of a model of the run.
+    """What the manifest says of a model of the run."""
 
-    Attributes:
-        fingerprint: of the model.
-        digests: role to that of its encoder.
-        dtype: float type the encoders computed in.
-    """
-
-    fingerprint: str
-    digests: dict[str, str]
-    dtype: str
+    fingerprint: str  # of the model
+    digests: dict[str, str]  # role to that of its encoder
+    dtype: str  # float type the encoders computed in
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], part: RunDir) -> Self:

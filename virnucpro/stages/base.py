@@ -37,12 +37,6 @@ def features_made_from(bundle: Bundle, dtype: str, unit_digest: str) -> dict[str
 def computed_rows(run_dir: RunDir, unit: int, rows: NDArray[np.void], first_row: int) -> NDArray[np.bool_]:
     """(n,) which rows of a unit a model computes: those that are their own source, in a cascade some of them.
 
-    Args:
-        run_dir: paths of the model.
-        unit: number of the unit.
-        rows: (n,) ROW_DTYPE, all rows of the unit.
-        first_row: number of the first.
-
     Raises:
         StoreError: the selection of rows is damaged.
     """
@@ -78,25 +72,15 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: where it lives, what model, how it is cut, and who is told how far it is.
+    """One run: where it lives, what model, how it is cut, and who is told how far it is."""
 
-    Attributes:
-        dir: its paths.
-        inputs: files as the user named them; ``-`` is stdin.
-        bundle: the model.
-        fragment_length: nt.
-        unit_rows: most rows in a unit.
-        dtype: float32, bfloat16 or float16.
-        reporter: progress.
-    """
-
-    dir: RunDir
-    inputs: tuple[str, ...]
+    dir: RunDir  # its paths
+    inputs: tuple[str, ...]  # files as the user named them; ``-`` is stdin
     bundle: Bundle
-    fragment_length: int
-    unit_rows: int
-    dtype: str
-    reporter: Reporter
+    fragment_length: int  # nt
+    unit_rows: int  # most rows in a unit
+    dtype: str  # float32, bfloat16 or float16
+    reporter: Reporter  # progress
 
     @property
     def rules(self) -> Rules:
@@ -106,50 +90,29 @@ class Run:
 
 @dataclass(frozen=True)
 class IndexedInput:
-    """One input, a file or the two files of a pair, as extraction found it.
+    """One input, a file or the two files of a pair, as extraction found it."""
 
-    Attributes:
-        source: as the user named it.
-        stem: prefix of its result files.
-        format: fasta, fastq, bam, cram, sam or empty.
-        compression: none, gzip, bzip2, xz or zstd.
-        sha256: of the bytes as they are in the file.
-        first_sequence: number of its first sequence in the run.
-        num_sequences: how many.
-        num_bases: of all its sequences.
-        mate_source: second file of a pair; empty where there is none.
-        mate_sha256: of its bytes.
-    """
-
-    source: str
-    stem: str
-    format: str
-    compression: str
-    sha256: str
-    first_sequence: Count
-    num_sequences: Count
-    num_bases: Count
-    mate_source: str = ""
-    mate_sha256: str = ""
+    source: str  # as the user named it
+    stem: str  # prefix of its result files
+    format: str  # fasta, fastq, bam, cram, sam or empty
+    compression: str  # none, gzip, bzip2, xz or zstd
+    sha256: str  # of the bytes as they are in the file
+    first_sequence: Count  # number of its first sequence in the run
+    num_sequences: Count  # how many
+    num_bases: Count  # of all its sequences
+    mate_source: str = ""  # second file of a pair; empty where there is none
+    mate_sha256: str = ""  # of its bytes
 
 
 @dataclass(frozen=True)
 class IndexedUnit:
-    """One unit as extraction wrote it.
+    """One unit as extraction wrote it."""
 
-    Attributes:
-        first_row: number of its first row.
-        num_rows: how many rows.
-        num_sources: how many of them are not duplicates of an earlier row: only these are computed.
-        first_sequence: number of the first sequence with a fragment or a beginning in it.
-        stop_sequence: one after the last.
-    """
-
-    first_row: Count
-    num_rows: Count
-    num_sources: Count
-    first_sequence: Count
-    stop_sequence: Count
+    first_row: Count  # number of its first row
+    num_rows: Count  # how many rows
+    num_sources: Count  # how many of them are not duplicates of an earlier row: only these are computed
+    first_sequence: Count  # number of the first sequence with a fragment or a beginning in it
+    stop_sequence: Count  # one after the last
 
 
 @dataclass(frozen=True)

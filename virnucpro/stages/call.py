@@ -38,11 +38,6 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
     The run record goes with them: its settings of calls, counts and digests are then those of the new results. Pages
     that are there are written again; the log says so.
 
-    Args:
-        root: output directory of the run.
-        wanted: which results, by which rules, and where to.
-        show_bars: draw progress bars on a terminal.
-
     Returns:
         What was counted, an entry for each input.
 

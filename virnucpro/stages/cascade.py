@@ -37,17 +37,11 @@ NO_LEGACY = "the published program's files are of one model, and --cascade is tw
 
 @dataclass(frozen=True)
 class FirstModel:
-    """The model that looks first, and when it decides.
-
-    Attributes:
-        bundle: it.
-        limits: between which it is not sure.
-        cautions: what a user should know of the limits.
-    """
+    """The model that looks first, and when it decides."""
 
     bundle: Bundle
-    limits: Limits
-    cautions: list[str]
+    limits: Limits  # between which it is not sure
+    cautions: list[str]  # what a user should know of the limits
 
     def pinned(self, dtype: str) -> dict[str, Any]:
         """What the manifest holds of it; ``dtype`` is the float type that its encoders compute in."""
@@ -89,12 +83,7 @@ def choose_first(asked: Bundle, first: Bundle, given: Limits | None) -> FirstMod
 
 
 def decide(table: Fragments, limits: Limits) -> NDArray[np.bool_]:
-    """(num_sequences,) which sequences the first model decides: those it is sure of, with nothing odd about them.
-
-    Args:
-        table: its scores.
-        limits: between which it is not sure.
-    """
+    """(num_sequences,) which sequences the first model decides: those it is sure of, with nothing odd about them."""
     decided = [np.zeros(0, dtype=bool)]
     for part in table.parts():
         p_virus = probability(sequence_log_odds(part, sums(part)))
@@ -153,23 +142,14 @@ def first_run(run: Run, first: FirstModel) -> Run:
 
 @dataclass(frozen=True, eq=False)
 class FirstLook:
-    """What the first model did.
+    """What the first model did."""
 
-    Attributes:
-        run: of it.
-        model: it, and its limits.
-        index: of the units, with what it computed of them.
-        scores: of all rows that it computed.
-        decided: (num_sequences,) the sequences that it decided.
-        num_failed: rows it could not compute; their sequences go on.
-    """
-
-    run: Run
-    model: FirstModel
-    index: Index
-    scores: StoredScores
-    decided: NDArray[np.bool_]
-    num_failed: int
+    run: Run  # of it
+    model: FirstModel  # it, and its limits
+    index: Index  # of the units, with what it computed of them
+    scores: StoredScores  # of all rows that it computed
+    decided: NDArray[np.bool_]  # (num_sequences,) the sequences that it decided
+    num_failed: int  # rows it could not compute; their sequences go on
 
     @property
     def described(self) -> dict[str, Any]:
@@ -180,14 +160,7 @@ class FirstLook:
 
 @contextmanager
 def screened(run: Run, first: FirstModel, index: Index, compute: Callable[[Run, Index], None]) -> Iterator[FirstLook]:
-    """Let the first model score all units.
-
-    Args:
-        run: of the first model.
-        first: it.
-        index: of the units.
-        compute: embeds and scores the units of a run.
-    """
+    """Let the first model score all units."""
     _log.info("model %s, fingerprint %s, screens everything", run.bundle.name, run.bundle.fingerprint[:16])
     run.rules.write(run.dir.rules)
     chosen = select(run, index, None)
@@ -205,13 +178,7 @@ def screened(run: Run, first: FirstModel, index: Index, compute: Callable[[Run, 
 
 
 def look(first: StoredScores, index: Index, limits: Limits) -> tuple[NDArray[np.bool_], int]:
-    """What the first model decides, see ``decide``, and how many rows it could not compute.
-
-    Args:
-        first: its scores, of all units.
-        index: of the units.
-        limits: between which it is not sure.
-    """
+    """What the first model decides, see ``decide``, and how many rows it could not compute."""
     table = tabulate.run(index, ScoredModels(first))
     decided, num_failed = decide(table, limits), int(table.sequences["num_failed"].sum())
     shutil.rmtree(first.run.dir.table)

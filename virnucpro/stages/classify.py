@@ -36,21 +36,13 @@ _MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class ClassifyWork:
-    """Scores units; see ``executors.base.Work``. Drops what a scored unit no longer needs.
+    """Scores units; see ``executors.base.Work``. Drops what a scored unit no longer needs."""
 
-    Attributes:
-        run_dir: where embeddings are and scores go.
-        bundle: the model.
-        dtype: float type the encoders computed in.
-        batch_size: rows the head scores at a time.
-        keep_embeddings: leave shards and merged files where they are.
-    """
-
-    run_dir: RunDir
+    run_dir: RunDir  # where embeddings are and scores go
     bundle: Bundle
-    dtype: str
-    batch_size: int
-    keep_embeddings: bool
+    dtype: str  # float type the encoders computed in
+    batch_size: int  # rows the head scores at a time
+    keep_embeddings: bool  # leave shards and merged files where they are
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
         """Score each unit; one whose embeddings are damaged does not keep the others from it."""

@@ -52,33 +52,22 @@ _TAIL_UNITS_A_WORKER = 4
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """What decides how fast, and not what.
+    """What decides how fast, and not what."""
 
-    Attributes:
-        token_budgets: role to most tokens in a batch; without one, what suits the encoder and the device.
-        loader_workers: processes that read, tokenise and pack ahead, for each encoder of each worker.
-        compile_layers: auto compiles where the rows repay it.
-        rows_a_worker: that each worker has to embed, about.
-    """
-
+    # role to most tokens in a batch; without one, what suits the encoder and the device
     token_budgets: Mapping[str, int]
-    loader_workers: int
-    compile_layers: CompileChoice = "auto"
-    rows_a_worker: int = 0
+    loader_workers: int  # processes that read, tokenise and pack ahead, for each encoder of each worker
+    compile_layers: CompileChoice = "auto"  # auto compiles where the rows repay it
+    rows_a_worker: int = 0  # that each worker has to embed, about
 
 
 @dataclass(frozen=True)
 class UnitStrings:
-    """Reads the strings of a unit that are to be embedded: those of rows that the model computes.
+    """Reads the strings of a unit that are to be embedded: those of rows that the model computes."""
 
-    Attributes:
-        run_dir: where.
-        role: nucleotide or protein.
-        left_out: unit to the positions, among those rows, whose strings are given as empty.
-    """
-
-    run_dir: RunDir
-    role: str
+    run_dir: RunDir  # where
+    role: str  # nucleotide or protein
+    # unit to the positions, among those rows, whose strings are given as empty
     left_out: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def __call__(self, unit: int) -> Ragged:
@@ -96,17 +85,11 @@ class UnitStrings:
 
 @dataclass(frozen=True)
 class UnitPart:
-    """Reads the strings of one unit with all but some emptied, as if each part of it were a unit.
+    """Reads the strings of one unit with all but some emptied, as if each part of it were a unit."""
 
-    Attributes:
-        whole: reads the unit.
-        unit: its number.
-        parts: positions of the strings that stay, for each part.
-    """
-
-    whole: UnitStrings
-    unit: int
-    parts: tuple[range, ...]
+    whole: UnitStrings  # reads the unit
+    unit: int  # its number
+    parts: tuple[range, ...]  # positions of the strings that stay, for each part
 
     def __call__(self, part: int) -> Ragged:
         """Strings of one part."""
@@ -122,20 +105,13 @@ Source = Callable[[int], Ragged]
 
 @dataclass(frozen=True)
 class EmbedWork:
-    """Embeds units with both encoders of a bundle; see ``executors.base.Work``.
+    """Embeds units with both encoders of a bundle; see ``executors.base.Work``."""
 
-    Attributes:
-        run_dir: where units are and shards go.
-        bundle: the model.
-        dtype: float type the encoders compute in.
-        settings: what decides how fast.
-        left_out: unit to the positions of rows that are not computed; their embedding is stored as NaN.
-    """
-
-    run_dir: RunDir
+    run_dir: RunDir  # where units are and shards go
     bundle: Bundle
-    dtype: str
-    settings: EmbedSettings
+    dtype: str  # float type the encoders compute in
+    settings: EmbedSettings  # what decides how fast
+    # unit to the positions of rows that are not computed; their embedding is stored as NaN
     left_out: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
@@ -220,17 +196,11 @@ class EmbedWork:
 
 @dataclass(frozen=True)
 class ProbeWork:
-    """Embeds parts of one unit and keeps nothing: does it go well? See ``executors.base.Work``.
+    """Embeds parts of one unit and keeps nothing: does it go well? See ``executors.base.Work``."""
 
-    Attributes:
-        embed: the work that failed.
-        unit: on this unit.
-        parts: positions of rows, for each part; parts are numbered as units are.
-    """
-
-    embed: EmbedWork
-    unit: int
-    parts: tuple[range, ...]
+    embed: EmbedWork  # the work that failed
+    unit: int  # on this unit
+    parts: tuple[range, ...]  # positions of rows, for each part; parts are numbered as units are
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Embed each part."""
@@ -245,14 +215,7 @@ def settings_for(
     loader_workers: int | None,
     compile_layers: CompileChoice = "auto",
 ) -> EmbedSettings:
-    """Fill in how many processes read ahead where the user left it open (None).
-
-    Args:
-        devices: at least one.
-        token_budgets: see ``EmbedSettings``.
-        loader_workers: for each encoder of each device.
-        compile_layers: see ``EmbedSettings``.
-    """
+    """Fill in how many processes read ahead where the user left it open (None)."""
     if loader_workers is None:
         # On the CPU tokenising would only compete with the encoder. For a GPU one process an encoder is enough (30,000
         # sequences a second), and each one more would take another unit ahead that a second GPU could do.

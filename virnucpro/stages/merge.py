@@ -32,28 +32,15 @@ _BLOCK_ROWS = 256
 
 @dataclass(frozen=True)
 class MergeWork:
-    """Merges units; see ``executors.base.Work``. Knows fingerprints, not the model: its processes need no torch.
+    """Merges units; see ``executors.base.Work``. Knows fingerprints, not the model: its processes need no torch."""
 
-    Attributes:
-        run_dir: where shards are and features go.
-        shard_fingerprints: role to what its shards must carry.
-        fingerprint: what merged files carry.
-    """
-
-    run_dir: RunDir
-    shard_fingerprints: dict[str, str]
-    fingerprint: str
+    run_dir: RunDir  # where shards are and features go
+    shard_fingerprints: dict[str, str]  # role to what its shards must carry
+    fingerprint: str  # what merged files carry
 
     @classmethod
     def of_model(cls, run_dir: RunDir, encoder_digests: Mapping[str, str], fingerprint: str, dtype: str) -> Self:
-        """For the shards of a model.
-
-        Args:
-            run_dir: where they are.
-            encoder_digests: role to the digest of its encoder.
-            fingerprint: of the model.
-            dtype: float type the encoders computed in.
-        """
+        """For the shards of a model."""
         shards = {role: fingerprint_of(encoder_digests[role], dtype) for role in ROLES}
         return cls(run_dir, shards, fingerprint_of(fingerprint, dtype))
 
@@ -111,12 +98,6 @@ def _side_by_side(
 
 def run(run: Run, units: Iterable[int], num_units: int, executor: Executor) -> Iterator[int]:
     """Yield each of ``units`` when its merged file is there; those already merged at once.
-
-    Args:
-        run: the run.
-        units: in any order, as they are embedded.
-        num_units: how many, for the bar.
-        executor: where to merge.
 
     Raises:
         WorkerError: some pairs cannot be merged; raised when all others are. It lists them with the reasons.

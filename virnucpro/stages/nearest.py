@@ -21,21 +21,13 @@ BASES_AT_A_TIME = 12_000_000
 
 @dataclass(frozen=True)
 class _Fragments:
-    """The fragments of a unit that have rows, each as its first row tells it.
+    """The fragments of a unit that have rows, each as its first row tells it."""
 
-    Attributes:
-        unit: its number.
-        digest: of the unit.
-        num_fragments: of the unit.
-        places: (n,) which of them they are.
-        nucleotides: n strings, on either strand, but for two bases at either end.
-    """
-
-    unit: int
-    digest: str
-    num_fragments: int
-    places: NDArray[np.int64]
-    nucleotides: Ragged
+    unit: int  # its number
+    digest: str  # of the unit
+    num_fragments: int  # of the unit
+    places: NDArray[np.int64]  # (n,) which of them they are
+    nucleotides: Ragged  # n strings, on either strand, but for two bases at either end
 
 
 def run(run: Run, index: Index, units: Iterable[int], num_threads: int) -> None:

@@ -19,10 +19,6 @@ Try = Callable[[tuple[range, ...]], Iterator[Outcome]]
 def find(num_rows: int, attempt: Try) -> dict[int, str]:
     """Positions of the rows that fail even alone, each with its reason; empty where every part goes well.
 
-    Args:
-        num_rows: of the unit, which is known to fail as a whole.
-        attempt: tries parts of it.
-
     Raises:
         WorkerError: more than ``MAX_ROWS`` rows fail, so that leaving them out is no answer.
     """

@@ -107,17 +107,11 @@ def are_wanted(rules: Rules, table: UnitTable, decided: NDArray[np.bool_] | None
 
 @dataclass(frozen=True, eq=False)
 class ScoredModels:
-    """The scores of a run: of the model asked for, in a cascade also of the one that looked first.
+    """The scores of a run: of the model asked for, in a cascade also of the one that looked first."""
 
-    Attributes:
-        asked: of the model asked for.
-        first: of the one that looked first; None without one.
-        decided: (num_sequences,) in a cascade, those that ``first`` decided.
-    """
-
-    asked: StoredScores
-    first: StoredScores | None = None
-    decided: NDArray[np.bool_] | None = None
+    asked: StoredScores  # of the model asked for
+    first: StoredScores | None = None  # of the one that looked first; None without one
+    decided: NDArray[np.bool_] | None = None  # (num_sequences,) in a cascade, those that ``first`` decided
 
     @property
     def rules(self) -> tuple[Rules, ...]:

@@ -31,14 +31,6 @@ def run(
 ) -> tuple[list[InputResults], list[Counts]]:
     """Call the sequences of each input and write its files.
 
-    Args:
-        index: of the units.
-        table: of the run.
-        scores: of all rows, for the results that hold rows.
-        wanted: which results, and where.
-        reporter: progress.
-        cascade: what summaries say of the model that looked first; None without one.
-
     Returns:
         The results of each input and what they add up to.
 

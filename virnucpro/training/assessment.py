@@ -23,15 +23,7 @@ _FEWEST_OF_A_FAMILY = 10
 
 
 def assess(bundle: Bundle, model: Model, genomes: Genomes, size: DevSize, *, with_panel: bool = True) -> dict[str, Any]:
-    """Measure a bundle on the dev protocol; the same arguments give the same figures.
-
-    Args:
-        bundle: what to measure.
-        model: its parts.
-        genomes: the dev part.
-        size: how many sequences, and the seed.
-        with_panel: also measure the panel of no organism.
-    """
+    """Measure a bundle on the dev protocol; the same arguments give the same figures."""
     lengths = {}
     for length, scored in score_dev(genomes, bundle, size, model).items():
         log_odds = sequence_log_odds(bundle, scored.rows, scored.odds)

@@ -48,13 +48,7 @@ def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[
 def count_ngrams(
     genomes: Genomes, members: NDArray[np.int64], num_groups: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Counts (groups, n-grams) of amino-acid 4-grams, 6-grams of classes, codon pairs and canonical 8-mers.
-
-    Args:
-        genomes: what is counted.
-        members: the group of each record.
-        num_groups: how many there are.
-    """
+    """Counts (groups, n-grams) of amino-acid 4-grams, 6-grams of classes, codon pairs and canonical 8-mers."""
     ngrams, classes, pairs, kmers = (np.zeros((num_groups, size), dtype=np.float32) for size in table_sizes().values())
     _count(
         genomes.codes,

@@ -30,16 +30,11 @@ DEV_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Dataset:
-    """What to train on and what to measure on.
+    """What to train on and what to measure on."""
 
-    Attributes:
-        train: records of the split ``train``.
-        dev: all others.
-        proteins: id of a training record to its annotated proteins; empty where there are no annotations.
-    """
-
-    train: Genomes
-    dev: Genomes
+    train: Genomes  # records of the split ``train``
+    dev: Genomes  # all others
+    # id of a training record to its annotated proteins; empty where there are no annotations
     proteins: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
 
 
@@ -131,11 +126,6 @@ def assign_splits(records: Sequence[LabelledRecord], seed: int, dev_share: float
     Of viruses, whole families of about ``dev_share`` of the bases become ``dev_novel``, and of the others clusters of
     about ``dev_share`` become ``dev_seen``. Of each class of hosts, genera of about ``dev_share`` become ``dev``.
     What shares a cluster or a genome stays together, across families too.
-
-    Args:
-        records: labelled.
-        seed: of which are taken.
-        dev_share: between 0 and 1, of the bases.
     """
     generator = np.random.default_rng([seed, 0x5EED])
     held_out: dict[str, str] = {}

@@ -56,17 +56,11 @@ class DevSize:
 
 @dataclass(frozen=True)
 class DevSequences:
-    """Sequences of one length.
+    """Sequences of one length."""
 
-    Attributes:
-        letters: (n, length) uint8 ASCII.
-        origins: (n,) ``dev_novel``, ``dev_seen`` or the host class.
-        groups: (n,) family or genus.
-    """
-
-    letters: NDArray[np.uint8]
-    origins: NDArray[np.str_]
-    groups: NDArray[np.str_]
+    letters: NDArray[np.uint8]  # (n, length) uint8 ASCII
+    origins: NDArray[np.str_]  # (n,) ``dev_novel``, ``dev_seen`` or the host class
+    groups: NDArray[np.str_]  # (n,) family or genus
 
     @property
     def is_virus(self) -> NDArray[np.bool_]:
@@ -129,21 +123,13 @@ def draw_dev(genomes: Genomes, length: int, size: DevSize) -> DevSequences:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of fragments.
+    """Rows of fragments."""
 
-    Attributes:
-        nucleotides: n strings.
-        proteins: n proteins, empty for a fragment without an open frame.
-        fragments: (n,) number of the fragment of each row, ascending.
-        sequences: (f,) number of the sequence of each fragment.
-        lengths: (f,) bases of each fragment.
-    """
-
-    nucleotides: Ragged
-    proteins: Ragged
-    fragments: NDArray[np.int64]
-    sequences: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    nucleotides: Ragged  # n strings
+    proteins: Ragged  # n proteins, empty for a fragment without an open frame
+    fragments: NDArray[np.int64]  # (n,) number of the fragment of each row, ascending
+    sequences: NDArray[np.int64]  # (f,) number of the sequence of each fragment
+    lengths: NDArray[np.int64]  # (f,) bases of each fragment
 
 
 def cut_rows(letters: NDArray[np.uint8], fragment_length: int, *, scores_frameless: bool = True) -> Rows:

@@ -33,49 +33,30 @@ _LENGTHS_A_CHUNK = 4
 
 @dataclass(frozen=True)
 class Drawing:
-    """How rows are drawn.
+    """How rows are drawn."""
 
-    Attributes:
-        fragment_length: longer sequences are cut into windows of at most so many bases.
-        shortest_nt: of a drawn sequence.
-        longest_nt: of a drawn sequence; lengths in between are alike on a logarithmic scale.
-        highest_mutation: each sequence is mutated at a rate between 0 and this; one in 50 is an ambiguous base.
-        scores_frameless: windows without an open frame give a row.
-        only_clear: leave out sequences with an ambiguous base.
-        only_annotated: leave out viral and host frames that are no part of an annotated protein, where a record has
-            annotations.
-        equal_rows: as many rows of hosts as of viruses: of the more frequent label some are left out.
-        seed: of everything random.
-    """
-
-    fragment_length: int
-    shortest_nt: int = 150
-    longest_nt: int = 1000
+    fragment_length: int  # longer sequences are cut into windows of at most so many bases
+    shortest_nt: int = 150  # of a drawn sequence
+    longest_nt: int = 1000  # of a drawn sequence; lengths in between are alike on a logarithmic scale
+    # each sequence is mutated at a rate between 0 and this; one in 50 is an ambiguous base
     highest_mutation: float = 0.05
-    scores_frameless: bool = True
-    only_clear: bool = False
+    scores_frameless: bool = True  # windows without an open frame give a row
+    only_clear: bool = False  # leave out sequences with an ambiguous base
+    # leave out viral and host frames that are no part of an annotated protein, where a record has annotations
     only_annotated: bool = False
-    equal_rows: bool = False
-    seed: int = 1
+    equal_rows: bool = False  # as many rows of hosts as of viruses: of the more frequent label some are left out
+    seed: int = 1  # of everything random
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to train on.
+    """Rows to train on."""
 
-    Attributes:
-        nucleotides: n strings.
-        proteins: n proteins, empty where there is no open frame.
-        labels: (n,) int64, 1 is virus.
-        records: (n,) number of the record of each.
-        weights: (n,) float32; those of the rows of a window sum to 1.
-    """
-
-    nucleotides: Ragged
-    proteins: Ragged
-    labels: NDArray[np.int64]
-    records: NDArray[np.int64]
-    weights: NDArray[np.float32]
+    nucleotides: Ragged  # n strings
+    proteins: Ragged  # n proteins, empty where there is no open frame
+    labels: NDArray[np.int64]  # (n,) int64, 1 is virus
+    records: NDArray[np.int64]  # (n,) number of the record of each
+    weights: NDArray[np.float32]  # (n,) float32; those of the rows of a window sum to 1
 
     @classmethod
     def concatenate(cls, parts: Sequence[Rows]) -> Rows:
@@ -106,15 +87,7 @@ def draw_rows(
     chunk: int,
     proteins: Mapping[str, tuple[bytes, ...]],
 ) -> Rows:
-    """Draw a chunk: half of its sequences are viral, families and classes weighted as for the bundled model.
-
-    Args:
-        genomes: the train part.
-        pools: of its viruses and of its hosts.
-        drawing: how.
-        chunk: its number.
-        proteins: id of a record to its annotated proteins.
-    """
+    """Draw a chunk: half of its sequences are viral, families and classes weighted as for the bundled model."""
     generator = np.random.default_rng([drawing.seed, chunk, 0xFEA])
     parts = []
     half = FRAGMENTS_A_CHUNK // _LENGTHS_A_CHUNK // 2
@@ -134,19 +107,12 @@ def draw_rows(
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Embeddings of rows by two encoders.
+    """Embeddings of rows by two encoders."""
 
-    Attributes:
-        folder: where they are kept.
-        encoders: role (nucleotide, protein) to its file.
-        digests: role to what identifies the encoder.
-        device: torch device name to compute them on.
-    """
-
-    folder: Path
-    encoders: Mapping[str, Path]
-    digests: Mapping[str, str]
-    device: str
+    folder: Path  # where they are kept
+    encoders: Mapping[str, Path]  # role (nucleotide, protein) to its file
+    digests: Mapping[str, str]  # role to what identifies the encoder
+    device: str  # torch device name to compute them on
 
     def features(self, chunks: Sequence[Rows], reporter: Reporter) -> NDArray[np.float32]:
         """(n, width) features of the rows of all chunks; what is not kept yet is computed, encoder by encoder."""

@@ -109,19 +109,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training fragments of one length.
+    """Training fragments of one length."""
 
-    Attributes:
-        bags: their n-grams, some dropped.
-        residues: (B, 6, N) uint8 residue codes of their frames, N such that every frame has as many.
-        labels: (B,) int64, 1 is virus.
-        groups: (B,) int64, class of hosts or family of viruses, as numbered by ``record_groups``; one more is
-            of no organism.
-    """
-
-    bags: Bags
-    residues: torch.Tensor
-    labels: torch.Tensor
+    bags: Bags  # their n-grams, some dropped
+    residues: torch.Tensor  # (B, 6, N) uint8 residue codes of their frames, N such that every frame has as many
+    labels: torch.Tensor  # (B,) int64, 1 is virus
+    # (B,) int64, class of hosts or family of viruses, as numbered by ``record_groups``; one more is of no organism
     groups: torch.Tensor
 
 
@@ -246,13 +239,6 @@ class Fit:
 
     The same seed, data and thread count give the same weights, also over a resume: batch and dropout of a step
     depend on the seed and the step alone.
-
-    Args:
-        recipe: what to do.
-        genomes: the ``train`` part.
-        checkpoint: file to go on from, and to keep; none without it.
-        minutes: train for so long instead of ``recipe.fragments`` fragments (then the machine decides the weights).
-        start: the bundle that ``recipe.start`` names.
 
     Raises:
         ModelError: the checkpoint is of another recipe, or the bundle's parts are not those of this network.

@@ -33,23 +33,14 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Genomes:
-    """Records end to end, each with a class and a group.
+    """Records end to end, each with a class and a group."""
 
-    Attributes:
-        codes: (total,) uint8 base codes 0..4.
-        offsets: (n + 1,) int64.
-        classes: n class names.
-        groups: n family (virus) or genus names.
-        splits: n of ``train``, ``dev``, ``dev_novel``, ``dev_seen``, ``release``.
-        ids: n record ids.
-    """
-
-    codes: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
-    classes: NDArray[np.str_]
-    groups: NDArray[np.str_]
-    splits: NDArray[np.str_]
-    ids: NDArray[np.str_]
+    codes: NDArray[np.uint8]  # (total,) uint8 base codes 0..4
+    offsets: NDArray[np.int64]  # (n + 1,) int64
+    classes: NDArray[np.str_]  # n class names
+    groups: NDArray[np.str_]  # n family (virus) or genus names
+    splits: NDArray[np.str_]  # n of ``train``, ``dev``, ``dev_novel``, ``dev_seen``, ``release``
+    ids: NDArray[np.str_]  # n record ids
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -61,30 +61,19 @@ _STOPS = ((_T, _A, _A), (_T, _A, _G), (_T, _G, _A))
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of sequence.
+    """A kind of sequence."""
 
-    Attributes:
-        name: of the kind.
-        make: makes them of originals.
-        originals: what it is given: fragments of dev viruses or of dev hosts.
-    """
-
-    name: str
-    make: Maker
-    originals: Literal["virus", "host"] = "host"
+    name: str  # of the kind
+    make: Maker  # makes them of originals
+    originals: Literal["virus", "host"] = "host"  # what it is given: fragments of dev viruses or of dev hosts
 
 
 @dataclass(frozen=True)
 class PanelPart:
-    """Sequences of one length.
+    """Sequences of one length."""
 
-    Attributes:
-        codes: (n, length) base codes 0..3.
-        kinds: (n,) names.
-    """
-
-    codes: Codes
-    kinds: NDArray[np.str_]
+    codes: Codes  # (n, length) base codes 0..3
+    kinds: NDArray[np.str_]  # (n,) names
 
 
 def random_of_gc(share: float) -> Maker:
@@ -197,13 +186,7 @@ KINDS = (
 
 
 def draw_panel(genomes: Genomes, seed: int, num_each: int = 15) -> dict[int, PanelPart]:
-    """Length to the sequences of that length, ``num_each`` of each kind.
-
-    Args:
-        genomes: the dev part; lengths beyond its longest virus or host are left out.
-        seed: of everything random.
-        num_each: sequences of a kind and length.
-    """
+    """Length to the sequences of that length, ``num_each`` of each kind."""
     pools = _pools(genomes)
     longest = min(int(genomes.lengths[pool.records].max(initial=0)) for pool in pools.values())
     parts = {}

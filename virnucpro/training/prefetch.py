@@ -11,12 +11,7 @@ Batch = TypeVar("Batch")
 
 
 def prefetch(make: Callable[[int], Batch], step: int) -> Iterator[Batch]:
-    """Batches from ``step`` on, without end; a thread of its own keeps two ready.
-
-    Args:
-        make: the batch of a step, whatever was made before.
-        step: the first.
-    """
+    """Batches from ``step`` on, without end, each made of its number alone; a thread of its own keeps two ready."""
     with ThreadPoolExecutor(1) as thread:
         ready = [thread.submit(make, step + k) for k in range(2)]
         for following in count(step + 2):

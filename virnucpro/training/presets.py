@@ -38,33 +38,19 @@ _REQUEST = "training-request.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of a training; the same request goes on where it was stopped.
+    """What was asked of a training; the same request goes on where it was stopped."""
 
-    Attributes:
-        preset: the recipe.
-        encoders: bundles, encoders by name, or their files, for ``head`` and ``published``.
-        layer: after how many layers to cut encoders that have more; 0 leaves them whole.
-        start: bundle whose weights are the first ones (``lite``) or the only ones (``profiles``, ``nearest``).
-        learning_rate: the highest; 0 for the recipe's own (``lite``).
-        fragments: to train on; 0 for the preset's own number.
-        minutes: train about so long instead (``lite``).
-        fragment_length: nt (``head`` and ``published``).
-        seed: of everything random.
-        dev_share: share of the dev protocol's sequences.
-        device: torch device name of the encoders.
-    """
-
-    preset: Literal["lite", "profiles", "nearest", "head", "published"] = "lite"
-    encoders: tuple[str, ...] = ()
-    layer: int = 0
-    start: str = ""
-    learning_rate: float = 0.0
-    fragments: int = 0
-    minutes: float | None = None
-    fragment_length: int = 500
-    seed: int = 1
-    dev_share: float = 1.0
-    device: str = "cpu"
+    preset: Literal["lite", "profiles", "nearest", "head", "published"] = "lite"  # the recipe
+    encoders: tuple[str, ...] = ()  # bundles, encoders by name, or their files, for ``head`` and ``published``
+    layer: int = 0  # after how many layers to cut encoders that have more; 0 leaves them whole
+    start: str = ""  # bundle whose weights are the first ones (``lite``) or the only ones (``profiles``, ``nearest``)
+    learning_rate: float = 0.0  # the highest; 0 for the recipe's own (``lite``)
+    fragments: int = 0  # to train on; 0 for the preset's own number
+    minutes: float | None = None  # train about so long instead (``lite``)
+    fragment_length: int = 500  # nt (``head`` and ``published``)
+    seed: int = 1  # of everything random
+    dev_share: float = 1.0  # share of the dev protocol's sequences
+    device: str = "cpu"  # torch device name of the encoders
 
     def check(self) -> None:
         """Raise UsageError for options that do not go together."""

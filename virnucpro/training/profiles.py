@@ -86,21 +86,13 @@ class ProfileRecipe:
 
 @dataclass(frozen=True)
 class Groups:
-    """Families of viruses and genera of hosts.
+    """Families of viruses and genera of hosts."""
 
-    Attributes:
-        members: (records,) number of the group of each record.
-        classes: (groups,) number of the profile of each.
-        are_viral: (groups,) whether each is a family of viruses.
-        folds: (groups,) 0..NUM_FOLDS - 1.
-        num_profiles: how many classes there are; the last one is that of viruses.
-    """
-
-    members: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    are_viral: NDArray[np.bool_]
-    folds: NDArray[np.int64]
-    num_profiles: int
+    members: NDArray[np.int64]  # (records,) number of the group of each record
+    classes: NDArray[np.int64]  # (groups,) number of the profile of each
+    are_viral: NDArray[np.bool_]  # (groups,) whether each is a family of viruses
+    folds: NDArray[np.int64]  # (groups,) 0..NUM_FOLDS - 1
+    num_profiles: int  # how many classes there are; the last one is that of viruses
 
 
 def group_records(genomes: Genomes, seed: int) -> Groups:
@@ -129,15 +121,10 @@ def group_records(genomes: Genomes, seed: int) -> Groups:
 
 @dataclass(frozen=True)
 class Tables:
-    """What is known with some groups left out.
+    """What is known with some groups left out."""
 
-    Attributes:
-        profiles: table to (n-grams, profiles) float32 log-ratios to the background.
-        stretches: (NUM_STRETCHES / 4,) uint8, two bits a stretch.
-    """
-
-    profiles: dict[str, NDArray[np.float32]]
-    stretches: NDArray[np.uint8]
+    profiles: dict[str, NDArray[np.float32]]  # table to (n-grams, profiles) float32 log-ratios to the background
+    stretches: NDArray[np.uint8]  # (NUM_STRETCHES / 4,) uint8, two bits a stretch
 
     def give(self, network: ProfileNetwork) -> None:
         """Make them the tables of a network."""
@@ -265,15 +252,7 @@ class _Measured:
 
 
 class ProfileFit:
-    """One training of the evidence; the same seed and data give the same weights.
-
-    Args:
-        recipe: what to do.
-        genomes: the ``train`` part.
-        pools: viruses and hosts to draw from.
-        seed: of everything random.
-        num_fragments: instead of the recipe's.
-    """
+    """One training of the evidence; the same seed and data give the same weights."""
 
     def __init__(
         self, recipe: ProfileRecipe, genomes: Genomes, pools: tuple[Pool, Pool], seed: int, num_fragments: int = 0

@@ -43,19 +43,12 @@ _LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Protein:
-    """A protein and whose it is.
+    """A protein and whose it is."""
 
-    Attributes:
-        letters: one a residue.
-        organism: a name, or empty.
-        group: family of viruses, or genus.
-        kind: ``virus`` or a class of hosts.
-    """
-
-    letters: bytes
-    organism: str
-    group: str
-    kind: str
+    letters: bytes  # one a residue
+    organism: str  # a name, or empty
+    group: str  # family of viruses, or genus
+    kind: str  # ``virus`` or a class of hosts
 
 
 def proteins_of(genomes: Genomes, organisms: dict[str, str]) -> Iterator[Protein]:

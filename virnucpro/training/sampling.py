@@ -13,17 +13,11 @@ from virnucpro.training.genomes import VIRUS, Genomes, select
 
 @dataclass(frozen=True)
 class Pool:
-    """Groups of records to draw from.
+    """Groups of records to draw from."""
 
-    Attributes:
-        records: record numbers, group by group.
-        group_starts: (groups + 1,) where each group begins in ``records``.
-        weights: (groups,) probability of each group; sums to 1.
-    """
-
-    records: NDArray[np.int64]
-    group_starts: NDArray[np.int64]
-    weights: NDArray[np.float64]
+    records: NDArray[np.int64]  # record numbers, group by group
+    group_starts: NDArray[np.int64]  # (groups + 1,) where each group begins in ``records``
+    weights: NDArray[np.float64]  # (groups,) probability of each group; sums to 1
 
 
 def virus_pool(genomes: Genomes, split: str) -> Pool:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import random
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import esm
+import numpy as np
 import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
+from virnucpro.bundles import load_bundle
 from virnucpro.encoders import save_encoder
 from virnucpro.heads import MLPHead, save_head
+from virnucpro.nearest.table import load_table
 
 DNABERT_S = {
     "kind": "dnabert_s",
@@ -131,4 +138,20 @@ def write_tiny_bundle(
         "provenance": {"weights": "random"},
     }
     (folder / "bundle.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@cache
+def small_lite() -> Path:
+    """The bundled model with one protein in 400 of its table, for tests that are not about its answers.
+
+    Each unit of rows is searched for in the whole table, which is most of what a small run with the real one costs.
+    """
+    lite = load_bundle("lite").folder
+    folder = Path(tempfile.mkdtemp(prefix="small-lite-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in ("nucleotide.safetensors", "protein.safetensors", "head.safetensors", "bundle.yaml"):
+        shutil.copyfile(lite / name, folder / name)
+    table = load_table(lite / "nearest.npz.zst")
+    table.only(np.arange(len(table)) % 400 == 0).save(folder / "nearest.npz.zst")
     return folder

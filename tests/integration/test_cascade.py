@@ -17,11 +17,11 @@ from studies.__main__ import main as study
 from studies.cascade import Answered, find_limits
 from test_poison import POISON
 from test_training import write_data
-from tiny_models import write_tiny_bundle
+from tiny_models import small_lite, write_tiny_bundle
 
 import virnucpro
 from virnucpro import store
-from virnucpro.bundles import load_bundle
+from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
 from virnucpro.heads import load_head, save_head
 from virnucpro.results.calls import Call
@@ -35,9 +35,20 @@ FILES = (*TABLES[1:], "virus.fna.gz", "uncertain.fna.gz", "regions.tsv", "region
 SMALL_UNITS = ("--unit-rows", 15, "--threads", 1, "--no-report", "-q")
 
 
+def first_model() -> Bundle:
+    """The model that looks first here."""
+    return load_bundle(str(small_lite()))
+
+
+def known_cascade(**changed: object) -> dict[str, object]:
+    """What a bundle says of that model."""
+    known = {"first": str(small_lite()), "first_fingerprint": first_model().fingerprint, "low": 0.3, "high": 0.6}
+    return known | {"agreement": 0.99, "share": 0.5} | changed
+
+
 def write_other(folder: Path, **settings: object) -> Path:
     """A model beside lite: other fragments, other rules, other answers, and as fast."""
-    lite = load_bundle("lite")
+    lite = first_model()
     folder.mkdir(parents=True)
     for role in ("nucleotide", "protein", "head"):
         shutil.copyfile(lite.folder / f"{role}.safetensors", folder / f"{role}.safetensors")
@@ -48,7 +59,7 @@ def write_other(folder: Path, **settings: object) -> Path:
     del ours["nearest"], ours["evidence"]  # it has no table of proteins
     ours |= {"name": "other", "fragment_length": 300, "min_length": 150, "frameless": "skip", "rows": "max"}
     ours["presets"] = {"sensitive": [0.3, 0.5], "balanced": [0.4, 0.6], "strict": [0.4, 0.8]}
-    (folder / "bundle.yaml").write_text(yaml.safe_dump(ours | settings))
+    (folder / "bundle.yaml").write_text(yaml.safe_dump(ours | {"cascade": known_cascade()} | settings))
     return folder
 
 
@@ -89,7 +100,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, out: str, model: str = "other", unit_rows: int = 15, **science: object) -> Results:
     """Predict both inputs, into ``folder/out``."""
-    settings = {"science.model": model if model == "lite" else str(folder / model), "layout.unit_rows": unit_rows}
+    path = small_lite() if model == "lite" else folder / model
+    settings = {"science.model": str(path), "layout.unit_rows": unit_rows}
     settings |= {"runtime.threads": 1, "runtime.device": "cpu"} | {f"science.{k}": v for k, v in science.items()}
     options = virnucpro.Options(keep_intermediate=True, with_report=False, is_length_meant=True)
     inputs = [folder / f"{stem}.fasta" for stem in STEMS]
@@ -217,9 +229,9 @@ def test_counts_say_who_decided_how_much(out):
             total[model] += len(mine)
         assert sum(cascade["sequences_by_model"].values()) == summary["num_sequences"] == len(table)
         assert sum(cascade["bases_by_model"].values()) == summary["num_bases"]
-        assert (cascade["first"], cascade["first_fingerprint"]) == ("lite", load_bundle("lite").fingerprint)
+        assert (cascade["first"], cascade["first_fingerprint"]) == ("lite", first_model().fingerprint)
     assert record["counts"]["sequences_by_model"] == total
-    assert record["cascade"]["model"]["fingerprint"] == load_bundle("lite").fingerprint
+    assert record["cascade"]["model"]["fingerprint"] == first_model().fingerprint
     assert record["cascade"]["num_rows_failed"] == 0
 
 
@@ -259,7 +271,7 @@ def test_narrow_limits_with_fit_sequences_alone_give_the_results_of_the_first(fo
     fasta = write_fasta(tmp_path / "in.fasta", {f"s{i}": open_dna(400 + 37 * i, seed=i) for i in range(12)})
     cascade = ("--cascade", "--cascade-limits", "0.5,0.5", "-m", folder / "other")
     assert virnucpro("predict", fasta, "-o", tmp_path / "both", *cascade, *SMALL_UNITS).code == 0
-    alone = ("--expected-length", 300)
+    alone = ("-m", small_lite(), "--expected-length", 300)
     assert virnucpro("predict", fasta, "-o", tmp_path / "first", *alone, *SMALL_UNITS).code == 0
     for name in ("fragments.tsv.gz", "virus.fna.gz", "regions.tsv", "windows.bedgraph.gz", "proviruses.fna.gz"):
         assert (tmp_path / "both" / f"in.{name}").read_bytes() == (tmp_path / "first" / f"in.{name}").read_bytes()
@@ -468,15 +480,13 @@ def test_merge_looks_after_both_runs(folder, limits, virnucpro, tmp_path):
 def test_a_cascade_is_repeated_with_the_limits_of_then(folder, virnucpro, tmp_path, monkeypatch):
     """Though the bundle names others by now; a first model that is another one is refused."""
     monkeypatch.chdir(tmp_path)
-    lite = load_bundle("lite")
-    known = {"first": "lite", "first_fingerprint": lite.fingerprint, "agreement": 0.99, "share": 0.5}
-    write_other(tmp_path / "model", cascade=known | {"low": 0.3, "high": 0.6})
+    write_other(tmp_path / "model")
     shutil.copyfile(folder / "a.fasta", "a.fasta")
     assert virnucpro("predict", "a.fasta", "-o", "out", "-m", "model", "--cascade", "--no-report", "-q").code == 0
     record = json.loads(Path("out/a.run.json").read_text())
     assert (record["cascade"]["low"], record["cascade"]["high"], record["warnings"]) == (0.3, 0.6, [])
     shutil.rmtree("model")
-    write_other(tmp_path / "model", cascade=known | {"low": 0.1, "high": 0.2})
+    write_other(tmp_path / "model", cascade=known_cascade(low=0.1, high=0.2))
     ended = virnucpro("rerun", "out", "-q")
     assert (ended.code, "result files are identical" in ended.out) == (0, True), ended.err
     record["cascade"]["model"]["fingerprint"] = "0" * 64
@@ -487,8 +497,7 @@ def test_a_cascade_is_repeated_with_the_limits_of_then(folder, virnucpro, tmp_pa
 
 def test_limits_found_with_another_first_model_are_not_used(folder, virnucpro, tmp_path):
     """The usual ones are, with a warning in the log and in the record; a user's own need none."""
-    known = {"first": "lite", "first_fingerprint": "0" * 64, "low": 0.3, "high": 0.6, "agreement": 0.99, "share": 0.5}
-    model = write_other(tmp_path / "model", cascade=known)
+    model = write_other(tmp_path / "model", cascade=known_cascade(first_fingerprint="0" * 64))
     ended = virnucpro("predict", folder / "a.fasta", "-o", tmp_path / "out", "-m", model, "--cascade", "--no-report")
     assert (ended.code, "found with another lite" in ended.err) == (0, True)
     record = json.loads((tmp_path / "out/a.run.json").read_text())
@@ -574,7 +583,7 @@ def test_two_models_of_one_name_are_told_apart(folder, virnucpro, tmp_path):
     (model / "bundle.yaml").write_text(yaml.safe_dump(settings | {"name": "lite"}))
     limits = ("--cascade", "--cascade-limits", "0.4,0.6")
     assert virnucpro("predict", folder / "a.fasta", "-o", tmp_path / "o", "-m", model, *limits, *SMALL_UNITS).code == 0
-    expected = {f"lite@{load_bundle(name).fingerprint[:8]}" for name in ("lite", str(model))}
+    expected = {f"lite@{load_bundle(name).fingerprint[:8]}" for name in (str(small_lite()), str(model))}
     assert {line["model"] for line in read_tsv(tmp_path / "o/a.sequences.tsv")} == expected
 
 
@@ -630,7 +639,7 @@ def test_sequences_that_are_doubted_or_unscored_always_go_on():
 
 def test_limits_are_measured_written_and_used(virnucpro, tmp_path, capfd):
     """The command prints figures by length; what it stores is what predict takes, and no other identity."""
-    data, model = write_data(tmp_path / "data"), write_other(tmp_path / "model")
+    data, model = write_data(tmp_path / "data"), write_other(tmp_path / "model", cascade=None)
     before = load_bundle(str(model)).fingerprint
     arguments = ["cascade", "--data", str(data), "--model", str(model), "--dev-share", "0.002"]
     assert study(arguments) == 0

@@ -32,7 +32,8 @@ STEMS = ("a", "b")
 TABLES = ("sequences.tsv", "fragments.tsv.gz", "rows.tsv.gz")
 FILES = (*TABLES[1:], "virus.fna.gz", "uncertain.fna.gz", "regions.tsv", "regions.gff3", "regions.bed",
          "windows.bedgraph.gz", "proviruses.fna.gz")  # fmt: skip
-SMALL_UNITS = ("--unit-rows", 15, "--threads", 1, "--no-report", "-q")
+UNIT_ROWS = 40
+SMALL_UNITS = ("--unit-rows", UNIT_ROWS, "--threads", 1, "--no-report", "-q")
 
 
 def first_model() -> Bundle:
@@ -98,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, out: str, model: str = "other", unit_rows: int = 15, **science: object) -> Results:
+def run(folder: Path, out: str, model: str = "other", unit_rows: int = UNIT_ROWS, **science: object) -> Results:
     """Predict both inputs, into ``folder/out``."""
     path = small_lite() if model == "lite" else folder / model
     settings = {"science.model": str(path), "layout.unit_rows": unit_rows}
@@ -279,7 +280,7 @@ def test_narrow_limits_with_fit_sequences_alone_give_the_results_of_the_first(fo
     assert record["counts"]["num_rows_computed"] == 0
 
 
-@pytest.mark.parametrize("unit_rows", [1, 4, 10_000])
+@pytest.mark.parametrize("unit_rows", [pytest.param(1, marks=pytest.mark.slow), 15, 10_000])
 def test_results_do_not_depend_on_the_cut_into_units(folder, out, limits, unit_rows):
     """A sequence may lie in many units of one model and in few of the other."""
     name = f"cut_{unit_rows}"
@@ -303,7 +304,14 @@ def all_bytes(directory):
     return {stem: result_bytes(directory, stem, "rows.tsv.gz", "regions.tsv") for stem in STEMS}
 
 
-@pytest.mark.parametrize("place", ["run/first/scores", "run/units", "run/scores"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "run/scores",
+        pytest.param("run/first/scores", marks=pytest.mark.slow),
+        pytest.param("run/units", marks=pytest.mark.slow),
+    ],
+)
 def test_kill_9_then_the_same_command_gives_the_same_bytes(folder, out, limits, tmp_path, place):
     """Whichever model is at work; what is done is kept, decisions included."""
     arguments = asked(folder, tmp_path / "out", limits, "--keep-embeddings")
@@ -353,7 +361,7 @@ def test_other_limits_or_no_cascade_are_other_settings(folder, out, virnucpro, t
     """Exit 2 with what differs, and nothing is touched."""
     there = copied(out, tmp_path)
     inputs = [folder / f"{stem}.fasta" for stem in STEMS]
-    ended = virnucpro("predict", *inputs, "-o", there, "-m", folder / "other", "--unit-rows", 15, *more)
+    ended = virnucpro("predict", *inputs, "-o", there, "-m", folder / "other", "--unit-rows", UNIT_ROWS, *more)
     assert (ended.code, says in ended.err) == (2, True), ended.err
     assert all_bytes(there) == all_bytes(out)
 
@@ -441,17 +449,16 @@ def flip(path, kind, name):
         ("run/units/unit-00001.h5", "unit", "sequences"),
     ],
 )
-def test_damage_in_either_run_is_named_and_repaired(folder, limits, virnucpro, tmp_path, place, kind, name):
+def test_damage_in_either_run_is_named_and_repaired(out, virnucpro, tmp_path, place, kind, name):
     """A finished cascade is sound; a flipped bit is found, and repair gives the same bytes."""
-    assert virnucpro(*asked(folder, tmp_path / "out", limits)).code == 0
-    before = all_bytes(tmp_path / "out")
-    assert virnucpro("verify", tmp_path / "out", "-q").code == 0
-    flip(tmp_path / "out" / place, kind, name)
-    ended = virnucpro("verify", tmp_path / "out", "-q")
+    there = copied(out, tmp_path)
+    assert virnucpro("verify", there, "-q").code == 0
+    flip(there / place, kind, name)
+    ended = virnucpro("verify", there, "-q")
     assert (ended.code, place in ended.out) == (1, True), ended.out
-    assert virnucpro("verify", tmp_path / "out", "--repair", "-q").code == 0
-    assert all_bytes(tmp_path / "out") == before
-    assert virnucpro("verify", tmp_path / "out", "-q").code == 0
+    assert virnucpro("verify", there, "--repair", "-q").code == 0
+    assert all_bytes(there) == all_bytes(out)
+    assert virnucpro("verify", there, "-q").code == 0
 
 
 @pytest.mark.parametrize("command", ["call", "verify", "merge"])
@@ -621,7 +628,7 @@ def test_no_limits_escalate_less_and_agree_as_well():
     limits = find_limits(items, 0.97)
     best = np.mean([item.described(limits)["share"] for item in items.values()])
     assert min(item.described(limits)["agreement"] for item in items.values()) >= 0.97 - 1e-6
-    grid = [Limits(low / 100, high / 100) for low in range(101) for high in range(low, 101)]
+    grid = [Limits(low / 25, high / 25) for low in range(26) for high in range(low, 26)]
     for pair in grid:
         found = [item.described(pair) for item in items.values()]
         if min(figures["agreement"] for figures in found) >= 0.97:

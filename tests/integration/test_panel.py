@@ -24,9 +24,9 @@ from virnucpro.training.panel import (
     open_random,
     random_of_gc,
     repeats_of,
+    shuffle_words,
 )
 from virnucpro.training.sampling import reverse_complement
-from virnucpro.training.shuffles import shuffle_words
 
 STOPS = ("TAA", "TAG", "TGA")
 

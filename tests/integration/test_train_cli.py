@@ -36,10 +36,9 @@ from virnucpro.training.datasets import assign_splits, check_splits, load_datase
 from virnucpro.training.features import Drawing, FeatureCache, draw_rows
 from virnucpro.training.fit import training_pools
 from virnucpro.training.genbank import class_of, group_of
+from virnucpro.training.genomes import LabelledRecord
 from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
-from virnucpro.training.labelled import LabelledRecord
-from virnucpro.training.presets import place_encoders
-from virnucpro.training.truncation import write_truncated
+from virnucpro.training.presets import place_encoders, write_truncated
 
 RECIPE = HeadRecipe(hidden_width=8, batch=32, epochs=4)
 

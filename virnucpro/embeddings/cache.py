@@ -45,21 +45,13 @@ _PAGE_BYTES = 16_384
 
 @dataclass(frozen=True)
 class EncoderUse:
-    """What a cache holds of one encoder.
+    """What a cache holds of one encoder."""
 
-    Attributes:
-        name: as it was asked for when it was first used.
-        fingerprint: identity of its weights.
-        dtype: type it was computed in.
-        width: of an embedding.
-        num_rows: how many.
-    """
-
-    name: str
-    fingerprint: str
-    dtype: str
-    width: int
-    num_rows: int
+    name: str  # as it was asked for when it was first used
+    fingerprint: str  # identity of its weights
+    dtype: str  # type it was computed in
+    width: int  # of an embedding
+    num_rows: int  # how many
 
 
 def sequence_digest(sequence: bytes) -> bytes:

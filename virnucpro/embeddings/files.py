@@ -39,34 +39,21 @@ _ROWS_A_GROUP = 8192
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """What a file says of an encoder.
+    """What a file says of an encoder."""
 
-    Attributes:
-        name: as it was asked for.
-        fingerprint: identity of its weights.
-        dtype: type it computed in.
-        width: of an embedding.
-    """
-
-    name: str
-    fingerprint: str
-    dtype: str
-    width: int
+    name: str  # as it was asked for
+    fingerprint: str  # identity of its weights
+    dtype: str  # type it computed in
+    width: int  # of an embedding
 
 
 @dataclass(frozen=True)
 class About:
-    """What a file of embeddings is.
+    """What a file of embeddings is."""
 
-    Attributes:
-        level: what a row is of.
-        precision: ``single`` or ``half``.
-        encoders: in order.
-    """
-
-    level: Level
-    precision: str
-    encoders: tuple[EncoderFacts, ...]
+    level: Level  # what a row is of
+    precision: str  # ``single`` or ``half``
+    encoders: tuple[EncoderFacts, ...]  # in order
 
     def to_json(self) -> str:
         """As it is written."""

@@ -36,33 +36,19 @@ _FIXED = ("first_sequence", "names", "offsets", "lengths", "keys")
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """What is asked.
+    """What is asked."""
 
-    Attributes:
-        source: a file of sequences.
-        output: where embeddings go; its name says the format.
-        encoders: names; empty takes the bundled ones that read the input.
-        level: what a row is of.
-        precision: of the values in the file, ``single`` or ``half``.
-        alphabet: of the input; None tells it by its first records.
-        fragment_length: nt; None takes that of the encoders' bundle, else 500.
-        devices: torch's names; a part at a time on each.
-        threads: CPU threads.
-        dtype: type the encoders compute in.
-        cache: where embeddings are kept; None keeps none.
-    """
-
-    source: str
-    output: Path
-    encoders: tuple[str, ...] = ()
-    level: Level = "sequence"
-    precision: str = "single"
-    alphabet: Alphabet | None = None
-    fragment_length: int | None = None
-    devices: tuple[str, ...] = ("cpu",)
-    threads: int = 1
-    dtype: str = "auto"
-    cache: Path | None = None
+    source: str  # a file of sequences
+    output: Path  # where embeddings go; its name says the format
+    encoders: tuple[str, ...] = ()  # names; empty takes the bundled ones that read the input
+    level: Level = "sequence"  # what a row is of
+    precision: str = "single"  # of the values in the file, ``single`` or ``half``
+    alphabet: Alphabet | None = None  # of the input; None tells it by its first records
+    fragment_length: int | None = None  # nt; None takes that of the encoders' bundle, else 500
+    devices: tuple[str, ...] = ("cpu",)  # torch's names; a part at a time on each
+    threads: int = 1  # CPU threads
+    dtype: str = "auto"  # type the encoders compute in
+    cache: Path | None = None  # where embeddings are kept; None keeps none
 
 
 def embed_file(request: EmbedRequest, reporter: Reporter, *, fresh: bool = False) -> tuple[int, About]:

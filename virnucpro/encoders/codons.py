@@ -71,21 +71,13 @@ def longest_open_runs(residues: torch.Tensor) -> torch.Tensor:
 
 
 class Bags(NamedTuple):
-    """N-grams of B fragments as numbers; 0 is none. The rows of frames are fragment by fragment, six each.
+    """N-grams of B fragments as numbers; 0 is none. The rows of frames are fragment by fragment, six each."""
 
-    Attributes:
-        ngrams: (6 B, N - 3) amino-acid 4-grams, for N codons a frame.
-        classes: (6 B, N - 5) 6-grams of amino-acid classes.
-        pairs: (6 B, N - 1) codon pairs.
-        kmers: (B, L - 7) canonical 8-mers.
-        openness: (6 B, 2) float32, codons in the longest stop-free stretch and stop codons, both over N.
-    """
-
-    ngrams: torch.Tensor
-    classes: torch.Tensor
-    pairs: torch.Tensor
-    kmers: torch.Tensor
-    openness: torch.Tensor
+    ngrams: torch.Tensor  # (6 B, N - 3) amino-acid 4-grams, for N codons a frame
+    classes: torch.Tensor  # (6 B, N - 5) 6-grams of amino-acid classes
+    pairs: torch.Tensor  # (6 B, N - 1) codon pairs
+    kmers: torch.Tensor  # (B, L - 7) canonical 8-mers
+    openness: torch.Tensor  # (6 B, 2) float32, codons in the longest stop-free stretch and stop codons, both over N
 
 
 def canonical_kmers(length: int) -> tuple[torch.Tensor, int]:

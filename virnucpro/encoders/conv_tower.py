@@ -19,17 +19,11 @@ _STRIDE = 2
 
 @dataclass(frozen=True)
 class TowerShape:
-    """Widths and depths of a tower.
+    """Widths and depths of a tower."""
 
-    Attributes:
-        symbols: size of the alphabet; symbol ``symbols`` itself means "nothing here" and embeds to zero.
-        channels: channels of the symbol embedding, then of each convolution.
-        kernels: length of each convolution in symbols (odd); each moves by two, so that the
-            positions halve.
-    """
-
-    symbols: int
-    channels: tuple[int, ...]
+    symbols: int  # size of the alphabet; symbol ``symbols`` itself means "nothing here" and embeds to zero
+    channels: tuple[int, ...]  # channels of the symbol embedding, then of each convolution
+    # length of each convolution in symbols (odd); each moves by two, so that the positions halve
     kernels: tuple[int, ...]
 
     @property

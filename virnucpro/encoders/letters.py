@@ -27,13 +27,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class LetterTokenizer:
-    """One token a letter.
+    """One token a letter."""
 
-    Attributes:
-        codes: (256,) int32, the token of each byte.
-    """
-
-    codes: NDArray[np.int32]
+    codes: NDArray[np.int32]  # (256,) int32, the token of each byte
 
     def __call__(self, sequences: Ragged) -> Ragged:
         """Look each letter up."""
@@ -47,26 +43,16 @@ class LetterEncoder(Generic[Network]):
 
     A subclass names its network, the network's shape (a dataclass with ``width``, given to its constructor and kept
     as ``shape``) and how letters become codes.
-
-    Attributes:
-        kind: registry key.
-        alphabet: what it reads.
-        cpu_token_budget: see ``encoders.base.Encoder``.
-        network_class: of the network.
-        shape_class: of the network's shape.
-        codes: (256,) int32, the token of each byte.
-        min_length: shorter strings are filled at the end, so that every bag and frame exists.
-        filler: the token they are filled with.
     """
 
-    kind: ClassVar[str]
-    alphabet: ClassVar[Alphabet]
-    cpu_token_budget: ClassVar[int]
-    network_class: ClassVar[type[Any]]
-    shape_class: ClassVar[type[Any]]
-    codes: ClassVar[NDArray[np.int32]]
-    min_length: ClassVar[int]
-    filler: ClassVar[int]
+    kind: ClassVar[str]  # registry key
+    alphabet: ClassVar[Alphabet]  # what it reads
+    cpu_token_budget: ClassVar[int]  # see ``encoders.base.Encoder``
+    network_class: ClassVar[type[Any]]  # of the network
+    shape_class: ClassVar[type[Any]]  # of the network's shape
+    codes: ClassVar[NDArray[np.int32]]  # (256,) int32, the token of each byte
+    min_length: ClassVar[int]  # shorter strings are filled at the end, so that every bag and frame exists
+    filler: ClassVar[int]  # the token they are filled with
 
     def __init__(self, network: Network) -> None:
         self.network = network.eval()

@@ -59,18 +59,12 @@ _LONG_NT = 500.0
 
 @dataclass(frozen=True)
 class ProfiledShape(SixFrameShape):
-    """Widths of both networks; ``width`` is that of the whole embedding, evidence included.
-
-    Attributes:
-        num_profiles: classes of organisms with a profile.
-        profile_frame_width: of a frame in the network that weighs profiles.
-        profile_hidden_width: of its last hidden layer.
-    """
+    """Widths of both networks; ``width`` is that of the whole embedding, evidence included."""
 
     width: int = 129
-    num_profiles: int = 9
-    profile_frame_width: int = 96
-    profile_hidden_width: int = 96
+    num_profiles: int = 9  # classes of organisms with a profile
+    profile_frame_width: int = 96  # of a frame in the network that weighs profiles
+    profile_hidden_width: int = 96  # of its last hidden layer
 
 
 class ProfileNetwork(nn.Module):

@@ -41,25 +41,15 @@ TABLES = ("ngrams", "classes", "pairs", "kmers")
 
 @dataclass(frozen=True)
 class SixFrameShape:
-    """Widths of the network.
+    """Widths of the network."""
 
-    Attributes:
-        width: of the embedding.
-        kmer_width: of the 8-mer vectors.
-        ngram_width: of the amino-acid 4-gram vectors.
-        class_width: of the vectors of 6-grams of amino-acid classes.
-        pair_width: of the codon-pair vectors.
-        frame_width: of a frame after its own layer.
-        hidden_width: of the layer before the embedding.
-    """
-
-    width: int = 128
-    kmer_width: int = 48
-    ngram_width: int = 28
-    class_width: int = 16
-    pair_width: int = 32
-    frame_width: int = 128
-    hidden_width: int = 320
+    width: int = 128  # of the embedding
+    kmer_width: int = 48  # of the 8-mer vectors
+    ngram_width: int = 28  # of the amino-acid 4-gram vectors
+    class_width: int = 16  # of the vectors of 6-grams of amino-acid classes
+    pair_width: int = 32  # of the codon-pair vectors
+    frame_width: int = 128  # of a frame after its own layer
+    hidden_width: int = 320  # of the layer before the embedding
 
 
 class SixFrameNetwork(nn.Module):

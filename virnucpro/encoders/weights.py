@@ -50,38 +50,23 @@ class HasShape(Protocol):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that stays in its file until it is read; a file of any size costs no memory.
+    """A tensor that stays in its file until it is read; a file of any size costs no memory."""
 
-    Attributes:
-        shape: its shape.
-        dtype: torch's name of its dtype, ``float32``.
-        read: maps the part of the file that holds it; the mapping goes with the tensor.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], torch.Tensor]
+    shape: tuple[int, ...]  # its shape
+    dtype: str  # torch's name of its dtype, ``float32``
+    read: Callable[[], torch.Tensor]  # maps the part of the file that holds it; the mapping goes with the tensor
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What an encoder file says of itself before any weight is read.
-
-    Attributes:
-        path: the file.
-        kind: registry key.
-        alphabet: what it reads, ``nt`` or ``aa``.
-        width: length of an embedding.
-        settings: the whole config as stored, ``kind``, ``alphabet`` and ``width`` included.
-        tokenizer_json: the tokenizer where the encoder needs one.
-    """
+    """What an encoder file says of itself before any weight is read."""
 
     path: Path
-    kind: str
-    alphabet: Alphabet
-    width: int
-    settings: Mapping[str, Any]
-    tokenizer_json: str | None
+    kind: str  # registry key
+    alphabet: Alphabet  # what it reads, ``nt`` or ``aa``
+    width: int  # length of an embedding
+    settings: Mapping[str, Any]  # the whole config as stored, ``kind``, ``alphabet`` and ``width`` included
+    tokenizer_json: str | None  # the tokenizer where the encoder needs one
 
 
 def read_config(path: Path) -> EncoderConfig:

@@ -11,19 +11,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """``S`` token sequences laid end to end, shortest first, without padding.
+    """``S`` token sequences laid end to end, shortest first, without padding."""
 
-    Attributes:
-        rows: (S,) int64 numpy, which of the unit's distinct sequences these are.
-        input_ids: (T,) int64.
-        cu_seqlens: (S + 1,) int32, running sum of the lengths, as in flash-attn.
-        lengths: the S lengths as plain ints, ascending (known without asking the device).
-    """
-
-    rows: NDArray[np.int64]
-    input_ids: torch.Tensor
-    cu_seqlens: torch.Tensor
-    lengths: tuple[int, ...]
+    rows: NDArray[np.int64]  # (S,) int64 numpy, which of the unit's distinct sequences these are
+    input_ids: torch.Tensor  # (T,) int64
+    cu_seqlens: torch.Tensor  # (S + 1,) int32, running sum of the lengths, as in flash-attn
+    lengths: tuple[int, ...]  # the S lengths as plain ints, ascending (known without asking the device)
 
     @property
     def max_seqlen(self) -> int:

@@ -21,22 +21,14 @@ class Packing:
 
     They cross processes by value: tensors would lie in shared memory, of which a container may have 64 MiB, and loaders
     wait for ever where it is full.
-
-    Attributes:
-        rows: (S,) int64, which sequence, batch after batch.
-        lengths: (S,) int64, in tokens.
-        sizes: number of sequences in each batch.
-        input_ids: (T,) uint16, or int32 for a larger vocabulary.
-        cu_seqlens: (S + number of batches,) int32, each batch's own, end to end.
-        pinned: int64 tokens and the running sums in page-locked memory.
     """
 
-    rows: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    sizes: tuple[int, ...]
-    input_ids: NDArray[np.uint16 | np.int32]
-    cu_seqlens: NDArray[np.int32]
-    pinned: tuple[torch.Tensor, torch.Tensor] | None = None
+    rows: NDArray[np.int64]  # (S,) int64, which sequence, batch after batch
+    lengths: NDArray[np.int64]  # (S,) int64, in tokens
+    sizes: tuple[int, ...]  # number of sequences in each batch
+    input_ids: NDArray[np.uint16 | np.int32]  # (T,) uint16, or int32 for a larger vocabulary
+    cu_seqlens: NDArray[np.int32]  # (S + number of batches,) int32, each batch's own, end to end
+    pinned: tuple[torch.Tensor, torch.Tensor] | None = None  # int64 tokens and the running sums in page-locked memory
 
     def __iter__(self) -> Iterator[PackedBatch]:
         input_ids, cu_seqlens = self.pinned or self._tensors()

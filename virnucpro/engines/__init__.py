@@ -20,29 +20,17 @@ EngineName = Literal["local", "slurm", "ray"]
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine, and how it is asked.
+    """An engine, and how it is asked."""
 
-    Attributes:
-        name: slurm (Snakemake, on whatever its profile says) or ray.
-        jobs: jobs of a scheduler at a time.
-        parts: pieces that the units are cut into; chosen where None.
-        gpus: of each job.
-        threads: CPU threads of each job or actor.
-        address: HOST:PORT of a Ray cluster, or local.
-        shares_files: whether machines may be trusted to see the same files, where they seem to.
-        profile: of Snakemake; its executor then takes the place of Slurm.
-        arguments: passed on to Snakemake.
-    """
-
-    name: EngineName
-    jobs: int = 8
-    parts: int | None = None
-    gpus: int = 0
-    threads: int = 1
-    address: str = "local"
-    shares_files: bool = True
-    profile: str | None = None
-    arguments: tuple[str, ...] = ()
+    name: EngineName  # slurm (Snakemake, on whatever its profile says) or ray
+    jobs: int = 8  # jobs of a scheduler at a time
+    parts: int | None = None  # pieces that the units are cut into; chosen where None
+    gpus: int = 0  # of each job
+    threads: int = 1  # CPU threads of each job or actor
+    address: str = "local"  # HOST:PORT of a Ray cluster, or local
+    shares_files: bool = True  # whether machines may be trusted to see the same files, where they seem to
+    profile: str | None = None  # of Snakemake; its executor then takes the place of Slurm
+    arguments: tuple[str, ...] = ()  # passed on to Snakemake
 
 
 def require(engine: Engine) -> None:

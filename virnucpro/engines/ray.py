@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkOnParts:
-    """Does parts of a prepared run; see ``executors.base.Work`` and ``executors.ray.Portable``. Its units are parts.
+    """Does parts of a prepared run; see ``executors.base.Work`` and ``executors.ray.Portable``. Its units are parts."""
 
-    Attributes:
-        output: directory of the run.
-        parts: units of each.
-        mark: a file that a machine sees if it shares the directory.
-    """
-
-    output: Path
-    parts: tuple[tuple[int, ...], ...]
-    mark: Path
+    output: Path  # directory of the run
+    parts: tuple[tuple[int, ...], ...]  # units of each
+    mark: Path  # a file that a machine sees if it shares the directory
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
         """Do each part."""

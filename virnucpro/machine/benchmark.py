@@ -55,36 +55,22 @@ _LEAST_CHANGE = 0.1
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        model: as in predict.
-        device: torch's name of it.
-        dtype: torch's name of the float type.
-        threads: CPU threads in all.
-        num_reads: of 300 bases, of the extraction and of the larger of the two whole runs.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-    num_reads: int
+    model: str  # as in predict
+    device: str  # torch's name of it
+    dtype: str  # torch's name of the float type
+    threads: int  # CPU threads in all
+    num_reads: int  # of 300 bases, of the extraction and of the larger of the two whole runs
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        name: what was measured.
-        unit: ``.../s`` (more is better), ``s`` or ``MB`` (less is better).
-        values: one for each run.
-    """
-
-    name: str
-    unit: str
-    values: tuple[float, ...]
+    name: str  # what was measured
+    unit: str  # ``.../s`` (more is better), ``s`` or ``MB`` (less is better)
+    values: tuple[float, ...]  # one for each run
 
     @property
     def value(self) -> float:

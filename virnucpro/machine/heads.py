@@ -42,17 +42,13 @@ class InputHead:
     Args:
         source: path.
 
-    Attributes:
-        num_read: bytes of text that were read so far.
-        total: bytes of text of the whole input; estimated from the compressed bytes until ``is_over``.
-
     Raises:
         InputError: it is stdin or a pipe, or cannot be opened or unpacked.
     """
 
     source: str
-    num_read: int = 0
-    total: float = 0.0
+    num_read: int = 0  # bytes of text that were read so far
+    total: float = 0.0  # bytes of text of the whole input; estimated from the compressed bytes until ``is_over``
     _is_at_end: bool = False
     _texts: Iterator[bytes] = field(init=False)
     _rest: bytes = b""

@@ -38,17 +38,11 @@ _EMBEDDING_COPIES = 6
 
 @dataclass(frozen=True)
 class Range:
-    """An amount that is not known exactly.
+    """An amount that is not known exactly."""
 
-    Attributes:
-        low: at least about this.
-        likely: the best guess.
-        high: at most about this.
-    """
-
-    low: float
-    likely: float
-    high: float
+    low: float  # at least about this
+    likely: float  # the best guess
+    high: float  # at most about this
 
     @classmethod
     def around(cls, values: Sequence[float], margin: float) -> Range:
@@ -64,15 +58,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that are needed, and those that can be had.
+    """Bytes that are needed, and those that can be had."""
 
-    Attributes:
-        needed: estimate.
-        free: now.
-    """
-
-    needed: Range
-    free: int
+    needed: Range  # estimate
+    free: int  # now
 
     @property
     def verdict(self) -> str:
@@ -84,66 +73,37 @@ class Need:
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """The run that is planned.
+    """The run that is planned."""
 
-    Attributes:
-        inputs: paths.
-        bundle: the model.
-        devices: torch's names of them, at least one.
-        dtype: torch's name of the float type.
-        output: where results would go; its disk is looked at.
-        unit_rows: most rows in a unit.
-        seconds: about how long to run the program on the heads.
-        import_seconds: that the program took to start.
-    """
-
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...]  # paths
     bundle: Bundle
-    devices: tuple[str, ...]
-    dtype: str
-    output: Path
-    unit_rows: int
-    seconds: float
-    import_seconds: float
+    devices: tuple[str, ...]  # torch's names of them, at least one
+    dtype: str  # torch's name of the float type
+    output: Path  # where results would go; its disk is looked at
+    unit_rows: int  # most rows in a unit
+    seconds: float  # about how long to run the program on the heads
+    import_seconds: float  # that the program took to start
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates for a run.
+    """Estimates for a run."""
 
-    Attributes:
-        model: name of the bundle.
-        devices: torch's names.
-        dtype: torch's name of the float type.
-        share_read: of the text of all inputs, by the largest run that was measured; 1 if everything was read.
-        amounts: ``AMOUNTS`` to estimates; exact if everything was read.
-        start_seconds: libraries, model, and everything else that is done once.
-        work_seconds: the rest.
-        stage_seconds: stage to its share of ``work_seconds``, as in the measured runs; stages overlap.
-        weights_bytes: of both encoders in the float type of the run.
-        memory: of the host, largest process.
-        device_memory: of each GPU; None on the CPU.
-        disk: while it runs.
-        disk_after: of results and stored run.
-        disk_kept: the same with ``--keep-embeddings``.
-        shares_by_model: of a cascade, model to the share of sequences that it decides; empty otherwise.
-    """
-
-    model: str
-    devices: tuple[str, ...]
-    dtype: str
-    share_read: float
-    amounts: dict[str, Range]
-    start_seconds: Range
-    work_seconds: Range
-    stage_seconds: dict[str, float]
-    weights_bytes: int
-    memory: Need
-    device_memory: Need | None
-    disk: Need
-    disk_after: Need
-    disk_kept: Need
-    shares_by_model: dict[str, float]
+    model: str  # name of the bundle
+    devices: tuple[str, ...]  # torch's names
+    dtype: str  # torch's name of the float type
+    share_read: float  # of the text of all inputs, by the largest run that was measured; 1 if everything was read
+    amounts: dict[str, Range]  # ``AMOUNTS`` to estimates; exact if everything was read
+    start_seconds: Range  # libraries, model, and everything else that is done once
+    work_seconds: Range  # the rest
+    stage_seconds: dict[str, float]  # stage to its share of ``work_seconds``, as in the measured runs; stages overlap
+    weights_bytes: int  # of both encoders in the float type of the run
+    memory: Need  # of the host, largest process
+    device_memory: Need | None  # of each GPU; None on the CPU
+    disk: Need  # while it runs
+    disk_after: Need  # of results and stored run
+    disk_kept: Need  # the same with ``--keep-embeddings``
+    shares_by_model: dict[str, float]  # of a cascade, model to the share of sequences that it decides; empty otherwise
 
     @property
     def total_seconds(self) -> Range:
@@ -153,19 +113,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Measured:
-    """One run of the program.
+    """One run of the program."""
 
-    Attributes:
-        num_bytes: of text that it read.
-        seconds: wall time.
-        stored_bytes: of all files that it left.
-        record: of the run.
-    """
-
-    num_bytes: int
-    seconds: float
-    stored_bytes: int
-    record: Mapping[str, Any]
+    num_bytes: int  # of text that it read
+    seconds: float  # wall time
+    stored_bytes: int  # of all files that it left
+    record: Mapping[str, Any]  # of the run
 
     def amounts(self) -> dict[str, float]:
         counts = self.record["counts"]

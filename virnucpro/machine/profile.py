@@ -46,21 +46,13 @@ _POLL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """What is to be measured.
-
-    Attributes:
-        bundle: the model.
-        device: torch's name of it.
-        dtype: torch's name of the float type.
-        threads: CPU threads in all.
-        seconds: about how long. Every measurement is taken at least once, which may take longer.
-    """
+    """What is to be measured."""
 
     bundle: Bundle
-    device: str
-    dtype: str
-    threads: int
-    seconds: float
+    device: str  # torch's name of it
+    dtype: str  # torch's name of the float type
+    threads: int  # CPU threads in all
+    seconds: float  # about how long. Every measurement is taken at least once, which may take longer.
 
 
 def measure(settings: ProfileSettings) -> Profile:
@@ -167,20 +159,13 @@ class EmbedForAWhile:
     1. A unit's number is the seat of a process: there are as many as processes, and none ends before all have begun.
     2. Each loads the model, embeds one unit, says that it is ready, and waits for the others.
     3. Each counts rows for some seconds and leaves its figures in a file.
-
-    Attributes:
-        folder: for the files of 2 and 3.
-        units: what is embedded.
-        embed: how.
-        num_seats: processes.
-        seconds: how long; whole units, at least one.
     """
 
-    folder: Path
-    units: StoredUnits
-    embed: EmbedWork
-    num_seats: int
-    seconds: float
+    folder: Path  # for the files of 2 and 3
+    units: StoredUnits  # what is embedded
+    embed: EmbedWork  # how
+    num_seats: int  # processes
+    seconds: float  # how long; whole units, at least one
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Take a seat, wait for the others, and work."""

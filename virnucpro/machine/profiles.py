@@ -30,101 +30,60 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BudgetRate:
-    """Throughput of one token budget.
+    """Throughput of one token budget."""
 
-    Attributes:
-        token_budget: most tokens in a batch.
-        tokens_per_second: median over the runs.
-        rows_per_second: of the same runs.
-    """
-
-    token_budget: int
-    tokens_per_second: float
-    rows_per_second: float
+    token_budget: int  # most tokens in a batch
+    tokens_per_second: float  # median over the runs
+    rows_per_second: float  # of the same runs
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All token budgets that were tried for one encoder.
+    """All token budgets that were tried for one encoder."""
 
-    Attributes:
-        kind: of the encoder.
-        usual_budget: what a run without a profile takes.
-        best_budget: the smallest within 3 % of the fastest: more is noise, and costs memory.
-        ended: why no larger budget was tried: all tried, no gain, time or memory.
-        rates: of the budgets, ascending.
-    """
-
-    kind: str
-    usual_budget: int
-    best_budget: int
-    ended: str
-    rates: tuple[BudgetRate, ...]
+    kind: str  # of the encoder
+    usual_budget: int  # what a run without a profile takes
+    best_budget: int  # the smallest within 3 % of the fastest: more is noise, and costs memory
+    ended: str  # why no larger budget was tried: all tried, no gain, time or memory
+    rates: tuple[BudgetRate, ...]  # of the budgets, ascending
 
 
 @dataclass(frozen=True)
 class LayoutRate:
-    """Throughput of one layout.
+    """Throughput of one layout."""
 
-    Attributes:
-        num_processes: that embed at the same time.
-        num_threads: of each.
-        loader_workers: processes that read, tokenise and pack ahead, for each encoder of each process.
-        rows_per_second: of all processes together.
-        peak_bytes: most memory that one of them had resident.
-    """
-
-    num_processes: int
-    num_threads: int
-    loader_workers: int
-    rows_per_second: float
-    peak_bytes: int
+    num_processes: int  # that embed at the same time
+    num_threads: int  # of each
+    loader_workers: int  # processes that read, tokenise and pack ahead, for each encoder of each process
+    rows_per_second: float  # of all processes together
+    peak_bytes: int  # most memory that one of them had resident
 
 
 @dataclass(frozen=True)
 class ProfileKey:
-    """What a profile holds for, and nothing else.
+    """What a profile holds for, and nothing else."""
 
-    Attributes:
-        fingerprint: of the bundle.
-        device: model of the GPU or of the processor.
-        dtype: float type the encoders compute in.
-        num_cpus: CPUs the process may use.
-        torch_version: with its build, ``2.13.0+cpu``.
-    """
-
-    fingerprint: str
-    device: str
-    dtype: str
-    num_cpus: int
-    torch_version: str
+    fingerprint: str  # of the bundle
+    device: str  # model of the GPU or of the processor
+    dtype: str  # float type the encoders compute in
+    num_cpus: int  # CPUs the process may use
+    torch_version: str  # with its build, ``2.13.0+cpu``
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The settings that were found to be fastest.
+    """The settings that were found to be fastest."""
 
-    Attributes:
-        key: what it holds for.
-        model: name of the bundle, for people.
-        token_budgets: role (nucleotide, protein) to the most tokens in a batch.
-        loader_workers: processes that read, tokenise and pack ahead, for each encoder.
-        num_processes: worker processes on the CPU; 1 on a GPU.
-        threads: CPU threads in all that were measured; ``num_processes`` holds for this many.
-        sweeps: role to what was measured of its token budgets.
-        layouts: what was measured of processes.
-        schema: of the file.
-    """
-
-    key: ProfileKey
-    model: str
-    token_budgets: dict[str, Positive]
+    key: ProfileKey  # what it holds for
+    model: str  # name of the bundle, for people
+    token_budgets: dict[str, Positive]  # role (nucleotide, protein) to the most tokens in a batch
+    # processes that read, tokenise and pack ahead, for each encoder
     loader_workers: Annotated[int, Limits(ge=0, le=1 << 16)]
-    num_processes: Positive
-    threads: Positive
-    sweeps: dict[str, Sweep]
-    layouts: tuple[LayoutRate, ...]
-    schema: Literal[2] = 2
+    num_processes: Positive  # worker processes on the CPU; 1 on a GPU
+    threads: Positive  # CPU threads in all that were measured; ``num_processes`` holds for this many
+    sweeps: dict[str, Sweep]  # role to what was measured of its token budgets
+    layouts: tuple[LayoutRate, ...]  # what was measured of processes
+    schema: Literal[2] = 2  # of the file
 
 
 def key_of(bundle: Bundle, device: str, dtype: str) -> ProfileKey:

@@ -21,15 +21,10 @@ _SEED = 1
 
 @dataclass(frozen=True)
 class StoredUnits:
-    """Unit files ``0 .. num_units - 1`` in a run directory of their own.
+    """Unit files ``0 .. num_units - 1`` in a run directory of their own."""
 
-    Attributes:
-        run_dir: where.
-        num_units: how many.
-    """
-
-    run_dir: RunDir
-    num_units: int
+    run_dir: RunDir  # where
+    num_units: int  # how many
 
 
 def draw_strings(folder: Path, bundle: Bundle, num_rows: int) -> dict[str, Ragged]:

@@ -54,15 +54,10 @@ _STAGING = ".import-"
 
 @dataclass(frozen=True)
 class Packed:
-    """A folder in an archive.
+    """A folder in an archive."""
 
-    Attributes:
-        place: its path in the cache, ``bundles/<name>`` or ``downloads/<part>``.
-        receipt: what it holds.
-    """
-
-    place: str
-    receipt: Receipt
+    place: str  # its path in the cache, ``bundles/<name>`` or ``downloads/<part>``
+    receipt: Receipt  # what it holds
 
     def member(self, file: FileRecord) -> str:
         """Name of a file in the archive."""
@@ -71,43 +66,27 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Receipt):
-    """A folder as the manifest has it.
+    """A folder as the manifest has it."""
 
-    Attributes:
-        place: see ``Packed``.
-    """
-
-    place: Annotated[str, Limits(pattern=rf"^(bundles|downloads)/{FILE_NAME.pattern}\Z")]
+    place: Annotated[str, Limits(pattern=rf"^(bundles|downloads)/{FILE_NAME.pattern}\Z")]  # see ``Packed``
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """First file of an archive.
+    """First file of an archive."""
 
-    Attributes:
-        folders: that it holds.
-        program: that wrote it.
-        schema: of the archive.
-    """
-
-    folders: tuple[Folder, ...]
-    program: str = "virnucpro"
-    schema: Literal[1] = 1
+    folders: tuple[Folder, ...]  # that it holds
+    program: str = "virnucpro"  # that wrote it
+    schema: Literal[1] = 1  # of the archive
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did.
+    """What an import did."""
 
-    Attributes:
-        folder: where a model is now.
-        num_new: files that came.
-        num_here: files that were here already.
-    """
-
-    folder: Path
-    num_new: int
-    num_here: int
+    folder: Path  # where a model is now
+    num_new: int  # files that came
+    num_here: int  # files that were here already
 
 
 def export_archive(names: Sequence[str], target: Path, reporter: Reporter, *, force: bool = False) -> list[Packed]:

@@ -15,34 +15,22 @@ Role = Literal["nucleotide", "protein", "head"]
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository on the Hugging Face hub.
+    """A repository on the Hugging Face hub."""
 
-    Attributes:
-        repo: ``owner/name``.
-        needed: patterns of small files, all taken.
-        weights: groups of patterns, best first; the first group of which the repository has a file is taken.
-        revision: branch or commit.
-    """
-
-    repo: str
-    needed: tuple[str, ...]
+    repo: str  # ``owner/name``
+    needed: tuple[str, ...]  # patterns of small files, all taken
+    # groups of patterns, best first; the first group of which the repository has a file is taken
     weights: tuple[tuple[str, ...], ...]
-    revision: str = "main"
+    revision: str = "main"  # branch or commit
 
 
 @dataclass(frozen=True)
 class UrlSource:
-    """A single file.
+    """A single file."""
 
-    Attributes:
-        url: https address.
-        sha256: of its content, where it is known.
-        git_blob: name of its git object (SHA-1 of size and content), where it is known.
-    """
-
-    url: str
-    sha256: str | None = None
-    git_blob: str | None = None
+    url: str  # https address
+    sha256: str | None = None  # of its content, where it is known
+    git_blob: str | None = None  # name of its git object (SHA-1 of size and content), where it is known
 
     @property
     def file(self) -> str:
@@ -52,21 +40,13 @@ class UrlSource:
 
 @dataclass(frozen=True)
 class Part:
-    """A released checkpoint.
+    """A released checkpoint."""
 
-    Attributes:
-        name: also its folder's.
-        role: its place in a bundle.
-        licence: SPDX identifier.
-        about_bytes: size of what is fetched, rounded.
-        sources: tried in order.
-    """
-
-    name: str
-    role: Role
-    licence: str
-    about_bytes: int
-    sources: tuple[HubSource | UrlSource, ...]
+    name: str  # also its folder's
+    role: Role  # its place in a bundle
+    licence: str  # SPDX identifier
+    about_bytes: int  # size of what is fetched, rounded
+    sources: tuple[HubSource | UrlSource, ...]  # tried in order
 
 
 _SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json")

@@ -41,17 +41,11 @@ _NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"), Path("/dev
 
 @dataclass(frozen=True)
 class Finding:
-    """One line.
+    """One line."""
 
-    Attributes:
-        name: what was looked at.
-        state: OK, WARN (it works, but) or FAIL (it does not work).
-        text: what was found, and what to do.
-    """
-
-    name: str
-    state: State
-    text: str
+    name: str  # what was looked at
+    state: State  # OK, WARN (it works, but) or FAIL (it does not work)
+    text: str  # what was found, and what to do
 
 
 def look(predict: known_answers.Predict) -> Iterator[Finding]:

@@ -37,34 +37,21 @@ class _BusyError(Exception):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server, and what is known of its content.
+    """A file on a server, and what is known of its content."""
 
-    Attributes:
-        url: http or https.
-        size_bytes: None where it is not known.
-        sha256: None where it is not known.
-        git_blob: name of its git object; None where it is not known.
-    """
-
-    url: str
-    size_bytes: int | None = None
-    sha256: str | None = None
-    git_blob: str | None = None
+    url: str  # http or https
+    size_bytes: int | None = None  # None where it is not known
+    sha256: str | None = None  # None where it is not known
+    git_blob: str | None = None  # name of its git object; None where it is not known
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try.
+    """How long to try."""
 
-    Attributes:
-        attempts: in a row that bring nothing new, before a source is given up.
-        first_wait_seconds: after the first of them; doubled each time.
-        timeout_seconds: without a byte.
-    """
-
-    attempts: int = 5
-    first_wait_seconds: float = 1.0
-    timeout_seconds: float = 30.0
+    attempts: int = 5  # in a row that bring nothing new, before a source is given up
+    first_wait_seconds: float = 1.0  # after the first of them; doubled each time
+    timeout_seconds: float = 30.0  # without a byte
 
     def wait(self, failures: int) -> None:
         """Sleep after this many failures in a row."""

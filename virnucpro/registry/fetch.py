@@ -22,17 +22,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fetching:
-    """How to fetch.
+    """How to fetch."""
 
-    Attributes:
-        mirror: address that takes the place of scheme and host of every source.
-        patience: how long to try.
-        reporter: progress.
-    """
-
-    mirror: str | None
-    patience: Patience
-    reporter: Reporter
+    mirror: str | None  # address that takes the place of scheme and host of every source
+    patience: Patience  # how long to try
+    reporter: Reporter  # progress
 
 
 def parts_of(name: str) -> list[Part]:

@@ -33,36 +33,22 @@ _HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file as the hub lists it.
+    """A file as the hub lists it."""
 
-    Attributes:
-        name: within the repository.
-        size_bytes: exact.
-        sha256: of a large file; None for a small one.
-        git_blob: name of a small file's git object; for a large one that of its pointer.
-    """
-
-    name: str
-    size_bytes: int
-    sha256: str | None
-    git_blob: str | None
+    name: str  # within the repository
+    size_bytes: int  # exact
+    sha256: str | None  # of a large file; None for a small one
+    git_blob: str | None  # name of a small file's git object; for a large one that of its pointer
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What is wanted of a repository, at one commit.
+    """What is wanted of a repository, at one commit."""
 
-    Attributes:
-        repo: ``owner/name``.
-        commit: the hub's.
-        endpoint: the hub's address.
-        files: chosen ones.
-    """
-
-    repo: str
-    commit: str
-    endpoint: str
-    files: tuple[HubFile, ...]
+    repo: str  # ``owner/name``
+    commit: str  # the hub's
+    endpoint: str  # the hub's address
+    files: tuple[HubFile, ...]  # chosen ones
 
     def url(self, name: str) -> str:
         """Where a file is."""

@@ -34,50 +34,30 @@ _IN_PROGRESS = re.compile(r".*\.part(\.json)?|\..*")
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that holds, or would hold, a model or a part of one.
+    """A folder that holds, or would hold, a model or a part of one."""
 
-    Attributes:
-        name: as users give it.
-        kind: a bundle, or a released checkpoint.
-        folder: where.
-        part: its entry in the catalogue, for a checkpoint.
-    """
-
-    name: str
-    kind: Literal["bundle", "checkpoint"]
-    folder: Path
-    part: Part | None = None
+    name: str  # as users give it
+    kind: Literal["bundle", "checkpoint"]  # a bundle, or a released checkpoint
+    folder: Path  # where
+    part: Part | None = None  # its entry in the catalogue, for a checkpoint
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the listing.
+    """A line of the listing."""
 
-    Attributes:
-        name: of the model, bundle or checkpoint.
-        kind: bundle, checkpoint, or published model (checkpoints, perhaps not yet a bundle).
-        state: bundled, here, elsewhere (in a cache of the hub or of torch), incomplete or not here.
-        size_bytes: of what is there, else of what would come.
-        size_is_exact: false for what would come.
-        fingerprint: of a bundle; None where there is none, or where it would take long to find out.
-        licence: SPDX identifier, or unknown.
-        parts: of a published model; roles and files of a bundle.
-        source: where it comes from.
-        where: its folder; None where it is not here.
-        num_recorded: how many of its files have a recorded SHA-256.
-    """
-
-    name: str
+    name: str  # of the model, bundle or checkpoint
+    # bundle, checkpoint, or published model (checkpoints, perhaps not yet a bundle)
     kind: Literal["bundle", "checkpoint", "published model"]
-    state: State
-    size_bytes: int
-    size_is_exact: bool
-    fingerprint: str | None
-    licence: str
-    parts: tuple[str, ...]
-    source: str
-    where: Path | None
-    num_recorded: int
+    state: State  # bundled, here, elsewhere (in a cache of the hub or of torch), incomplete or not here
+    size_bytes: int  # of what is there, else of what would come
+    size_is_exact: bool  # false for what would come
+    fingerprint: str | None  # of a bundle; None where there is none, or where it would take long to find out
+    licence: str  # SPDX identifier, or unknown
+    parts: tuple[str, ...]  # of a published model; roles and files of a bundle
+    source: str  # where it comes from
+    where: Path | None  # its folder; None where it is not here
+    num_recorded: int  # how many of its files have a recorded SHA-256
 
 
 def bundles_dir() -> Path:

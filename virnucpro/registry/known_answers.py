@@ -41,15 +41,10 @@ Predict = Callable[[Path, Path], Path]
 
 @dataclass(frozen=True)
 class KnownAnswers:
-    """What a bundle is known to answer.
+    """What a bundle is known to answer."""
 
-    Attributes:
-        fingerprint: of the bundle that answered.
-        p_virus: of each sequence.
-    """
-
-    fingerprint: str
-    p_virus: tuple[float, ...]
+    fingerprint: str  # of the bundle that answered
+    p_virus: tuple[float, ...]  # of each sequence
 
 
 @dataclass(frozen=True)

@@ -31,42 +31,25 @@ Text = Annotated[str, Limits(max_length=2000)]
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file.
+    """One file."""
 
-    Attributes:
-        name: within its folder.
-        size_bytes: exact.
-        sha256: of its content, hexadecimal.
-        source: where it came from.
-        checked: what its content was checked against when it came.
-    """
-
-    name: PlainName
-    size_bytes: Count
-    sha256: Digest
-    source: Text
-    checked: Text
+    name: PlainName  # within its folder
+    size_bytes: Count  # exact
+    sha256: Digest  # of its content, hexadecimal
+    source: Text  # where it came from
+    checked: Text  # what its content was checked against when it came
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a folder holds.
+    """What a folder holds."""
 
-    Attributes:
-        name: of the model or part.
-        licence: SPDX identifier, or ``unknown``.
-        fingerprint: of the bundle; None for a checkpoint.
-        files: by name.
-        date: when it was written, ISO.
-        schema: of the file.
-    """
-
-    name: Text
-    licence: Text
-    fingerprint: Text | None
-    files: tuple[FileRecord, ...]
-    date: Text = ""
-    schema: Literal[1] = 1
+    name: Text  # of the model or part
+    licence: Text  # SPDX identifier, or ``unknown``
+    fingerprint: Text | None  # of the bundle; None for a checkpoint
+    files: tuple[FileRecord, ...]  # by name
+    date: Text = ""  # when it was written, ISO
+    schema: Literal[1] = 1  # of the file
 
     @property
     def size_bytes(self) -> int:

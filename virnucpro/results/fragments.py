@@ -256,17 +256,11 @@ class Fragments:
 
 @dataclass
 class _Column:
-    """An array on its way to the disk.
+    """An array on its way to the disk."""
 
-    Attributes:
-        stream: its file, with room for the header.
-        dtype: of its items.
-        num_items: written so far.
-    """
-
-    stream: IO[bytes]
-    dtype: np.dtype[Any]
-    num_items: int = 0
+    stream: IO[bytes]  # its file, with room for the header
+    dtype: np.dtype[Any]  # of its items
+    num_items: int = 0  # written so far
     digest: xxh3_128 = field(default_factory=xxh3_128)
 
     def append(self, items: NDArray[Any]) -> None:

@@ -30,19 +30,12 @@ How = Literal["given", "estimated", "assumed"]
 
 @dataclass(frozen=True)
 class Prevalence:
-    """Share of viral sequences.
+    """Share of viral sequences."""
 
-    Attributes:
-        value: between 0 and 1.
-        how: given by the user, estimated from the scores, or assumed since there are too few sequences.
-        low: lower end of the 95 % interval; ``value`` where it is not estimated.
-        high: upper end.
-    """
-
-    value: float
-    how: How
-    low: float
-    high: float
+    value: float  # between 0 and 1
+    how: How  # given by the user, estimated from the scores, or assumed since there are too few sequences
+    low: float  # lower end of the 95 % interval; ``value`` where it is not estimated
+    high: float  # upper end
 
     @property
     def shift(self) -> float:

@@ -15,14 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.errors import InputError, UsageError
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.training.genbank import read_genbank
-from virnucpro.training.genomes import VIRUS, Genomes, load_genomes
-from virnucpro.training.labelled import LabelledRecord
+from virnucpro.training.genomes import VIRUS, Genomes, LabelledRecord, load_genomes, read_fasta
 
 SPLITS = ("train", "dev", "dev_novel", "dev_seen")
 DEV_SHARE = 0.1
@@ -219,7 +217,9 @@ def _read_files(paths: Sequence[Path], labels: Path | None) -> list[LabelledReco
     table = read_labels(labels)
     records: dict[str, LabelledRecord] = {}
     for path in paths:
-        for name, codes in _read_fasta(path):
+        for header, letters in read_fasta(path):
+            name = (header.split() or [""])[0]
+            codes = BASE_CODES[np.frombuffer(letters, dtype=np.uint8)].astype(np.uint8)
             if name not in table:
                 raise InputError(str(path), f"record {name} is not in {labels}.")
             if name in records:
@@ -228,18 +228,6 @@ def _read_files(paths: Sequence[Path], labels: Path | None) -> list[LabelledReco
             cluster, genome, split = (row.get(column, "") for column in ("cluster", "genome", "split"))
             records[name] = LabelledRecord(name, codes, row["label"], row.get("group") or name, cluster, genome, split)
     return list(records.values())
-
-
-def _read_fasta(path: Path) -> Iterable[tuple[str, NDArray[np.uint8]]]:
-    with _open_text(path) as lines:
-        text = lines.read()
-    if not text.lstrip().startswith(">"):
-        raise InputError(str(path), "is not FASTA; GenBank files are given without --labels.")
-    for entry in text.lstrip()[1:].split("\n>"):
-        header, _, sequence = entry.partition("\n")
-        letters = "".join(sequence.split()).encode("ascii", "replace")
-        codes = BASE_CODES[np.frombuffer(letters, dtype=np.uint8)].astype(np.uint8)
-        yield (header.split() or [""])[0], codes
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:

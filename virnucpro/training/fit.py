@@ -29,9 +29,8 @@ from virnucpro.progress import Advance, Reporter
 from virnucpro.training.checkpoints import load_checkpoint, read_metadata, save_checkpoint
 from virnucpro.training.composition import first_vectors, record_groups
 from virnucpro.training.genomes import VIRUS, Genomes
-from virnucpro.training.prefetch import prefetch
 from virnucpro.training.profiles import ProfileRecipe, drop_evidence
-from virnucpro.training.sampling import Pool, genus_pool, merge_pools, mutate, sample_fragments, virus_pool
+from virnucpro.training.sampling import Pool, genus_pool, merge_pools, mutate, prefetch, sample_fragments, virus_pool
 from virnucpro.training.synthetic import synthesise
 
 _LOG = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ import numpy as np
 
 from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.errors import InputError, UsageError
-from virnucpro.training.genomes import VIRUS
-from virnucpro.training.labelled import LabelledRecord
+from virnucpro.training.genomes import VIRUS, LabelledRecord
 
 _CLASS_OF_TAXON = {
     "Viruses": VIRUS,

@@ -51,6 +51,20 @@ class Genomes:
         return len(self.offsets) - 1
 
 
+@dataclass(frozen=True)
+class LabelledRecord:
+    """A record of a data set."""
+
+    name: str  # its id
+    codes: NDArray[np.uint8]  # (length,) uint8 base codes 0..4
+    label: str  # ``virus``, or the class of hosts
+    group: str  # family of a virus, genus of a host
+    cluster: str = ""  # what is alike in sequence; empty where unknown
+    genome: str = ""  # what it is a part of; empty where unknown
+    split: str = ""  # ``train``, ``dev``, ``dev_novel`` or ``dev_seen``; empty before it is assigned
+    proteins: tuple[bytes, ...] = ()  # annotated proteins
+
+
 def load_genomes(folder: Path, part: str) -> Genomes:
     """Read ``<folder>/<part>/<class>.fasta.gz`` and the rows of ``<folder>/manifest.tsv.gz`` that describe them.
 
@@ -73,7 +87,8 @@ def load_genomes(folder: Path, part: str) -> Genomes:
     rows: list[tuple[str, str, str, str]] = []
     for path in files:
         class_name = path.name.removesuffix(".fasta.gz").removesuffix(_MORE)
-        for name, bases in _read_fasta(path):
+        for header, bases in read_fasta(path):
+            name = header.split()[0]
             if (class_name, name) not in manifest:
                 raise InputError(str(path), f"record {name} is not in manifest.tsv.gz.")
             split, group = manifest[class_name, name]
@@ -133,8 +148,19 @@ def _read_manifest(path: Path) -> dict[tuple[str, str], tuple[str, str]]:
         }
 
 
-def _read_fasta(path: Path) -> Iterator[tuple[str, bytes]]:
-    whole = gzip.decompress(path.read_bytes())
-    for entry in whole.split(b">")[1:]:
-        header, _, sequence = entry.partition(b"\n")
-        yield header.split(None, 1)[0].decode(), sequence.translate(None, b"\r\n \t")
+def read_fasta(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Header and letters of each record, packed with gzip or not.
+
+    Raises:
+        InputError: the file cannot be read, or does not begin with a header.
+    """
+    try:
+        whole = path.read_bytes()
+        whole = gzip.decompress(whole) if whole[:2] == b"\x1f\x8b" else whole
+    except (OSError, EOFError) as error:
+        raise InputError(str(path), f"cannot be read ({error}).") from error
+    if not whole.lstrip().startswith(b">"):
+        raise InputError(str(path), "is not FASTA; GenBank files are given without --labels.")
+    for entry in whole.lstrip()[1:].split(b"\n>"):
+        header, _, letters = entry.partition(b"\n")
+        yield header.decode("utf-8", "replace").strip(), letters.translate(None, b"\r\n \t")

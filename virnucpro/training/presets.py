@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from virnucpro.bundles.bundle import cache_dir
 from virnucpro.bundles.checkpoints import NUCLEOTIDE, PROTEIN_OF_WIDTH
 from virnucpro.bundles.published import convert_encoder, convert_esm2_file
 from virnucpro.encoders import read_config
+from virnucpro.encoders.weights import EncoderConfig, stored_tensors, write_encoder
 from virnucpro.errors import RunMismatchError, UsageError
 from virnucpro.heads import MLPHead
 from virnucpro.progress import Reporter
@@ -29,11 +31,12 @@ from virnucpro.training.fit import Recipe, training_pools
 from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
 from virnucpro.training.lite import CHECKPOINT, Figures, add_profiles, train_lite, write_bundle
 from virnucpro.training.profiles import ProfileRecipe
-from virnucpro.training.truncation import depth_of, write_truncated
 
 HEAD_FRAGMENTS = 40_960
 REPORT = "training.json"
 _REQUEST = "training-request.json"
+_LAYER_OF_KIND = {"esm2": r"layers\.(\d+)\.", "dnabert_s": r"encoder\.layer\.(\d+)\."}
+_DEPTH_OF_KIND = {"esm2": "num_layers", "dnabert_s": "num_hidden_layers"}
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,40 @@ def _encoder_files(names: Sequence[str]) -> dict[str, Path]:
             f"--encoder: no {missing[0]} encoder among {', '.join(names)}; give a second encoder, or a bundle."
         )
     return dict(sorted(found.items()))
+
+
+def depth_of(config: EncoderConfig) -> int:
+    """Layers of an encoder; 0 for a kind that cannot be cut."""
+    setting = _DEPTH_OF_KIND.get(config.kind)
+    return int(config.settings[setting]) if setting else 0
+
+
+def write_truncated(source: Path, layer: int, output: Path) -> None:
+    """Write the encoder at ``source`` so that it gives its states after ``layer`` layers.
+
+    Of ESM-2 one layer more is kept than is computed: its final LayerNorm belongs to the last layer alone, and is left
+    out where ``repr_layer`` is below ``num_layers``, as fair-esm does.
+
+    Raises:
+        UsageError: the encoder has fewer layers, or is of a kind without.
+    """
+    config = read_config(source)
+    depth = depth_of(config)
+    if not 1 <= layer <= depth:
+        what = f"has {depth} layers" if depth else f"is of kind {config.kind}, which cannot be cut"
+        raise UsageError(f"--layer {layer}: {source} {what}.")
+    settings = dict(config.settings)
+    num_kept = min(layer + 1, depth) if config.kind == "esm2" else layer
+    settings[_DEPTH_OF_KIND[config.kind]] = num_kept
+    if config.kind == "esm2":
+        settings["repr_layer"] = layer
+    pattern = re.compile(_LAYER_OF_KIND[config.kind])
+    tensors = {
+        name: tensor
+        for name, tensor in stored_tensors(source).items()
+        if not (found := pattern.match(name)) or int(found[1]) < num_kept
+    }
+    write_encoder(output, settings, tensors, config.tokenizer_json)
 
 
 def _examples(chunks: Sequence[Rows], cache: FeatureCache, reporter: Reporter) -> Examples:

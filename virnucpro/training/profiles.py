@@ -34,8 +34,7 @@ from virnucpro.kernels import kernel
 from virnucpro.progress import Reporter
 from virnucpro.training.composition import count_ngrams
 from virnucpro.training.genomes import VIRUS, Genomes
-from virnucpro.training.prefetch import prefetch
-from virnucpro.training.sampling import Pool, sample_fragments
+from virnucpro.training.sampling import Pool, prefetch, sample_fragments
 from virnucpro.training.synthetic import synthesise
 
 _LOG = logging.getLogger(__name__)

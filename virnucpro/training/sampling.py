@@ -1,14 +1,20 @@
-"""Random fragments of genomes: by class, by family, from both strands."""
+"""Random fragments of genomes: by class, by family, from both strands; made ahead of the step that takes them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.training.genomes import VIRUS, Genomes, select
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -98,3 +104,12 @@ def mutate(fragments: NDArray[np.uint8], generator: np.random.Generator, highest
     letters = generator.integers(0, 4, size=len(fragment)).astype(np.uint8)
     letters[generator.random(len(fragment)) < 0.02] = AMBIGUOUS_BASE
     fragments[fragment, position] = letters
+
+
+def prefetch(make: Callable[[int], Batch], step: int) -> Iterator[Batch]:
+    """Batches from ``step`` on, without end, each made of its number alone; a thread of its own keeps two ready."""
+    with ThreadPoolExecutor(1) as thread:
+        ready = [thread.submit(make, step + k) for k in range(2)]
+        for following in count(step + 2):
+            yield ready.pop(0).result()
+            ready.append(thread.submit(make, following))

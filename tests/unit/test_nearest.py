@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from virnucpro.nearest.residues import ALPHABET, BREAK, CODES, LETTERS, MASKED, 
 from virnucpro.nearest.search import CELL, VIRUS, search, search_codes
 from virnucpro.nearest.table import Table, load_table, make_table
 from virnucpro.sequence.ragged import Ragged
+from virnucpro.training.proteins import find_cellular
 
 BLOSUM62 = substitution_matrices.load("BLOSUM62")
 SHARES = dict(zip(ALPHABET, (0.110, 0.205, 0.013, 0.072, 0.022, 0.260, 0.082, 0.045, 0.122, 0.080), strict=True))
@@ -257,3 +259,35 @@ def test_a_fragment_finds_the_protein_it_codes_for_on_either_strand():
         frames = open_frames(letters, np.array([0]), np.array([len(letters)]))
         found = search_codes(table, frames.queries)
         assert longest in found.proteins[0]
+
+
+def test_what_is_left_out_matches_nothing_and_keeps_its_number(tmp_path: Path):
+    gen = np.random.default_rng(2)
+    proteins = ["".join(gen.choice(list(LETTERS), 80)) for _ in range(4)]
+    table = make_table(ragged(proteins), [(f"phage {i}", "made", "virus") for i in range(4)])
+    left_out = table.without(np.array([False, True, False, False]))
+    whole = replace(left_out, residues=table.residues)  # as of a file that was written before they were left out
+    for place, made in enumerate((left_out, whole)):
+        made.save(tmp_path / f"{place}.npz.zst")
+        again = load_table(tmp_path / f"{place}.npz.zst")
+        assert search(again, ragged(proteins)).proteins[:, VIRUS].tolist() == [0, -1, 2, 3]
+        assert [again.describe(number)[0] for number in (0, 2, 3)] == ["phage 0", "phage 2", "phage 3"]
+
+
+def test_genes_that_many_genera_of_cells_share_are_left_out_of_viruses():
+    gen = np.random.default_rng(4)
+
+    def changed(protein: str, share: float) -> str:
+        return "".join(letter if gen.random() >= share else gen.choice(list(LETTERS)) for letter in protein)
+
+    polymerase, kinase, transposase, *capsids = ("".join(gen.choice(list(LETTERS), 200)) for _ in range(16))
+    proteins = [(changed(polymerase, 0.1), f"cell {i}", f"genus {i}", "bacteria") for i in range(12)]
+    proteins += [(changed(kinase, 0.1), f"cell {i}", f"genus {i}", "bacteria") for i in range(2)]
+    proteins += [(changed(transposase, 0.1), f"element {i}", f"fly {i}", "te") for i in range(12)]
+    proteins += [(changed(polymerase, 0.3), "contig", "phages", "virus") for _ in range(3)]
+    proteins += [(capsids[0], "contig", "phages", "virus")]
+    proteins += [(changed(polymerase, 0.3), "phage", "phages", "virus")]
+    proteins += [(protein, "phage", "phages", "virus") for protein in (kinase, transposase, *capsids[1:])]
+    table = make_table(ragged([protein for protein, *_ in proteins]), [tuple(whose) for _, *whose in proteins])
+    left_out = set(np.flatnonzero(find_cellular(table)).tolist())
+    assert left_out == {26, 27, 28, 29, 30}, "the contig whole, with its capsid; of the phage the polymerase alone"

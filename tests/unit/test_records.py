@@ -18,7 +18,7 @@ from virnucpro.results.regions import proviruses
 from virnucpro.sequence.table import Status
 from virnucpro.training.records import Labelled, fit, measure, measure_communities, measure_curated
 
-WEIGHTS = RecordWeights(0.0, 1.0, (0.0, -2.0, -4.0, -2.0, 0.0, 3.0, 6.0))
+WEIGHTS = RecordWeights((500.0, 5_000.0), (0.0, 0.0), (1.0, 1.0), (0.0, -2.0, -4.0, -2.0, 0.0, 3.0, 6.0))
 HOST, VIRUS = 0.05, 0.95
 CHROMOSOME = [HOST] * 40 + [VIRUS] * 20 + [HOST] * 40
 
@@ -38,16 +38,17 @@ def test_a_record_with_a_provirus_is_called_by_its_host_part():
 
 
 def test_features_are_bounded_means_and_shares():
-    table = made(line("phage", 30_000, VIRUS), line("short", 1_400, VIRUS), line("empty", 0, VIRUS, Status.EMPTY))
+    table = made(line("phage", 30_000, VIRUS), line("short", 700, VIRUS), line("empty", 0, VIRUS, Status.EMPTY))
     features = record_features(table, proviruses(table), WEIGHTS)
     assert features.shape == (3, 1 + NUM_CLASSES) == (3, 1 + len(GENE_CLASSES))
     assert features[0, 0] == pytest.approx(np.log(VIRUS / (1 - VIRUS)) * np.sqrt(20))
+    assert features[1, 0] == pytest.approx(np.log(VIRUS / (1 - VIRUS)) * np.sqrt(1.4))
     assert features[0, 1:].tolist() == [0.0] * (NUM_CLASSES - 1) + [pytest.approx(np.sqrt(30))]
     assert np.isnan(features[2]).all()
 
 
-def test_short_records_and_other_models_are_called_by_fragments_alone():
-    lines = [line("short", 1_400, 0.7), line("long", 5_000, 0.7)]
+def test_single_fragments_and_other_models_are_called_by_fragments_alone():
+    lines = [line("short", 500, 0.7), line("long", 5_000, 0.7)]
     with_weights, without = (evidence_of(made(*lines, weights=weights)) for weights in (WEIGHTS, None))
     assert with_weights[0] == without[0] == pytest.approx(np.log(0.7 / 0.3), rel=1e-5)
     assert with_weights[1] > without[1]
@@ -64,12 +65,27 @@ def test_nothing_depends_on_how_a_table_is_taken_apart():
     assert call_sequences(table, Calling())["p_virus"].tolist() != whole.calls["p_virus"].tolist()
 
 
+def test_weights_are_linear_in_the_logarithm_of_the_length_and_constant_beyond():
+    weights = RecordWeights((500.0, 5_000.0), (0.0, 1.0), (2.0, 1.0), (0.0,) * 7)
+    lengths = np.array([100, 500, 1_581, 5_000, 90_000])
+    assert weights.at(weights.intercept, lengths) == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-3)
+    assert weights.at(weights.fragments, lengths) == pytest.approx([2, 2, 1.5, 1, 1], abs=1e-3)
+
+
 def test_weights_that_make_no_sense_are_refused():
     assert read_record_weights(None) is None
-    with pytest.raises(ValueError, match="7 weights"):
-        read_record_weights({"intercept": 0, "fragments": 1, "genes": [1, 2]})
+    good = {"lengths": [500, 5000], "intercept": [0, 0], "fragments": [1, 1], "genes": [0] * 7}
+    assert read_record_weights(good) is not None
+    for wrong, sentence in (
+        ({"genes": [1, 2]}, "7 weights"),
+        ({"fragments": [1]}, "lists of one length"),
+        ({"lengths": [5000, 500]}, "ascend"),
+        ({"lengths": [0, 500]}, "above zero"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            read_record_weights(good | wrong)
     with pytest.raises(TypeError):
-        read_record_weights({"intercept": 0, "fragments": 1, "genes": [0] * 7, "other": 1})
+        read_record_weights(good | {"other": 1})
 
 
 def test_maps_show_viruses_and_proviruses_and_no_foreign_text_as_it_is():
@@ -102,7 +118,7 @@ def labelled(num=400, seed=3):
 def test_fitted_weights_tell_viruses_from_hosts_and_are_calibrated():
     records = labelled()
     weights = fit(records)
-    assert weights.fragments > 0
+    assert min(weights.fragments) > 0
     assert weights.genes[-1] > weights.genes[2]
     table = replace(records.table, rules=(replace(RULES, records=weights),))
     evidence = evidence_of(table, proviruses(table))

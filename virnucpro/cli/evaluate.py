@@ -91,8 +91,7 @@ def evaluate(
     from virnucpro.training.dev import DevSize, load_model  # noqa: PLC0415
     from virnucpro.training.page import write_page  # noqa: PLC0415
     from virnucpro.training.records import (  # noqa: PLC0415
-        FITTED_PIECES,
-        Pieces,
+        FITTED,
         draw,
         fit,
         measure_dataset,
@@ -109,7 +108,7 @@ def evaluate(
     settings = make_settings(None, {"science.model": model, "runtime.device": device, "runtime.threads": threads})
     scored = partial(score, settings=settings)
     if fit_records:
-        write_weights(fit(draw(genomes, scored, Pieces(num=FITTED_PIECES, seed=seed))), bundle.folder)
+        write_weights(fit(draw(genomes, scored, FITTED)), bundle.folder)
     if records is not None:
         found |= measure_folder(records, scored)
     if communities:

@@ -2,14 +2,15 @@
 
 The file is a Zstandard frame of NumPy's ``.npz``, read without pickle: ``residues`` (codes, a break after each
 protein), ``lengths`` of the proteins, ``organisms`` (number of each protein's organism), ``groups`` (number of each
-organism's group), ``viral`` and ``classes`` of the groups, and the three lists of names as UTF-8, one a line.
+organism's group, -1 for what is left out), ``viral`` and ``classes`` of the groups, and the three lists of names as
+UTF-8, one a line.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from zipfile import BadZipFile
@@ -18,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.errors import ModelError
-from virnucpro.nearest.residues import BREAK, CODES, mask
+from virnucpro.nearest.residues import BREAK, CODES, MASKED, mask
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
+_NO_GROUP = -1
+"""Of the organism whose proteins are left out."""
 _LEVEL = 3
 """Higher ones look for repeats, of which proteins have none: larger files, and slower to read."""
 
@@ -33,7 +36,7 @@ class Table:
         residues: (total,) uint8 codes, masked, with one break before the first protein and one after each.
         starts: (n + 1,) int64, where each protein begins; the last one is the end.
         organisms: (n,) int32, number of the organism of each protein.
-        groups: (organisms,) int32, number of the group of each organism.
+        groups: (organisms,) int32, number of the group of each organism; -1 of the one whose proteins are left out.
         viral: (groups,) whether each group is one of viruses.
         organism_names: of the organisms.
         group_names: families of viruses, genera of cells.
@@ -91,6 +94,26 @@ class Table:
             self.group_classes,
         )
 
+    @property
+    def proteins(self) -> Ragged:
+        """Residue codes of the n proteins, each with the break after it."""
+        return Ragged(self.residues[1:], self.starts - 1)
+
+    def without(self, left_out: NDArray[np.bool_]) -> Table:
+        """The same, where proteins that are ``left_out`` (n,) match nothing.
+
+        They keep their numbers, and a file its residues: only the short list of organisms changes.
+        """
+        residues = self.residues.copy()
+        _hide(residues, self.starts, left_out)
+        return replace(
+            self,
+            residues=residues,
+            organisms=np.where(left_out, len(self.groups), self.organisms).astype(np.int32),
+            groups=np.append(self.groups, np.int32(_NO_GROUP)),
+            organism_names=[*self.organism_names, ""],
+        )
+
     def save(self, path: Path) -> None:
         """Write the file."""
         content = io.BytesIO()
@@ -108,6 +131,12 @@ class Table:
         import zstandard  # noqa: PLC0415 - only tables of proteins need it
 
         path.write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(content.getvalue()))
+
+
+def _hide(residues: NDArray[np.uint8], starts: NDArray[np.int64], hidden: NDArray[np.bool_]) -> None:
+    """Mask proteins in place."""
+    for protein in np.flatnonzero(hidden).tolist():
+        residues[starts[protein] : starts[protein + 1] - 1] = MASKED
 
 
 def with_breaks(codes: Ragged) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -177,6 +206,7 @@ def _load(path: Path, _mtime_ns: int, _size: int) -> Table:
         raise ModelError(f"{path}: not a readable table of proteins ({error}). Get the file again.") from error
     if table.starts[-1] != len(table.residues) or len(lengths) != len(table):
         raise ModelError(f"{path}: the table of proteins is not whole. Get the file again.")
+    _hide(table.residues, table.starts, table.group_of_protein == _NO_GROUP)
     return table
 
 

@@ -1,8 +1,9 @@
-"""The call of a longer record: what its fragments and its genes say together.
+"""The call of a record of more than one fragment: what its fragments and its genes say together.
 
 A logistic regression over the mean log-odds of the fragments and the shares of genes by what is nearest to them, each
-times the square root of how many there are, up to a bound: neighbours say partly the same (``bundles/records.py``,
-decision 26). Of a record with proviruses only the rest counts: it is the host's.
+times the square root of how many there are, up to a bound: neighbours say partly the same, and the windows of a record
+of 600 bases overlap (``bundles/records.py``, decision 26). Of a record with proviruses only the rest counts: it is the
+host's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def record_features(table: Fragments, parts: NDArray[np.void], weights: RecordWe
     sums = np.bincount(position, np.clip(scored["log_odds"].astype(np.float64), -bound, bound), len(table))
     counts = np.bincount(position, minlength=len(table))
     known = counts > 0
-    features[known, 0] = sums[known] / counts[known] * np.sqrt(np.minimum(counts[known], weights.most_fragments))
+    stretches = np.minimum(counts, table.sequences["length"] / weights.fragment_nt)[known]
+    features[known, 0] = sums[known] / counts[known] * np.sqrt(np.clip(stretches, 1, weights.most_fragments))
     genes = table.genes[outside(parts, table.genes)]
     classes = _OF_PATH_CLASS[classes_of(genes["bits_virus"], genes["bits_cell"])]
     place = (genes["sequence"] - table.first) * NUM_CLASSES + classes
@@ -42,11 +44,10 @@ def record_features(table: Fragments, parts: NDArray[np.void], weights: RecordWe
 
 
 def record_log_odds(table: Fragments, parts: NDArray[np.void], weights: RecordWeights) -> NDArray[np.float64]:
-    """(m,) log-odds at equal prevalence of sequences from ``weights.shortest_nt`` on; NaN for shorter ones."""
-    features = record_features(table, parts, weights)
-    log_odds = weights.intercept + weights.fragments * features[:, 0]
-    for column, weight in enumerate(
-        weights.genes, start=1
-    ):  # one after the other: no sum depends on the others' number
+    """(m,) log-odds at equal prevalence of sequences of more than one fragment; NaN for shorter ones."""
+    features, lengths = record_features(table, parts, weights), table.sequences["length"]
+    log_odds = weights.at(weights.intercept, lengths) + weights.at(weights.fragments, lengths) * features[:, 0]
+    # one after the other: no sum depends on the others' number
+    for column, weight in enumerate(weights.genes, start=1):
         log_odds = log_odds + weight * features[:, column]
-    return np.where(table.sequences["length"] >= weights.shortest_nt, log_odds, np.nan)
+    return np.where(lengths > weights.fragment_nt, log_odds, np.nan)

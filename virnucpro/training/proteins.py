@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NO_CODON, RESIDUES
 from virnucpro.errors import InputError, UsageError
+from virnucpro.nearest.search import CELL, NONE, search_codes
+from virnucpro.nearest.search import VIRUS as VIRAL
 from virnucpro.nearest.table import Table, make_table
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.genomes import VIRUS, Genomes
@@ -37,6 +39,12 @@ IDENTITY, COVERAGE = 0.5, 0.8
 THINNED = {"bacteria": 0.33, "Caudoviricetes": 0.5}
 """Share that stays of the proteins that are alone in their cluster, of a class of hosts or a family of viruses. Of
 these two there are far more than of all others, and so many of them are as good on dev as all."""
+LEAST_SHARED, NEARER, GENERA = 100, 1.3, 5
+"""What makes a viral protein one of cells: score, how many times that of other viruses, in how many parts of genera."""
+FEWEST, MOST_CELLULAR = 3, 0.1
+"""So many of them, and such a share of its proteins, make a viral record a piece of a cell."""
+_PARTS = 24
+"""Of the genera, by chance."""
 _LONGEST_NAME = 60
 _LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 
@@ -144,7 +152,38 @@ def fit_table(proteins: Iterable[Protein], num_threads: int = 1, seed: int = 1) 
             if size > 1 or lot < THINNED.get(protein.kind, 1.0) * THINNED.get(protein.group, 1.0):
                 kept.append(protein)
     whose = [(protein.organism, protein.group, protein.kind) for protein in kept]
-    return make_table(Ragged.from_bytes(protein.letters for protein in kept), whose)
+    table = make_table(Ragged.from_bytes(protein.letters for protein in kept), whose)
+    return table.without(find_cellular(table, num_threads))
+
+
+def find_cellular(table: Table, num_threads: int = 1, seed: int = 1) -> NDArray[np.bool_]:
+    """(n,) whether each protein of a virus is rather one of cells: ribosomal, of RNA polymerase, a chaperone ...
+
+    Curated proviruses and contigs of viromes hold such genes by mistake, and large phages have some of their own; all
+    cells would resemble a virus there. A viral protein is left out where cells are clearly nearer to it than
+    any other virus and many genera are about as near; a record with many such proteins is left out whole. Transposons
+    do not count as cells here: retroviruses resemble some of them by nature.
+    """
+    viral = np.flatnonzero(table.is_viral)
+    queries, itself = table.proteins.take(viral), np.arange(len(table))
+    scores = search_codes(table, queries, folds=itself, left_out=itself[viral], num_threads=num_threads).scores
+    is_near = (scores[:, CELL] >= LEAST_SHARED) & (scores[:, CELL] >= NEARER * scores[:, VIRAL])
+    near = np.flatnonzero(is_near)
+    part_of_group = np.random.default_rng(seed).integers(0, _PARTS, len(table.group_names))
+    part_of_group[table.viral | (np.array(table.group_classes) == "te")] = NONE
+    part_of_protein = part_of_group[table.group_of_protein]
+    num_parts = np.zeros(len(near), dtype=np.int64)
+    for part in range(_PARTS):
+        found = search_codes(table.only(part_of_protein == part), queries.take(near), num_threads=num_threads).scores
+        num_parts += found[:, CELL] >= np.maximum(scores[near, CELL] / 2, LEAST_SHARED)
+    is_cellular = np.zeros(len(table), dtype=np.bool_)
+    is_cellular[viral[near[num_parts >= GENERA]]] = True
+    all_of, of_cells = (
+        np.bincount(table.organisms[some], minlength=len(table.organism_names))
+        for some in (table.is_viral, is_cellular)
+    )
+    is_piece = (of_cells >= FEWEST) & (of_cells >= MOST_CELLULAR * all_of) & (np.array(table.organism_names) != "")
+    return np.asarray(is_cellular | (table.is_viral & is_piece[table.organisms]))
 
 
 def representatives(proteins: list[Protein], num_threads: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

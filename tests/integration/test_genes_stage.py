@@ -23,7 +23,7 @@ from virnucpro.settings import make_settings
 from virnucpro.training.records import measure_folder
 from virnucpro.training.summary import records_text
 
-WEIGHTS = {"intercept": 0.0, "fragments": 0.0, "genes": [0, -3, -3, -3, 0, 3, 3]}
+WEIGHTS = {"lengths": [500], "intercept": [0], "fragments": [0], "genes": [0, -3, -3, -3, 0, 3, 3]}
 """Only genes count, since the tiny model's weights are random."""
 KNOTS = [0, 40, 200]
 EVIDENCE = {

@@ -165,7 +165,7 @@ def find_cellular(table: Table, num_threads: int = 1, seed: int = 1) -> NDArray[
     do not count as cells here: retroviruses resemble some of them by nature.
     """
     viral = np.flatnonzero(table.is_viral)
-    queries, itself = table.proteins.take(viral), np.arange(len(table))
+    queries, itself = table.proteins.take(viral), np.arange(len(table), dtype=np.int32)
     scores = search_codes(table, queries, folds=itself, left_out=itself[viral], num_threads=num_threads).scores
     is_near = (scores[:, CELL] >= LEAST_SHARED) & (scores[:, CELL] >= NEARER * scores[:, VIRAL])
     near = np.flatnonzero(is_near)

@@ -20,7 +20,6 @@ from virnucpro import store
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders import save_encoder
 from virnucpro.executors.pool import PoolExecutor
-from virnucpro.executors.serial import SerialExecutor
 from virnucpro.heads import MLPHead, load_head, save_head
 from virnucpro.machine.reads import write_reads
 from virnucpro.progress import Reporter
@@ -120,10 +119,12 @@ class Embedded:
         run, index = self.run, self.index
         run.reporter.seconds.clear()
         units: Iterable[int] = range(len(index.units))
-        with PoolExecutor(self.threads) as merger, SerialExecutor("cpu", self.threads) as head:
+        scorer = classify.Scorer(run, self.threads, Runtime().batch_size, keep_embeddings=True)
+        with PoolExecutor(self.threads) as merger, run.reporter.stage("classify", index.num_rows, "rows") as advance:
             if keep_merged:
                 units = merge.run(run, units, len(index.units), merger)
-            classify.run(run, index, units, head, batch_size=Runtime().batch_size, keep_embeddings=True)
+            for unit in units:
+                advance(scorer.score(unit))
         with StoredScores(run, index) as stored:
             scores = ScoredModels(stored)
             write.run(index, tabulate.run(index, scores), scores, Wanted(legacy=True), run.reporter)

@@ -10,11 +10,12 @@ from conftest import mixed_records, write_fasta
 
 from virnucpro import Options, predict
 from virnucpro.bundles import load_bundle
-from virnucpro.executors.base import UnitDone, UnitFailed, Worker
+from virnucpro.errors import StoreError
+from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir, read_json
 from virnucpro.settings import make_settings
-from virnucpro.stages.base import ROLES
-from virnucpro.stages.classify import ClassifyWork
+from virnucpro.stages.base import ROLES, Run
+from virnucpro.stages.classify import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -28,45 +29,50 @@ def embedded(tmp_path_factory, tiny_bundle):
 
 
 @pytest.fixture
-def work(embedded, tmp_path):
-    """Work on a copy of that run, some rows at a time."""
+def run(embedded, tmp_path):
+    """A copy of that run."""
     run_dir, bundle = embedded
     shutil.copytree(run_dir.root, tmp_path / "out")
     dtype = read_json(run_dir.manifest)["science.dtype"]
-    return ClassifyWork(RunDir(tmp_path / "out"), bundle, dtype, batch_size=4, keep_embeddings=True)
+    return Run(RunDir(tmp_path / "out"), (), bundle, bundle.fragment_length, 30, dtype, Reporter(bars=False))
 
 
-def score(work, num_threads):
+def scorer_of(run, num_threads):
+    """Scores some rows at a time."""
+    return Scorer(run, num_threads, batch_size=4, keep_embeddings=True)
+
+
+def score(run, num_threads):
     """Score all units; the bytes of their files."""
-    units = range(len(list((work.run_dir.work / "units").iterdir())))
-    outcomes = list(work.process(units, Worker(0, "cpu", num_threads)))
-    assert all(isinstance(outcome, UnitDone) for outcome in outcomes)
-    return [work.run_dir.scores(unit).read_bytes() for unit in units]
+    units = range(len(list((run.dir.work / "units").iterdir())))
+    scorer = scorer_of(run, num_threads)
+    for unit in units:
+        scorer.score(unit)
+    return [run.dir.scores(unit).read_bytes() for unit in units]
 
 
-def test_scores_do_not_depend_on_the_number_of_threads(work):
+def test_scores_do_not_depend_on_the_number_of_threads(run):
     before = torch.get_num_threads()
-    alone = score(work, 1)
-    assert score(work, 2) == score(work, 5) == alone
+    alone = score(run, 1)
+    assert score(run, 2) == score(run, 5) == alone
     assert torch.get_num_threads() == before
 
 
-def test_scores_of_merged_files_are_those_of_the_shards(work):
-    from_shards = score(work, 2)
+def test_scores_of_merged_files_are_those_of_the_shards(run):
+    from_shards = score(run, 2)
     for role in ROLES:
-        shutil.rmtree(work.run_dir.embedding(role, 0).parent)
-    assert score(work, 2) == from_shards
+        shutil.rmtree(run.dir.embedding(role, 0).parent)
+    assert score(run, 2) == from_shards
 
 
-def test_a_damaged_shard_costs_its_unit_alone(work):
-    """However many threads had begun with it."""
-    path = work.run_dir.embedding("protein", 1)
+def test_a_damaged_shard_costs_its_unit_alone(run):
+    """However many threads had begun with it; the run ends with an error that names the unit."""
+    path = run.dir.embedding("protein", 1)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    work.run_dir.merged(1).unlink()
-    outcomes = {outcome.unit: outcome for outcome in work.process([0, 1, 2], Worker(0, "cpu", 2))}
-    assert isinstance(outcomes[1], UnitFailed)
-    assert "damaged" in outcomes[1].reason
-    assert isinstance(outcomes[0], UnitDone)
-    assert isinstance(outcomes[2], UnitDone)
+    run.dir.merged(1).unlink()
+    scorer = scorer_of(run, 2)
+    with pytest.raises(StoreError, match="damaged"):
+        scorer.score(1)
+    assert scorer.score(0) == scorer.score(2) == 30

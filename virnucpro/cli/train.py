@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from virnucpro.cli.options import terminal_options, together
+from virnucpro.progress import Reporter
 
 _EPILOG = """\
 Presets: lite trains small encoders and a head from scratch; profiles and nearest replace what the model of --start
@@ -110,41 +112,21 @@ def train(
     """Train a model on labelled sequences."""
     from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.engine.threads import use_threads  # noqa: PLC0415 - --help should not wait for torch
-    from virnucpro.progress import Reporter  # noqa: PLC0415
     from virnucpro.training import presets  # noqa: PLC0415
     from virnucpro.training.datasets import load_dataset  # noqa: PLC0415
-
-    use_threads(options["threads"])
-    preset = options["preset"]
-    request = presets.Request(
-        preset=preset,
-        encoders=options["encoders"],
-        layer=options["layer"] or 0,
-        start=options["start"] or "",
-        learning_rate=options["learning_rate"] or 0.0,
-        fragments=options["fragments"] or 0,
-        minutes=options["minutes"],
-        fragment_length=options["fragment_length"],
-        seed=options["seed"],
-        dev_share=options["dev_share"],
-        device=choose_devices(options["device"])[0] if preset in ("head", "published") else "cpu",
-    )
-    request.check()
-    if preset == "nearest":
-        from virnucpro.training.nearest import train_nearest  # noqa: PLC0415
-
-        figures = train_nearest(data, output, request, is_final=options["final"], num_threads=options["threads"])
-        _say(figures, output)
-        return
-    dataset = load_dataset(data, labels, split_seed)
-    if options["fresh"]:
-        presets.start_over(output)
-    figures = presets.train(dataset, output, request, Reporter(show_bars))
-    _say(figures, output)
-
-
-def _say(figures: dict[str, Any], output: Path) -> None:
+    from virnucpro.training.nearest import train_nearest  # noqa: PLC0415
     from virnucpro.training.summary import length_table  # noqa: PLC0415
 
+    use_threads(options["threads"])
+    request = presets.Request(**{item.name: options[item.name] for item in fields(presets.Request)})
+    request = replace(request, device=choose_devices(request.device)[0] if request.encoders else "cpu")
+    request.check()
+    if request.preset == "nearest":
+        figures = train_nearest(data, output, request, is_final=options["final"], num_threads=options["threads"])
+    else:
+        dataset = load_dataset(data, labels, split_seed)
+        if options["fresh"]:
+            presets.start_over(output)
+        figures = presets.train(dataset, output, request, Reporter(show_bars))
     click.echo(length_table(figures))
     click.echo(f"\n{output}: use it with virnucpro predict --model {output}")

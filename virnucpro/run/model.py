@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 from virnucpro.bundles.bundle import load_bundle
 from virnucpro.embeddings.inputs import Sequences
 from virnucpro.embeddings.model import EmbeddingModel, as_file
 from virnucpro.errors import UsageError
-from virnucpro.request import Options
-from virnucpro.run.predict import predict
+from virnucpro.results.formats import values_of
+from virnucpro.results.schema import SEQUENCES
+from virnucpro.results.tables import sequence_cells
+from virnucpro.run.predict import score
 from virnucpro.settings import make_settings
 
 
@@ -50,34 +49,14 @@ class Prediction:
     reason: str | None
 
 
-@dataclass(frozen=True)
-class Predictions(Sequence[Prediction]):
-    """Answers in the order of the sequences.
+class Predictions(tuple[Prediction, ...]):
+    """Answers in the order of the sequences."""
 
-    Attributes:
-        rows: one for each.
-    """
-
-    rows: tuple[Prediction, ...]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Prediction]:
-        return iter(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Prediction: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Predictions: ...
-
-    def __getitem__(self, index: int | slice) -> Prediction | Predictions:
-        return Predictions(self.rows[index]) if isinstance(index, slice) else self.rows[index]
+    __slots__ = ()
 
     def columns(self) -> dict[str, list[Any]]:
         """A list a column."""
-        dicts = [asdict(row) for row in self.rows]
+        dicts = [asdict(row) for row in self]
         return {field.name: [row[field.name] for row in dicts] for field in fields(Prediction)}
 
     def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is not needed to run
@@ -124,25 +103,17 @@ class Model(EmbeddingModel):
         Raises:
             VirNucProError: see ``virnucpro.errors`` for the tree.
         """
-        science = {"preset": preset, "threshold": threshold, "fdr": fdr, "prevalence": prevalence}
-        settings = make_settings(
-            None,
-            {"science.model": str(self.bundle.folder), "runtime.threads": self.threads, "science.dtype": self.dtype}
-            | {"runtime.device": self.device, **{f"science.{name}": value for name, value in science.items()}},
-        )
-        options = Options(table_format="jsonl", with_report=False)
-        with as_file(sequences) as (path, ids), TemporaryDirectory(prefix="virnucpro-") as folder:
-            results = predict([path], folder, settings, options=options)
-            lines = results.path("sequences.jsonl").read_text(encoding="utf-8", errors="backslashreplace").splitlines()
-        found = [json.loads(line) for line in lines]
-        names = ids if ids is not None else [row["name"] for row in found]
-        wanted = [field.name for field in fields(Prediction) if field.name != "name"]
-        return Predictions(
-            tuple(
-                Prediction(name=name, **{column: row.get(column) for column in wanted})
-                for name, row in zip(names, found, strict=True)
-            )
-        )
+        options: dict[str, object] = {"science.model": str(self.bundle.folder), "science.dtype": self.dtype}
+        runtime = {"runtime.threads": self.threads, "runtime.device": self.device}
+        with as_file(sequences) as (path, ids):
+            fragments = score(path, make_settings(None, options | runtime))
+        called = fragments.call(preset, threshold=threshold, fdr=fdr, prevalence=prevalence or "auto")
+        cells = dict(zip(SEQUENCES.columns, sequence_cells(fragments, called.calls), strict=True))
+        columns = {column.name: values_of(column, values) for column, values in cells.items()}
+        if ids is not None:
+            columns["name"] = ids
+        rows = zip(*(columns[field.name] for field in fields(Prediction)), strict=True)
+        return Predictions(Prediction(*row) for row in rows)
 
 
 def load(

@@ -25,7 +25,7 @@ from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Limits
 from virnucpro.encoders import TRANSFORMER_KINDS, read_config
 from virnucpro.encoders.device import available_cpus, choose_devices, parse_dtype, slowness
-from virnucpro.errors import IncompleteRunError, ResourceError, UsageError
+from virnucpro.errors import CountError, IncompleteRunError, ResourceError, StoreError, UsageError, WorkerError
 from virnucpro.executors.base import Executor, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
@@ -376,28 +376,41 @@ def _pinned(run: Run) -> dict[str, Any]:
 
 
 def _run_units(run: Run, index: Index, request: Request, devices: list[str], todo: list[int] | None = None) -> None:
-    """Embed and classify each unit that lacks scores, or those given; merge it in between with ``--merge-threads``.
+    """Embed and score each unit that lacks scores, or those given; merge it in between with ``--merge-threads``.
 
     Embeddings that are to be kept are merged too.
     The nearest proteins come first, where the model asks for them: they need no device. The other stages pull from one
     another, so a unit's embeddings are on the disk only until it is scored, and the devices go on while finished units
     are merged.
+
+    Raises:
+        WorkerError: some units cannot be embedded, merged or scored; raised when all others are.
     """
-    runtime = request.settings.runtime
+    runtime, keep_embeddings = request.settings.runtime, request.options.keep_embeddings
     threads = runtime.threads or available_cpus()
     nearest.run(run, index, range(len(index.units)) if todo is None else todo, threads)
     todo = classify.pending(run, index) if todo is None else todo
-    keep_embeddings = request.options.keep_embeddings
+    if not todo:
+        return
     merges = keep_embeddings or runtime.merge_threads is not None
     embedding, embedder = _embedding(run, runtime, devices, threads)
     merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
     num_alive = len(todo) if keep_embeddings else embed.UNITS_ON_DISK * embedder.num_workers + merger.num_workers
     _check_disk(run, index, todo, num_alive, merges=merges, keeps_all=keep_embeddings)
-    with embedder, merger, SerialExecutor("cpu", threads) as classifier:
+    scorer = classify.Scorer(run, threads, runtime.batch_size, keep_embeddings=keep_embeddings)
+    num_rows = sum(index.units[unit].num_sources for unit in todo)
+    faults = []
+    with embedder, merger, run.reporter.stage("classify", num_rows, "rows") as advance:
         units = embed.run(run, index, todo, embedder, embedding)
         if merges:
             units = merge.run(run, units, len(todo), merger)
-        classify.run(run, index, units, classifier, batch_size=runtime.batch_size, keep_embeddings=keep_embeddings)
+        for unit in units:
+            try:
+                advance(scorer.score(unit))
+            except (StoreError, CountError) as error:
+                faults.append(f"  unit {unit}: {error}")
+    if faults:
+        raise WorkerError("\n".join([f"{len(faults)} units cannot be scored, all others are:", *faults]))
 
 
 def _check_disk(run: Run, index: Index, todo: list[int], num_alive: int, *, merges: bool, keeps_all: bool) -> None:

@@ -45,10 +45,10 @@ class Request:
 
     preset: Literal["lite", "profiles", "nearest", "head", "published"] = "lite"  # the recipe
     encoders: tuple[str, ...] = ()  # bundles, encoders by name, or their files, for ``head`` and ``published``
-    layer: int = 0  # after how many layers to cut encoders that have more; 0 leaves them whole
-    start: str = ""  # bundle whose weights are the first ones (``lite``) or the only ones (``profiles``, ``nearest``)
-    learning_rate: float = 0.0  # the highest; 0 for the recipe's own (``lite``)
-    fragments: int = 0  # to train on; 0 for the preset's own number
+    layer: int | None = None  # after how many layers to cut encoders that have more; None leaves them whole
+    start: str | None = None  # bundle whose weights come first (``lite``) or are kept (``profiles``, ``nearest``)
+    learning_rate: float | None = None  # the highest (``lite``); None for the recipe's own
+    fragments: int | None = None  # to train on; None for the preset's own number
     minutes: float | None = None  # train about so long instead (``lite``)
     fragment_length: int = 500  # nt (``head`` and ``published``)
     seed: int = 1  # of everything random
@@ -112,7 +112,7 @@ def _train_head(
     is_published = request.preset == "published"
     recipe = replace(PUBLISHED if is_published else HeadRecipe(), seed=request.seed)
     drawing = _drawing_of(request)
-    encoders = place_encoders(request.encoders, request.layer, output)
+    encoders = place_encoders(request.encoders, request.layer or 0, output)
     digests = {role: _digest(path) for role, path in encoders.items()}
     pools = training_pools(dataset.train)
     num_chunks = max(1, -(-(request.fragments or HEAD_FRAGMENTS) // FRAGMENTS_A_CHUNK))

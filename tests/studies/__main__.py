@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from studies import simulate
+from studies import simulate, taxonomy
 from studies.cascade import measure, write_cascade
 from virnucpro.bundles.cascade import DEFAULT_FIRST
 from virnucpro.engine.threads import use_threads
@@ -101,7 +101,7 @@ def cascade_table(lengths: Mapping[str, Mapping[str, float]]) -> str:
     return aligned([["bases", *lengths], *rows])
 
 
-_STUDIES = {"simulate": _simulate, "cascade": _cascade, "calibrate": _calibrate}
+_STUDIES = {"simulate": _simulate, "cascade": _cascade, "calibrate": _calibrate, "taxonomy": taxonomy.main}
 
 
 if __name__ == "__main__":

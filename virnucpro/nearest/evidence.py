@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.fragments import open_frames
+from virnucpro.nearest.fragments import Frames, open_frames
 from virnucpro.nearest.kernels import PATTERN, SENSITIVE
-from virnucpro.nearest.search import CELL, VIRUS, search_codes
+from virnucpro.nearest.search import CELL, NONE, VIRUS, Hits, search_codes
 from virnucpro.nearest.table import Table
 from virnucpro.sequence.ragged import Ragged
 
@@ -41,19 +41,25 @@ class Found:
     lengths_nt: NDArray[np.int64]
 
 
-def look_at(table: Table, fragments: Ragged, num_threads: int = 1) -> Found:
-    """Search fragments (ASCII bases)."""
+def search_fragments(table: Table, fragments: Ragged, num_threads: int = 1) -> tuple[Frames, Hits]:
+    """The most open frames of fragments (ASCII bases), and what is nearest to them."""
     frames = open_frames(fragments.values, fragments.offsets[:-1], fragments.offsets[1:])
-    scores = np.zeros((len(fragments), 2), dtype=np.int32)
+    found = Hits(np.zeros((len(fragments), 2), np.int32), np.full((len(fragments), 2), NONE, np.int32))
     is_short = fragments.lengths <= SHORT_NT
     for some, pattern in ((is_short, SENSITIVE), (~is_short, PATTERN)):
         if some.any():
             hits = search_codes(table, frames.queries.only(some), num_threads=num_threads, pattern=pattern)
-            scores[some] = hits.scores
+            found.scores[some], found.proteins[some] = hits.scores, hits.proteins
+    return frames, found
+
+
+def look_at(table: Table, fragments: Ragged, num_threads: int = 1) -> Found:
+    """Search fragments (ASCII bases)."""
+    frames, hits = search_fragments(table, fragments, num_threads)
     num_codons = np.maximum(fragments.lengths // 3, 1)[:, None]
     gc = (frames.gc - 0.5)[:, None]
     traits = np.concatenate([frames.open_runs[:, :3] / num_codons, gc, gc * gc], axis=1)
-    return Found(scores, traits.astype(np.float32), fragments.lengths)
+    return Found(hits.scores, traits.astype(np.float32), fragments.lengths)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Options:
         reference: FASTA file that the reads of CRAM inputs were aligned to.
         with_report: write ``.report.html`` and the files for MultiQC (of TSV tables).
         plots: also write figures as png, svg or pdf.
+        with_taxonomy: say which viruses the hits are.
     """
 
     keep_intermediate: bool = False
@@ -37,6 +38,7 @@ class Options:
     reference: str | None = None
     with_report: bool = True
     plots: str | None = None
+    with_taxonomy: bool = False
 
 
 class _StoredSample(TypedDict):

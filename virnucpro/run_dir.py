@@ -52,6 +52,7 @@ RESULT_SUFFIXES = (
     *(f"{table}.{ending}.gz" for table in ("fragments", "rows") for ending in ("tsv", "jsonl")),
     *("virus.fna.gz", "uncertain.fna.gz", "failed.tsv", "summary.json"),
     *("regions.tsv", "genes.tsv", "regions.gff3", "regions.bed", "windows.bedgraph.gz", "proviruses.fna.gz"),
+    *("taxonomy.tsv", "taxonomy.counts.tsv", "taxonomy.nwk", "taxonomy.krona.txt"),
 )
 """Endings of all files that ``predict`` and ``call`` write for an input; its other neighbours are none of theirs."""
 

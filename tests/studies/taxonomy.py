@@ -24,7 +24,7 @@ from virnucpro.nearest.table import Table, load_table
 from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.taxonomy.lineages import Lineage, ictv
-from virnucpro.taxonomy.naming import MOST_FAMILIAR, Votes, Weights, all_votes, familiarity, name, steps
+from virnucpro.taxonomy.naming import Votes, Weights, all_votes, familiarity, name, steps
 from virnucpro.training.dev import LETTERS, NOVEL, SEEN
 from virnucpro.training.genomes import Genomes, load_genomes
 from virnucpro.training.sampling import sample_fragments, virus_pool
@@ -70,7 +70,9 @@ def draw(genomes: Genomes, table: Table, share: float = 1.0, seed: int = 7) -> l
     for length, count in LENGTHS.items():
         generator = np.random.default_rng([seed, length])
         for split in (SEEN, NOVEL):
-            codes, records = sample_fragments(genomes, virus_pool(genomes, split), length, int(count * share), generator)
+            codes, records = sample_fragments(
+                genomes, virus_pool(genomes, split), length, int(count * share), generator
+            )
             queries = [*_looked_up(LETTERS[codes], table)]
             for record, (nearest, bits) in zip(records.tolist(), queries, strict=True):
                 family = str(genomes.groups[record])
@@ -132,11 +134,12 @@ def measure(pieces: list[Piece]) -> list[Mapping[str, object]]:
     lines: list[Mapping[str, object]] = []
     for length in LENGTHS:
         mine = [each for each in named if each[0].length == length]
-        for rank in RANKS:
-            lines.append({"length": length, "rank": rank} | _figures(rank, mine))
+        lines += [{"length": length, "rank": rank} | _figures(rank, mine) for rank in RANKS]
         for is_seen in (True, False):
             some = [found.is_novel for piece, found, _ in mine if piece.is_seen == is_seen]
-            lines.append({"length": length, "rank": f"novel of {'known' if is_seen else 'novel'}"} | {"named": _p(some)})
+            lines.append(
+                {"length": length, "rank": f"novel of {'known' if is_seen else 'novel'}"} | {"named": _p(some)}
+            )
     return lines
 
 

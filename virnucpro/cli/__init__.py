@@ -20,7 +20,7 @@ from virnucpro.logs import printable
 
 _SECTIONS = {
     "Predict": ("predict",),
-    "After a run": ("call", "report", "assign", "verify", "merge", "rerun"),
+    "After a run": ("call", "taxonomy", "report", "assign", "verify", "merge", "rerun"),
     "Other machines": ("prepare", "work", "finish", "sync"),
     "Models and this machine": ("models", "doctor"),
     "Time and memory": ("plan", "profile", "benchmark"),

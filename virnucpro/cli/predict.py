@@ -60,7 +60,7 @@ GROUPS = {
     ),
     "Calls": CALL_SETTINGS,
     "Output": (
-        *("table_format", "no_report", "plots", "keep_intermediate", "keep_embeddings", "fresh", "force"),
+        *("table_format", "taxonomy", "no_report", "plots", "keep_intermediate", "keep_embeddings", "fresh", "force"),
         *("no_progress", "quiet", "verbose", "help"),
     ),
     "Performance": (
@@ -174,6 +174,7 @@ See 'virnucpro predict --help'.\
 @rows_option
 @click.option("--keep-embeddings", is_flag=True, help="Keep embeddings and features in DIR/run.")
 @legacy_option
+@click.option("--taxonomy", is_flag=True, help="Also say which viruses the hits are: STEM.taxonomy.tsv and more.")
 @click.option("--no-report", is_flag=True, help="Do not write STEM.report.html and the files for MultiQC.")
 @click.option("--plots", type=PLOTS, help="Also write figures: DIR/STEM.plots/.")
 @terminal_options("no_progress", "quiet", "verbose")
@@ -278,6 +279,7 @@ def _options_of(given: Mapping[str, Any]) -> Options:
         reference=str(reference) if reference else None,
         with_report=not given["no_report"],
         plots=given["plots"],
+        with_taxonomy=given["taxonomy"],
     )
 
 

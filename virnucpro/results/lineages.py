@@ -21,7 +21,7 @@ from virnucpro.nearest.table import Table
 from virnucpro.results.formats import NOTHING, Cells
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.taxonomy.lineages import RANKS, Lineage, ictv
-from virnucpro.taxonomy.naming import Named, Votes, name
+from virnucpro.taxonomy.naming import FLOOR_BITS, Named, Votes, name
 
 if TYPE_CHECKING:
     from virnucpro.results.outputs import InputResults
@@ -144,7 +144,7 @@ class Lineages:
             taxon.lineage[-1]: Node(taxon.lineage[-1], taxon.lineage[-2] if len(taxon.lineage) > 1 else None)
             for taxon in self.counts
         }
-        return Tree(dict(sorted(nodes.items()))).newick().encode() if nodes else b";\n"
+        return Tree(dict(sorted(nodes.items()))).newick().encode()
 
     def krona(self) -> bytes:
         """What Krona's ``ktImportText`` reads: hits that are named no deeper, then the lineage."""
@@ -247,5 +247,5 @@ def _hit(
     names = [organisms.get(number, ("", "")) for number in nearest.tolist()]
     taxa: list[Lineage] = [ictv().lineage_of_group(group) for _, group in names]
     named = name(Votes(taxa, bits, int(region["stop"] - region["start"])))
-    best = int(np.argmax(bits[:, VIRUS]))
-    return Hit(named, int((bits[:, VIRUS] > 0).sum()), names[best][0] if bits[best, VIRUS] > 0 else "")
+    best, is_match = int(np.argmax(bits[:, VIRUS])), bits[:, VIRUS] > FLOOR_BITS
+    return Hit(named, int(is_match.sum()), names[best][0] if is_match[best] else "")

@@ -28,6 +28,7 @@ from virnucpro.results.formats import (
     open_table,
 )
 from virnucpro.results.fragments import Fragments
+from virnucpro.results.lineages import Lineages
 from virnucpro.results.prevalence import Prevalence
 from virnucpro.results.regions import proviruses, regions
 from virnucpro.results.schema import Table
@@ -91,6 +92,8 @@ class Wanted:
     calling: Calling = field(default_factory=Calling)  # what the user decided about calls
     format: TableFormat = "tsv"  # of the tables of sequences, fragments and rows
     directory: Path | None = None  # where results go; None is the run's own
+    proteins: Path | None = None  # the table of proteins by which hits are named; None names none
+    num_threads: int = 1  # that share the search in it
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +106,7 @@ class InputResults:
     calling: Calling  # what calls were made by
     prevalence: Prevalence  # at which they were made
     source: Source = field(default_factory=NoUnits)  # the units, for what only they hold
+    lineages: Lineages | None = None  # of the hits; None if they were not asked for
 
     @classmethod
     def of(cls, table: Fragments, calling: Calling, source: Source | None = None) -> InputResults:
@@ -189,7 +193,7 @@ class Output:
     def write(self, results: InputResults, folder: Path, stem: str, wanted: Wanted) -> None:
         """Write it if it is wanted, and drop what contradicts it: its other formats, or a file of an earlier call."""
         if not self.is_wanted(results, wanted):
-            if self.table in (schema.FAILED_ROWS, schema.GENES):
+            if self.table in (schema.FAILED_ROWS, schema.GENES) or self in TAXONOMY_OUTPUTS:
                 self.path(folder, stem).unlink(missing_ok=True)
             return
         path = self.path(folder, stem, wanted.format)
@@ -418,9 +422,29 @@ def _has_genes(results: InputResults, _wanted: Wanted) -> bool:
     return len(results.table.genes) > 0
 
 
+def _lineages(content: Callable[[InputResults, Lineages], Any], results: InputResults) -> Iterator[Any]:
+    if results.lineages is not None and len(results.lineages.hits):
+        yield content(results, results.lineages)
+
+
+def _taxonomy(results: InputResults, found: Lineages) -> Cells:
+    return found.cells(_region_names(results, found.regions), results.names_of(found.regions["sequence"]))
+
+
 def _of(table: Table, content: Callable[[InputResults], Iterator[Cells]], **more: Callable[..., bool]) -> Output:
     return Output(table.files["tsv"], content, table, **more)
 
+
+TAXONOMY_OUTPUTS = tuple(
+    Output(file, partial(_lineages, content), table, lambda results, _wanted: results.lineages is not None)
+    for file, content, table in (
+        ("<stem>.taxonomy.tsv", _taxonomy, schema.TAXONOMY),
+        ("<stem>.taxonomy.counts.tsv", lambda _, found: found.count_cells(), schema.TAXA),
+        ("<stem>.taxonomy.nwk", lambda _, found: found.newick(), None),
+        ("<stem>.taxonomy.krona.txt", lambda _, found: found.krona(), None),
+    )
+)
+"""Which viruses the hits are."""
 
 OUTPUTS = (
     _of(schema.SEQUENCES, _sequences),
@@ -432,6 +456,7 @@ OUTPUTS = (
     Output("<stem>.windows.bedgraph.gz", _windows),
     *(Output(f"<stem>.{CALL_NAMES[call]}.fna.gz", partial(_called, call)) for call in (Call.VIRUS, Call.UNCERTAIN)),
     Output("<stem>.proviruses.fna.gz", _provirus_bases),
+    *TAXONOMY_OUTPUTS,
     _of(schema.ROWS, _rows, is_wanted=_wants_rows),
     _of(schema.FAILED_ROWS, _failed_rows, is_wanted=_has_failed),
     _of(schema.LEGACY_RESULTS, _legacy_results, is_wanted=_wants_legacy),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from virnucpro import __version__
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
-from virnucpro.results import figures
+from virnucpro.results import figures, sunburst
 from virnucpro.results import gene_maps as maps
 from virnucpro.results.drawing import Canvas, variable
 from virnucpro.results.figures import CALL_TITLES
@@ -150,12 +150,19 @@ def _render(run: FinishedRun, tally: Overview) -> str:
                 _figure(shown.name, maps.draw(shown), maps.described(shown))
                 for shown in maps.gene_maps(run.results, tally)
             ],
+            "sunburst": Markup(_sunburst(run)),  # noqa: S704 - names in it are escaped there
             "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.hits),
             "methods": _methods(run, works),
             "references": [work.text for work in (works.method, works.software, *works.of_encoders(_kinds(run)))],
             "columns": _columns(CASCADE if "cascade" in run.summary else SEQUENCES),
         }
     )
+
+
+def _sunburst(run: FinishedRun) -> str:
+    """Which viruses the hits are; empty if nobody asked."""
+    path = run.path("taxonomy.counts.tsv")
+    return sunburst.draw(sunburst.read_counts(path)) if path.is_file() else ""
 
 
 def _columns(table: Table) -> dict[str, str]:
@@ -172,6 +179,7 @@ def _texts(run: FinishedRun, tally: Overview) -> dict[str, object]:
         "counts": "Counts",
         "figures": "Scores and lengths",
         "hits": "Top hits",
+        **({"taxonomy": "Which viruses they are"} if run.path("taxonomy.counts.tsv").is_file() else {}),
         "proviruses": "Proviruses",
         "genes": "Genes of viruses and proviruses",
         "tracks": "Scores along sequences",
@@ -193,6 +201,10 @@ def _texts(run: FinishedRun, tally: Overview) -> dict[str, object]:
             f"How complete are they: CheckV on {run.stem}.virus.fna.gz and {run.stem}.proviruses.fna.gz.",
             "Which viruses are they: geNomad gives them a taxonomy; what do they code for: pharokka annotates phages.",
         ],
+        "taxonomy_text": (
+            f"Each hit is named as deep as can be told ({run.stem}.taxonomy.tsv): grey ones are novel, or not near "
+            "enough to anything known. A click leads to a taxon, one on the middle back up."
+        ),
         "proviruses_text": f"{regions} {num_found:,} viral parts of longer sequences; 1-based closed coordinates.",
         "genes_text": (
             "Genes of the proviruses above, with some host around them, then of the top hits: arrows by position (kb), "

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from virnucpro.results.calls import CALL_NAMES, EVIDENCE_NAMES, STATUS_NAMES
 from virnucpro.settings import TableFormat
+from virnucpro.taxonomy.lineages import RANKS
 
 VERSION = 1
 
@@ -215,6 +216,44 @@ GENES = Table(
     ),
 )  # fmt: skip
 
+TAXONOMY = Table(
+    "taxonomy",
+    {"tsv": "<stem>.taxonomy.tsv"},
+    written="with --taxonomy, or by virnucpro taxonomy",
+    meaning="a line for every virus region, in the order of regions",
+    columns=(
+        Column("region", "string", "as in regions"),
+        Column("sequence", "string", "id of its sequence"),
+        _START,
+        _STOP,
+        Column("taxon", "string", "the deepest taxon that its confidence allows; missing where none is sure enough",
+               is_nullable=True),
+        Column("rank", "string", "rank of that taxon", is_nullable=True, values=RANKS),
+        Column("confidence", "number", "probability that this taxon is right", "probability", is_nullable=True),
+        Column("novel", "string", "whether nothing known is as near as members of one family are",
+               values=("yes", "no")),
+        *(Column(rank, "string", f"its {rank}, where it is named and has one", is_nullable=True) for rank in RANKS),
+        Column("num_matches", "integer", "its genes, or fragments where it has no genes, with a viral protein near "
+               "them; of a reference of your own, its neighbours"),
+        Column("nearest_virus", "string", "the virus with the best of these", is_nullable=True),
+    ),
+)  # fmt: skip
+
+TAXA = Table(
+    "taxonomy_counts",
+    {"tsv": "<stem>.taxonomy.counts.tsv"},
+    written="with --taxonomy, or by virnucpro taxonomy",
+    meaning="a line for every taxon that hits are named, each below the one it belongs to",
+    columns=(
+        Column("lineage", "string", "names from the top down, separated by semicolons; hits that are novel below a "
+               "taxon are counted as 'novel in' it, those without a name as 'novel' or 'unknown'"),
+        Column("rank", "string", "rank of the taxon", is_nullable=True, values=RANKS),
+        Column("num_hits", "integer", "virus regions in it"),
+        Column("num_bases", "integer", "their bases", "bases"),
+        Column("num_here", "integer", "those of the hits that are named no deeper"),
+    ),
+)  # fmt: skip
+
 SAMPLES = Table(
     "samples",
     {"tsv": "samples.tsv"},
@@ -251,7 +290,8 @@ READS = Table(
 TABLES = {
     table.name: table
     for table in (
-        SEQUENCES, FRAGMENTS, ROWS, REGIONS, GENES, FAILED_ROWS, SAMPLES, READS, LEGACY_RESULTS, LEGACY_HIGHEST,
+        SEQUENCES, FRAGMENTS, ROWS, REGIONS, GENES, TAXONOMY, TAXA, FAILED_ROWS, SAMPLES, READS, LEGACY_RESULTS,
+        LEGACY_HIGHEST,
     )
 }  # fmt: skip
 

@@ -169,6 +169,8 @@ def execute(
             legacy=options.legacy_output,
             calling=Calling.from_settings(request.settings.science),
             format=options.table_format,
+            proteins=genes.protein_table(run.bundle) if options.with_taxonomy else None,
+            num_threads=request.settings.runtime.threads or available_cpus(),
         )
         described = None if look is None else look.described
         results, counts = write.run(index, computed.table, computed.scores, wanted, run.reporter, described)

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from virnucpro.results.outputs import Wanted
 from virnucpro.results.pages import Pages, renew
 from virnucpro.results.stored import RunRecord, Summary
 from virnucpro.run_dir import RunDir, check_json, write_json
-from virnucpro.stages import cascade, tabulate, write
+from virnucpro.stages import cascade, genes, tabulate, write
 from virnucpro.stages.base import Index, StoredRun
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
 
@@ -36,7 +37,7 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
     """Write the results of a finished run again; as ``predict`` would with the same settings, byte for byte.
 
     The run record goes with them: its settings of calls, counts and digests are then those of the new results. Pages
-    that are there are written again; the log says so.
+    that are there are written again, and so is what hits are; the log says so.
 
     Returns:
         What was counted, an entry for each input.
@@ -54,9 +55,11 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
     if run_dir.is_cascade and wanted.legacy:
         raise UsageError(f"{root}: {cascade.NO_LEGACY}")
     results = RunDir(wanted.directory or root)
+    if any(root.glob("*.taxonomy.tsv")):
+        wanted = replace(wanted, proteins=genes.proteins_of(run_dir))
     is_elsewhere = results.root.absolute() != root.absolute()
     with run_dir.reading() if is_elsewhere else run_dir.locked():
-        index = _finished(run_dir)
+        index = finished_index(run_dir)
         reporter = Reporter(show_bars)
         _make(results.root)
         with log_to(results.result(index.run_stem, "log")):
@@ -103,7 +106,12 @@ def _limits(run_dir: RunDir) -> Limits:
     return Limits(float(manifest["science.cascade_low"]), float(manifest["science.cascade_high"]))
 
 
-def _finished(run_dir: RunDir) -> Index:
+def finished_index(run_dir: RunDir) -> Index:
+    """The units of a run, all of which are scored.
+
+    Raises:
+        UsageError: they are not.
+    """
     again = "Run its predict command again: finished work is kept."
     if not run_dir.index.is_file():
         raise UsageError(f"{run_dir.root}: the run is not complete, its input has not been read to the end. {again}")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.errors import ModelError
 from virnucpro.nearest.genes import SHORTEST_RECORD_NT, find_genes
 from virnucpro.nearest.path import find_candidates
 from virnucpro.nearest.repeats import SITE_DTYPE, find_sites
@@ -79,6 +80,19 @@ def run(run: Run, index: Index, num_threads: int) -> None:
 def protein_table(bundle: Bundle) -> Path | None:
     """The table that genes are searched in: the model's own, or that of ``lite``, which is evidence of any model."""
     return bundle.nearest or load_bundle("lite").nearest
+
+
+def proteins_of(run_dir: RunDir) -> Path:
+    """The table of the model that a run was asked for, where that is a folder that is still there; else of ``lite``.
+
+    Raises:
+        ModelError: neither has one.
+    """
+    model = str(read_json(run_dir.request)["settings"]["science.model"]) if run_dir.request.is_file() else "lite"
+    path = protein_table(load_bundle(model if Path(model).is_dir() else "lite"))
+    if path is None:
+        raise ModelError("lite has no table of proteins here, by which hits are named. Bring the whole bundle folder.")
+    return path
 
 
 def read(run_dir: RunDir, unit: int) -> tuple[NDArray[np.void], NDArray[np.void]]:

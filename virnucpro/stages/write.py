@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from virnucpro.errors import CountError
+from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
 from virnucpro.results import counts as counting
 from virnucpro.results import formats
 from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import Fragments, read_facts
+from virnucpro.results.lineages import find_lineages
 from virnucpro.results.outputs import OUTPUTS, InputResults, Wanted
 from virnucpro.run_dir import RunDir, file_digest, write_json
 from virnucpro.samples import SUMMARY_NAME, SampleCounts, write_summary
@@ -49,6 +52,9 @@ def run(
             stop = item.first_sequence + item.num_sequences
             units = InputUnits(scores, index, item)
             results = InputResults.of(table.slice(item.first_sequence, stop), wanted.calling, units)
+            if wanted.proteins is not None:
+                found = find_lineages(results, load_table(wanted.proteins), wanted.num_threads)
+                results = replace(results, lineages=found)
             counts = Counts.of(results, frames_of_item)
             _check(item, counts)
             for output in OUTPUTS:

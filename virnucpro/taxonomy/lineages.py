@@ -82,7 +82,9 @@ class Names:
         known = max((self.lineage(word) for word in words), key=len, default=())
         if known or len(words) != 1 or len(group) < _SHORTEST_STUB:
             return known
-        return common([self.lineage(name) for name in self._names if normalise_name(name).startswith(normalise_name(group))])
+        return common(
+            [self.lineage(name) for name in self._names if normalise_name(name).startswith(normalise_name(group))]
+        )
 
 
 def common(lineages: list[Lineage]) -> Lineage:

@@ -1,0 +1,97 @@
+"""``virnucpro taxonomy``: which viruses the hits of a finished run are."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virnucpro.embeddings.taxa import Reference, name_by_reference
+from virnucpro.errors import UsageError
+from virnucpro.logs import log_to
+from virnucpro.nearest.table import load_table
+from virnucpro.progress import Reporter
+from virnucpro.results.finished import FinishedRun, open_run
+from virnucpro.results.lineages import Hit, Lineages, find_lineages, region_bases
+from virnucpro.results.outputs import TAXONOMY_OUTPUTS, InputResults, Wanted
+from virnucpro.results.pages import Pages, renew
+from virnucpro.results.stored import RunRecord
+from virnucpro.run_dir import RunDir, check_json, write_json
+from virnucpro.stages import genes
+from virnucpro.stages.call import finished_index, stored_results
+from virnucpro.stages.tabulate import InputUnits
+from virnucpro.stages.write import output_digests
+
+_log = logging.getLogger(__name__)
+
+
+def name_hits(
+    root: Path,
+    reference: Reference | None = None,
+    *,
+    devices: tuple[str, ...] = ("cpu",),
+    num_threads: int = 1,
+    show_bars: bool = False,
+) -> dict[str, Lineages]:
+    """Name the hits of each input, and write what ``predict --taxonomy`` writes.
+
+    Args:
+        root: output directory of ``predict``.
+        reference: to name them by; the model's table of proteins where None.
+        devices: of the encoders, for a reference.
+        num_threads: CPU threads.
+        show_bars: draw progress bars on a terminal.
+
+    Returns:
+        Prefix of each input's files to its hits.
+
+    Raises:
+        UsageError: there is no finished run in ``root``.
+        ResourceError: another process works in it.
+        StoreError: what it stored is damaged.
+    """
+    run_dir = RunDir(root)
+    if not run_dir.manifest.is_file():
+        raise UsageError(f"{root} holds no run of this program. Name the directory that predict wrote to with -o.")
+    run_dir.check_version()
+    reporter = Reporter(show_bars)
+    named: dict[str, Lineages] = {}
+    with run_dir.locked():
+        index = finished_index(run_dir)
+        with log_to(run_dir.result(index.run_stem, "log")), stored_results(run_dir, index, reporter) as (_, scores):
+            _log.info("hits are named: %s", shlex.join(sys.argv))
+            for item in index.inputs:
+                finished = open_run(root, item.stem)
+                results = replace(finished.results, source=InputUnits(scores, index, item))
+                if reference is not None:
+                    lineages = _by_reference(results, reference, devices, num_threads)
+                else:
+                    lineages = find_lineages(results, load_table(genes.proteins_of(run_dir)), num_threads)
+                named[item.stem] = lineages
+                results = replace(results, lineages=lineages)
+                for output in TAXONOMY_OUTPUTS:
+                    output.write(results, root, item.stem, Wanted())
+                record = _recorded(run_dir, index.run_stem)
+                record["outputs"] = output_digests(run_dir, index)
+                write_json(run_dir.result(index.run_stem, "run.json"), record)
+                shown = FinishedRun(root, item.stem, record, finished.summary, results)
+                renew(shown, Pages.there(root, item.stem))
+    return named
+
+
+def _recorded(run_dir: RunDir, stem: str) -> dict[str, Any]:
+    path = run_dir.result(stem, "run.json")
+    return check_json(path, RunRecord) if path.is_file() else {}
+
+
+def _by_reference(results: InputResults, reference: Reference, devices: tuple[str, ...], num_threads: int) -> Lineages:
+    regions = results.regions
+    found = name_by_reference(region_bases(results, regions, np.arange(len(regions))), reference, devices, num_threads)
+    named = (found.get(place) for place in range(len(regions)))
+    hits = [Hit() if each is None else Hit(each[0], int(bool(each[1])), each[1]) for each in named]
+    return Lineages(regions, hits)

@@ -22,9 +22,9 @@ from virnucpro.taxonomy.lineages import Lineage
 FLOOR_BITS = 28.0
 """What any protein reaches by chance."""
 FEATURES = ("constant", "log bits a kb", "log top bits", "share of votes", "cellular bits a viral bit")
-LEAST_CONFIDENCE = {"realm": 0.6, "class": 0.6, "order": 0.6, "family": 0.6}
-"""Rank to the least confidence a taxon is named with: at most one in twenty is wrong at every length."""
-MOST_FAMILIAR = 0.3
+LEAST_CONFIDENCE = {"realm": 0.85, "class": 0.7, "order": 0.65, "family": 0.75}
+"""Rank to the least confidence that a taxon is named with, for one in twenty names to be wrong."""
+MOST_FAMILIAR = 0.4
 """A hit that is less familiar than this is novel."""
 _RANK_OF = {"kingdom": "realm", "phylum": "class"}
 """Ranks that are decided as others are."""
@@ -32,11 +32,11 @@ _LARGEST_RATIO = 2.0
 
 Weights = dict[str, tuple[float, ...]]
 WEIGHTS: Weights = {
-    "realm": (4.67, 0.34, 0.13, 2.29, -6.83),
-    "class": (1.41, 0.45, 0.74, 1.58, -5.07),
-    "order": (2.42, 0.26, 0.29, 2.01, -6.26),
-    "family": (1.32, 0.08, 0.39, 2.13, -8.09),
-    "familiar": (1.32, 0.08, 0.39, 0.0, -8.09),
+    "realm": (1.0, 0.3, 0.4, 2.18, -6.32),
+    "class": (-2.23, 0.46, 0.79, 1.47, -4.55),
+    "order": (0.41, 0.31, 0.3, 1.68, -5.77),
+    "family": (0.56, 0.28, 0.27, 1.58, -6.83),
+    "familiar": (-0.95, 0.44, 0.21, -0.95, -1.59),
 }
 """Rank to a weight for each of ``FEATURES``; ``familiar`` is whether the family is in the table at all."""
 

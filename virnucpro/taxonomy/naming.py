@@ -24,6 +24,8 @@ FLOOR_BITS = 28.0
 FEATURES = ("constant", "log bits a kb", "log top bits", "share of votes", "cellular bits a viral bit")
 LEAST_CONFIDENCE = {"realm": 0.85, "class": 0.7, "order": 0.65, "family": 0.75}
 """Rank to the least confidence that a taxon is named with, for one in twenty names to be wrong."""
+LEAST_SHARE = 2 / 3
+"""Of the votes for any taxon below one that the next must have: what is torn between two families is of neither."""
 MOST_FAMILIAR = 0.4
 """A hit that is less familiar than this is novel."""
 _RANK_OF = {"kingdom": "realm", "phylum": "class"}
@@ -62,10 +64,12 @@ class Step:
 
     Attributes:
         lineage: from the top to the taxon.
+        share: of the votes for any taxon right below the one above it.
         features: (5,) see ``FEATURES``.
     """
 
     lineage: Lineage
+    share: float
     features: NDArray[np.float64]
 
     @property
@@ -111,7 +115,7 @@ def steps(votes: Votes) -> Iterator[Step]:
         best = min(sums, key=lambda child: (-sums[child], child))
         path, voters = (*path, best), of_child[best]
         top = max(weights[number] for number in voters) + FLOOR_BITS
-        yield Step(path, _features(votes, sums[best], top, sums[best] / total))
+        yield Step(path, sums[best] / sum(sums.values()), _features(votes, sums[best], top, sums[best] / total))
 
 
 def familiarity(votes: Votes, weights: Weights = WEIGHTS) -> float:
@@ -134,7 +138,7 @@ def name(votes: Votes, weights: Weights = WEIGHTS) -> Named:
     confidence = 1.0
     for step in steps(votes):
         probability = min(confidence, step.confidence(weights))
-        if probability < LEAST_CONFIDENCE[_RANK_OF.get(step.rank, step.rank)]:
+        if step.share < LEAST_SHARE or probability < LEAST_CONFIDENCE[_RANK_OF.get(step.rank, step.rank)]:
             break
         lineage, confidence = step.lineage, probability
     has_family = bool(lineage) and lineage[-1][0] == "family"

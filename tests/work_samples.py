@@ -184,3 +184,18 @@ class WaitsForTwo(Square):
         del unit
         while len(list(self.folder.glob("has.*"))) < 2:
             time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class DiesAtRows:
+    """Kills its process in every part that holds one of its rows."""
+
+    parts: tuple[range, ...]
+    rows: frozenset[int]
+
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
+        del worker
+        for unit in units:
+            if self.rows & set(self.parts[unit]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield UnitDone(unit, len(self.parts[unit]))

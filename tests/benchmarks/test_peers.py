@@ -59,6 +59,7 @@ def test_extraction_keeps_the_rows_that_both_peers_keep(measured):
     assert ">= 60x" in table
 
 
+@pytest.mark.slow
 def test_encoders_agree_with_fair_esm_with_hugging_face_and_with_the_plain_layers(measured):
     """Each dtype against every peer in float32; bfloat16 against those in bfloat16 too, which carry no goal."""
     record, _ = measured("encoders", esm2="8M", dnabert_layers=1, strings=6)
@@ -114,6 +115,7 @@ def test_results_have_the_scores_and_windows_of_the_peer(measured):
     assert "rows of 3,328" in table
 
 
+@pytest.mark.slow
 def test_predict_and_memory_run_the_program(measured, tiny_bundle):
     record, _ = measured("predict", "memory", model=tiny_bundle, predict_reads=60, reads="20,80", read_length=150)
     whole, *stages = of(record, "predict")
@@ -126,6 +128,7 @@ def test_predict_and_memory_run_the_program(measured, tiny_bundle):
     assert [figure["point"]["x"] for figure in (small, large)] == [20, 80]
 
 
+@pytest.mark.slow
 def test_copies_of_reads_are_called_as_their_originals(measured):
     record, table = measured("duplicates", model="hollow", predict_reads=60, read_length=150)
     whole, embed, others = of(record, "duplicates")

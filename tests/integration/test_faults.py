@@ -21,7 +21,7 @@ from virnucpro import lifeline, store
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir
 
-SMALL_UNITS = ("--unit-rows", 5, "--token-budget", 900, "--threads", 2, "--no-progress", "--no-report")
+SMALL_UNITS = ("--unit-rows", 8, "--token-budget", 900, "--threads", 2, "--no-progress", "--no-report")
 KEPT = ("--keep-intermediate", "--keep-embeddings")
 """Embeddings that are not kept are gone a moment after they are there, and nobody can wait for them."""
 
@@ -30,7 +30,7 @@ KEPT = ("--keep-intermediate", "--keep-embeddings")
 def undisturbed(tmp_path_factory, tiny_bundle):
     """An input of many units, and the results of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    fasta = write_fasta(folder / "in.fasta", mixed_records(150))
+    fasta = write_fasta(folder / "in.fasta", mixed_records(100))
     process = start(*command(fasta, folder / "out", tiny_bundle))
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -57,11 +57,11 @@ def children_of(process):
 @pytest.mark.parametrize(
     ("stage", "number", "parallel"),
     [
-        ("units", 3, ()),
-        ("embeddings/nucleotide", 2, ("--parallel",)),
-        ("embeddings/protein", 20, ()),
-        ("embeddings/protein", 20, ("--parallel",)),
-        ("scores", 4, ()),
+        pytest.param("units", 3, (), marks=pytest.mark.slow),
+        pytest.param("embeddings/nucleotide", 2, ("--parallel",), marks=pytest.mark.slow),
+        pytest.param("embeddings/protein", 10, (), marks=pytest.mark.slow),
+        ("embeddings/protein", 10, ("--parallel",)),
+        pytest.param("scores", 4, (), marks=pytest.mark.slow),
     ],
 )
 def test_kill_9_then_the_same_command_gives_the_same_bytes(undisturbed, tmp_path, tiny_bundle, stage, number, parallel):
@@ -84,7 +84,11 @@ def test_kill_9_then_the_same_command_gives_the_same_bytes(undisturbed, tmp_path
 
 @pytest.mark.parametrize(
     ("sent", "code", "parallel"),
-    [(signal.SIGINT, 130, ()), (signal.SIGINT, 130, ("--parallel",)), (signal.SIGTERM, 143, ("--parallel",))],
+    [
+        (signal.SIGINT, 130, ()),
+        pytest.param(signal.SIGINT, 130, ("--parallel",), marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, ("--parallel",)),
+    ],
 )
 def test_an_interrupt_ends_with_its_code_and_the_run_goes_on(undisturbed, tmp_path, tiny_bundle, sent, code, parallel):
     """Ctrl-C is 130, SIGTERM 143; no process is left, finished units stay, the same command finishes."""
@@ -351,7 +355,7 @@ def test_a_program_that_ended_leaves_no_handler_to_who_called_it(virnucpro):
 def test_a_batch_that_does_not_fit_the_memory_is_halved_and_the_run_completes(tmp_path):
     """The allocator itself refuses: said once, and every score is there."""
     bundle = write_tiny_bundle(tmp_path / "bundle", protein_width=256)
-    fasta = write_fasta(tmp_path / "in.fasta", {f"s{i}": open_dna(300, seed=i) for i in range(1200)})
+    fasta = write_fasta(tmp_path / "in.fasta", {f"s{i}": open_dna(300, seed=i) for i in range(700)})
     command = [sys.executable, "-c", STARVED, fasta, tmp_path, bundle, str(300 << 20)]
     ended = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from conftest import mixed_records, open_dna, read_tsv, result_bytes, write_fast
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import write_tiny_bundle
+from work_samples import DiesAtRows
 
 from virnucpro import store
 from virnucpro.errors import WorkerError
@@ -54,21 +52,6 @@ def test_a_unit_in_which_everything_fails_is_no_matter_of_single_rows():
     assert len(attempts) < 300
 
 
-@dataclass(frozen=True)
-class DiesAtRows:
-    """Kills its process in every part that holds one of its rows."""
-
-    parts: tuple[range, ...]
-    rows: frozenset[int]
-
-    def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
-        del worker
-        for unit in units:
-            if self.rows & set(self.parts[unit]):
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield UnitDone(unit, len(self.parts[unit]))
-
-
 def test_rows_that_kill_their_process_are_found_too():
     """As a fault in a kernel, or the system out of memory, would: no exception tells which row it was."""
     bad = frozenset({2, 7})
@@ -96,7 +79,13 @@ def records():
     }
 
 
-@pytest.mark.parametrize("options", [(), ("--parallel", "--threads", 2)], ids=["serial", "parallel"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="serial"),
+        pytest.param(("--parallel", "--threads", 2), id="parallel", marks=pytest.mark.slow),
+    ],
+)
 def test_poisonous_rows_are_listed_and_all_others_are_scored(
     virnucpro, tmp_path, poisoned_bundle, tiny_bundle, options
 ):

@@ -13,6 +13,7 @@ import pytest
 import torch
 import zstandard
 from conftest import GOLDEN, mixed_records, open_dna, random_dna, read_tsv, result_bytes, write_fasta
+from tiny_models import small_lite
 
 SMALL_UNITS = ("--unit-rows", 7, "--token-budget", 900, "--threads", 1)
 
@@ -21,7 +22,7 @@ def test_every_sequence_has_one_row_in_input_order(virnucpro, tmp_path):
     """Rows in are rows out, whatever becomes of a sequence."""
     records = mixed_records(40) | {"short": "ACGT", "empty": "", "ambiguous": "N" * 600, "one": "A"}
     fasta = write_fasta(tmp_path / "mix.fasta", records)
-    ended = virnucpro("predict", fasta, "-o", tmp_path / "out", *SMALL_UNITS)
+    ended = virnucpro("predict", fasta, "-o", tmp_path / "out", "-m", small_lite(), *SMALL_UNITS)
     assert ended.code == 0, ended.err
     rows = read_tsv(tmp_path / "out" / "mix.sequences.tsv")
     assert [row["name"] for row in rows] == list(records)
@@ -57,7 +58,7 @@ def test_results_do_not_depend_on_how_the_work_is_cut_or_shared(virnucpro, tmp_p
     A batch of another shape may round a float32 score differently, which the fourth decimal can show.
     """
     fasta = write_fasta(tmp_path / "in.fasta", mixed_records(24))
-    base = ("predict", fasta, "--model", tiny_bundle if model == "tiny" else "lite", "--keep-intermediate")
+    base = ("predict", fasta, "--model", tiny_bundle if model == "tiny" else small_lite(), "--keep-intermediate")
     shared = ("--unit-rows", 7, "--parallel", "--threads", 2, "--merge-threads", 2)
     whole = virnucpro(*base, "-o", tmp_path / "whole", "--threads", 1)
     many = virnucpro(*base, "-o", tmp_path / "many", *SMALL_UNITS)
@@ -148,7 +149,7 @@ def test_hits_are_the_called_sequences_base_for_base(virnucpro, tmp_path):
     records = {name: s if i % 3 else s.lower() for i, (name, s) in enumerate(mixed_records(30).items())}
     records["n_run"] = records["seq_4"][:200] + "N" * 200 + records["seq_4"][200:]
     fasta = write_fasta(tmp_path / "in.fasta", records)
-    ended = virnucpro("predict", fasta, "-o", tmp_path / "out", "--threshold", 0.15, *SMALL_UNITS)
+    ended = virnucpro("predict", fasta, "-o", tmp_path / "out", "--threshold", 0.15, "-m", small_lite(), *SMALL_UNITS)
     assert ended.code == 0
     rows = read_tsv(tmp_path / "out" / "in.sequences.tsv")
     called = {row["name"]: records[row["name"]] for row in rows if row["call"] == "virus"}
@@ -163,7 +164,7 @@ def test_hits_are_the_called_sequences_base_for_base(virnucpro, tmp_path):
 def test_fragments_of_a_sequence_cover_it(virnucpro, tmp_path):
     """``.fragments.tsv.gz`` is 1-based closed and leaves no base out."""
     fasta = write_fasta(tmp_path / "in.fasta", {"long": open_dna(3111, 1), "short": open_dna(200, 2)})
-    assert virnucpro("predict", fasta, "-o", tmp_path / "out", *SMALL_UNITS).code == 0
+    assert virnucpro("predict", fasta, "-o", tmp_path / "out", "-m", small_lite(), *SMALL_UNITS).code == 0
     rows = read_tsv(tmp_path / "out" / "in.fragments.tsv.gz")
     covered = {name: set() for name in ("long", "short")}
     for row in rows:
@@ -177,7 +178,12 @@ def test_duplicates_are_computed_once_and_reported_each(virnucpro, tmp_path):
     records = mixed_records(12)
     doubled = records | {f"again_{name}": sequence for name, sequence in records.items()}
     fasta = write_fasta(tmp_path / "in.fasta", doubled)
-    assert virnucpro("predict", fasta, "-o", tmp_path / "out", "--keep-intermediate", *SMALL_UNITS).code == 0
+    assert (
+        virnucpro(
+            "predict", fasta, "-o", tmp_path / "out", "--keep-intermediate", "-m", small_lite(), *SMALL_UNITS
+        ).code
+        == 0
+    )
     rows = read_tsv(tmp_path / "out" / "in.sequences.tsv")
     first, second = rows[:12], rows[12:]
     assert [{**row, "name": f"again_{row['name']}"} for row in first] == second

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import numpy as np
 import pytest
 from conftest import mixed_records, read_tsv, result_bytes, start, write_fasta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import small_lite
 
 from virnucpro import predict, store
 from virnucpro.run_dir import RunDir
@@ -36,7 +38,7 @@ COMBINATIONS = st.fixed_dictionaries(
 def reference(request, tmp_path_factory, tiny_bundle):
     """A model, and what it says with the settings as they come."""
     folder = tmp_path_factory.mktemp("promise")
-    model = "lite" if request.param == "lite" else str(tiny_bundle)
+    model = str(small_lite() if request.param == "lite" else tiny_bundle)
     fasta = write_fasta(folder / "in.fasta", RECORDS)
     predict([fasta], folder / "out", make_settings(None, {"science.model": model, "runtime.device": "cpu"}))
     return model, folder
@@ -84,10 +86,7 @@ def check_same(ours, theirs):
     )
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-@given(combination=COMBINATIONS, order=st.integers(0, 1000))
-def test_calls_are_the_same_for_any_combination(reference, tmp_path_factory, combination, order):
-    """Scores to 1e-5 and every call, whatever the batches, processes and units, and the order of the records."""
+def check_combination(reference, tmp_path_factory, combination, order):
     model, folder = reference
     shuffled = list(RECORDS.items())
     random.Random(order).shuffle(shuffled)
@@ -98,6 +97,31 @@ def test_calls_are_the_same_for_any_combination(reference, tmp_path_factory, com
     check_same(answers(here / "out"), answers(folder / "out"))
 
 
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(combination=COMBINATIONS, order=st.integers(0, 1000))
+def test_calls_are_the_same_for_any_combination(reference, tmp_path_factory, combination, order):
+    """Scores to 1e-5 and every call, whatever the batches, processes and units, and the order of the records."""
+    check_combination(reference, tmp_path_factory, combination, order)
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(combination=COMBINATIONS, order=st.integers(0, 1000))
+def test_calls_are_the_same_for_many_combinations(reference, tmp_path_factory, combination, order):
+    """The same, more often."""
+    check_combination(reference, tmp_path_factory, combination, order)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_bundle):
+    """How to start a run of many units, and what one process makes of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    fasta = write_fasta(folder / "in.fasta", RECORDS)
+    begin = ("predict", fasta, "--model", tiny_bundle, "--unit-rows", 12, "--no-progress", "--keep-intermediate", "-o")
+    assert start(*begin, folder / "out").wait(timeout=300) == 0
+    return begin, folder / "out"
+
+
 @pytest.mark.parametrize(
     "others",
     [
@@ -106,15 +130,13 @@ def test_calls_are_the_same_for_any_combination(reference, tmp_path_factory, com
     ],
     ids=["more processes", "loaders and other batches"],
 )
-def test_a_run_goes_on_with_other_workers_and_the_bytes_are_the_same(tmp_path, tiny_bundle, others):
+def test_a_run_goes_on_with_other_workers_and_the_bytes_are_the_same(tmp_path, whole, others):
     """Half of the units come from one process, the rest from others, in other batches of the head."""
-    fasta = write_fasta(tmp_path / "in.fasta", RECORDS)
-    begin = ("predict", fasta, "--model", tiny_bundle, "--unit-rows", 6, "--no-progress", "--keep-intermediate", "-o")
-    whole = start(*begin, tmp_path / "whole")
-    assert whole.wait(timeout=300) == 0
-    assert start(*begin, tmp_path / "half").wait(timeout=300) == 0
-    scores = sorted((tmp_path / "half/run/scores").iterdir())
+    begin, out = whole
+    half = shutil.copytree(out, tmp_path / "half")
+    scores = sorted((half / "run/scores").iterdir())
+    assert len(scores) > 4
     for path in scores[::2]:
         path.unlink()
-    assert start(*begin, tmp_path / "half", *others).wait(timeout=300) == 0
-    assert result_bytes(tmp_path / "half", "in", "rows.tsv.gz") == result_bytes(tmp_path / "whole", "in", "rows.tsv.gz")
+    assert start(*begin, half, *others).wait(timeout=300) == 0
+    assert result_bytes(half, "in", "rows.tsv.gz") == result_bytes(out, "in", "rows.tsv.gz")

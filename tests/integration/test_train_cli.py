@@ -324,7 +324,7 @@ def test_one_command_trains_a_head_on_the_encoders_of_a_bundle(data, tmp_path, t
     assert {name: (output / name).stat().st_size for name in weights} == {n: len(before[n]) for n in weights}
 
 
-@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("layer", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_an_esm2_on_disk_is_trained_on_beside_another_nucleotide_encoder(data, tmp_path, cache, layer):
     """As fair-esm has it, whole or cut: its embeddings are what the bundle computes; it is converted once."""
     model = make_esm2(layers=3, width=320, heads=20)
@@ -332,7 +332,7 @@ def test_an_esm2_on_disk_is_trained_on_beside_another_nucleotide_encoder(data, t
     write_fair_esm(path, model)
     output = tmp_path / "mine"
     asked = ["--data", data, "-o", output, "--preset", "head", "--encoder", "lite", "--encoder", path]
-    asked += ["--fragments", 500, "--fragment-length", 150, "--dev-share", 0.01, "--device", "cpu", "-q"]
+    asked += ["--fragments", 200, "--fragment-length", 150, "--dev-share", 0.01, "--device", "cpu", "-q"]
     asked += ["--layer", layer] if layer else []
     assert "AUROC" in run(*asked).stdout
     bundle = load_bundle(str(output))
@@ -396,7 +396,7 @@ def test_a_folder_with_a_bundle_of_another_origin_is_left_alone(data, tmp_path):
 def test_kill_9_then_the_same_command_gives_the_same_head(data, tmp_path, tiny_bundle):
     def asked(output):
         code = "from virnucpro.cli.train import train; train()"
-        options = ["--preset", "head", "--encoder", tiny_bundle, "--fragments", 1000, "--fragment-length", 150]
+        options = ["--preset", "head", "--encoder", tiny_bundle, "--fragments", 400, "--fragment-length", 150]
         options += ["--dev-share", 0.01, "--device", "cpu", "-q"]
         words = [sys.executable, "-c", code, "--data", data, "-o", output, *options]
         return [str(word) for word in words]

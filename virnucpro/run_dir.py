@@ -14,8 +14,7 @@ A run lives in the folder ``run/`` of the output directory::
     run/genes/unit-00042.h5               genes of the records that end in the unit; only with a table of proteins
     run/genes/organisms.json              names and families of the organisms of the nearest viral proteins
     run/failed/unit-00042.json            rows that cannot be computed, with the reason; only if there are any
-    run/genes/unit-00042.h5               genes of the records that end in the unit; only with a table of proteins
-    run/genes/organisms.json              names and families of the organisms of the nearest viral proteins
+    run/computed_on/HOST-cuda-0.json      how a device computed embeddings, for people
     run/receipts/unit-00042.json          of which run a finished unit is; where several programs share the work
     run/table/                            the table of fragments, of sequences and of genes: the product of the run
     run/rows.npy                          scores of all rows, while they are turned into results
@@ -264,6 +263,11 @@ class RunDir:
     def scores(self, unit: int) -> Path:
         """Scores of a unit."""
         return self._of_model / "scores" / f"unit-{unit:05d}.h5"
+
+    @property
+    def computed_on(self) -> Path:
+        """Notes of how devices computed embeddings, a file for each."""
+        return self._of_model / "computed_on"
 
     def genes(self, unit: int) -> Path:
         """Genes of the records that end in a unit."""

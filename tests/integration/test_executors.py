@@ -20,6 +20,7 @@ from work_samples import (
     DiesOnce,
     GivesUp,
     Keeps,
+    Loads,
     Refuses,
     Slow,
     Square,
@@ -315,6 +316,23 @@ def test_after_an_unforeseen_error_on_a_device_its_process_ends(tmp_path, device
     with LocalExecutor([Worker(0, device, 1)]) as executor:
         assert pairs(executor.run(BreaksOnce(tmp_path), range(1, 6))) == dones(range(1, 6))
     assert len({path.name.split("-")[1] for path in tmp_path.glob("*-*")}) == num_processes
+
+
+def test_work_may_be_started_before_it_has_units(executor, tmp_path):
+    executor.start(Square(tmp_path))
+    assert pairs(executor.run(Square(tmp_path), range(5))) == dones(range(5))
+    assert written(tmp_path) == squares(range(5))
+
+
+def test_started_workers_load_before_there_are_units(tmp_path):
+    """And those that have loaded do them: no other is started."""
+    with local(2) as executor:
+        executor.start(Loads(tmp_path))
+        while len(loaded := list(tmp_path.glob("loaded *"))) < 2:
+            time.sleep(0.01)
+        assert pairs(executor.run(Loads(tmp_path), range(5))) == dones(range(5))
+    assert sorted(tmp_path.glob("loaded *")) == sorted(loaded)
+    assert {path.name.split("-")[1] for path in tmp_path.glob("*-*")} <= {path.name.split()[-1] for path in loaded}
 
 
 def test_serial_keeps_the_order(tmp_path):

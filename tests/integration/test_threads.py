@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 import numpy as np
+import psutil
 import pytest
 from tiny_models import byte_pair_tokenizer
 
@@ -140,3 +143,31 @@ def test_leaving_the_threads_half_way_gives_up_what_is_under_way():
         assert next(results)
     assert told.is_set()
     del results
+
+
+@with_tasks
+def test_workers_load_the_model_while_sequences_are_read(tiny_bundle, tmp_path):
+    """The input ends only when a worker holds the weights; the run record says how each worker computed."""
+    command = [sys.executable, "-m", "virnucpro", "predict", "-", "-o", tmp_path / "out", "-m", tiny_bundle]
+    command += ["--device", "cpu", "--parallel", "--threads", 2, "--no-report"]
+    with subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        while not any(holds(child, tiny_bundle / "protein.safetensors") for child in children_of(run)):
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.communicate(b">one\n%b\n" % (b"GCATTA" * 100))
+    assert run.returncode == 0
+    (how,) = json.loads((tmp_path / "out" / "stdin.run.json").read_text())["hardware"]["computed_on"]
+    assert "cpu (name cpu) in float32" in how
+    assert "protein: esm2, layers not compiled, batches of 1,024 tokens" in how
+
+
+def children_of(run):
+    return psutil.Process(run.pid).children(recursive=True)
+
+
+def holds(process, path):
+    """Whether a process has mapped a file."""
+    try:
+        return str(path) in Path(f"/proc/{process.pid}/maps").read_text()
+    except OSError:
+        return False

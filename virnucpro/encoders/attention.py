@@ -26,6 +26,8 @@ VarlenKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PackedBatch],
 
 MAX_KEPT_BIAS_TOKENS = 1024
 _VARLEN_TOLERANCE = 0.05  # 16-bit types differ by some thousandths; a kernel that reads the wrong rows, by about 1
+_DENSE = "dense attention, length by length"
+_IN_USE: dict[torch.device, str] = {}
 _VARLEN_MIN_RUNS = 4  # below this the dense kernel, called once a run, is as fast
 
 
@@ -139,7 +141,14 @@ def _dense(
 @cache
 def varlen_kernel(device: torch.device, dtype: torch.dtype, heads: int, depth: int) -> VarlenKernel | None:
     """Variable-length attention that works on a device: flash-attn's, else PyTorch's own (2.10 on); None without."""
-    return first_that_works(_installed_kernels(), device, dtype, heads, depth)
+    name, kernel = first_that_works(_installed_kernels(), device, dtype, heads, depth)
+    _IN_USE[device] = name
+    return kernel
+
+
+def attention_on(device: torch.device) -> str:
+    """Whose attention computes batches of many lengths on ``device``, as far as it was asked for."""
+    return _IN_USE.get(device, _DENSE)
 
 
 def first_that_works(
@@ -148,8 +157,8 @@ def first_that_works(
     dtype: torch.dtype,
     heads: int,
     depth: int,
-) -> VarlenKernel | None:
-    """The first kernel that gives what dense attention gives, on a small batch; said once in the log.
+) -> tuple[str, VarlenKernel | None]:
+    """The first kernel that gives what dense attention gives, on a small batch, with its name; else none.
 
     A package may be there that was not built for this card, or is too old for this torch, or lacks the type.
 
@@ -175,17 +184,15 @@ def first_that_works(
             _LOG.warning("attention of %s does not work on %s (%.200s)", name, device, error)
             continue
         if difference <= _VARLEN_TOLERANCE:
-            _LOG.info("%s: batches of many lengths use the attention of %s", device, name)
-            return kernel
+            return name, kernel
         _LOG.warning("attention of %s on %s is wrong by %.2g; it is not used", name, device, difference)
-    _LOG.info("%s: batches of many lengths are computed length by length", device)
-    return None
+    return _DENSE, None
 
 
 def _installed_kernels() -> Iterator[tuple[str, Callable[[], VarlenKernel]]]:
     for name, module, function in (
         ("flash-attn", "flash_attn", "flash_attn_varlen_func"),
-        ("torch", "torch.nn.attention.varlen", "varlen_attn"),
+        ("varlen_attn of torch", "torch.nn.attention.varlen", "varlen_attn"),
     ):
         if find_spec(module) is not None:
             yield name, partial(_load_kernel, module, function)

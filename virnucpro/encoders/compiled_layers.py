@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -137,6 +138,17 @@ def should_compile(choice: CompileChoice, encoder: Encoder, device: torch.device
     return choice == "always" or (device.type == "cuda" and 2.0 * steps.num_weights * num_tokens >= _REPAID_FROM_FLOP)
 
 
+def warm_up(encoder: Encoder, device: torch.device) -> None:
+    """Embed some sequences of several lengths on a card, which chooses kernels and sets libraries up at first calls."""
+    if device.type != "cuda" or steps_of(encoder) is None:
+        return
+    try:
+        encoder.embed(_trial_batch(device, [_TRIAL_LENGTH_TOKENS + k for k in range(8)]))
+    except Exception as error:
+        if not is_out_of_memory(error):  # that is for the runner to handle, with batches of the run
+            raise
+
+
 def compile_layers(encoder: Encoder, device: torch.device, compiler: Compiler | None = None) -> bool:
     """Compile the layers of a transformer, on a batch made for it; tells whether they are compiled now.
 
@@ -149,7 +161,8 @@ def compile_layers(encoder: Encoder, device: torch.device, compiler: Compiler | 
     if steps is None:
         return False
     start = time.perf_counter()
-    batch = _trial_batch(device)
+    # Of one length, as most batches of a run.
+    batch = _trial_batch(device, [_TRIAL_LENGTH_TOKENS] * _TRIAL_SEQUENCES.get(device.type, 2))
     try:
         encoder.embed(batch)  # some parts settle on the first batch only: norms take the dtype of the states
         steps.compile(compiler or compile_with_inductor)
@@ -172,12 +185,11 @@ def compile_with_inductor(step: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def _trial_batch(device: torch.device) -> PackedBatch:
-    """Sequences of one length, as in most batches of a run."""
-    count, length = _TRIAL_SEQUENCES.get(device.type, 2), _TRIAL_LENGTH_TOKENS
+def _trial_batch(device: torch.device, lengths: Sequence[int]) -> PackedBatch:
+    ends = [0, *accumulate(lengths)]
     return PackedBatch(
-        rows=np.arange(count),
-        input_ids=torch.full((count * length,), _TRIAL_TOKEN, dtype=torch.int64, device=device),
-        cu_seqlens=torch.arange(0, count * length + 1, length, dtype=torch.int32, device=device),
-        lengths=(length,) * count,
+        rows=np.arange(len(lengths)),
+        input_ids=torch.full((ends[-1],), _TRIAL_TOKEN, dtype=torch.int64, device=device),
+        cu_seqlens=torch.tensor(ends, dtype=torch.int32, device=device),
+        lengths=tuple(lengths),
     )

@@ -92,7 +92,7 @@ def visible_devices(gpus: str, visible: str | None, num_visible: int) -> list[st
 
 
 def prepare(device: torch.device) -> None:
-    """Set and log what holds for all computing on ``device`` in this process, before its first kernel."""
+    """Set what holds for all computing on ``device`` in this process, before its first kernel."""
     torch.set_float32_matmul_precision("highest")  # float32 means float32, not TF32
     if device.type != "cuda":
         return
@@ -100,7 +100,6 @@ def prepare(device: torch.device) -> None:
     torch.cuda.set_device(device)
     # cuDNN plans each new shape for 0.06 to 0.44 s, and a unit has some twenty.
     torch.backends.cuda.enable_cudnn_sdp(enabled=False)
-    _LOG.info("%s: %s", device, ", ".join(f"{name} {value}" for name, value in describe(device).items()))
     for name in _TF32_SWITCHES:
         if os.environ.get(name, "0") != "0":
             _LOG.warning("%s=%s is set: products in float32 are rounded to TF32.", name, os.environ[name])

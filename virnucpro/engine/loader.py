@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from types import FrameType
 
 import numpy as np
@@ -22,6 +23,9 @@ from virnucpro.sequence.ragged import Ragged
 Tokenise = Callable[[Ragged], Ragged]
 """An encoder's :class:`~virnucpro.encoders.base.Tokenizer`."""
 Packer = Callable[[NDArray[np.int64]], list[NDArray[np.int64]]]
+
+_READY = -1
+"""In the place of a unit: whoever is given it is ready to read units."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class PackedUnit:
 
 
 @dataclass(frozen=True)
-class UnitDataset(Dataset[PackedUnit | VirNucProError]):
-    """Item ``k`` is unit ``k``, packed.
+class UnitDataset(Dataset[PackedUnit | VirNucProError | None]):
+    """Item ``k`` is unit ``k``, packed; that of ``_READY`` is None.
 
     Attributes:
         source: reads the strings of a unit; must be picklable.
@@ -67,7 +71,9 @@ class UnitDataset(Dataset[PackedUnit | VirNucProError]):
     tokenizer: Tokenise
     packer: Packer
 
-    def __getitem__(self, unit: int) -> PackedUnit | VirNucProError:
+    def __getitem__(self, unit: int) -> PackedUnit | VirNucProError | None:
+        if unit == _READY:
+            return None
         # DataLoader rebuilds a worker's exception from its text alone, which loses ours: it travels as an item.
         try:
             return pack_unit(unit, self.source(unit), self.tokenizer, self.packer)
@@ -88,19 +94,24 @@ def pack_unit(unit: int, strings: Ragged, tokenizer: Tokenise, packer: Packer) -
 class UnitLoader:
     """Iterates packed units in the order asked for; errors of the workers surface as themselves.
 
-    With workers it belongs in a process of its own, which ends when one of them is killed.
+    ``iter`` starts the workers and asks for no unit. They belong in a process of its own, which ends when one of them
+    is killed.
     """
 
-    loader: DataLoader[PackedUnit | VirNucProError]
+    loader: DataLoader[PackedUnit | VirNucProError | None]
 
     def __iter__(self) -> Iterator[PackedUnit]:
         items = iter(self.loader)
         if self.loader.num_workers:
             _end_with_workers()
+        return self._units(items)
+
+    def _units(self, items: Iterator[PackedUnit | VirNucProError | None]) -> Iterator[PackedUnit]:
         for item in items:
             if isinstance(item, VirNucProError):
                 raise item
-            yield item
+            if item is not None:
+                yield item
 
 
 def unit_loader(
@@ -129,7 +140,7 @@ def unit_loader(
         DataLoader(
             UnitDataset(source, tokenizer, packer),
             batch_size=None,
-            sampler=units,
+            sampler=chain(repeat(_READY, num_workers), units),  # as many as are asked for at once
             num_workers=num_workers,
             prefetch_factor=1 if num_workers else None,
             multiprocessing_context="spawn" if num_workers else None,

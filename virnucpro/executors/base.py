@@ -118,6 +118,13 @@ class Executor(Protocol):
         """How many units are done at the same time."""
         ...
 
+    def start(self, work: Work) -> None:
+        """Begin whatever ``work`` does before its first unit, such as loading weights, beside what this process does.
+
+        The next ``run`` of the same work picks it up. Where nothing can be begun, nothing happens.
+        """
+        ...
+
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """Yield each unit once, in any order, when it is done or has failed for good.
 

@@ -124,11 +124,18 @@ class LocalExecutor:
         """See ``Executor.num_workers``."""
         return len(self.workers)
 
+    def start(self, work: Work) -> None:
+        """See ``Executor.start``: all processes start, and wait for their first unit once they have loaded."""
+        self._close()
+        self._group = WorkerGroup(work, self.workers)
+        self._group.start()
+
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """See ``Executor.run``. Lazy ``units`` are read only when a worker asks and there is nothing else to do."""
-        self._close()
-        self._group = WorkerGroup(work, units, advance, self.workers)
-        yield from self._group.outcomes()
+        if self._group is None or self._group.is_used or self._group.work != work:
+            self._close()
+            self._group = WorkerGroup(work, self.workers)
+        yield from self._group.outcomes(units, advance)
         self._close()
 
     def _close(self) -> None:
@@ -142,27 +149,40 @@ class WorkerGroup:
 
     Args:
         work: what they do.
-        units: in the order in which they are handed out.
-        advance: told how far a unit is.
         workers: one place for each process.
+
+    Attributes:
+        work: what they do.
+        is_used: whether units were handed out.
     """
 
-    def __init__(self, work: Work, units: Iterable[int], advance: Advance, workers: Sequence[Worker]) -> None:
-        self._work, self._advance = work, advance
+    def __init__(self, work: Work, workers: Sequence[Worker]) -> None:
+        self.work, self.is_used = work, False
         self._workers = workers
-        self._units = iter(units)
-        # Waiting to be handed out, and without an outcome; None where that is not known beforehand.
-        self._num_waiting = self._num_left = len(units) if isinstance(units, Sequence) else None
-        self._is_exhausted = self._num_waiting == 0
         self._suspects: deque[int] = deque()
         self._failures: Counter[int] = Counter()
         self._num_stillborn = 0
         self._children: list[_Child] = []
         self._asking: deque[tuple[_Child, _Ask]] = deque()
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """Start the workers, serve them, and yield what becomes of each unit."""
-        for worker in self._workers[: self._num_left]:
+    def start(self) -> None:
+        """Start the workers: each asks for a unit when it has loaded, and is answered by :meth:`outcomes`."""
+        for worker in self._workers:
+            self._start(worker)
+
+    def outcomes(self, units: Iterable[int], advance: Advance) -> Iterator[Outcome]:
+        """Serve the workers, which start now unless they have, and yield what becomes of each unit.
+
+        Args:
+            units: in the order in which they are handed out.
+            advance: told how far a unit is.
+        """
+        self.is_used = True
+        self._units, self._advance = iter(units), advance
+        # Waiting to be handed out, and without an outcome; None where that is not known beforehand.
+        self._num_waiting = self._num_left = len(units) if isinstance(units, Sequence) else None
+        self._is_exhausted = self._num_waiting == 0
+        for worker in [] if self._children else self._workers[: self._num_left]:
             self._start(worker)
         while self._children:
             ready = set(wait([child.connection for child in self._children], timeout=0 if self._asking else None))
@@ -190,7 +210,7 @@ class WorkerGroup:
     def _start(self, worker: Worker) -> None:
         context = multiprocessing.get_context("spawn")
         connection, theirs = context.Pipe()
-        process = context.Process(target=_worker_main, args=(self._work, worker, theirs), daemon=False)
+        process = context.Process(target=_worker_main, args=(self.work, worker, theirs), daemon=False)
         # In the list before it runs: an interrupt in the middle of the start leaves no process that nobody knows.
         self._children.append(_Child(process, connection, worker))
         # Ctrl-C reaches the child too; it waits until the child can ignore it (``follow_parent``).

@@ -243,6 +243,9 @@ class RayExecutor:
         """Places that there are now, or that there will be at once."""
         return max(1, len(self._hands), self._capacity())
 
+    def start(self, work: Work) -> None:
+        """See ``Executor.start``; inputs are cut before the cluster is reached."""
+
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """See ``Executor.run``; a unit whose machine dies is done on another, without being blamed."""
         dispatch = Dispatch(units, overdue_seconds=self.overdue_seconds)

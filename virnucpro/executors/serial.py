@@ -32,6 +32,9 @@ class SerialExecutor:
     ) -> None:
         self._kept.close()
 
+    def start(self, work: Work) -> None:
+        """See ``Executor.start``; this process has something else to do."""
+
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """See ``Executor.run``; in the order given."""
         return process_all(work, units, Worker(0, self.device, self.num_threads, advance, self._kept))

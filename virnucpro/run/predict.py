@@ -11,12 +11,12 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -53,6 +53,7 @@ from virnucpro.stages.tabulate import ScoredModels, StoredScores
 
 _log = logging.getLogger(__name__)
 
+_PACKED = (".gz", ".bgz", ".bz2", ".xz", ".zst", ".bam", ".cram")
 Record = tuple[str | bytes, str | bytes]
 """Id and bases of a sequence."""
 
@@ -160,7 +161,7 @@ def execute(
     """Do what is asked, in the directory ``output``; see ``predict``."""
     run_dir, options = RunDir(output), request.options
     if only_prepare:
-        with _prepared(request, output, fresh=fresh, force=force, show_bars=show_bars):
+        with _prepared(request, output, fresh=fresh, force=force, show_bars=show_bars, computes=False):
             return Results(run_dir.root, tuple(request.stems), (), {})
     with _computed(request, output, fresh=fresh, force=force, show_bars=show_bars) as computed:
         run, index, look = computed.run, computed.index, computed.look
@@ -185,6 +186,13 @@ def execute(
     return Results(run_dir.root, tuple(request.stems), tuple(counts), record)
 
 
+class _Embedder(NamedTuple):
+    """Who embeds, and how."""
+
+    executor: Executor
+    settings: embed.EmbedSettings
+
+
 @dataclass(frozen=True, eq=False)
 class _Prepared:
     """A run whose units are cut; in a cascade, the first model has scored them."""
@@ -195,6 +203,7 @@ class _Prepared:
     started: datetime  # when
     look: FirstLook | None  # in a cascade, what the first model did
     cautions: list[str]  # what the user should know
+    embedder: _Embedder | None  # workers that have loaded the model asked for; None where none were started
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +222,7 @@ def _computed(
     with ExitStack() as stack:
         ready = stack.enter_context(_prepared(request, output, fresh=fresh, force=force, show_bars=show_bars))
         run, index, look = ready.run, ready.index, ready.look
-        _run_units(run, index, request, ready.devices)
+        _run_units(run, index, request, ready.devices, embedder=ready.embedder)
         genes.run(run, index, request.settings.runtime.threads or available_cpus())
         asked = stack.enter_context(StoredScores(run, index, None if look is None else look.decided))
         scores = ScoredModels(asked, *(() if look is None else (look.scores, look.decided)))
@@ -223,9 +232,18 @@ def _computed(
 
 @contextmanager
 def _prepared(
-    request: Request, output: Path, *, fresh: bool = False, force: bool = False, show_bars: bool = False
+    request: Request,
+    output: Path,
+    *,
+    fresh: bool = False,
+    force: bool = False,
+    show_bars: bool = False,
+    computes: bool = True,
 ) -> Iterator[_Prepared]:
-    """Cut the inputs in the directory ``output``, which is locked as long as the block runs."""
+    """Cut the inputs in the directory ``output``, which is locked as long as the block runs.
+
+    With ``computes``, workers load the first model meanwhile.
+    """
     _check(request)
     settings = request.settings
     devices = choose_devices(settings.runtime.device, settings.runtime.gpus)
@@ -245,16 +263,23 @@ def _prepared(
         run_dir.agree(_pinned(run) | (first.pinned(run.dtype) if first is not None else {}))
         write_json(run_dir.request, request.as_record())
         run.rules.write(run_dir.rules)
+        screening = None if first is None else cascade.first_run(run, first)
+        embedder = None
+        if computes and not run_dir.index.exists():
+            num_rows = _estimate_rows(request, run.fragment_length)
+            embedder = _embedder(screening or run, settings.runtime, devices, num_rows)
+            stack.enter_context(embedder.executor)
+            embed.start(screening or run, *embedder)
         index = extract.run(run, request.samples, request.options.reference, None if first is None else first.bundle)
         cautions = _cautions(run, index, first, devices)
         look = None
-        if first is not None:
-            screening = cascade.first_run(run, first)
-            compute = partial(_run_units, request=request, devices=devices)
+        if first is not None and screening is not None:
+            compute = partial(_run_units, request=request, devices=devices, embedder=embedder)
             look = stack.enter_context(cascade.screened(screening, first, index, compute))
+            embedder = None
             index = cascade.select(run, index, look.decided)
             index.write(run_dir)
-        yield _Prepared(run, index, devices, started, look, cautions)
+        yield _Prepared(run, index, devices, started, look, cautions, embedder)
 
 
 def _check(request: Request) -> None:
@@ -377,7 +402,14 @@ def _pinned(run: Run) -> dict[str, Any]:
     }
 
 
-def _run_units(run: Run, index: Index, request: Request, devices: list[str], todo: list[int] | None = None) -> None:
+def _run_units(
+    run: Run,
+    index: Index,
+    request: Request,
+    devices: list[str],
+    todo: list[int] | None = None,
+    embedder: _Embedder | None = None,
+) -> None:
     """Embed and score each unit that lacks scores, or those given; merge it in between with ``--merge-threads``.
 
     Embeddings that are to be kept are merged too.
@@ -395,15 +427,17 @@ def _run_units(run: Run, index: Index, request: Request, devices: list[str], tod
     if not todo:
         return
     merges = keep_embeddings or runtime.merge_threads is not None
-    embedding, embedder = _embedding(run, runtime, devices, threads)
+    if embedder is None:
+        embedder = _embedder(run, runtime, devices, sum(index.units[unit].num_sources for unit in todo))
     merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
-    num_alive = len(todo) if keep_embeddings else embed.UNITS_ON_DISK * embedder.num_workers + merger.num_workers
+    num_units = embed.UNITS_ON_DISK * embedder.executor.num_workers + merger.num_workers
+    num_alive = len(todo) if keep_embeddings else num_units
     _check_disk(run, index, todo, num_alive, merges=merges, keeps_all=keep_embeddings)
     scorer = classify.Scorer(run, threads, runtime.batch_size, keep_embeddings=keep_embeddings)
     num_rows = sum(index.units[unit].num_sources for unit in todo)
     faults = []
-    with embedder, merger, run.reporter.stage("classify", num_rows, "rows") as advance:
-        units = embed.run(run, index, todo, embedder, embedding)
+    with embedder.executor, merger, run.reporter.stage("classify", num_rows, "rows") as advance:
+        units = embed.run(run, index, todo, *embedder)
         if merges:
             units = merge.run(run, units, len(todo), merger)
         for unit in units:
@@ -435,8 +469,18 @@ def _check_disk(run: Run, index: Index, todo: list[int], num_alive: int, *, merg
         )
 
 
-def _embedding(run: Run, runtime: Runtime, devices: list[str], threads: int) -> tuple[embed.EmbedSettings, Executor]:
+def _estimate_rows(request: Request, fragment_length: int) -> float:
+    """About how many rows the inputs will give: one a fragment; infinite where a pipe does not say."""
+    paths = [Path(path) for sample in request.samples for path in sample.paths]
+    if not all(path.is_file() for path in paths):
+        return math.inf
+    num_bases = sum(path.stat().st_size * (4 if path.suffix in _PACKED else 1) for path in paths)
+    return num_bases / fragment_length
+
+
+def _embedder(run: Run, runtime: Runtime, devices: list[str], num_rows: float) -> _Embedder:
     """Budgets, workers and processes: the user's, else those of a saved profile, else what suits most machines."""
+    threads = runtime.threads or available_cpus()
     profile = profiles.find(run.bundle, devices[0], run.dtype)
     budgets = {} if runtime.token_budget is None else dict.fromkeys(ROLES, runtime.token_budget)
     loader_workers, processes = runtime.loader_workers, 0
@@ -447,7 +491,8 @@ def _embedding(run: Run, runtime: Runtime, devices: list[str], threads: int) -> 
         # One process may have been best; --parallel asks for several all the same.
         processes = profile.num_processes if profile.threads == threads and profile.num_processes > 1 else 0
     settings = embed.settings_for(devices, budgets, loader_workers, runtime.compile)
-    return settings, _embed_executor(devices, threads, settings, processes, parallel=runtime.parallel)
+    executor = _embed_executor(devices, threads, settings, processes, parallel=runtime.parallel)
+    return _Embedder(executor, replace(settings, rows_a_worker=num_rows / executor.num_workers))
 
 
 def _embed_executor(

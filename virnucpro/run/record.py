@@ -9,18 +9,17 @@ import platform
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from virnucpro import __version__
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import read_config
-from virnucpro.encoders.device import available_cpus, describe
+from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import InputError, ModelError, StoreError, UsageError
 from virnucpro.request import Request
 from virnucpro.results import counts as counting
@@ -29,7 +28,7 @@ from virnucpro.results.counts import Counts
 from virnucpro.run_dir import read_json
 from virnucpro.sequence.streams import digest_of
 from virnucpro.settings import Science
-from virnucpro.stages import write
+from virnucpro.stages import embed, write
 from virnucpro.stages.base import ROLES, Index, Run
 from virnucpro.stages.cascade import FirstLook
 
@@ -59,7 +58,7 @@ def run_record(
             "processor": platform.processor() or platform.machine(),
             "cpus": available_cpus(),
             "devices": devices,
-            "cards": [describe(torch.device(name)) for name in devices if name != "cpu"],
+            "computed_on": [note for model in run.dir.models for note in embed.notes(model)],
         },
         "parameters": {
             **_science(settings.science, run),
@@ -230,4 +229,9 @@ def differing_outputs(then: Mapping[str, str], now: Mapping[str, str]) -> dict[s
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}}
+    """Of what is installed: some libraries are wanted by some inputs alone."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import tee
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -19,17 +20,18 @@ from virnucpro import store
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.encoders import load_encoder, load_tokenizer
+from virnucpro.encoders.attention import attention_on
 from virnucpro.encoders.base import Encoder
-from virnucpro.encoders.compiled_layers import compile_layers, should_compile
-from virnucpro.encoders.device import prepare
+from virnucpro.encoders.compiled_layers import compile_layers, should_compile, steps_of, warm_up
+from virnucpro.encoders.device import describe, prepare
 from virnucpro.encoders.runner import AsyncInferenceRunner
-from virnucpro.engine.loader import unit_loader
+from virnucpro.engine.loader import PackedUnit, unit_loader
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import CountError, WorkerError
-from virnucpro.executors.base import Executor, Kept, UnitDone, UnitFailed, Worker
+from virnucpro.executors.base import Executor, UnitDone, UnitFailed, Worker
 from virnucpro.progress import Advance
-from virnucpro.run_dir import RunDir
+from virnucpro.run_dir import RunDir, read_json, write_json
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.settings import CompileChoice
 from virnucpro.stages import poison
@@ -58,7 +60,7 @@ class EmbedSettings:
     token_budgets: Mapping[str, int]
     loader_workers: int  # processes that read, tokenise and pack ahead, for each encoder of each worker
     compile_layers: CompileChoice = "auto"  # auto compiles where the rows repay it
-    rows_a_worker: int = 0  # that each worker has to embed, about
+    rows_a_worker: float = 0  # that each worker has to embed, about; infinite where that is not known
 
 
 @dataclass(frozen=True)
@@ -129,53 +131,71 @@ class EmbedWork:
     def embeddings(
         self, units: Iterable[int], sources: Mapping[str, Source], worker: Worker
     ) -> Iterator[tuple[Embedded, ...]]:
-        """Each unit's number and (rows, width) embeddings, a pair for each role."""
+        """Each unit's number and (rows, width) embeddings, a pair for each role.
+
+        Weights are loaded, loader processes started and layers compiled before the first unit is asked for: all of it
+        may go on while the units are made.
+        """
         use_threads(worker.num_threads)
-        device = torch.device(worker.device)
-        worker.kept.once("prepared", lambda: prepare(device))
-        # Both before the first budget is reckoned, which takes the memory that the weights leave.
-        encoders = {role: self._encoder(role, device, worker.kept) for role in ROLES}
+        device, kept = torch.device(worker.device), worker.kept
+        kept.once("prepared", lambda: prepare(device))
+        key = (self.bundle.fingerprint, self.dtype, self.settings.compile_layers)
+        encoders = kept.once(("encoders", *key), lambda: self._load(device))
+        # Reckoned once all weights are there, from the memory that they leave.
+        budgets = kept.once(("budgets", *key), lambda: self._budgets(encoders, device))
         queues = zip(ROLES, tee(units, len(ROLES)), strict=True)
-        streams = [self._embeddings(role, encoders[role], sources[role], queue, worker) for role, queue in queues]
-        return zip(*streams, strict=True)
+        packed = {role: self._packed(role, sources[role], queue, budgets[role], device) for role, queue in queues}
+        kept.once(("ready", *key), lambda: self._make_ready(encoders, budgets, device))
+        return zip(*(self._embeddings(role, encoders[role], packed[role], worker) for role in ROLES), strict=True)
 
-    def _encoder(self, role: str, device: torch.device, kept: Kept) -> Encoder:
-        """The encoder, loaded and, where that pays, compiled at the first call in a worker."""
-        key = (self.bundle.digests[role], device, self.dtype, self.settings.compile_layers)
-        return kept.once(key, lambda: self._load(role, device))
+    def _load(self, device: torch.device) -> dict[str, Encoder]:
+        return {role: load_encoder(self.bundle.encoder(role), device, getattr(torch, self.dtype)) for role in ROLES}
 
-    def _load(self, role: str, device: torch.device) -> Encoder:
-        encoder = load_encoder(self.bundle.encoder(role), device, getattr(torch, self.dtype))
-        choice = self.settings.compile_layers
-        num_tokens = self.settings.rows_a_worker * self.bundle.fragment_length * _TOKENS_A_BASE[encoder.alphabet]
-        if should_compile(choice, encoder, device, num_tokens):
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
-            compile_layers(encoder, device)
-        return encoder
+    def _budgets(self, encoders: Mapping[str, Encoder], device: torch.device) -> dict[str, int]:
+        given = self.settings.token_budgets
+        return {
+            role: given.get(role) or usual_token_budget(encoder, device, self.dtype)
+            for role, encoder in encoders.items()
+        }
+
+    def _packed(
+        self, role: str, source: Source, units: Iterable[int], token_budget: int, device: torch.device
+    ) -> Iterator[PackedUnit]:
+        """Units of one encoder in batches; its loader processes start now."""
+        tokenizer, packer = load_tokenizer(self.bundle.encoder(role)), GreedyPacker(token_budget)
+        workers, pins = self.settings.loader_workers, device.type == "cuda"
+        return iter(unit_loader(source, tokenizer, packer, units, workers, pin_memory=pins))
+
+    def _make_ready(self, encoders: Mapping[str, Encoder], budgets: Mapping[str, int], device: torch.device) -> None:
+        """Choose kernels, compile layers where that pays, and leave a note of how this worker computes."""
+        for encoder in encoders.values():
+            warm_up(encoder, device)
+            num_tokens = self.settings.rows_a_worker * self.bundle.fragment_length * _TOKENS_A_BASE[encoder.alphabet]
+            if should_compile(self.settings.compile_layers, encoder, device, num_tokens):
+                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
+                compile_layers(encoder, device)
+        place = ", ".join(f"{name} {value}" for name, value in describe(device).items())
+        parts = [f"{device} ({place}) in {self.dtype}, mixed lengths by {attention_on(device)}"]
+        for role, encoder in encoders.items():
+            steps = steps_of(encoder)
+            layers = "" if steps is None else ", layers compiled" if steps.are_compiled else ", layers not compiled"
+            parts.append(f"{role}: {encoder.kind}{layers}, batches of {budgets[role]:,} tokens")
+        _log.info("%s", "; ".join(parts))
+        host = socket.gethostname()
+        path = self.run_dir.computed_on / f"{host}-{str(device).replace(':', '-')}.json"
+        write_json(path, {"text": f"{host}, {'; '.join(parts)}"})
 
     def _embeddings(
-        self, role: str, encoder: Encoder, source: Source, units: Iterable[int], worker: Worker
+        self, role: str, encoder: Encoder, units: Iterable[PackedUnit], worker: Worker
     ) -> Iterator[Embedded]:
-        path, device = self.bundle.encoder(role), torch.device(worker.device)
+        path, device, kept = self.bundle.encoder(role), torch.device(worker.device), worker.kept
 
         def load(device: torch.device, dtype: torch.dtype) -> Encoder:
             return load_encoder(path, device, dtype)
 
-        budget = self.settings.token_budgets.get(role)
-        loader = unit_loader(
-            source,
-            load_tokenizer(path),
-            GreedyPacker(
-                budget or worker.kept.once(("budget", role), partial(usual_token_budget, encoder, device, self.dtype))
-            ),
-            units,
-            self.settings.loader_workers,
-            pin_memory=device.type == "cuda",
-        )
-        kept = worker.kept
         key = ("runner", id(encoder))  # the encoder is kept too, so nothing else gets this number
         runner = kept.once(key, lambda: kept.enter_context(AsyncInferenceRunner(encoder, device, load, self._kept_as)))
-        return runner.embeddings(loader, worker.advance)
+        return runner.embeddings(units, worker.advance)
 
     @property
     def _kept_as(self) -> torch.dtype:
@@ -237,9 +257,7 @@ def usual_token_budget(encoder: Encoder, device: torch.device, dtype: str) -> in
         return GPU_TOKEN_BUDGET
     # Not what is free just now: the same input is cut into the same batches on every card of a kind.
     left = torch.cuda.get_device_properties(device).total_memory - torch.cuda.memory_allocated(device)
-    budget = token_budget_for(left, encoder.width, 2 if dtype in _SIXTEEN_BIT else 4)
-    _log.info("%s: batches of %d tokens, the weights leave %.1f GB", encoder.kind, budget, left / 1e9)
-    return budget
+    return token_budget_for(left, encoder.width, 2 if dtype in _SIXTEEN_BIT else 4)
 
 
 def token_budget_for(free_bytes: int, width: int, item_bytes: int) -> int:
@@ -255,6 +273,24 @@ def token_budget_for(free_bytes: int, width: int, item_bytes: int) -> int:
     return min(GPU_TOKEN_BUDGET, max(_LEAST_GPU_TOKEN_BUDGET, power_of_two))
 
 
+def start(run: Run, executor: Executor, settings: EmbedSettings) -> None:
+    """Let the workers of ``executor`` load what they need, beside what this process does, until ``run`` has units."""
+    executor.start(EmbedWork(run.dir, run.bundle, run.dtype, settings))
+
+
+def notes(run_dir: RunDir) -> list[str]:
+    """How each worker computed: device, precision, kernels, batches.
+
+    Raises:
+        StoreError: a note is damaged.
+    """
+    return [read_json(path, _Note)["text"] for path in sorted(run_dir.computed_on.glob("*.json"))]
+
+
+class _Note(TypedDict):
+    text: str
+
+
 def run(run: Run, index: Index, units: Sequence[int], executor: Executor, settings: EmbedSettings) -> Iterator[int]:
     """Yield each of ``units`` when its shards are there; those that are there already come first.
 
@@ -267,7 +303,6 @@ def run(run: Run, index: Index, units: Sequence[int], executor: Executor, settin
     if not todo:
         return
     num_rows = [index.units[unit].num_sources for unit in todo]
-    settings = replace(settings, rows_a_worker=sum(num_rows) // executor.num_workers)
     order = hand_out_order(todo, num_rows, _TAIL_UNITS_A_WORKER * executor.num_workers)
     yield from run.reporter.stream(
         "embed", sum(num_rows), "rows", lambda advance: _embed(run, index, order, executor, settings, advance)

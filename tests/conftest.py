@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +33,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+MISSING = [name for name in ("esm", "Bio", "isal", "zstandard", "pysam") if find_spec(name) is None]
+
+
+def pytest_report_header() -> str:
+    """What is left out where only what computes is installed."""
+    return f"left out: tests that import {', '.join(MISSING)}" if MISSING else ""
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Whether a file of tests imports what is not installed here."""
+    if not MISSING or collection_path.suffix != ".py":
+        return None
+    imports = rf"(?m)^(import|from) ({'|'.join(MISSING)})\b"
+    return True if re.search(imports, collection_path.read_text(encoding="utf-8")) else None
+
+
 class Ended(NamedTuple):
     """How a command ended."""
 
@@ -42,6 +60,7 @@ class Ended(NamedTuple):
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the published architectures, tiny, with seeded random weights and the published rules."""
+    pytest.importorskip("esm")
     return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
 
 

@@ -6,10 +6,11 @@ import atexit
 import random
 import shutil
 import tempfile
+from argparse import Namespace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import esm
 import numpy as np
 import torch
 import yaml
@@ -19,6 +20,9 @@ from virnucpro.bundles import load_bundle
 from virnucpro.encoders import save_encoder
 from virnucpro.heads import MLPHead, save_head
 from virnucpro.nearest.table import load_table
+
+if TYPE_CHECKING:
+    import esm
 
 DNABERT_S = {
     "kind": "dnabert_s",
@@ -80,6 +84,32 @@ def dnabert_s_tensors(config: dict[str, object], seed: int) -> dict[str, torch.T
     return tensors
 
 
+def random_esm2(layers: int, width: int, heads: int, seed: int) -> esm.ESM2:
+    """The network of the fair-esm package with random weights, its norms too."""
+    import esm  # not on every machine that runs some of the tests
+
+    torch.manual_seed(seed)
+    model = esm.ESM2(layers, width, heads).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=1.0 if "norm.weight" in name else 0.0, std=0.2)
+    return model
+
+
+def write_fair_esm(path: Path, state: dict[str, torch.Tensor], heads: int = 4) -> None:
+    """The ``.pt`` file of the fair-esm package: names, and a namespace of settings."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = Namespace(
+        encoder_layers=sum(name.endswith(".fc1.weight") for name in state),
+        encoder_embed_dim=state["embed_tokens.weight"].shape[1],
+        encoder_attention_heads=heads,
+        token_dropout=True,
+        arch="roberta_large",
+    )
+    named = {f"encoder.sentence_encoder.{name}": tensor for name, tensor in state.items()}
+    torch.save({"model": named, "cfg": {"model": settings, "_name": None}}, path)
+
+
 def random_head(input_width: int, hidden_width: int, seed: int) -> MLPHead:
     """A head whose batch norm has real running statistics."""
     torch.manual_seed(seed)
@@ -110,6 +140,8 @@ def write_tiny_bundle(
         tokens.add_tokens([poison])
         tokenizer = tokens.to_str()
     save_encoder(folder / "nucleotide.safetensors", DNABERT_S, dnabert_s_tensors(DNABERT_S, seed=1), tokenizer)
+    import esm  # as above
+
     torch.manual_seed(2)
     model = esm.ESM2(num_layers=num_layers, embed_dim=protein_width, attention_heads=4)
     config = {

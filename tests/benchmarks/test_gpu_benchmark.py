@@ -60,7 +60,12 @@ def test_every_rung_has_its_figures(figures):
         assert names[f"{model}, best rung"].value > 0
         assert names[f"{model}, best rung, MFU"].value > 0
     assert names["DNABERT-S and ESM-2 8M, 8 frames of 300 b, end to end"].value > 0
-    assert 0 <= names["of it the device had no batch"].value < 100
+    assert 0 <= names["of it the device computed nothing"].value < 100
+
+
+def test_a_device_is_busy_while_anything_computes():
+    assert end_to_end.busy([(5, 6), (0, 2), (1, 3), (1.5, 1.6)]) == 4
+    assert end_to_end.busy([]) == 0
 
 
 def test_the_time_of_the_large_input_follows_from_the_rates_at_its_lengths(figures):

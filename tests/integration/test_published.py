@@ -12,7 +12,6 @@ import subprocess
 import sys
 from argparse import Namespace
 
-import esm
 import numpy as np
 import pytest
 import torch
@@ -21,7 +20,7 @@ from conftest import mixed_records, open_dna, random_dna, write_fasta
 from oracle_extraction import extract
 from safetensors.torch import save_file
 from test_foreign import SAVE_AS_PUBLISHED
-from tiny_models import DNABERT_S, byte_pair_tokenizer, dnabert_s_tensors, random_head
+from tiny_models import DNABERT_S, byte_pair_tokenizer, dnabert_s_tensors, random_esm2, random_head, write_fair_esm
 from tokenizers import Tokenizer
 from torch.nn.functional import gelu, layer_norm, linear
 
@@ -87,26 +86,7 @@ def write_dnabert_s(folder, config=DNABERT_S, *, form="bin"):
 
 
 def make_esm2(layers=2, width=32, heads=4):
-    torch.manual_seed(2)
-    model = esm.ESM2(layers, width, heads).eval()
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, mean=1.0 if "norm.weight" in name else 0.0, std=0.2)
-    return model
-
-
-def write_fair_esm(path, model):
-    """The ``.pt`` file of the fair-esm package."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    settings = Namespace(
-        encoder_layers=model.num_layers,
-        encoder_embed_dim=model.embed_dim,
-        encoder_attention_heads=model.attention_heads,
-        token_dropout=True,
-        arch="roberta_large",
-    )
-    state = {f"encoder.sentence_encoder.{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({"model": state, "cfg": {"model": settings, "_name": None}}, path)
+    return random_esm2(layers, width, heads, seed=2)
 
 
 def write_head(path, width=WIDTHS):
@@ -123,7 +103,7 @@ def write_published(places):
     """All that ``--model 500`` needs, each where its own program caches it."""
     nucleotide = write_dnabert_s(snapshot(places, "zhihan1996/DNABERT-S"))
     protein = make_esm2()
-    write_fair_esm(places / "torch" / "hub" / "checkpoints" / "esm2_t36_3B_UR50D.pt", protein)
+    write_fair_esm(places / "torch" / "hub" / "checkpoints" / "esm2_t36_3B_UR50D.pt", protein.state_dict())
     head = write_head(places / "cache" / "downloads" / "500_model" / "500_model.pth")
     return nucleotide, protein, head
 
@@ -298,7 +278,7 @@ def test_what_is_missing_is_named_with_its_source_and_every_place_searched(virnu
 def test_a_checkpoint_is_found_where_its_programs_keep_it(places, monkeypatch):
     name = "esm2_t6_8M_UR50D"
     in_torch = places / "torch" / "hub" / "checkpoints" / f"{name}.pt"
-    write_fair_esm(in_torch, make_esm2())
+    write_fair_esm(in_torch, make_esm2().state_dict())
     assert find_checkpoint(name) == in_torch
     older = snapshot(places, f"facebook/{name}", "older", is_main=False)
     newer = snapshot(places, f"facebook/{name}", "newer", is_main=False)
@@ -372,7 +352,7 @@ def test_every_form_of_esm2_converts_to_the_same_bytes(places, form):
     """Depth, width and heads come from the checkpoint: nothing is said of 48 wide and 3 layers anywhere else."""
     model = make_esm2(3, 48, 4)
     name = "esm2_t6_8M_UR50D"
-    write_fair_esm(places / "here" / f"{name}.pt", model)
+    write_fair_esm(places / "here" / f"{name}.pt", model.state_dict())
     write_hugging_face_esm2(places / "there", model, form)
     expected = convert_encoder(name, given=places / "here")
     content = expected.read_bytes()
@@ -472,7 +452,9 @@ WIDE = DNABERT_S | {"width": 768, "hidden_size": 768, "num_hidden_layers": 1, "i
 def write_wide(places):
     """Encoders of released widths: 768 and, for ESM-2 8M, 320."""
     write_dnabert_s(places / "cache" / "downloads" / "DNABERT-S", WIDE)
-    write_fair_esm(places / "torch" / "hub" / "checkpoints" / "esm2_t6_8M_UR50D.pt", make_esm2(1, 320, 20))
+    write_fair_esm(
+        places / "torch" / "hub" / "checkpoints" / "esm2_t6_8M_UR50D.pt", make_esm2(1, 320, 20).state_dict(), 20
+    )
 
 
 def test_a_head_of_ones_own_takes_the_esm2_that_its_width_asks_for(virnucpro, places):

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import esm
@@ -16,6 +15,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import write_fair_esm
 
 from virnucpro.encoders import load_encoder, read_config
 from virnucpro.encoders.esm2 import Esm2, convert_checkpoint, fuse_attention
@@ -194,10 +194,5 @@ def write_random_checkpoint(path, layers, width, heads):
     torch.manual_seed(0)
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in esm.ESM2(layers, width, heads).state_dict().items()}
-    state = {}
-    for name, shape in shapes.items():
-        state[f"encoder.sentence_encoder.{name}"] = torch.empty(shape).normal_(0, 0.02)
-    settings = Namespace(
-        encoder_layers=layers, encoder_embed_dim=width, encoder_attention_heads=heads, token_dropout=True
-    )
-    torch.save({"model": state, "cfg": {"model": settings}}, path)
+    state = {name: torch.empty(shape).normal_(0, 0.02) for name, shape in shapes.items()}
+    write_fair_esm(path, state, heads)

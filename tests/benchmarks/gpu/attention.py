@@ -46,7 +46,7 @@ def _mixed(bench: Bench, num_lengths: int) -> Figure:
     num_sequences = max(num_lengths, bench.sizes.usual_tokens // int(lengths.mean()))
     batch = packed_batch(np.sort(np.resize(lengths, num_sequences)), bench.device, bench.sizes.seed)
     what = f"attention of ESM-2 3B, {num_lengths} lengths, {bench.sizes.usual_tokens:,} tokens"
-    kernel = varlen_kernel() if bench.is_cuda else None
+    kernel = varlen_kernel(bench.device, DTYPE, *_ESM2_3B) if bench.is_cuda else None
     if kernel is None:
         return bench.unmeasured(what, "no kernel for mixed lengths here")
     query, key, value = _states(batch, *_ESM2_3B)

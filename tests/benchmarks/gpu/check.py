@@ -303,7 +303,7 @@ def predict(check: Check) -> None:
         if process.returncode == 0:
             record = json.loads((Path(folder) / "out" / "reads.run.json").read_text())
             rows, seconds = record["counts"]["num_rows"], record["seconds"]
-            facts |= {"rows": rows, "seconds": seconds, "cards": record["hardware"]["cards"]}
+            facts |= {"rows": rows, "seconds": seconds, "computed_on": record["hardware"]["computed_on"]}
             facts |= {"rows_a_second": round(rows / facts["wall_s"], 1)}
             facts |= {"rows_a_second_embedding": round(rows / max(seconds["embed"], 1e-9), 1)}
         check.put("predict", f"{num_frames:,} frames", **facts, said=said[-1200:])

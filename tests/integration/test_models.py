@@ -22,7 +22,7 @@ from virnucpro.errors import ModelError, ResourceError, UsageError
 from virnucpro.progress import Reporter
 from virnucpro.registry import archive, inventory, receipts
 from virnucpro.registry.catalogue import MODELS, PARTS, HubSource, Part, UrlSource
-from virnucpro.registry.download import Patience, Remote, SourceError, download, mirrored
+from virnucpro.registry.download import Patience, SourceError, download, mirrored
 from virnucpro.registry.fetch import Fetching, fetch_part
 
 QUICK = Patience(attempts=3, first_wait_seconds=0.01, timeout_seconds=5)
@@ -88,6 +88,12 @@ class Answer(BaseHTTPRequestHandler):
         first = 0
         if range_ and site.ranges and wanted_version in (None, headers["ETag"]):
             first = int(range_.removeprefix("bytes=").rstrip("-"))
+            if first == len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{first}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         self.send_response(206 if "Content-Range" in headers else 200)
         for name, value in {"Content-Length": str(len(content) - first), **headers}.items():
@@ -143,7 +149,7 @@ def closed_port():
 
 
 def test_a_file_comes_with_its_size_and_sha256(site, tmp_path):
-    record = download(Remote(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    record = download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
     assert (record.size_bytes, record.sha256) == (len(WEIGHTS), sha256(WEIGHTS))
     assert "recorded when it first came" in record.checked
@@ -154,7 +160,7 @@ def test_a_cut_connection_is_taken_up_where_it_was_cut(site, tmp_path):
     """Within one call, and every byte is asked for once."""
     site.cut = [100_000, 50_000]
     seen = []
-    download(Remote(site.url("/w.pth"), sha256=sha256(WEIGHTS)), tmp_path / "w.pth", QUICK, seen.append)
+    download(UrlSource(site.url("/w.pth"), git_blob=git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, seen.append)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
     assert [range_ for _, _, range_ in site.asked] == [None, "bytes=100000-", "bytes=150000-"]
     assert sum(seen) == len(WEIGHTS)
@@ -164,10 +170,10 @@ def test_a_stopped_fetch_goes_on_with_the_next_call(site, tmp_path):
     site.cut = [120_000]
     once = Patience(attempts=1)
     with pytest.raises(SourceError, match="120,000 bytes are kept"):
-        download(Remote(site.url("/w.pth")), tmp_path / "w.pth", once, nothing)
+        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", once, nothing)
     assert not (tmp_path / "w.pth").exists()
     assert (tmp_path / "w.pth.part").stat().st_size == 120_000
-    download(Remote(site.url("/w.pth")), tmp_path / "w.pth", once, nothing)
+    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", once, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
     assert site.asked[-1] == ("GET", "/w.pth", "bytes=120000-")
 
@@ -176,23 +182,23 @@ def test_a_file_that_changed_on_the_server_is_begun_anew(site, tmp_path):
     """The half of one version is never joined with the half of another."""
     site.cut = [120_000]
     with pytest.raises(SourceError):
-        download(Remote(site.url("/w.pth")), tmp_path / "w.pth", Patience(attempts=1), nothing)
+        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", Patience(attempts=1), nothing)
     site.files["/w.pth"] = OTHER
-    download(Remote(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == OTHER
 
 
 def test_a_part_that_cannot_be_told_apart_is_begun_anew(site, tmp_path):
     """No version of the server's, no checksum known before: what lies there may be of any file."""
     (tmp_path / "w.pth.part").write_bytes(OTHER[:1000])
-    download(Remote(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
 
 
 def test_a_server_without_ranges_gives_the_whole_file_again(site, tmp_path):
     site.ranges = False
     site.cut = [100_000]
-    download(Remote(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
 
 
@@ -200,47 +206,42 @@ def test_a_server_that_always_cuts_at_the_same_place_is_given_up(site, tmp_path)
     site.ranges = False
     site.cut = [100_000] * 10
     with pytest.raises(SourceError):
-        download(Remote(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert len(site.asked) == QUICK.attempts
 
 
 def test_a_busy_server_is_asked_again(site, tmp_path):
     site.statuses = [503, 429]
-    download(Remote(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert len(site.asked) == 3
 
 
-@pytest.mark.parametrize(
-    "known",
-    [{"sha256": sha256(WEIGHTS)}, {"git_blob": git_blob(WEIGHTS)}, {"size_bytes": len(WEIGHTS) - 1}],
-    ids=["sha256", "git object", "size"],
-)
-def test_wrong_bytes_never_take_the_place_of_a_file(site, tmp_path, known):
+def test_wrong_bytes_never_take_the_place_of_a_file(site, tmp_path):
     """They are deleted, for no further attempt could mend them."""
     site.files["/w.pth"] = OTHER
-    with pytest.raises(SourceError, match=r"expected|larger"):
-        download(Remote(site.url("/w.pth"), **known), tmp_path / "w.pth", QUICK, nothing)
+    with pytest.raises(SourceError, match="expected"):
+        download(UrlSource(site.url("/w.pth"), git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, nothing)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_complete_part_needs_no_byte_more(site, tmp_path):
     """A process killed between the last byte and the renaming."""
     (tmp_path / "w.pth.part").write_bytes(WEIGHTS)
-    known = Remote(site.url("/w.pth"), size_bytes=len(WEIGHTS), sha256=sha256(WEIGHTS))
-    download(known, tmp_path / "w.pth", QUICK, nothing)
-    assert site.asked == []
+    download(UrlSource(site.url("/w.pth"), git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, nothing)
+    assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
+    assert site.asked == [("GET", "/w.pth", f"bytes={len(WEIGHTS)}-")]
 
 
 def test_a_web_page_is_no_checkpoint(site, tmp_path):
     """The log-in page of a network answers everything with 200."""
     site.headers = {"Content-Type": "text/html; charset=utf-8"}
     with pytest.raises(SourceError, match="web page"):
-        download(Remote(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
 
 
 def test_a_file_that_is_not_there_is_not_asked_for_twice(site, tmp_path):
     with pytest.raises(SourceError, match="404"):
-        download(Remote(site.url("/absent.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(UrlSource(site.url("/absent.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert len(site.asked) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -251,7 +252,7 @@ def test_two_processes_do_not_write_one_part(site, tmp_path):
     with (tmp_path / "w.pth.part").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(ResourceError, match="another process"):
-            download(Remote(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+            download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
 
 
 def test_a_mirror_takes_the_place_of_scheme_and_host():
@@ -727,7 +728,7 @@ def test_a_bundle_that_points_outside_its_folder_is_not_imported(cache, tmp_path
     (cache / "head.safetensors").write_bytes(files["head.safetensors"])
     members = [entry(f"bundles/x/{name}", content) for name, content in files.items()]
     path = write_tar(tmp_path / "x.tar", manifest_of("bundles/x", files), members)
-    with pytest.raises(ModelError, match="not in the archive"):
+    with pytest.raises(ModelError, match="not a plain file name"):
         archive.import_archive(path, Reporter(bars=False))
     assert not (cache / "bundles").exists()
 

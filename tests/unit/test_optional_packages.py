@@ -44,7 +44,8 @@ from pathlib import Path
 import pytest
 
 tests = Path("tests/unit")
-code = pytest.main(["-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *(str(tests / name) for name in sys.argv[1:])])
+files = [str(tests / name) for name in sys.argv[1:]]
+code = pytest.main(["-q", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *files])
 import conftest
 assert conftest.pytest_ignore_collect(tests / "test_formats.py")
 assert not conftest.pytest_ignore_collect(tests / "test_runner.py")

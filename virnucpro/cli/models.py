@@ -170,8 +170,8 @@ def export_models(file: Path, names: tuple[str, ...], force: bool, show_bars: bo
 
     wanted = names or tuple(place.name for place in places_here())
     refuse_overwriting([path for name in names for path in Path(name).glob("*")], [file])
-    for packed in export_archive(wanted, file, Reporter(show_bars), force=force):
-        click.echo(f"{packed.place}: {len(packed.receipt.files)} files, {packed.receipt.size_bytes:,} bytes")
+    for folder in export_archive(wanted, file, Reporter(show_bars), force=force):
+        click.echo(f"{folder.place}: {len(folder.files)} files, {folder.size_bytes:,} bytes")
     click.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 

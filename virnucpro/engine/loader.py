@@ -30,17 +30,11 @@ _READY = -1
 
 @dataclass(frozen=True)
 class PackedUnit:
-    """One unit, ready for an encoder.
+    """One unit, ready for an encoder."""
 
-    Attributes:
-        unit: its number.
-        inverse: (num_rows,) int64, which distinct sequence each row has.
-        batches: the distinct sequences that are not empty, in packed batches.
-    """
-
-    unit: int
-    inverse: NDArray[np.int64]
-    batches: Packing
+    unit: int  # its number
+    inverse: NDArray[np.int64]  # (num_rows,) int64, which distinct sequence each row has
+    batches: Packing  # the distinct sequences that are not empty, in packed batches
 
     @property
     def num_rows(self) -> int:
@@ -59,17 +53,11 @@ class PackedUnit:
 
 @dataclass(frozen=True)
 class UnitDataset(Dataset[PackedUnit | VirNucProError | None]):
-    """Item ``k`` is unit ``k``, packed; that of ``_READY`` is None.
+    """Item ``k`` is unit ``k``, packed; that of ``_READY`` is None."""
 
-    Attributes:
-        source: reads the strings of a unit; must be picklable.
-        tokenizer: weight-free.
-        packer: lengths in tokens to groups.
-    """
-
-    source: Callable[[int], Ragged]
-    tokenizer: Tokenise
-    packer: Packer
+    source: Callable[[int], Ragged]  # reads the strings of a unit; must be picklable
+    tokenizer: Tokenise  # weight-free
+    packer: Packer  # lengths in tokens to groups
 
     def __getitem__(self, unit: int) -> PackedUnit | VirNucProError | None:
         if unit == _READY:

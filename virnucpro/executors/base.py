@@ -43,20 +43,13 @@ class Kept(ExitStack):
 
 @dataclass(frozen=True)
 class Worker:
-    """The place a piece of work runs in.
+    """The place a piece of work runs in."""
 
-    Attributes:
-        index: 0.. among the workers of one executor.
-        device: ``cpu``, ``cuda:1``, ``mps`` ...
-        num_threads: CPU threads this worker may use.
-        advance: told how far a unit is.
-        kept: closed when the worker ends; each worker has its own, in its own process.
-    """
-
-    index: int
-    device: str
-    num_threads: int
-    advance: Advance = ignore_progress
+    index: int  # 0.. among the workers of one executor
+    device: str  # ``cpu``, ``cuda:1``, ``mps``
+    num_threads: int  # CPU threads this worker may use
+    advance: Advance = ignore_progress  # told how far a unit is
+    # closed when the worker ends; each worker has its own, in its own process
     kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type[Worker], tuple[int, str, int]]:
@@ -65,28 +58,18 @@ class Worker:
 
 @dataclass(frozen=True)
 class UnitDone:
-    """A unit is finished and its file is on disk.
+    """A unit is finished and its file is on disk."""
 
-    Attributes:
-        unit: its number.
-        num_rows: how many rows were computed for it.
-    """
-
-    unit: int
-    num_rows: int
+    unit: int  # its number
+    num_rows: int  # how many rows were computed for it
 
 
 @dataclass(frozen=True)
 class UnitFailed:
-    """A unit cannot be done, and others can: the work said so, or it raised or killed its process again and again.
+    """A unit cannot be done, and others can: the work said so, or it raised or killed its process again and again."""
 
-    Attributes:
-        unit: its number.
-        reason: what happened, for people.
-    """
-
-    unit: int
-    reason: str
+    unit: int  # its number
+    reason: str  # what happened, for people
 
 
 Outcome = UnitDone | UnitFailed

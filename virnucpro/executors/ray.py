@@ -160,38 +160,24 @@ class _Recorder(logging.Handler):
 
 @dataclass(eq=False)
 class _Hand:
-    """A place as the driver sees it.
+    """A place as the driver sees it."""
 
-    Attributes:
-        actor: its handle.
-        node: where it runs; empty until it answered.
-        shares: whether it sees the driver's files.
-        asked: where it was asked what it is, the reference of the answer.
-        num_stillborn: how often it ended before it answered.
-    """
-
-    actor: Any
-    node: str = ""
-    shares: bool = True
-    asked: Any = None
-    num_stillborn: int = 0
+    actor: Any  # its handle
+    node: str = ""  # where it runs; empty until it answered
+    shares: bool = True  # whether it sees the driver's files
+    asked: Any = None  # where it was asked what it is, the reference of the answer
+    num_stillborn: int = 0  # how often it ended before it answered
 
 
 @dataclass
 class RayExecutor:
-    """An executor over the machines of a Ray cluster; see ``executors.base.Executor``.
+    """An executor over the machines of a Ray cluster; see ``executors.base.Executor``."""
 
-    Attributes:
-        address: HOST:PORT of a cluster that runs, or ``local`` for one on this machine alone, which ends with it.
-        num_threads: CPU threads of an actor; it takes as many CPUs where the cluster has no GPU.
-        num_cpus: CPUs of a local cluster; all of the machine where None.
-        overdue_seconds: see ``Dispatch``.
-    """
-
+    # HOST:PORT of a cluster that runs, or ``local`` for one on this machine alone, which ends with it
     address: str = "local"
-    num_threads: int = 1
-    num_cpus: int | None = None
-    overdue_seconds: float = 60.0
+    num_threads: int = 1  # CPU threads of an actor; it takes as many CPUs where the cluster has no GPU
+    num_cpus: int | None = None  # CPUs of a local cluster; all of the machine where None
+    overdue_seconds: float = 60.0  # see ``Dispatch``
     _hands: list[_Hand] = field(default_factory=list)
     _ray: Any = None
     _looked: float = float("-inf")

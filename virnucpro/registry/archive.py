@@ -14,33 +14,23 @@ place, and a file that is here and good is never replaced by another.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
-
-import yaml
 
 from virnucpro import stored_json
 from virnucpro.bundles.bundle import BUNDLED, cache_dir, load_bundle
 from virnucpro.errors import DiskFullError, ModelError, ResourceError, StoreError, UsageError
 from virnucpro.progress import Advance, Reporter
-from virnucpro.registry.inventory import Place, places_of, sound_receipt
-from virnucpro.registry.receipts import (
-    FILE_NAME,
-    RECEIPT,
-    FileRecord,
-    Receipt,
-    read_receipt,
-    write_receipt,
-)
+from virnucpro.registry.inventory import Place, check_room, places_of, sound_receipt
+from virnucpro.registry.receipts import FILE_NAME, RECEIPT, FileRecord, Receipt, read_receipt, write_receipt
 from virnucpro.run_dir import atomic_write, file_digest
 from virnucpro.stored_json import Limits
 
@@ -48,36 +38,30 @@ MANIFEST = "manifest.json"
 
 _MAX_MANIFEST_BYTES = 4 << 20
 _MAX_FILES = 10_000
-_BLOCK_BYTES = 1 << 20
-_STAGING = ".import-"
 
 
-@dataclass(frozen=True)
-class Packed:
-    """A folder in an archive."""
+@dataclass(frozen=True, kw_only=True)
+class Folder(Receipt):
+    """A folder of an archive: its receipt, and its place in the cache, ``bundles/<name>`` or ``downloads/<part>``."""
 
-    place: str  # its path in the cache, ``bundles/<name>`` or ``downloads/<part>``
-    receipt: Receipt  # what it holds
+    place: Annotated[str, Limits(pattern=rf"^(bundles|downloads)/{FILE_NAME.pattern}\Z")]
 
     def member(self, file: FileRecord) -> str:
         """Name of a file in the archive."""
         return f"{self.place}/{file.name}"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Folder(Receipt):
-    """A folder as the manifest has it."""
-
-    place: Annotated[str, Limits(pattern=rf"^(bundles|downloads)/{FILE_NAME.pattern}\Z")]  # see ``Packed``
+    def receipt(self) -> Receipt:
+        """What the folder will hold."""
+        return Receipt(self.name, self.licence, self.fingerprint, self.files)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """First file of an archive."""
 
-    folders: tuple[Folder, ...]  # that it holds
-    program: str = "virnucpro"  # that wrote it
-    schema: Literal[1] = 1  # of the archive
+    folders: tuple[Folder, ...]
+    program: str = "virnucpro"
+    schema: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +73,7 @@ class Imported:
     num_here: int  # files that were here already
 
 
-def export_archive(names: Sequence[str], target: Path, reporter: Reporter, *, force: bool = False) -> list[Packed]:
+def export_archive(names: Sequence[str], target: Path, reporter: Reporter, *, force: bool = False) -> list[Folder]:
     """Write an archive of models.
 
     Args:
@@ -105,28 +89,28 @@ def export_archive(names: Sequence[str], target: Path, reporter: Reporter, *, fo
     """
     if target.exists() and not force:
         raise UsageError(f"{target} is there already. Name another file, or replace it with --force.")
-    folders = {place.folder.resolve(): place for name in names for place in places_of(name)}
-    packed = [(_pack(place), place.folder) for place in folders.values()]
-    packed.sort(key=lambda item: item[0].place)
-    if len({item.place.casefold() for item, _ in packed}) < len(packed):
+    places = {place.folder.resolve(): place for name in names for place in places_of(name)}
+    packed = sorted(((_pack(place), place.folder) for place in places.values()), key=lambda item: item[0].place)
+    folders = [folder for folder, _ in packed]
+    if len({folder.place.casefold() for folder in folders}) < len(folders):
         raise UsageError("two of these models have folders of the same name: export them to two files.")
-    manifest = _manifest([item for item, _ in packed])
-    total = sum(item.receipt.size_bytes for item, _ in packed)
+    manifest = asdict(Manifest(tuple(folders)))
+    text = (json.dumps(manifest, indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode()
     try:
         with (
             atomic_write(target) as temporary,
             tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
-            reporter.stage("export", total, "bytes") as advance,
+            reporter.stage("export", sum(folder.size_bytes for folder in folders), "bytes") as advance,
         ):
-            tar.addfile(_tar_entry(MANIFEST, len(manifest)), io.BytesIO(manifest))
-            for item, folder in packed:
-                for file in item.receipt.files:
-                    with (folder / file.name).open("rb") as stream:
-                        tar.addfile(_tar_entry(item.member(file), file.size_bytes), stream)
+            tar.addfile(_tar_entry(MANIFEST, len(text)), io.BytesIO(text))
+            for folder, here in packed:
+                for file in folder.files:
+                    with (here / file.name).open("rb") as stream:
+                        tar.addfile(_tar_entry(folder.member(file), file.size_bytes), stream)
                     advance(file.size_bytes)
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror or error}).") from error
-    return [item for item, _ in packed]
+    return folders
 
 
 def import_archive(archive: Path, reporter: Reporter) -> list[Imported]:
@@ -139,19 +123,21 @@ def import_archive(archive: Path, reporter: Reporter) -> list[Imported]:
     cache = cache_dir()
     try:
         with archive.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            packed = _read_manifest(archive, tar)
-            members = _check_members(archive, tar, packed)
-            plans = [_plan(archive, item, cache / item.place) for item in packed]
-            _check_room(cache, sum(file.size_bytes for plan in plans for file in plan.new))
+            folders = _read_manifest(archive, tar)
+            members = _check_members(archive, tar, folders)
+            new = {folder.place: _missing(archive, folder, cache / folder.place) for folder in folders}
+            check_room(cache, sum(file.size_bytes for files in new.values() for file in files))
+            num_bytes = sum(folder.size_bytes for folder in folders)
             with (
-                _staging(cache) as staged,
-                reporter.stage("import", sum(i.receipt.size_bytes for i in packed), "bytes") as advance,
+                _staging(cache) as name,  # in the cache, so that moving out of it is a renaming
+                reporter.stage("import", num_bytes, "bytes") as advance,
             ):
-                for plan in plans:
-                    _unpack(archive, tar, members, plan, staged, advance)
-                for plan in plans:
-                    _check_bundle(archive, plan, staged)
-                return [_put(plan, staged) for plan in plans]
+                staged = Path(name)
+                for folder in folders:
+                    _unpack(archive, tar, members, folder, staged, advance)
+                for folder in folders:
+                    _check_bundle(archive, folder, staged)
+                return [_put(folder, new[folder.place], staged, cache) for folder in folders]
     except (tarfile.TarError, EOFError, OverflowError, UnicodeError) as error:
         raise ModelError(f"{archive}: is not an archive of models, or is damaged ({error}). Bring it again.") from error
     except OSError as error:
@@ -160,22 +146,15 @@ def import_archive(archive: Path, reporter: Reporter) -> list[Imported]:
         raise ModelError(f"{error.filename or archive}: {error.strerror or error}.") from error
 
 
-def _pack(place: Place) -> Packed:
-    receipt = sound_receipt(place)
+def _pack(place: Place) -> Folder:
+    receipt = replace(sound_receipt(place), date="")
     if place.kind == "checkpoint":
-        return Packed(f"downloads/{place.name}", receipt)
-    name = place.name
-    if not FILE_NAME.fullmatch(name):
+        return Folder(place=f"downloads/{place.name}", **vars(receipt))
+    if not FILE_NAME.fullmatch(place.name):
         raise UsageError(f"{place.folder}: rename the folder to letters, digits, '.', '_' and '-' to export it.")
-    if name in BUNDLED:
-        # A bundled model of another release must not stand in for the one of this program.
-        name = f"{name}-{str(receipt.fingerprint)[:8]}"
-    return Packed(f"bundles/{name}", receipt)
-
-
-def _manifest(packed: Sequence[Packed]) -> bytes:
-    folders = tuple(Folder(place=item.place, **vars(replace(item.receipt, date=""))) for item in packed)
-    return (json.dumps(asdict(Manifest(folders)), indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode()
+    # A bundled model of another release must not stand in for the one of this program.
+    name = f"{place.name}-{str(receipt.fingerprint)[:8]}" if place.name in BUNDLED else place.name
+    return Folder(place=f"bundles/{name}", **vars(receipt))
 
 
 def _tar_entry(name: str, size: int) -> tarfile.TarInfo:
@@ -185,7 +164,7 @@ def _tar_entry(name: str, size: int) -> tarfile.TarInfo:
     return entry
 
 
-def _read_manifest(archive: Path, tar: tarfile.TarFile) -> tuple[Packed, ...]:
+def _read_manifest(archive: Path, tar: tarfile.TarFile) -> tuple[Folder, ...]:
     first = tar.next()
     if first is None or first.name != MANIFEST or not first.isreg() or first.size > _MAX_MANIFEST_BYTES:
         raise ModelError(f"{archive}: is not an archive of models: {MANIFEST} is not its first file.")
@@ -196,20 +175,16 @@ def _read_manifest(archive: Path, tar: tarfile.TarFile) -> tuple[Packed, ...]:
             folder.check(archive)
     except StoreError as error:
         raise ModelError(f"{archive}: its {MANIFEST} {error.problem}. Nothing was changed.") from error
-    packed = tuple(
-        Packed(folder.place, Receipt(folder.name, folder.licence, folder.fingerprint, folder.files))
-        for folder in folders
-    )
-    if any(item.receipt.file(RECEIPT) is not None for item in packed):
+    if any(folder.file(RECEIPT) is not None for folder in folders):
         raise ModelError(f"{archive}: brings a {RECEIPT} of its own. Nothing was changed.")
-    if len({item.place.casefold() for item in packed}) < len(packed):
+    if len({folder.place.casefold() for folder in folders}) < len(folders):
         raise ModelError(f"{archive}: names a folder twice.")
-    return packed
+    return folders
 
 
-def _check_members(archive: Path, tar: tarfile.TarFile, packed: Sequence[Packed]) -> dict[str, tarfile.TarInfo]:
-    """Hold every header against the manifest; nothing is written yet."""
-    wanted = {item.member(file): file for item in packed for file in item.receipt.files}
+def _check_members(archive: Path, tar: tarfile.TarFile, folders: Sequence[Folder]) -> dict[str, tarfile.TarInfo]:
+    """Compare every header with the manifest; nothing is written yet."""
+    wanted = {folder.member(file): file for folder in folders for file in folder.files}
     if len(wanted) > _MAX_FILES:
         raise ModelError(f"{archive}: names {len(wanted):,} files, which no set of models has.")
     found: dict[str, tarfile.TarInfo] = {}
@@ -232,17 +207,8 @@ def _check_members(archive: Path, tar: tarfile.TarFile, packed: Sequence[Packed]
     return found
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is to happen to one folder."""
-
-    packed: Packed
-    folder: Path
-    new: tuple[FileRecord, ...]
-
-
-def _plan(archive: Path, packed: Packed, folder: Path) -> _Plan:
-    """Compare with what is here.
+def _missing(archive: Path, packed: Folder, folder: Path) -> list[FileRecord]:
+    """Files of the archive that are not here, or are damaged by their own record.
 
     Raises:
         ModelError: another file is in the place of one of the archive.
@@ -251,108 +217,78 @@ def _plan(archive: Path, packed: Packed, folder: Path) -> _Plan:
         raise ModelError(f"{folder}: is not a folder. Move it away, then import again.")
     recorded = read_receipt(folder)
     new = []
-    for file in packed.receipt.files:
+    for file in packed.files:
         path = folder / file.name
-        if not path.exists() and not path.is_symlink():
-            new.append(file)
-            continue
-        before = recorded.file(file.name) if recorded is not None else None
         if path.is_file() and file_digest(path) == file.sha256:
             continue
-        if before is None or before.sha256 != file.sha256 or not path.is_file():
-            raise ModelError(
-                f"{archive}: {path} is here and is another file than the archive's. Nothing was changed: "
-                f"move {folder} away to take the archive's."
-            )
-        new.append(file)  # ours is damaged by its own record, the archive's is what it should be
-    return _Plan(packed, folder, tuple(new))
+        if path.exists() or path.is_symlink():
+            before = recorded.file(file.name) if recorded is not None else None
+            if before is None or before.sha256 != file.sha256 or not path.is_file():
+                raise ModelError(
+                    f"{archive}: {path} is here and is another file than the archive's. Nothing was changed: "
+                    f"move {folder} away to take the archive's."
+                )
+        new.append(file)
+    return new
 
 
-def _check_room(cache: Path, size_bytes: int) -> None:
-    there = next(place for place in (cache, *cache.resolve().parents) if place.is_dir())
-    free = shutil.disk_usage(there).free
-    if size_bytes > free:
-        raise ResourceError(
-            f"{cache}: {size_bytes:,} bytes are to come, {free:,} are free. "
-            "Free some space, or set VIRNUCPRO_CACHE to another place."
-        )
-
-
-@contextmanager
-def _staging(cache: Path) -> Iterator[Path]:
-    """A folder in the cache, so that moving out of it is a renaming."""
-    staged = cache / f"{_STAGING}{os.getpid()}"
-    shutil.rmtree(staged, ignore_errors=True)
+def _staging(cache: Path) -> TemporaryDirectory[str]:
     try:
-        staged.mkdir(parents=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix=".import-", dir=cache, ignore_cleanup_errors=True)
     except OSError as error:
         raise ResourceError(f"{cache}: cannot be written to ({error.strerror}). Set VIRNUCPRO_CACHE.") from error
-    try:
-        yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _unpack(
     archive: Path,
     tar: tarfile.TarFile,
-    members: dict[str, tarfile.TarInfo],
-    plan: _Plan,
+    members: Mapping[str, tarfile.TarInfo],
+    folder: Folder,
     staged: Path,
     advance: Advance,
 ) -> None:
-    """Read every file of a folder, hold it against its SHA-256, and stage those that are new."""
-    for file in plan.packed.receipt.files:
-        name = plan.packed.member(file)
-        target = staged / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+    """Stage every file of a folder and check its SHA-256."""
+    (staged / folder.place).mkdir(parents=True)
+    for file in folder.files:
+        name = folder.member(file)
         source = tar.extractfile(members[name])
-        digest = hashlib.sha256()
-        with target.open("xb") as stream:
-            while source is not None and (block := source.read(_BLOCK_BYTES)):
-                digest.update(block)
-                stream.write(block)
-                advance(len(block))
+        with (staged / name).open("xb") as stream:
+            if source is not None:
+                shutil.copyfileobj(source, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        if digest.hexdigest() != file.sha256:
+        if (digest := file_digest(staged / name)) != file.sha256:
             raise ModelError(
-                f"{archive}: {name} has SHA-256 {digest.hexdigest()}, its {MANIFEST} says {file.sha256}. "
+                f"{archive}: {name} has SHA-256 {digest}, its {MANIFEST} says {file.sha256}. "
                 "Nothing was changed. Bring the archive again."
             )
+        advance(file.size_bytes)
 
 
-def _check_bundle(archive: Path, plan: _Plan, staged: Path) -> None:
-    """A bundle must load, with the fingerprint it claims."""
-    if not plan.packed.place.startswith("bundles/"):
+def _check_bundle(archive: Path, packed: Folder, staged: Path) -> None:
+    """A bundle must load from the files of the archive alone, with the fingerprint it claims."""
+    if not packed.place.startswith("bundles/"):
         return
-    folder = staged / plan.packed.place
-    try:
-        settings = yaml.safe_load((folder / "bundle.yaml").read_text(encoding="utf-8"))
-        roles = ("nucleotide", "protein", "head", *(("nearest",) if "nearest" in settings else ()))
-        files = [str(settings[role]) for role in roles]
-    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ModelError(f"{archive}: {plan.packed.place} has no bundle.yaml that can be understood.") from error
-    for file in files:
-        if plan.packed.receipt.file(file) is None:
-            raise ModelError(f"{archive}: refused: {plan.packed.place} wants {file!r}, which is not in the archive.")
+    folder = staged / packed.place
     try:
         fingerprint = load_bundle(str(folder)).fingerprint
     except ModelError as error:
         text = str(error).replace(f"{folder}{os.sep}", "")
-        raise ModelError(f"{archive}: {plan.packed.place} is not an intact bundle: {text}") from error
-    if fingerprint != plan.packed.receipt.fingerprint:
+        raise ModelError(f"{archive}: {packed.place} is not an intact bundle: {text}") from error
+    if fingerprint != packed.fingerprint:
         raise ModelError(
-            f"{archive}: {plan.packed.place} has fingerprint {fingerprint}, its {MANIFEST} says "
-            f"{plan.packed.receipt.fingerprint}. Nothing was changed."
+            f"{archive}: {packed.place} has fingerprint {fingerprint}, its {MANIFEST} says {packed.fingerprint}. "
+            "Nothing was changed."
         )
 
 
-def _put(plan: _Plan, staged: Path) -> Imported:
+def _put(packed: Folder, new: Sequence[FileRecord], staged: Path, cache: Path) -> Imported:
     """Move what is new into its place; the record last."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    for file in plan.new:
-        (staged / plan.packed.member(file)).replace(plan.folder / file.name)
-    if plan.new or read_receipt(plan.folder) is None:
-        write_receipt(plan.folder, plan.packed.receipt)
-    return Imported(plan.folder, len(plan.new), len(plan.packed.receipt.files) - len(plan.new))
+    folder = cache / packed.place
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in new:
+        (staged / packed.member(file)).replace(folder / file.name)
+    if new or read_receipt(folder) is None:
+        write_receipt(folder, packed.receipt())
+    return Imported(folder, len(new), len(packed.files) - len(new))

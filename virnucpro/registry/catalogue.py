@@ -29,7 +29,6 @@ class UrlSource:
     """A single file."""
 
     url: str  # https address
-    sha256: str | None = None  # of its content, where it is known
     git_blob: str | None = None  # name of its git object (SHA-1 of size and content), where it is known
 
     @property

@@ -1,4 +1,4 @@
-"""One file over HTTP: goes on where it stopped, and takes its place only when it is what it should be."""
+"""One file over HTTP: resumes where it stopped, and takes its place only when it is what it should be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit, urlunsplit
@@ -19,12 +19,13 @@ import httpx2
 
 from virnucpro.errors import DiskFullError, ModelError, ResourceError, UsageError
 from virnucpro.progress import Advance
+from virnucpro.registry.catalogue import UrlSource
 from virnucpro.registry.receipts import FileRecord, git_blob_name, record_file
 
 _log = logging.getLogger(__name__)
 
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SourceError(ModelError):
@@ -33,16 +34,6 @@ class SourceError(ModelError):
 
 class _BusyError(Exception):
     """The server asks to come back later."""
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A file on a server, and what is known of its content."""
-
-    url: str  # http or https
-    size_bytes: int | None = None  # None where it is not known
-    sha256: str | None = None  # None where it is not known
-    git_blob: str | None = None  # name of its git object; None where it is not known
 
 
 @dataclass(frozen=True)
@@ -72,13 +63,13 @@ def mirrored(url: str, mirror: str | None) -> str:
     return urlunsplit((place.scheme, place.netloc, place.path.rstrip("/") + urlsplit(url).path, "", ""))
 
 
-def download(remote: Remote, target: Path, patience: Patience, advance: Advance) -> FileRecord:
+def download(source: UrlSource, target: Path, patience: Patience, advance: Advance) -> FileRecord:
     """Bring a file to ``target``.
 
-    What has come lies beside it as ``.part`` until it is complete and checked; the next call goes on from there.
+    What has come lies beside it as ``.part`` until it is complete and checked; the next call picks up from there.
 
     Args:
-        remote: what to bring.
+        source: what to bring.
         target: where to.
         patience: how long to try.
         advance: told the number of bytes of each block.
@@ -95,13 +86,19 @@ def download(remote: Remote, target: Path, patience: Patience, advance: Advance)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _own(part) as stream:
-            _Transfer(remote, part, stream, patience, advance).run()
+            _Transfer(source, part, stream, patience, advance).run()
             stream.flush()
             os.fsync(stream.fileno())
-            record = _check(remote, part, target.name)
+            if source.git_blob is not None and (found := git_blob_name(part)) != source.git_blob:
+                part.unlink()  # no further attempt could mend it
+                raise SourceError(
+                    f"{source.url}: came as git object {found}, expected {source.git_blob}; it was deleted"
+                )
+            checked = "git object known before" if source.git_blob else "nothing: recorded when it first came"
+            record = replace(record_file(part, source.url, checked), name=target.name)
             part.replace(target)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise DiskFullError(part) from error
         raise ResourceError(f"{part}: cannot be written ({error.strerror}). Set VIRNUCPRO_CACHE.") from error
     return record
@@ -110,12 +107,10 @@ def download(remote: Remote, target: Path, patience: Patience, advance: Advance)
 class _Transfer:
     """Attempts to complete one part file."""
 
-    def __init__(self, remote: Remote, part: Path, stream: IO[bytes], patience: Patience, advance: Advance) -> None:
-        self._remote = remote
+    def __init__(self, source: UrlSource, part: Path, stream: IO[bytes], patience: Patience, advance: Advance) -> None:
+        self._source, self._stream = source, stream
+        self._patience, self._advance = patience, advance
         self._marker = _marker(part)
-        self._stream = stream
-        self._patience = patience
-        self._advance = advance
 
     def run(self) -> None:
         """Try until the file is complete.
@@ -123,106 +118,86 @@ class _Transfer:
         Raises:
             SourceError: the source is given up.
         """
-        failures = 0
-        farthest = self._start()
+        farthest, failures = self._stream.seek(0, os.SEEK_END), 0
+        self._advance(farthest)
+        if farthest and not self._source.git_blob and self._validator() is None:
+            self._restart()  # it may be a part of any file
         while True:
             try:
-                self._receive()
+                return self._receive()
             except (httpx2.TransportError, _BusyError) as error:
                 have = self._stream.tell()
                 failures = 1 if have > farthest else failures + 1
                 farthest = max(farthest, have)
                 reason = str(error) or type(error).__name__
-                if failures >= self._patience.attempts or _is_hopeless(error):
+                # No name, no route, or nobody listening.
+                is_hopeless = isinstance(error, httpx2.ConnectError | httpx2.UnsupportedProtocol)
+                if failures >= self._patience.attempts or is_hopeless:
                     kept = f"; {have:,} bytes are kept, repeat the command to resume" if have else ""
-                    raise SourceError(f"{self._remote.url}: {reason}{kept}") from error
-                _log.warning("%s: %s; trying again after %s bytes", self._remote.url, reason, f"{have:,}")
+                    raise SourceError(f"{self._source.url}: {reason}{kept}") from error
+                _log.warning("%s: %s; trying again after %s bytes", self._source.url, reason, f"{have:,}")
                 self._patience.wait(failures)
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-                raise SourceError(f"{self._remote.url}: {error}") from error
-            else:
-                return
+                raise SourceError(f"{self._source.url}: {error}") from error
 
-    def _start(self) -> int:
-        """Keep what an earlier call left, if it can be told to be of the same file."""
-        have = self._stream.seek(0, os.SEEK_END)
-        known = self._remote.sha256 or self._remote.git_blob
-        if have and not known and self._validator() is None:
-            have = self._restart(0)
-        self._advance(have)
-        return have
-
-    def _restart(self, counted: int) -> int:
+    def _restart(self) -> None:
+        self._advance(-self._stream.tell())
         self._stream.seek(0)
         self._stream.truncate()
-        self._advance(-counted)
-        return 0
 
     def _validator(self) -> str | None:
         """What names the version of the file that the part was begun with."""
         try:
             content = json.loads(self._marker.read_text(encoding="utf-8"))
-            return str(content["validator"]) if content["url"] == self._remote.url else None
+            return str(content["validator"]) if content["url"] == self._source.url else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _receive(self) -> None:
         have = self._stream.tell()
-        if have and have == self._remote.size_bytes:
-            return
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers["Range"] = f"bytes={have}-"
-            validator = self._validator()
-            if validator is not None:
+            if (validator := self._validator()) is not None:
                 headers["If-Range"] = validator
         with (
             httpx2.Client(follow_redirects=True, timeout=self._patience.timeout_seconds) as client,
-            client.stream("GET", self._remote.url, headers=headers) as response,
+            client.stream("GET", self._source.url, headers=headers) as response,
         ):
-            if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE and have:
-                if response.headers.get("Content-Range", "") != f"bytes */{have}":
-                    self._restart(have)
+            answered = response.headers.get("Content-Range", "")
+            if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE and answered == f"bytes */{have}":
+                return  # it is complete
+            self._refuse_wrong(response)
+            if have and not (response.status_code == 206 and answered.startswith(f"bytes {have}-")):
+                self._restart()
+                if response.status_code != 200:
                     raise _BusyError("the part kept here does not fit the file there; starting over")
-                return
-            self._accept(response, have)
+            if not self._stream.tell():
+                self._mark(response.headers)
             for block in response.iter_raw():  # as they come: a block size would lose what a cut leaves over
                 self._stream.write(block)
                 self._advance(len(block))
-                limit = self._remote.size_bytes
-                if limit is not None and self._stream.tell() > limit:
-                    self._restart(self._stream.tell())
-                    raise SourceError(f"{self._remote.url}: is larger than the {limit:,} bytes it should have")
 
-    def _accept(self, response: httpx2.Response, have: int) -> None:
-        """Hold the head of an answer against what was asked."""
-        url, headers = self._remote.url, response.headers
-        if response.status_code in _BUSY:
-            raise _BusyError(f"the server answered {response.status_code} {response.reason_phrase}")
+    def _refuse_wrong(self, response: httpx2.Response) -> None:
+        """Check the head of an answer."""
+        code, headers = response.status_code, response.headers
+        is_complete = code == httpx2.codes.RANGE_NOT_SATISFIABLE and self._stream.tell() > 0
+        if code in _BUSY:
+            raise _BusyError(f"the server answered {code} {response.reason_phrase}")
         schemes = {answer.url.scheme for answer in (*response.history, response)}
-        refusals = [
-            (not response.is_success, f"the server answered {response.status_code} {response.reason_phrase}"),
-            (
-                url.startswith("https:") and schemes != {"https"},
-                "the server sends us on to an address without encryption",
+        refusals = {
+            f"the server answered {code} {response.reason_phrase}": not (response.is_success or is_complete),
+            "the server redirects to an address without encryption": (
+                self._source.url.startswith("https:") and schemes != {"https"}
             ),
-            (headers.get("Content-Encoding", "identity") != "identity", "the server sends it packed, unasked"),
-            (
-                headers.get("Content-Type", "").startswith("text/html"),
-                "the server answered with a web page instead of the file (a log-in page?)",
+            "the server sends it packed, unasked": headers.get("Content-Encoding", "identity") != "identity",
+            "the server answered with a web page instead of the file (a log-in page?)": (
+                headers.get("Content-Type", "").startswith("text/html")
             ),
-        ]
-        for refused, reason in refusals:
-            if refused:
-                raise SourceError(f"{url}: {reason}")
-        if have and response.status_code == httpx2.codes.PARTIAL_CONTENT:
-            if not headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                self._restart(have)
-                raise _BusyError("the server sent another range than asked; starting over")
-            return
-        if have:
-            self._restart(have)
-        self._mark(headers)
+        }
+        for reason, is_refused in refusals.items():
+            if is_refused:
+                raise SourceError(f"{self._source.url}: {reason}")
 
     def _mark(self, headers: httpx2.Headers) -> None:
         """Remember which version of the file the part is begun with."""
@@ -230,7 +205,7 @@ class _Transfer:
         if not validator or validator.startswith("W/"):
             validator = headers.get("Last-Modified", "")
         if validator:
-            self._marker.write_text(json.dumps({"url": self._remote.url, "validator": validator}), encoding="utf-8")
+            self._marker.write_text(json.dumps({"url": self._source.url, "validator": validator}), encoding="utf-8")
         else:
             self._marker.unlink(missing_ok=True)
 
@@ -254,25 +229,3 @@ def _own(part: Path) -> Iterator[IO[bytes]]:
 
 def _marker(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
-
-
-def _check(remote: Remote, part: Path, name: str) -> FileRecord:
-    """Compare what came with what is known; what is wrong is deleted, for no attempt could mend it."""
-    record = record_file(part, remote.url, "nothing: recorded when it first came")
-    wanted = [
-        ("bytes", remote.size_bytes, record.size_bytes),
-        ("SHA-256", remote.sha256, record.sha256),
-        ("git object", remote.git_blob, git_blob_name(part) if remote.git_blob else None),
-    ]
-    for what, expected, found in wanted:
-        if expected is not None and expected != found:
-            part.unlink()
-            raise SourceError(f"{remote.url}: {name} came with {what} {found}, expected {expected}; it was deleted")
-    known = [what for what, expected, _ in wanted[1:] if expected is not None]
-    checked = f"{' and '.join(known)} known before" if known else record.checked
-    return FileRecord(name, record.size_bytes, record.sha256, remote.url, checked)
-
-
-def _is_hopeless(error: Exception) -> bool:
-    """Whether there is no server: no name, no route, or nobody listening."""
-    return isinstance(error, httpx2.ConnectError | httpx2.UnsupportedProtocol)

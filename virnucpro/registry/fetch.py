@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import is_offline_mode
@@ -13,8 +12,8 @@ from virnucpro.errors import ModelError, ResourceError
 from virnucpro.progress import Reporter
 from virnucpro.registry import hub
 from virnucpro.registry.catalogue import MODELS, PARTS, HubSource, Part, UrlSource
-from virnucpro.registry.download import Patience, Remote, SourceError, download, mirrored
-from virnucpro.registry.inventory import downloads_dir, found_elsewhere
+from virnucpro.registry.download import Patience, SourceError, download, mirrored
+from virnucpro.registry.inventory import check_room, downloads_dir, found_elsewhere
 from virnucpro.registry.receipts import FileRecord, Receipt, looks_complete, read_receipt, write_receipt
 
 _log = logging.getLogger(__name__)
@@ -102,43 +101,23 @@ def _fetch_from(source: HubSource | UrlSource, part: Part, folder: Path, how: Fe
     if is_offline_mode():
         place = hub.hub_address(how.mirror) + f"/{source.repo}" if isinstance(source, HubSource) else source.url
         raise SourceError(f"{place}: not asked, HF_HUB_OFFLINE is set")
-    if isinstance(source, HubSource):
-        return _fetch_repository(source, part, folder, how)
-    remote = Remote(mirrored(source.url, how.mirror), sha256=source.sha256, git_blob=source.git_blob)
-    _check_room(folder, part.about_bytes)
-    with how.reporter.stage(source.file, None, "bytes") as advance:
-        return (download(remote, folder / source.file, how.patience, advance),)
-
-
-def _fetch_repository(source: HubSource, part: Part, folder: Path, how: Fetching) -> tuple[FileRecord, ...]:
-    listing = hub.list_files(source, how.mirror and mirrored("", how.mirror), how.patience)
+    have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if isinstance(source, UrlSource):
+        check_room(folder, part.about_bytes - have)
+        with how.reporter.stage(source.file, None, "bytes") as advance:
+            there = replace(source, url=mirrored(source.url, how.mirror))
+            return (download(there, folder / source.file, how.patience, advance),)
+    files = hub.list_files(source, how.mirror and mirrored("", how.mirror), how.patience)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(f"{folder}: cannot be written to ({error.strerror}). Set VIRNUCPRO_CACHE.") from error
-    _check_room(folder, sum(file.size_bytes for file in listing.files))
+    check_room(folder, sum(file.size_bytes for file in files) - have)
     records = []
-    for file in listing.files:
+    for file in files:
         with how.reporter.stage(f"{part.name}/{file.name}", file.size_bytes, "bytes") as advance:
-            known = hub.recognise(file, folder / file.name, listing.url(file.name))
-            records.append(known or hub.fetch_file(listing, file, folder, how.patience, advance))
+            records.append(hub.fetch_file(file, folder, how.patience, advance))
     return tuple(records)
-
-
-def _check_room(folder: Path, size_bytes: int) -> None:
-    """Refuse before the first byte what the disk cannot hold.
-
-    Raises:
-        ResourceError: it cannot.
-    """
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if there == folder else 0
-    free = shutil.disk_usage(there).free + have
-    if size_bytes > free:
-        raise ResourceError(
-            f"{folder}: {size_bytes:,} bytes are to come, {free:,} are free. "
-            "Free some space, or set VIRNUCPRO_CACHE to another place."
-        )
 
 
 def _wanted(part: Part) -> str:

@@ -6,7 +6,6 @@ listing: what comes is held against it. Never a token: the repositories are publ
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +22,11 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from virnucpro.errors import DiskFullError
 from virnucpro.progress import Advance
 from virnucpro.registry.catalogue import HubSource
-from virnucpro.registry.download import Patience, SourceError
-from virnucpro.registry.receipts import FILE_NAME, FileRecord, git_blob_name, record_file
+from virnucpro.registry.download import NO_ROOM, Patience, SourceError
+from virnucpro.registry.receipts import FILE_NAME, FileRecord, git_blob_name
+from virnucpro.run_dir import file_digest
 
 _log = logging.getLogger(__name__)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)
 
 
@@ -35,24 +34,18 @@ _HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)
 class HubFile:
     """A file as the hub lists it."""
 
+    repo: str  # ``owner/name``
+    commit: str  # the hub's
+    endpoint: str  # the hub's address
     name: str  # within the repository
     size_bytes: int  # exact
     sha256: str | None  # of a large file; None for a small one
     git_blob: str | None  # name of a small file's git object; for a large one that of its pointer
 
-
-@dataclass(frozen=True)
-class Listing:
-    """What is wanted of a repository, at one commit."""
-
-    repo: str  # ``owner/name``
-    commit: str  # the hub's
-    endpoint: str  # the hub's address
-    files: tuple[HubFile, ...]  # chosen ones
-
-    def url(self, name: str) -> str:
-        """Where a file is."""
-        return f"{self.endpoint}/{self.repo}/resolve/{self.commit}/{name}"
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"{self.endpoint}/{self.repo}/resolve/{self.commit}/{self.name}"
 
 
 def hub_address(mirror: str | None) -> str:
@@ -60,7 +53,7 @@ def hub_address(mirror: str | None) -> str:
     return (mirror or constants.ENDPOINT).rstrip("/")
 
 
-def list_files(source: HubSource, mirror: str | None, patience: Patience) -> Listing:
+def list_files(source: HubSource, mirror: str | None, patience: Patience) -> list[HubFile]:
     """Ask the hub what the repository holds, and choose.
 
     Raises:
@@ -85,65 +78,15 @@ def list_files(source: HubSource, mirror: str | None, patience: Patience) -> Lis
     if found.sha is None:
         raise SourceError(f"{place}: the server does not name a commit, so it is not a hub")
     files = [
-        HubFile(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
+        HubFile(
+            *(source.repo, found.sha, endpoint, item.rfilename, item.size or 0),
+            sha256=item.lfs.sha256 if item.lfs else None,
+            git_blob=item.blob_id,
+        )
         for item in found.siblings or []
         if FILE_NAME.fullmatch(item.rfilename)
     ]
-    return Listing(source.repo, found.sha, endpoint, tuple(_choose(place, source, files)))
 
-
-def fetch_file(listing: Listing, file: HubFile, folder: Path, patience: Patience, advance: Advance) -> FileRecord:
-    """Bring one file into ``folder``; what came of it before is kept in ``folder/.hub`` until it is complete.
-
-    Raises:
-        SourceError: it does not come, or is not what the hub says it is.
-        DiskFullError: no space is left.
-    """
-    url = listing.url(file.name)
-    before = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        came = hf_hub_download(
-            listing.repo,
-            file.name,
-            revision=listing.commit,
-            local_dir=folder / ".hub",
-            endpoint=listing.endpoint,
-            etag_timeout=patience.timeout_seconds,
-            token=False,
-            tqdm_class=_bar(advance),
-        )
-    except _HUB_ERRORS as error:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise DiskFullError(folder / file.name) from error
-        raise SourceError(f"{url}: {_reason(error)}") from error
-    finally:
-        if not before:
-            enable_progress_bars()
-    path = Path(came)
-    record = _describe(file, path, url)
-    wrong = _compare(file, path, record)
-    if wrong is not None:
-        path.unlink()
-        raise SourceError(f"{url}: came with {wrong}; it was deleted")
-    path.replace(folder / file.name)
-    return record
-
-
-def recognise(file: HubFile, path: Path, url: str) -> FileRecord | None:
-    """The record of a file that an earlier fetch brought; None where it is not there or not what the hub lists."""
-    if not path.is_file() or path.stat().st_size != file.size_bytes:
-        return None
-    record = _describe(file, path, url)
-    return None if _compare(file, path, record) else record
-
-
-def sweep(folder: Path) -> None:
-    """Delete what the hub's library keeps beside finished downloads."""
-    rmtree(folder / ".hub", ignore_errors=True)
-
-
-def _choose(place: str, source: HubSource, files: Sequence[HubFile]) -> list[HubFile]:
     def matching(patterns: Sequence[str]) -> list[HubFile]:
         return [file for file in files if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
 
@@ -153,20 +96,65 @@ def _choose(place: str, source: HubSource, files: Sequence[HubFile]) -> list[Hub
     return [*matching(source.needed), *weights]
 
 
-def _compare(file: HubFile, path: Path, record: FileRecord) -> str | None:
+def fetch_file(file: HubFile, folder: Path, patience: Patience, advance: Advance) -> FileRecord:
+    """Bring one file into ``folder``, unless an earlier call did; a part of it is kept in ``folder/.hub``.
+
+    Raises:
+        SourceError: it does not come, or is not what the hub says it is.
+        DiskFullError: no space is left.
+    """
+    target = folder / file.name
+    if target.is_file() and _problem(file, target) is None:
+        return _record(file, target)
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        came = hf_hub_download(
+            file.repo,
+            file.name,
+            revision=file.commit,
+            local_dir=folder / ".hub",
+            endpoint=file.endpoint,
+            etag_timeout=patience.timeout_seconds,
+            token=False,
+            tqdm_class=_bar(advance),
+        )
+    except _HUB_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise DiskFullError(target) from error
+        raise SourceError(f"{file.url}: {_reason(error)}") from error
+    finally:
+        if not before:
+            enable_progress_bars()
+    path = Path(came)
+    problem = _problem(file, path)
+    if problem is not None:
+        path.unlink()
+        raise SourceError(f"{file.url}: came with {problem}; it was deleted")
+    path.replace(target)
+    return _record(file, target)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what the hub's library keeps beside finished downloads."""
+    rmtree(folder / ".hub", ignore_errors=True)
+
+
+def _problem(file: HubFile, path: Path) -> str | None:
     """What is wrong with a file, if anything."""
-    if file.size_bytes != record.size_bytes:
-        return f"{record.size_bytes} bytes, the hub lists {file.size_bytes}"
-    if file.sha256 is not None and file.sha256 != record.sha256:
-        return f"SHA-256 {record.sha256}, the hub lists {file.sha256}"
+    if path.stat().st_size != file.size_bytes:
+        return f"{path.stat().st_size} bytes, the hub lists {file.size_bytes}"
+    if file.sha256 is not None and file.sha256 != file_digest(path):
+        return f"another SHA-256 than the hub lists ({file.sha256})"
     if file.sha256 is None and file.git_blob is not None and git_blob_name(path) != file.git_blob:
         return f"another content than the hub lists (git object {file.git_blob})"
     return None
 
 
-def _describe(file: HubFile, path: Path, url: str) -> FileRecord:
+def _record(file: HubFile, path: Path) -> FileRecord:
     checked = "SHA-256 of the hub" if file.sha256 else "git object of the hub" if file.git_blob else "size of the hub"
-    return record_file(path, url, checked)
+    # A digest that was just compared is not computed again.
+    return FileRecord(path.name, file.size_bytes, file.sha256 or file_digest(path), file.url, checked)
 
 
 def _may_pass(error: Exception) -> bool:

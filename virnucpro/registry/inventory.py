@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from virnucpro.bundles.bundle import BUNDLED, cache_dir, find_bundle, load_bundle
 from virnucpro.bundles.checkpoints import find_checkpoint
-from virnucpro.errors import ModelError
+from virnucpro.errors import ModelError, ResourceError
 from virnucpro.registry.catalogue import MODELS, PARTS, HubSource, Part
 from virnucpro.registry.receipts import (
     FILE_NAME,
@@ -68,6 +69,21 @@ def bundles_dir() -> Path:
 def downloads_dir() -> Path:
     """Where fetched checkpoints are."""
     return cache_dir() / "downloads"
+
+
+def check_room(folder: Path, size_bytes: int) -> None:
+    """Refuse before the first byte what the disk of ``folder`` cannot hold.
+
+    Raises:
+        ResourceError: it cannot.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if size_bytes > free:
+        raise ResourceError(
+            f"{folder}: {size_bytes:,} bytes are to come, {free:,} are free. "
+            "Free some space, or set VIRNUCPRO_CACHE to another place."
+        )
 
 
 def list_entries() -> list[Entry]:
@@ -144,20 +160,15 @@ def record(place: Place) -> Receipt:
     Raises:
         ModelError: it holds no file, or is no sound bundle.
     """
-    old = read_receipt(place.folder) if (place.folder / RECEIPT).is_file() else None
-    receipt = describe(place, old)
+    receipt = _describe(place, read_receipt(place.folder))
     if not receipt.files:
         raise ModelError(f"{place.folder}: holds no file to record.")
     write_receipt(place.folder, receipt)
     return receipt
 
 
-def describe(place: Place, known: Receipt | None) -> Receipt:
-    """What is in a folder now, with sources and licence as ``known`` has them.
-
-    Raises:
-        ModelError: it is no sound bundle.
-    """
+def _describe(place: Place, known: Receipt | None) -> Receipt:
+    """What is in a folder now, with sources and licence as ``known`` has them."""
     files = []
     for path in _files(place.folder):
         now = record_file(path, "unknown", "nothing: recorded as it was found")
@@ -176,7 +187,7 @@ def sound_receipt(place: Place) -> Receipt:
     """
     receipt = read_receipt(place.folder)
     if receipt is None:
-        return describe(place, None)
+        return _describe(place, None)
     problems = verify(place)
     if problems:
         raise ModelError("; ".join(map(str, problems)))
@@ -243,27 +254,27 @@ def _bundle_entry(place: Place) -> Entry:
     receipt = _receipt(place.folder)
     files = _files(place.folder)
     size = sum(path.stat().st_size for path in files)
-    fingerprint, state = None, "here"
+    bundled = place.name in BUNDLED
+    fingerprint = receipt.fingerprint if receipt is not None else None
+    state: State = "bundled" if bundled else "here"
     try:
-        if receipt is not None:
-            fingerprint = receipt.fingerprint
-            state = "here" if looks_complete(place.folder, receipt) else "incomplete"
-        elif size <= _LARGEST_HASHED_BYTES:
+        if receipt is None and size <= _LARGEST_HASHED_BYTES:
             fingerprint = load_bundle(str(place.folder)).fingerprint
+        elif receipt is not None and not looks_complete(place.folder, receipt):
+            state = "incomplete"
     except ModelError:
         state = "incomplete"
-    sources = sorted({file.source for file in receipt.files} - {"unknown"}) if receipt is not None else []
-    bundled = place.name in BUNDLED
+    sources = {file.source for file in receipt.files} - {"unknown"} if receipt is not None else set()
     return Entry(
         name=place.name,
         kind="bundle",
-        state="bundled" if bundled and state == "here" else "here" if state == "here" else "incomplete",
+        state=state,
         size_bytes=size,
         size_is_exact=True,
         fingerprint=fingerprint,
         licence=receipt.licence if receipt is not None else _licence(place),
         parts=tuple(path.name for path in files),
-        source="this program" if bundled else "; ".join(sources) or "unknown",
+        source="this program" if bundled else "; ".join(sorted(sources)) or "unknown",
         where=place.folder,
         num_recorded=len(receipt.files) if receipt is not None else 0,
     )
@@ -290,26 +301,25 @@ def _model_entry(name: str) -> Entry:
 def _part_entry(part: Part) -> Entry:
     folder = downloads_dir() / part.name
     receipt = _receipt(folder)
-    files = _files(folder)
-    state: State = "not here"
-    if receipt is not None and looks_complete(folder, receipt):
-        state = "here"
-    elif folder.is_dir() and any(folder.iterdir()):
-        state = "incomplete"
-    here = receipt is not None and state == "here"
-    elsewhere = None if here else found_elsewhere(part)
+    where: Path | None = folder
+    state: State = "here"
+    if receipt is None or not looks_complete(folder, receipt):
+        where = found_elsewhere(part)
+        is_begun = folder.is_dir() and any(folder.iterdir())
+        state = "elsewhere" if where is not None else "incomplete" if is_begun else "not here"
+    exact = receipt.size_bytes if receipt is not None and state == "here" else None
     sources: list[str] = [source.repo if isinstance(source, HubSource) else source.url for source in part.sources]
     return Entry(
         name=part.name,
         kind="checkpoint",
-        state=state if elsewhere is None else "elsewhere",
-        size_bytes=receipt.size_bytes if here and receipt is not None else part.about_bytes,
-        size_is_exact=here,
+        state=state,
+        size_bytes=part.about_bytes if exact is None else exact,
+        size_is_exact=exact is not None,
         fingerprint=None,
         licence=part.licence,
-        parts=tuple(path.name for path in files),
+        parts=tuple(path.name for path in _files(folder)),
         source="; or ".join(sources),
-        where=folder if here else elsewhere,
+        where=where,
         num_recorded=len(receipt.files) if receipt is not None else 0,
     )
 

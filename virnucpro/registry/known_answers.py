@@ -2,9 +2,7 @@
 
 ::
 
-    {"schema": 1, "fingerprint": "...",
-     "sequences": {"rule": "congruential", "seed": 20260101, "lengths_nt": [...], "open": [...]},
-     "p_virus": [0.1234, ...]}
+    {"schema": 1, "fingerprint": "...", "seed": 20260101, "p_virus": [0.1234, ...]}
 
 ``virnucpro models record --answers FOLDER`` writes it, ``virnucpro doctor`` asks the same on the user's machine. The
 answers are those of the table ``.sequences.tsv``, in float32 on the CPU: the whole way from FASTA to probability.
@@ -28,7 +26,6 @@ FILE = "known_answers.json"
 TOLERANCE = 1e-4
 """Largest difference of a probability; the table has four decimals."""
 
-RULE = "congruential"
 SEED = 20_260_101
 SHAPES = ((150, True), (150, False), (300, True), (300, False), (500, True), (500, False), (1200, True), (3000, False))
 """Length (nt) of each sequence, and whether its first frame is open."""
@@ -45,22 +42,8 @@ class KnownAnswers:
 
     fingerprint: str  # of the bundle that answered
     p_virus: tuple[float, ...]  # of each sequence
-
-
-@dataclass(frozen=True)
-class _Rule:
-    rule: str = RULE
-    seed: int = SEED
-    lengths_nt: tuple[int, ...] = tuple(length for length, _ in SHAPES)
-    open: tuple[bool, ...] = tuple(is_open for _, is_open in SHAPES)
-
-
-@dataclass(frozen=True)
-class _File:
-    fingerprint: str
-    p_virus: tuple[float, ...]
-    sequences: _Rule = _Rule()
-    schema: Literal[1] = 1
+    seed: int = SEED  # of the sequences
+    schema: Literal[1] = 1  # of the file
 
 
 def sequences() -> list[str]:
@@ -96,7 +79,7 @@ def ask(predict: Predict) -> list[float]:
 
 def write_answers(folder: Path, answers: KnownAnswers) -> None:
     """Write ``known_answers.json`` into a bundle folder."""
-    write_json(folder / FILE, asdict(_File(answers.fingerprint, answers.p_virus)))
+    write_json(folder / FILE, asdict(answers))
 
 
 def read_answers(folder: Path) -> KnownAnswers | None:
@@ -107,14 +90,14 @@ def read_answers(folder: Path) -> KnownAnswers | None:
     """
     path = folder / FILE
     try:
-        stored = stored_json.read(path, _File)
+        known = stored_json.read(path, KnownAnswers)
     except FileNotFoundError:
         return None
     except StoreError as error:
         raise ModelError(f"{path}: {error.problem}.") from error
-    if stored.sequences != _Rule() or len(stored.p_virus) != len(SHAPES):
+    if known.seed != SEED or len(known.p_virus) != len(SHAPES):
         raise ModelError(f"{path}: is about other sequences than this program makes.")
-    return KnownAnswers(stored.fingerprint, stored.p_virus)
+    return known
 
 
 def _numbers(seed: int) -> Iterator[int]:

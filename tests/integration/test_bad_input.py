@@ -9,10 +9,11 @@ import sys
 
 import pytest
 from conftest import mixed_records, open_dna, random_dna, read_tsv, write_fasta
+from tiny_models import small_lite
 
 
 def predict(virnucpro, path, out):
-    return virnucpro("predict", path, "-o", out, "--threads", 1, "--no-progress")
+    return virnucpro("predict", path, "-o", out, "--threads", 1, "--no-progress", "-m", small_lite())
 
 
 def sequences(out, stem="in"):
@@ -162,7 +163,7 @@ def test_an_output_that_is_a_file_or_holds_files_of_our_names_is_refused(virnucp
     assert ended.code == 2
     assert "in.sequences.tsv" in ended.err
     assert "--force" in ended.err
-    assert virnucpro("predict", path, "-o", tmp_path / "full", "--force").code == 0
+    assert virnucpro("predict", path, "-o", tmp_path / "full", "--force", "-m", small_lite()).code == 0
     assert (tmp_path / "full" / "thesis.txt").read_text() == "mine"
 
 

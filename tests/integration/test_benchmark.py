@@ -23,11 +23,16 @@ def measured(virnucpro, tiny_bundle, tmp_path):
     return run
 
 
-def test_extraction_encoders_and_merging_are_measured(measured):
-    record, table = measured("extraction", "encoders", "merge")
-    extraction, nucleotide, protein, *merges = record["figures"]
-    assert (extraction["unit"], nucleotide["unit"], protein["unit"]) == ("fragments/s", "rows/s", "rows/s")
-    assert [figure["name"][-12:] for figure in merges] == [f"processes: {n}" for n in (1, 2, 4)]
+@pytest.mark.parametrize(
+    ("sections", "units"),
+    [
+        (("extraction", "encoders"), ["fragments/s", "rows/s", "rows/s"]),
+        pytest.param(("merge",), ["rows/s"] * 3, marks=pytest.mark.slow),
+    ],
+)
+def test_parts_are_measured(measured, sections, units):
+    record, table = measured(*sections)
+    assert [figure["unit"] for figure in record["figures"]] == units
     for figure in record["figures"]:
         assert len(figure["values"]) == 3
         assert min(figure["values"]) > 0
@@ -36,6 +41,7 @@ def test_extraction_encoders_and_merging_are_measured(measured):
     assert record["settings"]["num_reads"] == 30
 
 
+@pytest.mark.slow
 def test_whole_runs_are_measured_in_processes_of_their_own(measured):
     record, _ = measured("run")
     units = [figure["unit"] for figure in record["figures"]]

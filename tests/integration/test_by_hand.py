@@ -256,7 +256,7 @@ def test_kept_embeddings_have_receipts_too(virnucpro, expected, tmp_path, tiny_b
 def test_a_cascade_is_screened_when_it_is_prepared(virnucpro, tmp_path, tiny_bundle):
     """The model asked for computes the rest in pieces; results are those of predict."""
     fasta = write_fasta(tmp_path / "in.fasta", mixed_records(24))
-    arguments = (fasta, "--model", tiny_bundle, "--cascade", *SETTINGS)
+    arguments = (fasta, "--model", tiny_bundle, "--cascade", *SETTINGS, "--unit-rows", 40)
     assert virnucpro("predict", *arguments, "-o", tmp_path / "out").code == 0
     assert virnucpro("prepare", *arguments, "-o", tmp_path / "run").code == 0
     assert virnucpro("work", tmp_path / "run", "--shard", "2/2", "-q").code == 0

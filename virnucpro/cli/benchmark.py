@@ -9,10 +9,7 @@ import click
 from virnucpro.cli.options import (
     COUNT,
     FILE,
-    measured_device_option,
-    measured_dtype_option,
-    measured_model_option,
-    threads_option,
+    measured_options,
 )
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.logs import start_logging
@@ -54,10 +51,7 @@ def _sections(context: click.Context, option: click.Parameter, value: str) -> tu
     show_default=True,
     help="Sections to measure, separated by commas.",
 )
-@measured_model_option
-@measured_device_option
-@measured_dtype_option
-@threads_option
+@measured_options
 @click.option(
     "--reads", "num_reads", type=COUNT, metavar="N", default=20_000, show_default=True, help="Reads of 300 bases."
 )

@@ -151,16 +151,19 @@ rows_option = click.option(
     "--keep-intermediate", is_flag=True, help="Also write STEM.rows.tsv.gz: every kept frame with its scores."
 )
 legacy_option = click.option("--legacy-output", is_flag=True, help="Also write the published program's two files.")
-measured_model_option = click.option(
-    "-m",
-    "--model",
-    metavar="MODEL",
-    default="lite",
-    show_default=True,
-    shell_complete=complete_model,
-    help="Model, as in predict.",
-)
-measured_device_option = click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}.")
-measured_dtype_option = click.option(
-    "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Float type of the encoders."
+measured_options = together(
+    click.option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        default="lite",
+        show_default=True,
+        shell_complete=complete_model,
+        help="Model, as in predict.",
+    ),
+    click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}."),
+    click.option(
+        "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Float type of the encoders."
+    ),
+    threads_option,
 )

@@ -10,10 +10,7 @@ import click
 
 from virnucpro.cli.options import (
     json_option,
-    measured_device_option,
-    measured_dtype_option,
-    measured_model_option,
-    threads_option,
+    measured_options,
 )
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
@@ -34,10 +31,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@measured_model_option
-@measured_device_option
-@measured_dtype_option
-@threads_option
+@measured_options
 @click.option(
     "--seconds",
     metavar="S",

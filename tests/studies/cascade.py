@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ def write_cascade(name: str, cascade: Cascade) -> Path:
     """Store the limits in the ``bundle.yaml`` of the full model, which is returned; its fingerprint does not change."""
     path = load_bundle(name).folder / "bundle.yaml"
     settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings["cascade"] = cascade.as_settings()
+    settings["cascade"] = asdict(cascade)
     with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return path

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 DEFAULT_FIRST = "lite"
@@ -47,10 +47,6 @@ class Cascade:
     def limits(self) -> Limits:
         """The two."""
         return Limits(self.low, self.high)
-
-    def as_settings(self) -> dict[str, Any]:
-        """As ``bundle.yaml`` holds it."""
-        return asdict(self)
 
 
 def read_cascade(content: Mapping[str, Any] | None) -> Cascade | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,15 +160,10 @@ def _array_of(path: Path, content: Mapping[str, Any]) -> NDArray[Any]:
     return value
 
 
-class _named:  # noqa: N801 - reads as a statement
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
     """Turn what readers raise about a damaged file into an error that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile)):
-            raise InputError(str(self._path), f"cannot be read ({error})") from error
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        raise InputError(str(path), f"cannot be read ({error})") from error

@@ -13,11 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def count_windows(length: int, fragment_length: int) -> int:
-    """How many windows a record of ``length`` bases has; none when it is empty."""
-    return (length + fragment_length - 1) // fragment_length
-
-
 def window(length: int, fragment_length: int, index: int) -> tuple[int, int]:
     """Start and stop (0-based half-open, on the record) of window ``index``.
 

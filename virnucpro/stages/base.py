@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,25 +44,9 @@ def computed_rows(run_dir: RunDir, unit: int, rows: NDArray[np.void], first_row:
     return are_computed & store.read_arrays(path, "selection", "rows")["rows"] if path.exists() else are_computed
 
 
-class ScoredRun(Protocol):
-    """What results are made from: stored scores and the rules that turn them into calls. No model."""
-
-    @property
-    def dir(self) -> RunDir:
-        """Where the scores are."""
-
-    @property
-    def rules(self) -> Rules:
-        """From scores to calls."""
-
-    @property
-    def reporter(self) -> Reporter:
-        """Progress."""
-
-
 @dataclass(frozen=True)
 class StoredRun:
-    """A finished run whose scores are on disk; see ``ScoredRun``."""
+    """A finished run, whose scores are on disk and whose rules turn them into calls. No model."""
 
     dir: RunDir
     rules: Rules
@@ -86,6 +69,10 @@ class Run:
     def rules(self) -> Rules:
         """What turns scores into calls."""
         return self.bundle.rules
+
+
+ScoredRun = Run | StoredRun
+"""What results are made from."""
 
 
 @dataclass(frozen=True)

@@ -58,52 +58,33 @@ OTHER_SHARE = 0.11
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, beside the data.
+    """Everything that decides the weights, beside the data."""
 
-    Attributes:
-        fragments: fragments seen in all.
-        batch: fragments a step.
-        lengths: fragment lengths in bases, and
-        length_shares: how often a batch has each; what is left over draws 100..500 alike.
-        learning_rate: highest rate of AdamW; it rises over ``warm_up`` of the steps, then falls as a cosine.
-        weight_decay: of AdamW.
-        highest_mutation: each fragment is mutated at a rate between 0 and this.
-        keep_ngrams: share of n-grams kept in the bags.
-        keep_kmers: share of fragments whose 8-mers are kept at all; they know a genus by its composition, which
-            does not help with others.
-        label_smoothing: of the cross-entropies.
-        auxiliary: weight of each encoder's own loss (which group?) beside the head's.
-        synthetic: share of the host half that is of no organism (``training/synthetic.py``).
-        averaging: decay a step of the running mean of the weights that is kept.
-        start: fingerprint of the bundle whose weights are the first ones; where empty, the n-gram vectors start from
-            the composition of the training genomes and all else is random.
-        seed: of everything random.
-        nucleotide: shape of the nucleotide encoder.
-        protein: shape of the protein encoder.
-        head_width: hidden width of the head.
-        profiles: the evidence beside what is trained here.
-    """
-
-    fragments: int = 14_000_000
-    batch: int = 512
-    lengths: tuple[int, ...] = (500, 300, 150)
+    fragments: int = 14_000_000  # fragments seen in all
+    batch: int = 512  # fragments a step
+    lengths: tuple[int, ...] = (500, 300, 150)  # fragment lengths in bases
+    # how often a batch has each length; what is left over draws 100..500 alike
     length_shares: tuple[float, ...] = (0.45, 0.25, 0.2)
-    learning_rate: float = 2e-3
+    learning_rate: float = 2e-3  # highest rate of AdamW; it rises over ``warm_up`` of the steps, then falls as a cosine
     warm_up: float = 0.05
-    weight_decay: float = 0.05
-    highest_mutation: float = 0.1
-    keep_ngrams: float = 0.65
+    weight_decay: float = 0.05  # of AdamW
+    highest_mutation: float = 0.1  # each fragment is mutated at a rate between 0 and this
+    keep_ngrams: float = 0.65  # share of n-grams kept in the bags
+    # share of fragments whose 8-mers are kept at all; they know a genus by its composition, which does not help with
+    # others
     keep_kmers: float = 0.8
-    label_smoothing: float = 0.03
-    auxiliary: float = 0.2
-    synthetic: float = 0.06
-    averaging: float = 0.999
+    label_smoothing: float = 0.03  # of the cross-entropies
+    auxiliary: float = 0.2  # weight of each encoder's own loss (which group?) beside the head's
+    synthetic: float = 0.06  # share of the host half that is of no organism (``training/synthetic.py``)
+    averaging: float = 0.999  # decay a step of the running mean of the weights that is kept
+    # fingerprint of the bundle whose weights are the first ones; where empty, the n-gram vectors start from the
+    # composition of the training genomes and all else is random
     start: str = ""
-    seed: int = 1
-    nucleotide: SixFrameShape = field(default_factory=SixFrameShape)
-    protein: ResidueConvShape = field(default_factory=ResidueConvShape)
-    head_width: int = 128
-    profiles: ProfileRecipe = field(default_factory=ProfileRecipe)
+    seed: int = 1  # of everything random
+    nucleotide: SixFrameShape = field(default_factory=SixFrameShape)  # shape of the nucleotide encoder
+    protein: ResidueConvShape = field(default_factory=ResidueConvShape)  # shape of the protein encoder
+    head_width: int = 128  # hidden width of the head
+    profiles: ProfileRecipe = field(default_factory=ProfileRecipe)  # the evidence beside what is trained here
 
 
 @dataclass(frozen=True)

@@ -58,29 +58,18 @@ _MOST_FAMILIES, _MOST_GENERA = 12, 25
 
 @dataclass(frozen=True)
 class ProfileRecipe:
-    """What decides the evidence, beside the data.
+    """What decides the evidence, beside the data."""
 
-    Attributes:
-        fragments: that the network is trained on; with five times as many it knows the groups by heart again.
-        batch: fragments a step, half of them viral.
-        lengths: in bases, each as likely as a length between 100 and 500.
-        learning_rate: highest rate of AdamW; falls as a cosine.
-        weight_decay: of AdamW.
-        synthetic: share of the host half that is of no organism.
-        label_smoothing: labels are this and 1 less this.
-        network_weight: of the network's log-odds in the evidence, and
-        conservation_weight: of the mean conservation; both were chosen on the dev part.
-    """
-
+    # that the network is trained on; with five times as many it knows the groups by heart again
     fragments: int = 600_000
-    batch: int = 512
-    lengths: tuple[int, ...] = (150, 300, 500, 500)
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    synthetic: float = 0.06
-    label_smoothing: float = 0.01
-    network_weight: float = 0.4
-    conservation_weight: float = 6.0
+    batch: int = 512  # fragments a step, half of them viral
+    lengths: tuple[int, ...] = (150, 300, 500, 500)  # in bases, each as likely as a length between 100 and 500
+    learning_rate: float = 2e-3  # highest rate of AdamW; falls as a cosine
+    weight_decay: float = 0.02  # of AdamW
+    synthetic: float = 0.06  # share of the host half that is of no organism
+    label_smoothing: float = 0.01  # labels are this and 1 less this
+    network_weight: float = 0.4  # of the network's log-odds in the evidence; chosen on the dev part
+    conservation_weight: float = 6.0  # of the mean conservation in it; chosen on the dev part
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The files of a run on disk, format version 3.
+"""The files of a run on disk, format version 4.
 
 Every file is HDF5 and holds one unit of one kind.
 
-- The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (3), ``kind``, and ``digest``: the XXH3
+- The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (4), ``kind``, and ``digest``: the XXH3
   (128 bits) of a line for each array in order of name: name, type, shape and the array's own digest.
 - It MUST carry what it was made from: ``unit_digest`` (the digest of the unit file; all kinds but
   ``unit``) and ``fingerprint`` (of the encoder, or of the bundle; all other kinds).
@@ -16,8 +16,8 @@ Every file is HDF5 and holds one unit of one kind.
 =========== ================================================================================
 kind        arrays
 =========== ================================================================================
-unit        sequences, fragments, rows (tables of ``virnucpro.sequence.table``); names, nucleotides,
-            proteins, pieces (strings); piece_sequences; attribute ``first_row``
+unit        sequences, fragments, rows (tables of ``virnucpro.sequence.table``); names, descriptions,
+            nucleotides, proteins, pieces (strings); piece_sequences; attribute ``first_row``
 embedding   embedding (n, D) float32 or float16, a line for each row that is its own source
 merged      feature (n, D_nucleotide + D_protein)
 scores      scores (n, 2) float32: not virus, virus
@@ -48,9 +48,9 @@ from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import UnitTable
 
-VERSION = 3
+VERSION = 4
 _ARRAY_DIGEST = "xxh3_128"
-STRINGS = ("names", "nucleotides", "proteins", "pieces")
+STRINGS = ("names", "descriptions", "nucleotides", "proteins", "pieces")
 """The lists of strings of a unit."""
 _ATTRIBUTES = ("format", "version", "kind", "digest", "unit_digest", "fingerprint", "first_row")
 _TABLES = ("sequences", "fragments", "rows", "piece_sequences")
@@ -303,6 +303,7 @@ def read_unit(path: Path, strings: Collection[str] = STRINGS) -> UnitTable:
         first_row=int(attributes["first_row"]),
         sequences=arrays["sequences"],
         names=list_of("names"),
+        descriptions=list_of("descriptions"),
         fragments=arrays["fragments"],
         rows=arrays["rows"],
         nucleotides=list_of("nucleotides"),

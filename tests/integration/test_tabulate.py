@@ -77,6 +77,7 @@ def unit_of(fragments, length=300):
     table = UnitTable(
         sequences=np.array([(0, length * len(fragments), Status.OK)], dtype=SEQUENCE_DTYPE),
         names=Ragged.from_bytes([b"s"]),
+        descriptions=NOTHING,
         fragments=np.array(
             [(0, i, length * i, length * (i + 1), len(part), 0) for i, part in enumerate(fragments)],
             dtype=FRAGMENT_DTYPE,

@@ -67,7 +67,7 @@ class FileUnits:
 
     def bases(self):
         for table in self.tables:
-            yield table.pieces, table.piece_sequences
+            yield table.pieces, table.piece_sequences, table.piece_descriptions
 
 
 def write_regions(fasta: Path, output: Path, unit_rows: int, block_bytes: int = 1 << 20) -> InputResults:

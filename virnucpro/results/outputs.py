@@ -66,8 +66,8 @@ class Source(Protocol):
     def units(self, strings: Collection[str]) -> Iterator[ScoredUnit]:
         """Each with its scores; ``strings`` are the lists that are read."""
 
-    def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64]]]:
-        """The bases as read, in pieces, with the number of the sequence of each."""
+    def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64], Ragged]]:
+        """The bases as read, in pieces, with the number of the sequence of each, and its description at its first."""
 
 
 class NoUnits:
@@ -78,7 +78,7 @@ class NoUnits:
         del strings
         return iter(())
 
-    def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64]]]:
+    def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64], Ragged]]:
         """None."""
         return iter(())
 
@@ -256,12 +256,12 @@ def _called(call: Call, results: InputResults) -> Iterator[bytes]:
     """The sequences of one call as FASTA, as they were read."""
     is_asked = results.calls["call"] == call
     last = -1
-    for pieces, numbers in results.source.bases() if is_asked.any() else ():
+    for pieces, numbers, descriptions in results.source.bases() if is_asked.any() else ():
         places = np.flatnonzero(is_asked[numbers - results.table.first])
         if not len(places):
             continue
         begins = np.diff(numbers[places], prepend=last) != 0
-        titles = iter(results.names_of(numbers[places][begins]))
+        titles = map(_title, results.names_of(numbers[places][begins]), descriptions.bytes_at(places[begins]))
         first = b"\n>%b\n" if last >= 0 else b">%b\n"
         text = []
         for is_first, piece in zip(begins.tolist(), pieces.bytes_at(places), strict=True):
@@ -275,20 +275,25 @@ def _called(call: Call, results: InputResults) -> Iterator[bytes]:
         yield b"\n"
 
 
+def _title(name: bytes, description: bytes) -> bytes:
+    return b"%b %b" % (name, description) if description else name
+
+
 def _provirus_bases(results: InputResults) -> Iterator[bytes]:
     """The bases of the proviruses as FASTA, as they were read."""
     wanted: dict[int, list[tuple[int, int, bytes]]] = {}
     for region, name in zip(results.proviruses, _region_names(results, results.proviruses), strict=True):
         wanted.setdefault(int(region["sequence"]), []).append((int(region["start"]), int(region["stop"]), name))
-    last, begin = -1, 0
-    for pieces, numbers in results.source.bases() if wanted else ():
+    last, begin, description = -1, 0, b""
+    for pieces, numbers, descriptions in results.source.bases() if wanted else ():
         for place in np.flatnonzero(np.isin(numbers, list(wanted))).tolist():
             number, piece = int(numbers[place]), pieces[place]
-            begin = begin if number == last else 0
+            if number != last:
+                begin, description = 0, descriptions[place].tobytes()
             for start, stop, name in wanted[number]:
                 low, high = max(start, begin), min(stop, begin + len(piece))
                 if low < high:
-                    title = b">%b\n" % name if low == start else b""
+                    title = b">%b\n" % _title(name, description) if low == start else b""
                     yield title + piece[low - begin : high - begin].tobytes() + (b"\n" if high == stop else b"")
             last, begin = number, begin + len(piece)
 
@@ -299,7 +304,7 @@ def _topologies(results: InputResults) -> dict[int, bytes]:
     is_asked[results.proviruses["sequence"] - results.table.first] = False
     found: dict[int, bytes] = {}
     last, parts = -1, list[bytes]()
-    for pieces, numbers in results.source.bases() if is_asked.any() else ():
+    for pieces, numbers, _ in results.source.bases() if is_asked.any() else ():
         places = np.flatnonzero(is_asked[numbers - results.table.first])
         for number, piece in zip(numbers[places].tolist(), pieces.bytes_at(places), strict=True):
             if number != last:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,7 @@ class _OpenUnit:
     num_rows: int = 0
     sequences: list[NDArray[np.void]] = field(default_factory=list)
     names: list[Ragged] = field(default_factory=list)
+    descriptions: list[Ragged] = field(default_factory=list)
     fragments: list[NDArray[np.void]] = field(default_factory=list)
     rows: list[NDArray[np.void]] = field(default_factory=list)
     nucleotides: list[bytes] = field(default_factory=list)
@@ -204,6 +205,7 @@ class UnitBuilder:
             first, stop = int(begun[0]), int(begun[-1]) + 1
             self._unit.sequences.append(sequences[first:stop])
             self._unit.names.append(block.names.slice(first, stop))
+            self._unit.descriptions.append(block.descriptions.slice(first, stop))
             self._unit.num_sequences += stop - first
 
     def _add_fragments(self, items: _Items, sequences: NDArray[np.void], num_rows: NDArray[np.int64]) -> None:
@@ -236,6 +238,7 @@ class UnitBuilder:
         table = UnitTable(
             sequences=np.concatenate([np.empty(0, dtype=SEQUENCE_DTYPE), *unit.sequences]),
             names=Ragged.concatenate(unit.names),
+            descriptions=Ragged.concatenate(unit.descriptions),
             fragments=np.concatenate([np.empty(0, dtype=FRAGMENT_DTYPE), *unit.fragments]),
             rows=rows,
             first_row=self._first_row,
@@ -280,7 +283,7 @@ def _pair_blocks(first: SequenceFile, second: SequenceFile) -> Iterator[RecordBl
     for block in first.blocks():
         _refuse_alignments(first)
         digests.append(_mate_digests(block.names, 1))
-        yield RecordBlock(_named_mates(block.names, b"/1"), block.bases)
+        yield replace(block, names=_named_mates(block.names, b"/1"))
     expected = np.concatenate(digests) if digests else np.empty((0, 2), dtype=np.uint32)
     num_read = 0
     for block in second.blocks():
@@ -289,7 +292,7 @@ def _pair_blocks(first: SequenceFile, second: SequenceFile) -> Iterator[RecordBl
         found = _mate_digests(block.names, 2)
         _check_mates(found, expected[num_read : num_read + len(found)], block.names, num_read, first, second)
         num_read += len(found)
-        yield RecordBlock(names, block.bases)
+        yield replace(block, names=names)
     if num_read < len(expected):
         raise InputError(
             shown(second.source),

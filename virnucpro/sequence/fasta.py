@@ -21,6 +21,7 @@ from virnucpro.sequence.text import Fasta, Fastq, Records, with_line_feeds
 
 BLOCK_BYTES = 1 << 20
 _LONGEST_BLANK_START_BYTES = 1 << 24
+_LONGEST_DESCRIPTION_BYTES = 1000
 _IS_COMMON = np.isin(np.arange(256), list(b"ACGTUNacgtun"))
 
 
@@ -31,10 +32,12 @@ class RecordBlock:
     Attributes:
         names: header up to the first blank, byte for byte; ``unnamed_N`` for record N of a file if there is none.
         bases: as read, without white space.
+        descriptions: the rest of the header; of a longer one its first thousand bytes.
     """
 
     names: Ragged
     bases: Ragged
+    descriptions: Ragged
 
     def __len__(self) -> int:
         return len(self.names)
@@ -81,12 +84,15 @@ class SequenceFile:
         """
         num_records = 0
         is_first = True
-        for names, bases in self._records():
+        for headers, bases in self._records():
+            parts = [header.split(None, 1) for header in headers]
+            names = [part[0] if part else b"" for part in parts]
+            descriptions = [part[1][:_LONGEST_DESCRIPTION_BYTES].rstrip() if part[1:] else b"" for part in parts]
             for i in [i for i, name in enumerate(names) if not name]:
                 names[i] = b"unnamed_%d" % (num_records + i + 1)
                 self.num_unnamed += 1
             num_records += len(names)
-            block = RecordBlock(Ragged.from_bytes(names), Ragged.from_bytes(bases))
+            block = RecordBlock(*map(Ragged.from_bytes, (names, bases, descriptions)))
             if is_first:
                 self._refuse_protein(block)
                 is_first = False
@@ -104,7 +110,7 @@ class SequenceFile:
         blocks.close()
 
     def _records(self) -> Iterator[Records]:
-        """Names and bases, about a block of them at a time."""
+        """Headers and bases, about a block of them at a time."""
         file_format = alignment_format(self._stream.peek())
         if file_format:
             self.format = file_format
@@ -140,15 +146,15 @@ class SequenceFile:
 
 
 def _in_blocks(records: Iterator[Records], block_bytes: int) -> Iterator[Records]:
-    names: list[bytes] = []
+    headers: list[bytes] = []
     bases: list[bytes] = []
     num_bytes = 0
-    for some_names, some_bases in records:
-        names += some_names
+    for some_headers, some_bases in records:
+        headers += some_headers
         bases += some_bases
-        num_bytes += sum(map(len, some_names)) + sum(map(len, some_bases))
+        num_bytes += sum(map(len, some_headers)) + sum(map(len, some_bases))
         if num_bytes >= block_bytes:
-            yield names, bases
-            names, bases, num_bytes = [], [], 0
-    if names:
-        yield names, bases
+            yield headers, bases
+            headers, bases, num_bytes = [], [], 0
+    if headers:
+        yield headers, bases

@@ -72,6 +72,7 @@ class UnitTable:
     Attributes:
         sequences: (m,) SEQUENCE_DTYPE, the records that begin in this unit.
         names: m record ids (header up to the first blank), byte for byte.
+        descriptions: m, what else their headers said.
         fragments: (f,) FRAGMENT_DTYPE.
         rows: (n,) ROW_DTYPE, grouped by fragment, in fragment order.
         first_row: number of the first row in the run.
@@ -84,6 +85,7 @@ class UnitTable:
 
     sequences: NDArray[np.void]
     names: Ragged
+    descriptions: Ragged
     fragments: NDArray[np.void]
     rows: NDArray[np.void]
     first_row: int
@@ -94,3 +96,9 @@ class UnitTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def piece_descriptions(self) -> Ragged:
+        """The description of the record that begins with each piece; empty for a first one that goes on with another."""
+        continued = Ragged.from_bytes([b""] * (len(self.pieces) - len(self.sequences)))
+        return Ragged.concatenate([continued, self.descriptions])

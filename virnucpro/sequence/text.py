@@ -41,7 +41,7 @@ _CHECK = _check_table()
 
 
 Records = tuple[list[bytes], list[bytes]]
-"""Names and bases of some records."""
+"""Headers, without their first letter, and bases of some records."""
 
 
 Refuse = Callable[[str, int | None], InputError]
@@ -64,7 +64,7 @@ class Fasta:
         self._num_bases = self._num_empty = 0
 
     def records(self, chunks: Iterable[bytes]) -> Iterator[Records]:
-        """Names and bases, of some records at a time.
+        """Headers and bases, of some records at a time.
 
         Args:
             chunks: text whose lines end with line feeds; the first that is not white space is ``>``.
@@ -77,23 +77,23 @@ class Fasta:
             held = b"\n" if text.endswith(b"\n") else b""
             text = text[: len(text) - len(held)]
             at = 0
-            names: list[bytes] = []
+            headers: list[bytes] = []
             bases: list[bytes] = []
             for i, piece in enumerate(text.split(b"\n>")):
                 if i:
                     if is_open:
-                        self._close(names, bases)
+                        self._close(headers, bases)
                     is_open = True
                     self._begin()
                 if is_open:
                     self._add(piece, text, at)
                 at += len(piece) + 2
             self._line += text.count(b"\n")
-            yield names, bases
+            yield headers, bases
         if is_open:
-            names, bases = [], []
-            self._close(names, bases)
-            yield names, bases
+            headers, bases = [], []
+            self._close(headers, bases)
+            yield headers, bases
 
     def _add(self, piece: bytes, text: bytes, at: int) -> None:
         """Take some more of the open record, which is at ``at - 2`` of the text (``at`` of it where it goes on)."""
@@ -131,11 +131,11 @@ class Fasta:
         first = self._header.split(None, 1)
         return bytes(first[0]) if first else b""
 
-    def _close(self, names: list[bytes], bases: list[bytes]) -> None:
+    def _close(self, headers: list[bytes], bases: list[bytes]) -> None:
         name = self._name()
         if len(name) > LONGEST_NAME_BYTES:
             raise name_too_long(self._refuse, name)
-        names.append(name)
+        headers.append(bytes(self._header))
         bases.append(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
 
 
@@ -151,7 +151,7 @@ class Fastq:
         self._longest = free_memory_bytes() // _BYTES_A_BASE
 
     def records(self, chunks: Iterable[bytes]) -> Iterator[Records]:
-        """Names and bases, of some records at a time.
+        """Headers and bases, of some records at a time.
 
         Args:
             chunks: text whose lines end with line feeds.
@@ -164,12 +164,12 @@ class Fastq:
             stop = (len(lines) - 1) // 4 * 4
             found = _four_lines_each(lines[:stop])
             if found is None or len(text) - len(chunk) > _LONGEST_HELD_BYTES:
-                yield from (([name], [bases]) for name, bases in self._line_by_line(chain([text], chunks)))
+                yield from (([header], [bases]) for header, bases in self._line_by_line(chain([text], chunks)))
                 return
             yield found
             self._line += stop
             held = b"\n".join(lines[stop:])
-        yield from (([name], [bases]) for name, bases in self._line_by_line([held]))
+        yield from (([header], [bases]) for header, bases in self._line_by_line([held]))
 
     def _line_by_line(self, chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
         lines = self._lines(chunks)
@@ -187,13 +187,13 @@ class Fastq:
                     "with four lines a record.",
                     self._line,
                 )
-            first = header[1 : LONGEST_NAME_BYTES + 3].split(None, 1)
-            name = first[0] if first else b""
-            if len(name) > LONGEST_NAME_BYTES:
-                raise name_too_long(self._refuse, name)
+            header = header[1 : LONGEST_NAME_BYTES + 3]
+            first = header.split(None, 1)
+            if first and len(first[0]) > LONGEST_NAME_BYTES:
+                raise name_too_long(self._refuse, first[0])
             bases, num_lines = self._sequence(lines)
             self._qualities(lines, len(bases), num_lines)
-            yield name, bases
+            yield header, bases
 
     def _sequence(self, lines: Iterator[bytes]) -> tuple[bytes, int]:
         """Bases up to the line with '+', and how many lines they take."""
@@ -264,7 +264,7 @@ class Fastq:
 
 
 def _four_lines_each(lines: list[bytes]) -> Records | None:
-    """Names and bases of records of four lines each; None if there is anything odd about one."""
+    """Headers and bases of records of four lines each; None if there is anything odd about one."""
     headers, bases, pluses, qualities = (lines[i::4] for i in range(4))
     if any(header[:1] != b"@" for header in headers) or any(plus[:1] != b"+" for plus in pluses):
         return None
@@ -273,8 +273,9 @@ def _four_lines_each(lines: list[bytes]) -> Records | None:
     checked = b"".join(bases).translate(_CHECK)
     if _WRONG in checked or _BLANK in checked:
         return None
-    names = [header[1:].split(None, 1)[0] if len(header) > 1 and header[1] > 32 else b"" for header in headers]
-    return None if b"" in names or max(map(len, names), default=0) > LONGEST_NAME_BYTES else (names, bases)
+    if max(map(len, headers), default=0) > LONGEST_NAME_BYTES:
+        return None
+    return [header[1:] for header in headers], bases
 
 
 def with_line_feeds(chunks: Iterator[bytes]) -> Iterator[bytes]:

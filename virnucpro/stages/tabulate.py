@@ -151,11 +151,11 @@ class InputUnits:
         for unit in self._numbers():
             yield self.scores.unit(unit, strings)
 
-    def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64]]]:
-        """The bases as read, in pieces, with the number of the sequence of each."""
+    def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64], Ragged]]:
+        """As of ``Source``."""
         for unit in self._numbers():
-            table = store.read_unit(self.scores.asked.run.dir.unit(unit), ("pieces",))
-            yield table.pieces, table.piece_sequences
+            table = store.read_unit(self.scores.asked.run.dir.unit(unit), ("pieces", "descriptions"))
+            yield table.pieces, table.piece_sequences, table.piece_descriptions
 
 
 def run(index: Index, scores: ScoredModels) -> Fragments:

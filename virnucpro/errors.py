@@ -22,8 +22,10 @@ An interrupted run ends with 130 (Ctrl-C) or 143 (SIGTERM) and goes on with the 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -79,6 +81,21 @@ class InputError(VirNucProError):
         return f"{where}: {self.problem}"
 
 
+class InputsError(InputError):
+    """Several inputs that cannot be read.
+
+    Args:
+        errors: one for each.
+    """
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__(errors[0].source, errors[0].problem, errors[0].line)
+
+    def __str__(self) -> str:
+        return f"{len(self.errors)} inputs cannot be read:\n" + "\n".join(f"  {error}" for error in self.errors)
+
+
 class ResourceError(VirNucProError):
     """Memory, disk or a run directory that cannot be had."""
 
@@ -100,6 +117,9 @@ _REMEDIES = {
     errno.ESTALE: ("the network file system lost the file (stale handle)", f"Check the mount {_KEPT}"),
     errno.EIO: ("the disk cannot be read or written", f"Check the disk {_KEPT}"),
     errno.ENOENT: ("is gone", "It was moved or deleted while the program ran; run the same command again"),
+    errno.ENOTDIR: ("is not in a folder: a part of its path is a file", "Name another place"),
+    errno.EISDIR: ("is a folder, where a file belongs", "Move it away, or name another place"),
+    errno.EEXIST: ("is there, and is not a folder", "Move it away, or name another place"),
     errno.ELOOP: ("is a symbolic link, which is not followed here", "Delete the link"),
 }
 
@@ -148,6 +168,11 @@ class MemoryShortError(ResourceError):
 
 
 _HDF5_NUMBER = re.compile(r"errno = (\d+)")
+_SAID = {
+    os.strerror(number): number
+    for number in (errno.EMFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+}
+"""What libraries that are not written in Python put into the text of other exceptions."""
 _NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|unable to allocate|cannot allocate memory", re.IGNORECASE
 )
@@ -171,7 +196,8 @@ def of_machine(error: BaseException, path: Path | None = None) -> ResourceError 
         or (has_limit and isinstance(error, _MAYBE_NO_MEMORY))
     ):
         return MemoryShortError(" ".join(str(error).split())[:200])
-    return None
+    said = next((number for text, number in _SAID.items() if isinstance(error, Exception) and text in str(error)), None)
+    return PlaceError(path, said) if said is not None else None
 
 
 def _of_system(error: OSError, path: Path | None) -> ResourceError | None:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from virnucpro.errors import InputError, UsageError, VirNucProError
+from virnucpro.errors import InputError, InputsError, UsageError, VirNucProError
 from virnucpro.request import Request
 from virnucpro.run_dir import ALL_SUFFIXES, RunDir
 from virnucpro.samples import SUMMARY_NAME, Sample
@@ -15,17 +15,6 @@ from virnucpro.sequence.fasta import SequenceFile
 from virnucpro.sequence.streams import STDIN, open_source
 
 _LEGACY_NAMES = ("prediction_results.txt", "prediction_results_highestscore.csv")
-
-
-class InputsError(InputError):
-    """Several inputs that cannot be read."""
-
-    def __init__(self, errors: Sequence[InputError]) -> None:
-        self.errors = tuple(errors)
-        super().__init__(errors[0].source, errors[0].problem, errors[0].line)
-
-    def __str__(self) -> str:
-        return f"{len(self.errors)} inputs cannot be read:\n" + "\n".join(f"  {error}" for error in self.errors)
 
 
 def check_inputs(
@@ -111,14 +100,15 @@ def refuse_overwriting(
                 f"{name} is an input, and the result {target} would replace it. Name another output with -o, or "
                 "another sample with --name."
             )
-        if run is not None and Path(name).resolve().is_relative_to(RunDir(run).work.resolve()):
+        if run is not None and Path(os.path.realpath(name)).is_relative_to(os.path.realpath(RunDir(run).work)):
             raise UsageError(f"{name} is an input, and {RunDir(run).work} is the run's own. Name another -o.")
 
 
 def read_by_run(run: Path) -> list[str]:
     """Inputs of a finished run, as far as it says."""
     try:
-        return [*Request.read(RunDir(run).request)[0].sources]
+        requests = [Request.read(RunDir(run).request, as_named=named)[0] for named in (False, True)]
+        return [source for request in requests for source in request.sources]  # as named, too: both may have moved
     except (VirNucProError, OSError):
         return []  # damaged, or of no run: whoever reads it will say so
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
+import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.errors import PlaceError
+from virnucpro.run_dir import machine_errors_at
+
 _CHUNK = 1 << 18  # items at a time: some MB
 
 
 def new_table(path: Path, dtype: np.dtype[Any] | type, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Zeros in a file; an array in memory where there are none, since nothing cannot be mapped."""
-    path.unlink(missing_ok=True)
-    if not shape[0]:
-        return np.zeros(shape, dtype)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    """Zeros in a file; an array in memory where there are none, since nothing cannot be mapped.
+
+    Raises:
+        PlaceError: the file cannot be made.
+    """
+    with machine_errors_at(path):
+        path.unlink(missing_ok=True)
+        if not shape[0]:
+            return np.zeros(shape, dtype)
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def new_scratch(path: Path, dtype: np.dtype[Any] | type, shape: tuple[int, ...]) -> tuple[Path, NDArray[Any]]:
+    """As ``new_table``, and where it is: among temporary files if this user may not write at ``path``.
+
+    Raises:
+        PlaceError: the file cannot be made.
+    """
+    try:
+        return path, new_table(path, dtype, shape)
+    except PlaceError as error:
+        if error.number not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+    elsewhere = Path(tempfile.gettempdir()) / f"virnucpro-{secrets.token_hex(8)}.npy"
+    return elsewhere, new_table(elsewhere, dtype, shape)
 
 
 def let_go(table: NDArray[Any]) -> None:

@@ -32,7 +32,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,7 +313,7 @@ class RunDir:
         ours = (self.result(stem, suffix) for suffix in RESULT_SUFFIXES)
         return sorted([*(path for path in ours if path.is_file()), *self._inside(f"{stem}_merged").glob("*")])
 
-    def prepare(self, stems: Iterable[str] = (), *, force: bool = False) -> None:
+    def prepare(self, stems: Collection[str] = (), *, force: bool = False) -> None:
         """Make the directory; other files in it stay as they are.
 
         Args:
@@ -329,7 +329,9 @@ class RunDir:
             raise UsageError(f"{self.root} is a file. Name another directory with --output.")
         with machine_errors_at(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            if not self.work.is_dir() and not force and (foreign := self._in_the_way(stems)):
+            if folder := self._in_the_way(stems, Path.is_dir):
+                raise UsageError(f"{folder} is a folder, where a result belongs. Move it, or name another --output.")
+            if not self.work.is_dir() and not force and (foreign := self._in_the_way(stems, os.path.lexists)):
                 raise UsageError(
                     f"{foreign} is there and is not of a run in {self.root}. "
                     "Name another directory with --output, or use --force to replace it."
@@ -341,10 +343,10 @@ class RunDir:
                     f"{self.work} holds files that are not of this program. Name another directory with --output."
                 )
 
-    def _in_the_way(self, stems: Iterable[str]) -> Path | None:
-        """The first file that has the name of a result."""
+    def _in_the_way(self, stems: Iterable[str], is_there: Callable[[Path], bool]) -> Path | None:
+        """The first that has the name of a result."""
         names = (f"{stem}{suffix}" for stem in stems for suffix in ALL_SUFFIXES)
-        return next((self.root / name for name in names if (self.root / name).is_file()), None)
+        return next((self.root / name for name in names if is_there(self.root / name)), None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro.errors import InputError, UsageError
+from virnucpro.errors import InputError, InputsError, UsageError
 from virnucpro.run_dir import atomic_write
+from virnucpro.stored_json import read_given
 
 SUMMARY_NAME = "samples.tsv"
 SUMMARY_COLUMNS = (
@@ -25,6 +28,7 @@ _SUFFIXES = (
     *(".fasta", ".fastq", ".fna", ".ffn", ".fas", ".fa", ".fq"),
 )
 _LONGEST_NAME_BYTES = 200
+_LARGEST_SHEET_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def samples_of(inputs: Sequence[str | Sample], name: str | None = None) -> tuple
         if name is not None:
             sample = Sample(name, sample.paths)
         _check_name(sample)
-        key = sample.name.casefold()  # some file systems take A.tsv and a.tsv for one file
+        key = _folded(sample.name)
         if key in samples:
             first = samples[key].paths[0]
             raise UsageError(
@@ -92,7 +96,7 @@ def pairs_of(firsts: Sequence[str], seconds: Sequence[str]) -> tuple[Sample, ...
         raise UsageError(f"there are {len(firsts)} files of -1 and {len(seconds)} of -2. Each needs its mate.")
     pairs = []
     for first, second in zip(firsts, seconds, strict=True):
-        if Path(first).resolve() == Path(second).resolve():
+        if _is_same_file(first, second):
             raise UsageError(f"-1 and -2 both name {first}. Name the two files of the pair.")
         pairs.append(Sample(_shared_name(first, second) or _name_of(first), (first, second)))
     return tuple(pairs)
@@ -107,7 +111,7 @@ def probable_pairs(inputs: Sequence[str]) -> list[tuple[str, str]]:
     return [(mates["1"], mates["2"]) for mates in found.values() if len(mates) > 1]
 
 
-_MATE_NAME = re.compile(r"(.+)[._-]([Rr]?)([12])((?:_001)?)")
+_MATE_NAME = re.compile(r"(.+)[._-](?:([Rr])(?=[12](?:[._-]|$)))?([12])((?(2)(?:[._-].*)?|(?:_001|_val_\3)?))")
 
 
 def _mate_of(path: str) -> tuple[str, str, str, str] | None:
@@ -127,6 +131,8 @@ def _check_name(sample: Sample) -> None:
     name, advice = sample.name, "Give it another name: --name NAME, or a --samplesheet."
     if not name:
         raise UsageError("the name of an input is empty. Name a file, or - for stdin.")
+    if name.startswith("."):
+        raise UsageError(f"the name {name!r} begins with a dot, so results would be hidden files. {advice}")
     if "/" in name or not name.isprintable():
         raise UsageError(f"the name {name!r} holds a slash, a control character or is not UTF-8. {advice}")
     if len(name.encode()) > _LONGEST_NAME_BYTES:
@@ -140,11 +146,11 @@ def read_samplesheet(path: Path) -> tuple[Sample, ...]:
     """The samples of a sheet, in its order.
 
     A sheet is a table, comma- or tab-separated, with the columns ``sample``, ``path`` and, for pairs,
-    ``path2``; the last two may be called ``fastq_1`` and ``fastq_2``. Paths are relative to the sheet. Empty lines and
-    lines that begin with ``#`` are passed over.
+    ``path2``; the last two may be called ``fastq_1`` and ``fastq_2``, and then other columns are passed over. Paths are
+    relative to the sheet. Empty lines and lines that begin with ``#`` are passed over.
 
     Raises:
-        InputError: the sheet cannot be read or followed; the error has its line.
+        InputError: the sheet cannot be read or followed, with its line; or several files that it names are not there.
     """
     lines = _lines(path)
     if not lines:
@@ -153,19 +159,25 @@ def read_samplesheet(path: Path) -> tuple[Sample, ...]:
     delimiter = "\t" if "\t" in header else ","
     columns = _columns(path, number, _cells(path, number, header, delimiter))
     lines_of: dict[str, int] = {}
-    samples = []
+    samples, absent = [], list[InputError]()
     for number, line in lines[1:]:
         cells = _cells(path, number, line, delimiter)
         if len(cells) != len(columns):
             raise InputError(str(path), f"{len(cells)} cells under {len(columns)} columns.", number)
-        sample = _sample(path, number, dict(zip(columns, cells, strict=True)))
-        key = sample.name.casefold()  # some file systems take A.tsv and a.tsv for one file
+        try:
+            sample = _sample(path, number, dict(zip(columns, cells, strict=True)))
+        except _AbsentError as error:
+            absent.append(error)
+            continue
+        key = _folded(sample.name)
         if key in lines_of:
             raise InputError(
                 str(path), f"sample {sample.name} stands in line {lines_of[key]} too. Give each its own name.", number
             )
         lines_of[key] = number
         samples.append(sample)
+    if absent:
+        raise absent[0] if len(absent) == 1 else InputsError(absent)
     if not samples:
         raise InputError(str(path), "names no samples. Add a line for each.", lines[0][0])
     return tuple(samples)
@@ -202,21 +214,38 @@ def _name_of(source: str) -> str:
     return name
 
 
+class _AbsentError(InputError):
+    """A file that a sheet names is not there."""
+
+
+def _folded(name: str) -> str:
+    """Equal for names that some file systems take for one: ``A`` and ``a``, and the two ways to write an e acute."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_same_file(first: str, second: str) -> bool:
+    """Also by another name: links count as what they lead to."""
+    try:
+        return Path(first).samefile(second)
+    except (OSError, ValueError):
+        return first == second  # whoever reads them will say what is wrong
+
+
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Line numbers and lines, without empty ones and comments."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_given(path, _LARGEST_SHEET_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(str(path), "is not UTF-8. Save the sample sheet as CSV (UTF-8).") from error
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error.strerror}). Check its name.") from error
-    lines = enumerate(text.split("\n"), start=1)
+    lines = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
     return [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _cells(path: Path, number: int, line: str, delimiter: str) -> list[str]:
     try:
-        (cells,) = csv.reader([line.rstrip("\r")], delimiter=delimiter, skipinitialspace=True, strict=True)
+        (cells,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True)
     except (csv.Error, ValueError) as error:
         raise InputError(str(path), f"is not a line of a table ({error}). Check its quotes.", number) from error
     return [cell.strip() for cell in cells]
@@ -224,9 +253,11 @@ def _cells(path: Path, number: int, line: str, delimiter: str) -> list[str]:
 
 def _columns(path: Path, number: int, columns: list[str]) -> list[str]:
     expected = "Name the columns sample, path and, for pairs, path2, separated by commas or tabs."
+    columns = [column.lower() for column in columns]
+    is_of_pipelines = set(_ALSO_CALLED) <= set(columns)
     columns = [_ALSO_CALLED.get(column, column) for column in columns]
     unknown = [column for column in columns if column not in _REQUIRED + _OPTIONAL]
-    if unknown:
+    if unknown and not is_of_pipelines:
         raise InputError(str(path), f"unknown column {unknown[0]!r}. {expected}", number)
     missing = [column for column in _REQUIRED if column not in columns]
     if missing:
@@ -246,7 +277,7 @@ def _sample(sheet: Path, number: int, cells: dict[str, str]) -> Sample:
     if not cells.get("path2"):
         return Sample(name, (path,))
     mate = _file(sheet, number, cells["path2"])
-    if Path(path).samefile(mate):
+    if _is_same_file(path, mate):
         raise InputError(str(sheet), f"path and path2 of sample {name} are the same file.", number)
     return Sample(name, (path, mate))
 
@@ -266,8 +297,8 @@ def _name_problem(name: str) -> str:
 
 def _file(sheet: Path, number: int, name: str) -> str:
     path = sheet.parent / name
-    if not path.exists():
-        raise InputError(str(sheet), f"no such file: {path}. Paths are relative to the sample sheet.", number)
+    if not os.path.exists(path):  # noqa: PTH110 - a path with a NUL is none, and no error
+        raise _AbsentError(str(sheet), f"no such file: {path}. Paths are relative to the sample sheet.", number)
     if path.is_dir():
         raise InputError(str(sheet), f"{path} is a directory. Name a sequence file.", number)
     return str(path)

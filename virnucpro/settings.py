@@ -26,6 +26,7 @@ import msgspec
 import yaml
 
 from virnucpro.errors import UsageError
+from virnucpro.stored_json import read_given
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = ("auto", "float32", "bfloat16", "float16")
@@ -161,7 +162,7 @@ def make_settings(path: Path | None, options: Mapping[str, object]) -> Settings:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(read_given(path, 1 << 20).decode()) or {}
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

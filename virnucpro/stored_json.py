@@ -7,7 +7,9 @@ and key.
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import stat
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -20,6 +22,8 @@ T = TypeVar("T")
 
 MAX_BYTES = 256 << 20
 """An index of a billion reads takes a tenth of it."""
+
+_PIPE_SECONDS = 10
 
 Limits = msgspec.Meta
 """Range, length or pattern of an annotated type."""
@@ -76,6 +80,29 @@ def read_bytes(path: Path) -> bytes:
             raise StoreError(path, f"is damaged ({status.st_size:,} bytes, where {MAX_BYTES:,} would be many)")
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
             return stream.read(status.st_size)  # a larger number would be allocated
+    finally:
+        os.close(descriptor)
+
+
+def read_given(path: Path, max_bytes: int) -> bytes:
+    """The content of a small file that a user names: a plain one, or a pipe that somebody writes to.
+
+    Raises:
+        OSError: it cannot be read, is something else, has no end, or nothing comes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
+            raise OSError(errno.EINVAL, "neither a file nor a pipe", str(path))
+        content = b""
+        while len(content) <= max_bytes:
+            if not select.select([descriptor], [], [], _PIPE_SECONDS)[0]:
+                raise OSError(errno.ETIMEDOUT, "a pipe that nobody writes to", str(path))
+            if not (part := os.read(descriptor, 1 << 20)):
+                return content
+            content += part
+        raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes", str(path))
     finally:
         os.close(descriptor)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import mixed_records, open_dna, random_dna, read_tsv, write_fasta
 
-from virnucpro.errors import InputError, UsageError
-from virnucpro.inputs import InputsError, look_at, refuse_overwriting, results_of
+from virnucpro.errors import InputError, InputsError, UsageError
+from virnucpro.inputs import look_at, refuse_overwriting, results_of
 from virnucpro.samples import Sample, pairs_of, probable_pairs, samples_of
 
 
@@ -103,6 +103,11 @@ def test_nothing_that_a_command_reads_is_replaced(virnucpro, tmp_path, fasta):
     assert virnucpro("predict", fasta, "-o", out, "-t", 1).code == 0
     paf = tmp_path / "r.paf"
     paf.write_text("")
+    twin, link, tree = (tmp_path / name for name in ("twin.json", "link.h5", "tree.json"))
+    twin.write_text("")
+    link.symlink_to(fasta)
+    tree.hardlink_to(fasta)
+    paf.write_text("a\n")
     other = tmp_path / "other"
     other.mkdir()
     (other / "in.sequences.tsv").hardlink_to(fasta)
@@ -113,6 +118,10 @@ def test_nothing_that_a_command_reads_is_replaced(virnucpro, tmp_path, fasta):
         ("call", out, "-o", other),
         ("assign", out, "--reads", paf, "-o", paf),
         ("assign", out, "--reads", paf, "-o", fasta),
+        ("assign", out, "--reads", twin, "-o", tmp_path / "twin"),
+        ("embed", fasta, "-o", link),
+        ("hierarchy", paf, "--table", fasta, "-o", tree),
+        ("nearest", fasta, "--against", link, "-o", link),
     ):
         ended = virnucpro(*command)
         assert ended.code == 2, command
@@ -120,6 +129,17 @@ def test_nothing_that_a_command_reads_is_replaced(virnucpro, tmp_path, fasta):
     assert (fasta.read_bytes(), (out / "in.sequences.tsv").read_bytes()) == before
     with pytest.raises(UsageError, match="the run's own"):
         refuse_overwriting([out / "run/index.json"], results_of(out, ["x"]), out)
+
+
+def test_places_that_are_no_places_are_said_in_one_line(virnucpro, tmp_path, fasta):
+    """An empty name, as of a variable that is not set; a link that leads to itself; a folder where a result belongs."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "out/in.sequences.tsv").mkdir(parents=True)
+    for output, code in (("", 2), (tmp_path / "loop", 4), (fasta / "out", 4), (tmp_path / "out", 2)):
+        ended = virnucpro("predict", fasta, "-o", output, "--force")
+        assert ended.code == code, output
+        assert "internal" not in ended.err
+        assert "Mend it" not in ended.err
 
 
 def test_a_pair_on_the_command_line_is_one_sample(virnucpro, tmp_path):
@@ -183,6 +203,8 @@ def test_one_sample_can_be_named(virnucpro, tmp_path, fasta):
         ("new\nline.fa", "control character"),
         (b"caf\xe9.fa", "not UTF-8"),
         ("", "is empty"),
+        (".fa", "begins with a dot"),
+        ("..", "begins with a dot"),
     ],
 )
 def test_a_name_that_results_cannot_carry_is_refused_first(name, problem):
@@ -191,6 +213,8 @@ def test_a_name_that_results_cannot_carry_is_refused_first(name, problem):
         samples_of([os.fsdecode(name)])
     with pytest.raises(UsageError, match="would both write"):
         samples_of(["a/Reads.fa", "b/reads.fa"])
+    with pytest.raises(UsageError, match="would both write"):
+        samples_of(["caf\u00e9.fa", "cafe\u0301.fa"])
 
 
 def test_names_that_repeat_are_counted_within_a_sample(virnucpro, tmp_path):

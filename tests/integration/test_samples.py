@@ -5,14 +5,16 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import mixed_records, write_fasta
 
+from virnucpro import stored_json
 from virnucpro.bundles import load_bundle
-from virnucpro.errors import InputError, RunMismatchError, UsageError
+from virnucpro.errors import InputError, InputsError, RunMismatchError, UsageError
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir
 from virnucpro.samples import SUMMARY_COLUMNS, Sample, SampleCounts, read_samplesheet, samples_of, write_summary
@@ -37,9 +39,9 @@ def sheet(tmp_path):
 
 def test_inputs_are_samples_named_like_their_files():
     """The usual endings go, any number of them, in any case; stdin is stdin."""
-    names = ["x/reads.fastq.gz", "contigs.FNA", "-", "y.bam", "z.sorted.cram", "a.b.txt", ".gz"]
+    names = ["x/reads.fastq.gz", "contigs.FNA", "-", "y.bam", "z.sorted.cram", "a.b.txt"]
     assert [sample.name for sample in samples_of(names)] == [
-        "reads", "contigs", "stdin", "y", "z.sorted", "a.b.txt", ".gz",
+        "reads", "contigs", "stdin", "y", "z.sorted", "a.b.txt",
     ]  # fmt: skip
     assert samples_of(["x/reads.fastq.gz"]) == (Sample("reads", ("x/reads.fastq.gz",)),)
     with pytest.raises(UsageError, match=r"a/x\.fa and b/x\.bam would both write x\.sequences\.tsv"):
@@ -129,6 +131,36 @@ def test_a_sheet_that_cannot_be_followed_is_refused_with_its_line(sheet, content
         read_samplesheet(path)
     assert (caught.value.source, caught.value.line) == (str(path), line)
     assert advice in str(caught.value)
+
+
+def test_all_files_that_a_sheet_names_in_vain_are_told_at_once(sheet):
+    """Each with its line."""
+    with pytest.raises(InputsError) as caught:
+        read_samplesheet(sheet("sample,path\na,none.fa\nb,reads/b.fa\nc,none_2.fa\n"))
+    assert [error.line for error in caught.value.errors] == [2, 4]
+
+
+def test_a_sheet_of_a_pipeline_may_have_more_columns(sheet):
+    """Where it names both files as pipelines do; a column that is misspelt is then not taken for another."""
+    content = "Sample,run,FASTQ_1,fastq_2,platform\na,1,reads/a_1.fq,reads/a_2.fq,ILLUMINA\n"
+    (sample,) = read_samplesheet(sheet(content))
+    assert (sample.name, [Path(path).name for path in sample.paths]) == ("a", ["a_1.fq", "a_2.fq"])
+    with pytest.raises(InputError, match="unknown column 'path_2'"):
+        read_samplesheet(sheet("sample,path,path_2\na,reads/a_1.fq,reads/a_2.fq\n"))
+
+
+def test_a_sheet_without_end_or_writer_is_refused(tmp_path, monkeypatch):
+    """People hand sheets to each other: none may hang the program or eat the memory."""
+    monkeypatch.setattr(stored_json, "_PIPE_SECONDS", 0.05)
+    os.mkfifo(tmp_path / "fifo")
+    for path, problem in ((tmp_path / "fifo", "nobody writes to"), (Path("/dev/zero"), "neither a file nor a pipe")):
+        with pytest.raises(InputError, match=problem):
+            read_samplesheet(path)
+    huge = tmp_path / "huge.csv"
+    with huge.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(InputError, match="has more than"):
+        read_samplesheet(huge)
 
 
 def test_a_missing_sheet_is_refused(tmp_path):

@@ -140,6 +140,17 @@ def test_lines_end_in_any_way_anywhere(written, content, block_bytes):
 
 
 @pytest.mark.parametrize("start", [b">", b"@"])
+def test_descriptions_come_with_their_records(written, start):
+    """What follows the name, of which more than a thousand bytes are not kept."""
+    rest = b"\nAC\n" if start == b">" else b"\nAC\n+\nII\n"
+    headers = [b"a", b"b one  two ", b" c\tthree", b"d " + b"x" * 2000, b""]
+    path = written(b"".join(start + header + rest for header in headers))
+    (block,) = SequenceFile(str(path)).blocks()
+    assert block.names.to_bytes() == [b"a", b"b", b"c", b"d", b"unnamed_5"]
+    assert block.descriptions.to_bytes() == [b"", b"one  two", b"three", b"x" * 1000, b""]
+
+
+@pytest.mark.parametrize("start", [b">", b"@"])
 def test_records_without_a_name_are_numbered(written, start):
     """A blank before the name is no name, and what follows it is the name."""
     rest = b"\nAC\n" if start == b">" else b"\nAC\n+\nII\n"
@@ -227,6 +238,20 @@ def test_gzip_padding_is_nothing(written):
     assert read(written(gzip.compress(b">a\nACGT\n") + b"\0" * 512))[0] == [(b"a", b"ACGT")]
 
 
+@pytest.mark.parametrize("more", [">b\nACGT\n".encode("utf-16"), "\ufeff>b\nACGT\n".encode(), b"AC\x00"])
+def test_another_encoding_further_down_is_called_that(written, more):
+    """As where files were joined."""
+    assert "another encoding" in str(refusal(written(b">a\nACGT\n" + more)))
+
+
+@pytest.mark.parametrize("more", [b"garbage", b"BZh9", b"\n", b"\x1fgarbage", b"\x28\xb5"])
+def test_bytes_after_the_end_of_a_gzip_member_are_named_as_that(written, more):
+    """Not as damage of what was packed, whatever they begin with."""
+    path = written(gzip.compress(b">a\nACGT\n") + more)
+    with pytest.raises(InputError, match="other bytes follow the end of the gzip data"):
+        list(SequenceFile(str(path)).blocks())
+
+
 def test_zstd_skippable_frame_first(written):
     """The parallel zstd program puts a skippable frame first."""
     skippable = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
@@ -289,8 +314,10 @@ def test_unreadable_file(written):
         (b"Rar!\x1a\x07\x01\x00", "rar"),
         (b"7z\xbc\xaf\x27\x1c\x00", "7z"),
         (b"a.fa" + bytes(253) + b"ustar  \0", "tar"),
-        (">a\nACGT\n".encode("utf-16-le"), "UTF-16"),
-        (">a\nACGT\n".encode("utf-16-be"), "UTF-16"),
+        (">a\nACGT\n".encode("utf-16-le"), "UTF-16LE"),
+        (">a\nACGT\n".encode("utf-16-be"), "UTF-16BE"),
+        (">a\nACGT\n".encode("utf-32"), "UTF-32 "),
+        (">a\nACGT\n".encode("utf-32-be"), "UTF-32BE"),
         (b"<!DOCTYPE html><html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
         (b"\xff\xfe>\0a\0\n\0", "UTF-16"),

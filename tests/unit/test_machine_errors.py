@@ -28,6 +28,8 @@ from virnucpro.logs import add_log_file, printable, remove_log_file
         (OSError(errno.EIO, "Input/output error", "/a/b"), PlaceError, "/a/b: the disk cannot be read"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryShortError, "not enough memory"),
         (OSError("Unable to write (file write failed: errno = 28, error message = 'x')"), DiskFullError, "space left"),
+        (RuntimeError("unable to open file <x>: Too many open files (24)"), PlaceError, "ulimit -n"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b"), PlaceError, "/a/b: is not in a folder"),
         (MemoryError("Unable to allocate 7.81 MiB"), MemoryShortError, "7.81 MiB"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryShortError, "not enough"),
     ],

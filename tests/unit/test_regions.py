@@ -144,6 +144,7 @@ def test_coordinates_of_every_file_cut_the_same_bases_from_the_input(written):
     cut = {record.id: str(record.seq) for record in SeqIO.parse(io.StringIO(fasta), "fasta")}
     rows = [row for row in rows_of(folder) if row["kind"] == "provirus"]
     assert list(cut) == [row["region"] for row in rows]
+    assert all(line.endswith(" some words") for line in fasta.splitlines() if line.startswith(">"))
     for row in rows:
         assert cut[row["region"]] == by_name[row["sequence"]][int(row["start"]) - 1 : int(row["stop"])]
     for line in (folder / "in.regions.bed").read_text().splitlines():

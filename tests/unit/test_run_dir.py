@@ -111,7 +111,7 @@ def test_a_full_disk_names_the_file(tmp_path):
 def test_what_the_system_refuses_names_the_file_and_what_to_do(tmp_path):
     """Not the temporary name; exit code 4."""
     (tmp_path / "folder").mkdir()
-    with pytest.raises(PlaceError, match="folder: Is a directory") as caught:
+    with pytest.raises(PlaceError, match="folder: is a folder, where") as caught:
         write_text(tmp_path / "folder", "a file cannot take the place of a folder")
     assert caught.value.exit_code == 4
     with pytest.raises(PlaceError, match="the name is too long"):

@@ -69,12 +69,14 @@ def assign(
     RUN is the directory where predict wrote the results of the contigs.
     """
     from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - --help should not wait for them
-    from virnucpro.results.assign import Limits, assign_reads  # noqa: PLC0415
+    from virnucpro.results.assign import Limits, assign_reads, summary_path  # noqa: PLC0415
     from virnucpro.results.finished import open_run, stems_of  # noqa: PLC0415
 
     stem = _stem(run, stems_of(run), sample)
     output = output or run / f"{stem}.reads.tsv.gz"
-    refuse_overwriting([reads, reference, *read_by_run(run), *run.glob("*.sequences.tsv")], [output])
+    refuse_overwriting(
+        [reads, reference, *read_by_run(run), *run.glob("*.sequences.tsv")], [output, summary_path(output)]
+    )
     limits = Limits(min_identity, min_coverage)
     contigs = open_run(run, stem).results
     table = f"{stem}.sequences.tsv"

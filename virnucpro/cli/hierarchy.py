@@ -90,9 +90,11 @@ def hierarchy(
 
     from virnucpro import hierarchy as room  # noqa: PLC0415 - brings numpy and httpx, which --help should not wait for
     from virnucpro.hierarchy.tree import check_format  # noqa: PLC0415
+    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
     from virnucpro.parallel import RateLimit, Retry  # noqa: PLC0415
 
     check_format(output)
+    refuse_overwriting([terms, table, ictv], [output])
     names = _read_terms(terms)
     resolver: Resolver
     if table is not None:

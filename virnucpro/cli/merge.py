@@ -92,9 +92,11 @@ def merge_files(
 ) -> None:
     """Merge or check files of embeddings and print their figures."""
     from virnucpro.clusters import merge as merging  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
     from virnucpro.progress import Reporter  # noqa: PLC0415
 
     paths = [path for path in merging.files_in(places) if path != output]
+    refuse_overwriting([*paths, metadata], [output] if output is not None else [])
     planned = merging.plan(paths, take=take)
     reporter = Reporter(show_bars)
     if output is None or check:

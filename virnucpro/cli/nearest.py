@@ -61,9 +61,11 @@ def nearest(
     from virnucpro.embeddings.neighbours import nearest as find  # noqa: PLC0415
     from virnucpro.embeddings.neighbours import read_query  # noqa: PLC0415
     from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
+    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
     from virnucpro.progress import Reporter  # noqa: PLC0415
     from virnucpro.run_dir import atomic_write  # noqa: PLC0415
 
+    refuse_overwriting([query, against], [output] if output is not None else [])
     known, about = read_embeddings(against)
     reporter = Reporter(show_bars)
     queries = read_query(query, about, tuple(choose_devices(device)), threads or available_cpus(), reporter)

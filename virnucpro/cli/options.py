@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import reduce, wraps
 from pathlib import Path
@@ -15,8 +16,19 @@ from virnucpro.logs import start_logging
 from virnucpro.samples import Sample, pairs_of, read_samplesheet, samples_of
 from virnucpro.settings import DTYPES
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class _Place(click.Path):
+    """A path; an empty one, of a variable that is not set, is refused and not taken for the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - Click's
+        """The path."""
+        if not os.fspath(value):
+            self.fail("the name is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = _Place(path_type=Path, dir_okay=False)
+FOLDER = _Place(path_type=Path, file_okay=False)
 SOURCE = click.Path(dir_okay=True, readable=False)
 """A file of sequences, or ``-``. Whether it can be read is found out, and said with more words, when it is read."""
 COUNT = click.IntRange(min=1)

@@ -23,7 +23,7 @@ from virnucpro.logs import log_to
 from virnucpro.progress import Reporter
 from virnucpro.request import Request
 from virnucpro.run import shards
-from virnucpro.run.predict import Results, _load_bundle, _make_run, _pinned, _run_units, execute
+from virnucpro.run.predict import Results, asked_bundle, execute, make_run, pinned, run_units
 from virnucpro.run_dir import RunDir
 from virnucpro.settings import Runtime
 from virnucpro.stages.base import Index
@@ -171,11 +171,11 @@ def _compute(run_dir: RunDir, index: Index, units: list[int], runtime: dict[str,
     settings: Runtime = replace(request.settings.runtime, **(places | runtime))
     request = replace(request, settings=replace(request.settings, runtime=settings))
     devices = choose_devices(settings.device, settings.gpus)
-    run = _make_run(run_dir, request, _load_bundle(request, devices), devices, Reporter(show_bars))
-    run_dir.agree(run_dir.read_manifest() | _pinned(run))
+    run = make_run(run_dir, request, asked_bundle(request, devices), devices, Reporter(show_bars))
+    run_dir.agree(run_dir.read_manifest() | pinned(run))
     todo = [unit for unit in units if not _has_scores(run_dir, unit)]
     try:
-        _run_units(run, index, request, devices, todo)
+        run_units(run, index, request, devices, todo)
     except WorkerError:
         # Another process may have had the same unit in hand, and taken its embeddings away when it was done.
         if not all(run_dir.scores(unit).exists() for unit in units):

@@ -222,7 +222,7 @@ def _computed(
     with ExitStack() as stack:
         ready = stack.enter_context(_prepared(request, output, fresh=fresh, force=force, show_bars=show_bars))
         run, index, look = ready.run, ready.index, ready.look
-        _run_units(run, index, request, ready.devices, embedder=ready.embedder)
+        run_units(run, index, request, ready.devices, embedder=ready.embedder)
         genes.run(run, index, request.settings.runtime.threads or available_cpus())
         asked = stack.enter_context(StoredScores(run, index, None if look is None else look.decided))
         scores = ScoredModels(asked, *(() if look is None else (look.scores, look.decided)))
@@ -247,7 +247,7 @@ def _prepared(
     _check(request)
     settings = request.settings
     devices = choose_devices(settings.runtime.device, settings.runtime.gpus)
-    bundle = _load_bundle(request, devices)
+    bundle = asked_bundle(request, devices)
     first = _load_first(request, bundle, devices) if settings.science.cascade else None
     run_dir = RunDir(output)
     run_dir.prepare({*request.stems, request.run_stem}, force=force)
@@ -256,11 +256,11 @@ def _prepared(
             run_dir.start_over()
         run_dir.sweep()
         started = datetime.now(UTC)
-        run = _make_run(run_dir, request, bundle, devices, Reporter(show_bars))
+        run = make_run(run_dir, request, bundle, devices, Reporter(show_bars))
         _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
         _log.info("command: %s", shlex.join(sys.argv))
         _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
-        run_dir.agree(_pinned(run) | (first.pinned(run.dtype) if first is not None else {}))
+        run_dir.agree(pinned(run) | (first.pinned(run.dtype) if first is not None else {}))
         write_json(run_dir.request, request.as_record())
         run.rules.write(run_dir.rules)
         screening = None if first is None else cascade.first_run(run, first)
@@ -274,7 +274,7 @@ def _prepared(
         cautions = _cautions(run, index, first, devices)
         look = None
         if first is not None and screening is not None:
-            compute = partial(_run_units, request=request, devices=devices, embedder=embedder)
+            compute = partial(run_units, request=request, devices=devices, embedder=embedder)
             look = stack.enter_context(cascade.screened(screening, first, index, compute))
             embedder = None
             index = cascade.select(run, index, look.decided)
@@ -297,7 +297,8 @@ def _check(request: Request) -> None:
         raise UsageError("stdin (-) can be read once only.")
 
 
-def _load_bundle(request: Request, devices: list[str]) -> Bundle:
+def asked_bundle(request: Request, devices: list[str]) -> Bundle:
+    """The model asked for, in the float type that these devices compute in."""
     science = request.settings.science
     dtype = _dtype(request.settings, devices)
     bundle = load_bundle(science.model, fragment_length=science.fragment_length, dtype=dtype)
@@ -364,7 +365,7 @@ def _check_complete(run_dir: RunDir, stems: list[str], counts: list[Counts], loo
         )
 
 
-def _make_run(run_dir: RunDir, request: Request, bundle: Bundle, devices: list[str], reporter: Reporter) -> Run:
+def make_run(run_dir: RunDir, request: Request, bundle: Bundle, devices: list[str], reporter: Reporter) -> Run:
     """Fill in what the settings leave to the bundle and the device."""
     settings = request.settings
     return Run(
@@ -390,7 +391,7 @@ def _mean_length_nt(index: Index) -> float:
     return sum(item.num_bases for item in index.inputs) / index.num_sequences
 
 
-def _pinned(run: Run) -> dict[str, Any]:
+def pinned(run: Run) -> dict[str, Any]:
     """What the manifest holds: all that changes a number or the cut into units."""
     return {
         "science.model": run.bundle.name,
@@ -402,7 +403,7 @@ def _pinned(run: Run) -> dict[str, Any]:
     }
 
 
-def _run_units(
+def run_units(
     run: Run,
     index: Index,
     request: Request,

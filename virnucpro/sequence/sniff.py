@@ -31,9 +31,16 @@ _FOREIGN: list[tuple[bytes, str]] = [
     (rb"##gff-version|##fileformat=VCF", "is a table of annotations or variants. Give the sequences themselves."),
     (rb"%PDF|(?i:\s*<(!doctype|html|\?xml))", "is a web page or a document. Check what was downloaded."),
     (rb"version https://git-lfs", "is a pointer of Git LFS to a file that was not fetched. Run `git lfs pull`."),
-    (
-        rb"\xff\xfe|\xfe\xff|[>@]\x00|\x00[>@]",
-        "is UTF-16 text. Convert it: iconv -f UTF-16 -t UTF-8 old.fasta > new.fasta",
+    *(
+        (start, f"is {name} text. Convert it: iconv -f {name} -t UTF-8 old.fasta > new.fasta")
+        for start, name in (
+            (rb"\xff\xfe\x00\x00|\x00\x00\xfe\xff", "UTF-32"),
+            (rb"\xff\xfe|\xfe\xff", "UTF-16"),
+            (rb"[>@]\x00\x00\x00", "UTF-32LE"),
+            (rb"\x00\x00\x00[>@]", "UTF-32BE"),
+            (rb"[>@]\x00", "UTF-16LE"),
+            (rb"\x00[>@]", "UTF-16BE"),
+        )
     ),
 ]
 

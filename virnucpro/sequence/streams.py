@@ -57,8 +57,6 @@ _MAGIC: list[tuple[bytes, str, Callable[[], _Decompressor]]] = [
     (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
     *((bytes([0x50 + i]) + b"\x2a\x4d\x18", "zstd", _zstd) for i in range(16)),  # a skippable frame comes first
 ]
-_MAGIC_STARTS = tuple({magic[:1] for magic, _, _ in _MAGIC})
-"""A member of which only the first byte is here may be one."""
 ZSTD_ERRORS: tuple[type[Exception], ...] = (
     (import_module("zstandard").ZstdError,) if find_spec("zstandard") is not None else ()
 )
@@ -140,9 +138,8 @@ class InputStream:
         self.sha256 = digest.hexdigest()
 
     def _members(self, raw: Iterator[bytes]) -> Iterator[bytes]:
-        start = next(make for _, name, make in _MAGIC if name == self.compression)
         member: _Decompressor | None = None
-        has_ended = False
+        has_ended = is_begun = False
         for feed in _bites(raw):
             rest = feed
             while rest:
@@ -150,21 +147,13 @@ class InputStream:
                     rest = rest.lstrip(b"\x00")  # padding between and after members
                     if not rest:
                         break
-                    if has_ended and not rest.startswith(_MAGIC_STARTS):
-                        raise InputError(
-                            shown(self.source),
-                            f"other bytes follow the end of the {self.compression} data. Something was appended to "
-                            "the file, or it was damaged: copy or download it again.",
-                        )
-                    member = start()
+                    member, is_begun = self._next_member(rest, has_ended=has_ended), False
                 try:
                     unpacked = member.decompress(rest)
                 except _DAMAGED as error:
-                    raise InputError(
-                        shown(self.source),
-                        f"the {self.compression} data is damaged ({error}). Copy or download the file again.",
-                    ) from error
+                    raise self._damaged(error, is_inside=is_begun or not has_ended) from error
                 if unpacked:
+                    is_begun = True
                     yield unpacked
                 rest = b""
                 if member.eof:
@@ -175,6 +164,23 @@ class InputStream:
                 shown(self.source),
                 f"the {self.compression} data is cut off before its end. Copy or download the file again.",
             )
+
+    def _next_member(self, text: bytes, *, has_ended: bool) -> _Decompressor:
+        """For what follows the end of another one, the first byte tells: no more may be here yet."""
+        starts = [(magic[:1], make) for magic, name, make in _MAGIC if name == self.compression]
+        if has_ended and not text.startswith(tuple(magic for magic, _ in starts)):
+            raise self._damaged(None, is_inside=False)
+        return starts[0][1]()
+
+    def _damaged(self, error: Exception | None, *, is_inside: bool) -> InputError:
+        """Of a member, or of what follows the last one."""
+        problem = (
+            f"the {self.compression} data is damaged ({error}). Copy or download the file again."
+            if is_inside
+            else f"other bytes follow the end of the {self.compression} data. Something was appended to the file, or "
+            "it was damaged: copy or download it again."
+        )
+        return InputError(shown(self.source), problem)
 
 
 def _rechunked(pieces: Iterator[bytes]) -> Iterator[bytes]:

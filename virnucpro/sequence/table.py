@@ -99,6 +99,6 @@ class UnitTable:
 
     @property
     def piece_descriptions(self) -> Ragged:
-        """The description of the record that begins with each piece; empty for a first one that goes on with another."""
+        """Of the record that begins with each piece; the first piece may go on with another, and has none."""
         continued = Ragged.from_bytes([b""] * (len(self.pieces) - len(self.sequences)))
         return Ragged.concatenate([continued, self.descriptions])

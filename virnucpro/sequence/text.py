@@ -187,13 +187,13 @@ class Fastq:
                     "with four lines a record.",
                     self._line,
                 )
-            header = header[1 : LONGEST_NAME_BYTES + 3]
-            first = header.split(None, 1)
+            title = header[1 : LONGEST_NAME_BYTES + 3]
+            first = title.split(None, 1)
             if first and len(first[0]) > LONGEST_NAME_BYTES:
                 raise name_too_long(self._refuse, first[0])
             bases, num_lines = self._sequence(lines)
             self._qualities(lines, len(bases), num_lines)
-            yield header, bases
+            yield title, bases
 
     def _sequence(self, lines: Iterator[bytes]) -> tuple[bytes, int]:
         """Bases up to the line with '+', and how many lines they take."""
@@ -327,6 +327,11 @@ def wrong_letter(byte: int) -> str:
         return "'*' is not a nucleotide letter; this looks like a translated protein. Give nucleotide sequences."
     if byte in b"-.":
         return f"{_quoted(byte)} is a gap. Remove the gaps (`seqkit seq -g`), or write N where a base is unknown."
+    if byte == 0 or byte > 126:
+        return (
+            f"{_quoted(byte)} is not of a sequence: from here on the file is in another encoding (a byte order mark, "
+            "UTF-16), packed or damaged. Give FASTA or FASTQ in one encoding, UTF-8."
+        )
     if byte in b">@":
         return f"{_quoted(byte)} stands inside a sequence line. Put every header on a line of its own."
     return (

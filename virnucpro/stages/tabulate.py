@@ -6,12 +6,8 @@ the same bases as an earlier one has the score of that one, its source, which ma
 
 from __future__ import annotations
 
-import os
-import secrets
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -20,7 +16,7 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError
-from virnucpro.mapped import let_go, new_table
+from virnucpro.mapped import let_go, new_scratch
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
 from virnucpro.results.outputs import ScoredUnit
 from virnucpro.sequence.ragged import Ragged
@@ -47,10 +43,7 @@ class StoredScores:
         self._num_filled = 0
 
     def __enter__(self) -> Self:
-        self._place = self.run.dir.row_scores
-        if not os.access(self._place.parent, os.W_OK):  # a run that may only be read
-            self._place = Path(tempfile.gettempdir()) / f"virnucpro-{secrets.token_hex(8)}.npy"
-        self._known = new_table(self._place, np.float32, (self._index.num_rows, 2))
+        self._place, self._known = new_scratch(self.run.dir.row_scores, np.float32, (self._index.num_rows, 2))
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -143,7 +143,8 @@ class Bases:
 
     def bases(self):
         for number, bases in enumerate((SHORT, "A" * 4000, "A" * 3000, "ACGT" * 100)):
-            yield Ragged.from_bytes([bases[:70].encode(), bases[70:].encode()]), np.array([number, number])
+            pieces = Ragged.from_bytes([bases[:70].encode(), bases[70:].encode()])
+            yield pieces, np.array([number, number]), Ragged.from_bytes([b"", b""])
 
 
 @pytest.fixture

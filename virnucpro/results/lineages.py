@@ -193,7 +193,7 @@ def region_bases(
     for place in wanted.tolist():
         of_sequence.setdefault(int(regions["sequence"][place]), []).append(place)
     last, parts = -1, list[bytes]()
-    for pieces, numbers in results.source.bases() if of_sequence else ():
+    for pieces, numbers, _ in results.source.bases() if of_sequence else ():
         for position in np.flatnonzero(np.isin(numbers, list(of_sequence))).tolist():
             if numbers[position] != last:
                 yield from _cut(regions, of_sequence.get(last, ()), parts)

@@ -19,7 +19,7 @@ from tiny_models import write_fair_esm
 
 from virnucpro.encoders import load_encoder, read_config
 from virnucpro.encoders.esm2 import Esm2, convert_checkpoint, fuse_attention
-from virnucpro.encoders.weights import map_values, read_tensors, save_encoder, stored_tensors, write_encoder
+from virnucpro.encoders.weights import read_tensors, save_encoder, stored_tensors, write_encoder
 from virnucpro.engine.collator import VarlenCollator
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged
@@ -108,10 +108,8 @@ def test_a_file_shorter_than_its_header_says_is_an_error_and_no_crash(stored, tm
     path.write_bytes(whole[:-4])
     with pytest.raises(ModelError, match="library"):
         stored_tensors(path)
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(ModelError, match="library"):
         [kept.read() for kept in stored.values()]
-    with pytest.raises(ModelError, match="cut short"):
-        map_values(path, len(whole) - 8, "float32", 2)
 
 
 def test_writing_to_what_is_mapped_leaves_the_file_alone(stored, tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from virnucpro.encoders.base import Alphabet
 
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _ABSENT = object()
 _CODES = {  # torch's name of a dtype, to its code in safetensors and its size in bytes
     "float64": ("F64", 8),
@@ -75,7 +74,8 @@ def read_config(path: Path) -> EncoderConfig:
     Raises:
         ModelError: the file is missing, is not safetensors, or its metadata holds no usable ``config``.
     """
-    metadata = _read_header(path).get("__metadata__") or {}
+    with _opened(path, "numpy") as file:
+        metadata = file.metadata() or {}
     try:
         settings = json.loads(metadata["config"])
         kind, alphabet, width = settings["kind"], settings["alphabet"], settings["width"]
@@ -98,18 +98,15 @@ def read_tensors(path: Path, device: torch.device, dtype: torch.dtype) -> dict[s
     Raises:
         ModelError: the file is missing or damaged.
     """
-    torch_, safetensors = import_module("torch"), import_module("safetensors")
+    torch_ = import_module("torch")
     tensors: dict[str, torch.Tensor] = {}
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            for name, stored in stored_tensors(path).items():
-                kept_as = _kept_as(stored, dtype)
-                if device.type == "cpu" and stored.dtype == kept_as:
-                    tensors[name] = file.get_tensor(name)
-                else:
-                    tensors[name] = stored.read().to(device, getattr(torch_, kept_as))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be read as safetensors ({error}). Fetch or convert it again.") from error
+    with _opened(path, "pt") as file:
+        for name, stored in stored_tensors(path).items():
+            kept_as = _kept_as(stored, dtype)
+            if device.type == "cpu" and stored.dtype == kept_as:
+                tensors[name] = file.get_tensor(name)
+            else:
+                tensors[name] = stored.read().to(device, getattr(torch_, kept_as))
     return tensors
 
 
@@ -119,51 +116,37 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         ModelError: the file is missing or damaged, or a dtype is not known here.
     """
-    safetensors = import_module("safetensors")
-    header = _read_header(path)
-    try:
-        # The library checks that the tensors lie side by side and within the file.
-        with safetensors.safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be read as safetensors ({error}). Fetch or convert it again.") from error
-    with path.open("rb") as stream:
-        first_byte = 8 + int.from_bytes(stream.read(8), "little")
     tensors = {}
-    for name in names:
-        entry = header[name]
-        if entry["dtype"] not in _DTYPES:
-            raise ModelError(f"{path}: {name} is of type {entry['dtype']}, which is not read here.")
-        dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
-        start = first_byte + entry["data_offsets"][0]
-        tensors[name] = StoredTensor(shape, dtype, partial(_read_dense, path, start, dtype, shape))
+    with _opened(path, "numpy") as file:
+        for name in file.keys():  # noqa: SIM118 - not a dictionary
+            tensor = file.get_slice(name)
+            if tensor.get_dtype() not in _DTYPES:
+                raise ModelError(f"{path}: {name} is of type {tensor.get_dtype()}, which is not read here.")
+            dtype, shape = _DTYPES[tensor.get_dtype()], tuple(tensor.get_shape())
+            tensors[name] = StoredTensor(shape, dtype, partial(_read, path, name))
     return tensors
 
 
-def map_values(path: Path, start: int, dtype: str, num_values: int) -> torch.Tensor:
-    """Map a part of a file as a tensor (num_values,); writing to it does not change the file.
+def _read(path: Path, name: str) -> torch.Tensor:
+    """One tensor, through a mapping of its own, which goes with it."""
+    with _opened(path, "pt") as file:
+        tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
 
-    Args:
-        path: the file.
-        start: first byte.
-        dtype: torch's name of the dtype.
-        num_values: how many.
+
+@contextmanager
+def _opened(path: Path, framework: str) -> Iterator[Any]:
+    """A safetensors file; the library checks that its tensors lie next to each other and within it.
 
     Raises:
-        ModelError: the file is shorter than that.
+        ModelError: it is missing or damaged.
     """
-    torch_ = import_module("torch")
-    if num_values == 0:
-        return torch_.empty(0, dtype=getattr(torch_, dtype))  # type: ignore[no-any-return]
-    stop = start + num_values * _CODES[dtype][1]
-    page = start - start % mmap.ALLOCATIONGRANULARITY
-    with path.open("rb") as file:
-        if stop > path.stat().st_size:  # reading a page that is not there would kill the process
-            raise ModelError(f"{path}: is cut short. Fetch it again.")
-        mapping = mmap.mmap(file.fileno(), stop - page, offset=page, access=mmap.ACCESS_COPY)
-    return torch_.frombuffer(  # type: ignore[no-any-return]
-        mapping, dtype=getattr(torch_, dtype), count=num_values, offset=start - page
-    )
+    safetensors = import_module("safetensors")
+    try:
+        with safetensors.safe_open(path, framework=framework) as file:
+            yield file
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read as safetensors ({error}). Fetch or convert it again.") from error
 
 
 def save_encoder(
@@ -292,10 +275,6 @@ def _kept_as(stored: StoredTensor, dtype: object) -> str:
     return str(dtype).removeprefix("torch.") if len(stored.shape) > 1 else "float32"
 
 
-def _read_dense(path: Path, start: int, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    return map_values(path, start, dtype, prod(shape)).view(shape)
-
-
 def _header_of(
     order: list[str], tensors: Mapping[str, StoredTensor], kept: Mapping[str, str], metadata: dict[str, str]
 ) -> tuple[bytes, bytes]:
@@ -309,19 +288,3 @@ def _header_of(
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text = text.ljust(-(-(len(text) + 8) // 64) * 64 - 8)  # the data begin at a multiple of 64 bytes
     return len(text).to_bytes(8, "little"), text
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    """Return the JSON header: eight bytes of length, little-endian, then the text (safetensors format)."""
-    try:
-        with path.open("rb") as file:
-            num_bytes = int.from_bytes(file.read(8), "little")
-            plausible = 2 <= num_bytes <= min(_MAX_HEADER_BYTES, path.stat().st_size - 8)
-            header = json.loads(file.read(num_bytes) if plausible else b"")
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise ModelError(f"{path}: is damaged or not a safetensors file ({error}). Fetch it again.") from error
-    if not isinstance(header, dict):
-        raise ModelError(f"{path}: is not a safetensors file (its header is not an object). Fetch it again.")
-    return header

@@ -83,12 +83,14 @@ class InputStream:
     Attributes:
         compression: known once the first bytes were read.
         sha256: hex digest of the raw bytes, known once :meth:`chunks` or :meth:`raw_chunks` is exhausted.
+        num_raw_bytes: read so far.
     """
 
     def __init__(self, source: str, read_bytes: int = _READ_BYTES) -> None:
         self.source = source
         self.compression = "none"
         self.sha256 = ""
+        self.num_raw_bytes = 0
         self._read_bytes = read_bytes
         self._head = b""
         self._rest = self._read()
@@ -129,6 +131,7 @@ class InputStream:
         try:
             while chunk := stream.read(self._read_bytes):
                 digest.update(chunk)
+                self.num_raw_bytes += len(chunk)
                 yield chunk
         except OSError as error:
             raise InputError(shown(self.source), f"cannot be read: {error.strerror or error}") from error

@@ -40,7 +40,6 @@ def test_a_single_batch_keeps_the_order_it_is_given():
     batch = VarlenCollator()(ragged([[1, 2, 3], [4], [5, 6]]), np.array([1, 2]))
     assert (batch.rows.tolist(), batch.input_ids.tolist(), batch.lengths) == ([1, 2], [4, 5, 6], (1, 2))
     assert batch.runs() == [(1, 1), (2, 1)]
-    assert not batch.uniform
 
 
 @given(TOKENS.filter(lambda items: len(items) > 1), st.data())

@@ -65,15 +65,7 @@ def dense_attention(
     runs: Sequence[tuple[int, int]],
     bias: AlibiBias | None = None,
 ) -> torch.Tensor:
-    """The same by one dense call for each run of equal lengths.
-
-    Args:
-        query: (T, H, D).
-        key: (T, H, D).
-        value: (T, H, D).
-        runs: length and number of sequences of each run, in order.
-        bias: as in :func:`packed_attention`.
-    """
+    """The same by one dense call for each run (length, number of sequences), which come in order."""
     if len(runs) == 1:
         return _dense(query, key, value, runs[0], bias)
     output = torch.empty_like(query)
@@ -161,13 +153,6 @@ def first_that_works(
     """The first kernel that gives what dense attention gives, on a small batch, with its name; else none.
 
     A package may be there that was not built for this card, or is too old for this torch, or lacks the type.
-
-    Args:
-        kernels: names, and what imports each.
-        device: to try them on.
-        dtype: of the states.
-        heads: of the attention.
-        depth: of a head.
     """
     lengths = (3, 5, 6, 9)
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

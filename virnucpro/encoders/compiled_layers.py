@@ -150,13 +150,7 @@ def warm_up(encoder: Encoder, device: torch.device) -> None:
 
 
 def compile_layers(encoder: Encoder, device: torch.device, compiler: Compiler | None = None) -> bool:
-    """Compile the layers of a transformer, on a batch made for it; tells whether they are compiled now.
-
-    Args:
-        encoder: on ``device``.
-        device: where it is.
-        compiler: makes the compiled function of a function; torch's, where None.
-    """
+    """Compile the layers of a transformer, on a batch made for it; tells whether they are compiled now."""
     steps = steps_of(encoder)
     if steps is None:
         return False

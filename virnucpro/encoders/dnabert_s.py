@@ -42,9 +42,6 @@ _SEQUENCES_A_CALL = 1024  # an Encoding object holds far more than its ids
 class DnabertSTokenizer:
     """Byte pairs between ``[CLS]`` and ``[SEP]``; nothing is cut.
 
-    Args:
-        tokenizer_json: the ``tokenizer.json`` of the checkpoint.
-
     Raises:
         ModelError: the JSON is no tokenizer, or lacks the two special tokens.
     """
@@ -134,11 +131,6 @@ class DnabertS:
         tokenizer_json: str | None,
     ) -> Self:
         """Build from tensors under the checkpoint's names.
-
-        Args:
-            config: see the class.
-            tensors: on the device.
-            tokenizer_json: the checkpoint's tokenizer.
 
         Raises:
             ModelError: a name or shape does not fit the config.

@@ -125,11 +125,6 @@ class Esm2:
     ) -> Self:
         """Build from tensors under fair-esm's names.
 
-        Args:
-            config: see the class.
-            tensors: see the class.
-            tokenizer_json: not used.
-
         Raises:
             ModelError: a name or shape does not fit the config.
         """

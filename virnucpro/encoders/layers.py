@@ -74,13 +74,7 @@ def linear_from(tensors: Mapping[str, torch.Tensor], name: str) -> Linear:
 
 
 class LayerNorm:
-    """LayerNorm over the last dimension; the statistics are float32 inside the kernel, whatever comes in.
-
-    Args:
-        weight: (width,) float32.
-        bias: (width,) float32.
-        eps: added to the variance.
-    """
+    """LayerNorm over the last dimension; the statistics are float32 inside the kernel, whatever comes in."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
         self._weight, self._bias, self._eps = weight, bias, eps

@@ -41,12 +41,7 @@ Reload = Callable[[torch.device, torch.dtype], Encoder]
 
 
 class NotFiniteError(ArithmeticError):
-    """Embeddings hold NaN or Inf, in float32 too. The unit fails, and its rows to blame are then found and listed.
-
-    Args:
-        unit: number of the unit.
-        rows: positions of the rows within the unit.
-    """
+    """Embeddings hold NaN or Inf, in float32 too. The unit fails, and its rows to blame are then found and listed."""
 
     def __init__(self, unit: int, rows: list[int]) -> None:
         self.unit = unit
@@ -104,9 +99,8 @@ class AsyncInferenceRunner:
     Args:
         encoder: on ``device`` already.
         device: where it is.
+        reload: makes the same encoder on another device or in another dtype; without it, what needs one is an error.
         kept_as: float type in which embeddings leave the device.
-        reload: makes the same encoder on another device or in another dtype, for the two cases above; without it they
-            are errors.
     """
 
     def __init__(

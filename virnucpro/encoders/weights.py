@@ -154,12 +154,6 @@ def save_encoder(
 ) -> None:
     """Write an encoder file; it appears at ``path`` complete or not at all.
 
-    Args:
-        path: where to write.
-        config: JSON-able; ``kind``, ``alphabet`` and ``width`` are mandatory.
-        tensors: name to tensor, as the encoder's ``from_tensors`` expects them.
-        tokenizer: tokenizer JSON, for encoders that have one.
-
     Raises:
         ModelError: the config lacks a mandatory entry.
     """

@@ -23,11 +23,6 @@ class PackedBatch:
         """Length of the longest sequence, in tokens."""
         return self.lengths[-1]
 
-    @property
-    def uniform(self) -> bool:
-        """Whether all lengths are equal, so that the batch is a dense (S, L) one."""
-        return self.lengths[0] == self.lengths[-1]
-
     def runs(self) -> list[tuple[int, int]]:
         """(length, how many) for each run of equal lengths, in order."""
         values, counts = np.unique(np.asarray(self.lengths), return_counts=True)

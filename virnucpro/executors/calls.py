@@ -22,9 +22,6 @@ class DaemonThreads(Executor):
 
     The threads of ``concurrent.futures`` are joined when the interpreter ends: a Ctrl-C would wait for a server that
     does not answer.
-
-    Args:
-        num_threads: calls at the same time.
     """
 
     def __init__(self, num_threads: int) -> None:

@@ -101,11 +101,7 @@ class _Child:
 
 
 class LocalExecutor:
-    """Spawned, non-daemonic processes: they own DataLoader workers, which a daemon may not.
-
-    Args:
-        workers: one place for each process.
-    """
+    """Spawned, non-daemonic processes: they own DataLoader workers, which a daemon may not."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self.workers = workers
@@ -147,10 +143,6 @@ class LocalExecutor:
 class WorkerGroup:
     """The processes of one run, and the units that wait. :meth:`close` kills and joins whatever it started.
 
-    Args:
-        work: what they do.
-        workers: one place for each process.
-
     Attributes:
         work: what they do.
         is_used: whether units were handed out.
@@ -171,12 +163,7 @@ class WorkerGroup:
             self._start(worker)
 
     def outcomes(self, units: Iterable[int], advance: Advance) -> Iterator[Outcome]:
-        """Serve the workers, which start now unless they have, and yield what becomes of each unit.
-
-        Args:
-            units: in the order in which they are handed out.
-            advance: told how far a unit is.
-        """
+        """Serve the workers, which start now unless they have, and yield what becomes of each unit."""
         self.is_used = True
         self._units, self._advance = iter(units), advance
         # Waiting to be handed out, and without an outcome; None where that is not known beforehand.

@@ -11,11 +11,7 @@ from virnucpro.executors.serial import SerialExecutor
 
 
 class PoolExecutor(LocalExecutor):
-    """Spawned processes on the CPU. With one process, or for one unit, the work is done in this process instead.
-
-    Args:
-        num_processes: how many at most.
-    """
+    """Spawned processes on the CPU. With one process, or for one unit, the work is done in this process instead."""
 
     def __init__(self, num_processes: int) -> None:
         super().__init__([Worker(index, "cpu", 1) for index in range(num_processes)])

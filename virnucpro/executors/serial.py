@@ -11,12 +11,7 @@ from virnucpro.executors.base import Advance, Kept, Outcome, Work, Worker, ignor
 
 
 class SerialExecutor:
-    """The simplest executor.
-
-    Args:
-        device: where the work runs.
-        num_threads: CPU threads it may use.
-    """
+    """The simplest executor."""
 
     num_workers = 1
 

@@ -18,9 +18,6 @@ _READ_BYTES = 1 << 13  # at once: the estimate of the whole is off by no more
 class InputHead:
     """Reads an input from its beginning, whole records at a time, as text that ``predict`` reads.
 
-    Args:
-        source: path.
-
     Raises:
         InputError: it is stdin or a pipe, or cannot be opened or unpacked.
     """

@@ -88,13 +88,6 @@ def measure(settings: ProfileSettings) -> Profile:
 def sweep_budgets(encoder: Encoder, strings: Ragged, device: torch.device, dtype: str, seconds: float) -> Sweep:
     """Try token budgets in ascending order; then those that worked again, in turns, so that noise hits all of them.
 
-    Args:
-        encoder: on ``device``.
-        strings: of its alphabet.
-        device: where.
-        dtype: torch's name of the float type.
-        seconds: budget; the smallest token budget is measured whatever it takes.
-
     Raises:
         ResourceError: not even the smallest token budget fits the memory.
     """

@@ -87,13 +87,7 @@ class Profile:
 
 
 def key_of(bundle: Bundle, device: str, dtype: str) -> ProfileKey:
-    """The key of a bundle on this machine.
-
-    Args:
-        bundle: the model.
-        device: torch's name of it.
-        dtype: torch's name of the float type.
-    """
+    """The key of a bundle on this machine."""
     return ProfileKey(
         bundle.fingerprint, device_name(torch.device(device)), dtype, available_cpus(), str(torch.__version__)
     )

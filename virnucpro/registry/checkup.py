@@ -45,11 +45,7 @@ class Finding:
 
 
 def look(predict: known_answers.Predict) -> Iterator[Finding]:
-    """Look at everything; findings come as they are made.
-
-    Args:
-        predict: runs the bundled model, for the self-test.
-    """
+    """Look at everything; findings come as they are made."""
     checks: list[tuple[str, Callable[[], tuple[State, str]]]] = [
         ("virnucpro", lambda: ("OK", f"{__version__} ({Path(__file__).parents[1]})")),
         ("python", lambda: ("OK", f"{platform.python_version()} on {platform.platform()} ({sys.executable})")),

@@ -68,12 +68,6 @@ def download(source: UrlSource, target: Path, patience: Patience, advance: Advan
 
     What has come lies beside it as ``.part`` until it is complete and checked; the next call picks up from there.
 
-    Args:
-        source: what to bring.
-        target: where to.
-        patience: how long to try.
-        advance: told the number of bytes of each block.
-
     Returns:
         what came, with its size and SHA-256.
 

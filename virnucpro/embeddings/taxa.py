@@ -27,20 +27,13 @@ LEAST_RIGHT = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Known sequences.
+    """Known sequences."""
 
-    Attributes:
-        rows: (n, width) their embeddings.
-        about: what made them.
-        ids: n ids.
-        lineages: n lineages; empty where the taxonomy does not know the id.
-        limits: rank to the least similarity to a neighbour of which 95 % are right, and the share that is.
-    """
-
-    rows: NDArray[np.floating]
-    about: About
-    ids: Sequence[str]
-    lineages: Sequence[Lineage]
+    rows: NDArray[np.floating]  # (n, width) their embeddings
+    about: About  # what made them
+    ids: Sequence[str]  # n ids
+    lineages: Sequence[Lineage]  # n lineages; empty where the taxonomy does not know the id
+    # rank to the least similarity to a neighbour of which 95 % are right, and the share that is
     limits: dict[str, tuple[float, float]]
 
     def name(self, neighbour: int, similarity: float) -> Named:

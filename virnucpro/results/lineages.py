@@ -34,17 +34,11 @@ _NO_NAME = Named(is_novel=False)
 
 @dataclass(frozen=True)
 class Hit:
-    """A virus region with its name.
+    """A virus region with its name."""
 
-    Attributes:
-        named: what it is.
-        num_matches: genes or fragments with a viral protein near them.
-        nearest: the virus with the best of these; empty without a name.
-    """
-
-    named: Named = _NO_NAME
-    num_matches: int = 0
-    nearest: str = ""
+    named: Named = _NO_NAME  # what it is
+    num_matches: int = 0  # genes or fragments with a viral protein near them
+    nearest: str = ""  # the virus with the best of these; empty without a name
 
     @property
     def path(self) -> tuple[tuple[str, str], ...]:
@@ -57,34 +51,21 @@ class Hit:
 
 @dataclass(frozen=True)
 class TaxonCount:
-    """Hits of a taxon, those of the taxa below it among them.
+    """Hits of a taxon, those of the taxa below it among them."""
 
-    Attributes:
-        lineage: names from the top down.
-        rank: of the taxon; empty for what is no taxon.
-        num_hits: how many.
-        num_bases: of these.
-        num_here: hits that are named no deeper.
-    """
-
-    lineage: tuple[str, ...]
-    rank: str
-    num_hits: int = 0
-    num_bases: int = 0
-    num_here: int = 0
+    lineage: tuple[str, ...]  # names from the top down
+    rank: str  # of the taxon; empty for what is no taxon
+    num_hits: int = 0  # how many
+    num_bases: int = 0  # of these
+    num_here: int = 0  # hits that are named no deeper
 
 
 @dataclass(frozen=True, eq=False)
 class Lineages:
-    """The hits of an input.
+    """The hits of an input."""
 
-    Attributes:
-        regions: (r,) REGION_DTYPE.
-        hits: r of them.
-    """
-
-    regions: NDArray[np.void]
-    hits: Sequence[Hit]
+    regions: NDArray[np.void]  # (r,) REGION_DTYPE
+    hits: Sequence[Hit]  # r of them
 
     @cached_property
     def counts(self) -> list[TaxonCount]:

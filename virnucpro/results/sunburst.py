@@ -56,17 +56,11 @@ def _read_line(line: str) -> TaxonCount:
 
 @dataclass(frozen=True)
 class _Taxon:
-    """A taxon with those below it.
+    """A taxon with those below it."""
 
-    Attributes:
-        count: what it holds.
-        colour: of it.
-        below: those right below, most hits first.
-    """
-
-    count: TaxonCount
-    colour: str
-    below: list[_Taxon]
+    count: TaxonCount  # what it holds
+    colour: str  # of it
+    below: list[_Taxon]  # those right below, most hits first
 
 
 def draw(counts: Sequence[TaxonCount]) -> str:

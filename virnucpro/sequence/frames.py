@@ -49,23 +49,15 @@ _LETTERS = _letter_table()
 
 @dataclass(frozen=True)
 class KeptFrames:
-    """Kept frames of some fragments, in order of the fragments.
+    """Kept frames of some fragments, in order of the fragments."""
 
-    Attributes:
-        counts: how many each fragment has.
-        frames: +1 +2 +3 -1 -2 -3, or 0 for a whole fragment without an open frame.
-        starts: where each begins, in the letters that were read.
-        stops: where each ends.
-        nucleotides: kept strings.
-        proteins: of each; empty where the frame is 0.
-    """
-
-    counts: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # how many each fragment has
+    # +1 +2 +3 -1 -2 -3, or 0 for a whole fragment without an open frame
     frames: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    stops: list[int] = field(default_factory=list)
-    nucleotides: list[bytes] = field(default_factory=list)
-    proteins: list[bytes] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # where each begins, in the letters that were read
+    stops: list[int] = field(default_factory=list)  # where each ends
+    nucleotides: list[bytes] = field(default_factory=list)  # kept strings
+    proteins: list[bytes] = field(default_factory=list)  # of each; empty where the frame is 0
 
 
 def normalise(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:

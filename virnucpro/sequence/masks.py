@@ -24,16 +24,13 @@ _OTHERS = bytes(letter not in b"ACGT" for letter in range(256))
 
 @dataclass(frozen=True)
 class Masking:
-    """When a fragment is masked.
+    """When a fragment is masked."""
 
-    Attributes:
-        min_length: records with fewer bases, or fewer of A C G T, get no call; a fragment needs as many of A C G T, or
-            half of its length if that is less.
-        find_repetitive: fragments of low complexity, or that repeat themselves, are masked, and those of which less
-            than half are A C G T: reading frames go on through N, so that the rest would look coding.
-    """
-
+    # records with fewer bases, or fewer of A C G T, get no call; a fragment needs as many of A C G T, or half of its
+    # length if that is less
     min_length: int
+    # fragments of low complexity, or that repeat themselves, are masked, and those of which less than half are A C G T:
+    # reading frames go on through N, so that the rest would look coding
     find_repetitive: bool
 
 

@@ -19,14 +19,10 @@ class Ragged:
 
     Item ``i`` is ``values[offsets[i]:offsets[i + 1]]``. Names, bases and proteins are uint8
     (ASCII); tokens are int32. It exists because ten million Python objects do not fit in memory.
-
-    Attributes:
-        values: (total,) all items end to end.
-        offsets: (n + 1,) int64, from 0 to total.
     """
 
-    values: NDArray[Any]
-    offsets: NDArray[np.int64]
+    values: NDArray[Any]  # (total,) all items end to end
+    offsets: NDArray[np.int64]  # (n + 1,) int64, from 0 to total
 
     @classmethod
     def from_bytes(cls, items: Iterable[bytes]) -> Ragged:

@@ -45,32 +45,21 @@ WEIGHTS: Weights = {
 
 @dataclass(frozen=True)
 class Votes:
-    """What is nearest to the genes or fragments of a hit.
+    """What is nearest to the genes or fragments of a hit."""
 
-    Attributes:
-        taxa: the lineage of the nearest viral protein of each; empty where it is of no known taxon.
-        bits: (v, 2) float, to the nearest viral and the nearest cellular protein; 0 where there is none.
-        length_nt: of the hit.
-    """
-
-    taxa: Sequence[Lineage]
+    taxa: Sequence[Lineage]  # the lineage of the nearest viral protein of each; empty where it is of no known taxon
+    # (v, 2) float, to the nearest viral and the nearest cellular protein; 0 where there is none
     bits: NDArray[np.floating]
-    length_nt: int
+    length_nt: int  # of the hit
 
 
 @dataclass(frozen=True)
 class Step:
-    """One taxon on the way down.
+    """One taxon on the way down."""
 
-    Attributes:
-        lineage: from the top to the taxon.
-        share: of the votes for any taxon right below the one above it.
-        features: (5,) see ``FEATURES``.
-    """
-
-    lineage: Lineage
-    share: float
-    features: NDArray[np.float64]
+    lineage: Lineage  # from the top to the taxon
+    share: float  # of the votes for any taxon right below the one above it
+    features: NDArray[np.float64]  # (5,) see ``FEATURES``
 
     @property
     def rank(self) -> str:
@@ -84,17 +73,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Named:
-    """What a hit is called.
+    """What a hit is called."""
 
-    Attributes:
-        lineage: from the top down; empty where nothing is sure enough.
-        confidence: of the last taxon named, and with it of all above; NaN without one.
-        is_novel: whether nothing in the table is as near as members of one family are.
-    """
-
-    lineage: Lineage = ()
-    confidence: float = float("nan")
-    is_novel: bool = True
+    lineage: Lineage = ()  # from the top down; empty where nothing is sure enough
+    confidence: float = float("nan")  # of the last taxon named, and with it of all above; NaN without one
+    is_novel: bool = True  # whether nothing in the table is as near as members of one family are
 
 
 def steps(votes: Votes) -> Iterator[Step]:

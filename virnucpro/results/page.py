@@ -128,8 +128,9 @@ def _render(run: FinishedRun, tally: Overview) -> str:
     calls = {call: CALL_TITLES[call] for call in CALLS}
     return environment.get_template("report.html.j2").render(
         _run_facts(run)
-        | _texts(run, tally)
         | {
+            "lead": _lead(run, tally),
+            "checks": _checks(run, tally),
             "css": Markup(templates.get_source(environment, "report.css")[0]),  # noqa: S704 - our own file
             "run": run,
             "version": __version__,
@@ -150,7 +151,7 @@ def _render(run: FinishedRun, tally: Overview) -> str:
                 _figure(shown.name, maps.draw(shown), maps.described(shown))
                 for shown in maps.gene_maps(run.results, tally)
             ],
-            "sunburst": Markup(_sunburst(run)),  # noqa: S704 - names in it are escaped there
+            "sunburst": _sunburst(run),
             "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.hits),
             "methods": _methods(run, works),
             "references": [work.text for work in (works.method, works.software, *works.of_encoders(_kinds(run)))],
@@ -159,10 +160,12 @@ def _render(run: FinishedRun, tally: Overview) -> str:
     )
 
 
-def _sunburst(run: FinishedRun) -> str:
-    """Which viruses the hits are; empty if nobody asked."""
+def _sunburst(run: FinishedRun) -> Markup | None:
+    """Which viruses the hits are; None if nobody asked."""
     path = run.path("taxonomy.counts.tsv")
-    return sunburst.draw(sunburst.read_counts(path)) if path.is_file() else ""
+    if not path.is_file():
+        return None
+    return Markup(sunburst.draw(sunburst.read_counts(path)))  # noqa: S704 - names in it are escaped there
 
 
 def _columns(table: Table) -> dict[str, str]:
@@ -173,61 +176,13 @@ def _columns(table: Table) -> dict[str, str]:
     }
 
 
-def _texts(run: FinishedRun, tally: Overview) -> dict[str, object]:
-    """Sentences and titles of the page."""
-    sections = {
-        "counts": "Counts",
-        "figures": "Scores and lengths",
-        "hits": "Top hits",
-        **({"taxonomy": "Which viruses they are"} if run.path("taxonomy.counts.tsv").is_file() else {}),
-        "proviruses": "Proviruses",
-        "genes": "Genes of viruses and proviruses",
-        "tracks": "Scores along sequences",
-        "run": "How it was run",
-        "methods": "Methods and citation",
-        "columns": "How to read the table",
-    }
-    num_virus, shown = tally.calls["virus"], len(tally.hits)
-    hits = "All" if shown == num_virus else f"The {shown} of highest probability of all"
-    best, num_found = tally.proviruses, tally.num_proviruses
-    regions = "All" if len(best) == num_found else f"The {len(best)} of highest score of all"
-    calls = " + ".join(f"{tally.calls[call]:,} {call}" for call in CALLS)
-    statuses = " + ".join(f"{number:,} {status}" for status, number in tally.statuses.items())
-    return {
-        "sections": sections,
-        "lead": _lead(run, tally),
-        "hits_text": f"{hits} {num_virus:,} sequences called virus, the longer first among equals.",
-        "next_steps": [
-            f"How complete are they: CheckV on {run.stem}.virus.fna.gz and {run.stem}.proviruses.fna.gz.",
-            "Which viruses are they: geNomad gives them a taxonomy; what do they code for: pharokka annotates phages.",
-        ],
-        "taxonomy_text": (
-            f"Each hit is named as deep as can be told ({run.stem}.taxonomy.tsv): grey ones are novel, or not near "
-            "enough to anything known. A click leads to a taxon, one on the middle back up."
-        ),
-        "proviruses_text": f"{regions} {num_found:,} viral parts of longer sequences; 1-based closed coordinates.",
-        "genes_text": (
-            "Genes of the proviruses above, with some host around them, then of the top hits: arrows by position (kb), "
-            "those below read from right to left. Red: nearest to a viral protein; blue: to a cellular one; "
-            "yellow: to both; grey: to neither. They are why a sequence is called so; the table of genes has all."
-        ),
-        "tracks_text": (
-            f"The probability of each window along {len(tally.tracks)} sequences: those with proviruses first "
-            "(shaded), then the longest called virus. Dashed: 0.5, as likely virus as not. Of many windows, the filled "
-            "line is the running mean."
-        ),
-        "checks": [
-            f"{tally.num_sequences:,} sequences were read = {calls or 0}",
-            f"{tally.num_sequences:,} sequences were read = {statuses or 0}",
-            *_models_check(run, tally),
-        ],
-    }
-
-
-def _models_check(run: FinishedRun, tally: Overview) -> list[str]:
-    """How a cascade shared the sequences."""
-    shares = [f"{number:,} decided by {model}" for model, number in _sequences_by_model(run).items()]
-    return [f"{tally.num_sequences:,} sequences were read = {' + '.join(shares)}"] if shares else []
+def _checks(run: FinishedRun, tally: Overview) -> list[str]:
+    """Sums that add up to all sequences."""
+    calls = [f"{tally.calls[call]:,} {call}" for call in CALLS]
+    statuses = [f"{number:,} {status}" for status, number in tally.statuses.items()]
+    by_model = [f"{number:,} decided by {model}" for model, number in _sequences_by_model(run).items()]
+    sums = [" + ".join(parts) or "0" for parts in (calls, statuses)] + ([" + ".join(by_model)] if by_model else [])
+    return [f"{tally.num_sequences:,} sequences were read = {parts}" for parts in sums]
 
 
 def _sequences_by_model(run: FinishedRun) -> dict[str, int]:

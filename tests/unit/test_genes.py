@@ -47,6 +47,16 @@ def test_short_records_have_no_genes() -> None:
     assert len(find_genes(letters_of("")).proteins) == 0
 
 
+@pytest.mark.parametrize("word", ["TTAGGG", "TTTAGGG", "CA", "A", "ACGTACGA"])
+def test_tandem_repeats_hold_no_gene_and_change_none(word: str) -> None:
+    bases, _ = made()
+    before, after = find_genes(letters_of(bases)), find_genes(letters_of(bases + word * (8_000 // len(word))))
+    inside = after.stops <= len(bases)
+    assert after.starts[inside].tolist() == before.starts[: inside.sum()].tolist()
+    assert abs(int(inside.sum()) - len(before.starts)) <= 1
+    assert (after.starts[~inside] < len(bases)).all(), "at most one goes on into the first block"
+
+
 def test_case_does_not_matter_and_unknown_letters_end_a_gene() -> None:
     bases, _ = made()
     upper, lower = find_genes(letters_of(bases)), find_genes(letters_of(bases.lower()))

@@ -285,9 +285,10 @@ def test_genes_that_many_genera_of_cells_share_are_left_out_of_viruses():
     proteins += [(changed(kinase, 0.1), f"cell {i}", f"genus {i}", "bacteria") for i in range(2)]
     proteins += [(changed(transposase, 0.1), f"element {i}", f"fly {i}", "te") for i in range(12)]
     proteins += [(changed(polymerase, 0.3), "contig", "phages", "virus") for _ in range(3)]
-    proteins += [(capsids[0], "contig", "phages", "virus")]
+    proteins += [(capsid, "contig", "phages", "virus") for capsid in capsids[:8]]
     proteins += [(changed(polymerase, 0.3), "phage", "phages", "virus")]
-    proteins += [(protein, "phage", "phages", "virus") for protein in (kinase, transposase, *capsids[1:])]
+    proteins += [(protein, "phage", "phages", "virus") for protein in (kinase, transposase, *capsids[8:])]
     table = make_table(ragged([protein for protein, *_ in proteins]), [tuple(whose) for _, *whose in proteins])
     left_out = set(np.flatnonzero(find_cellular(table)).tolist())
-    assert left_out == {26, 27, 28, 29, 30}, "the contig whole, with its capsid; of the phage the polymerase alone"
+    beside = set(range(29, 34))
+    assert left_out == {26, 27, 28} | beside | {37}, "of the contig all that is beside; of the phage one"

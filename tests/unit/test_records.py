@@ -39,7 +39,8 @@ def test_a_record_with_a_provirus_is_called_by_its_host_part():
 
 def test_features_are_bounded_means_and_shares():
     table = made(line("phage", 30_000, VIRUS), line("short", 700, VIRUS), line("empty", 0, VIRUS, Status.EMPTY))
-    features = record_features(table, proviruses(table), WEIGHTS)
+    features, lengths = record_features(table, proviruses(table), WEIGHTS)
+    assert lengths.tolist() == [30_000, 700, 0]
     assert features.shape == (3, 1 + NUM_CLASSES) == (3, 1 + len(GENE_CLASSES))
     assert features[0, 0] == pytest.approx(np.log(VIRUS / (1 - VIRUS)) * np.sqrt(20))
     assert features[1, 0] == pytest.approx(np.log(VIRUS / (1 - VIRUS)) * np.sqrt(1.4))
@@ -67,7 +68,7 @@ def test_nothing_depends_on_how_a_table_is_taken_apart():
 
 def test_weights_are_linear_in_the_logarithm_of_the_length_and_constant_beyond():
     weights = RecordWeights((500.0, 5_000.0), (0.0, 1.0), (2.0, 1.0), (0.0,) * 7)
-    lengths = np.array([100, 500, 1_581, 5_000, 90_000])
+    lengths = np.array([100, 500, 1_581, 5_000, 90_000.0])
     assert weights.at(weights.intercept, lengths) == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-3)
     assert weights.at(weights.fragments, lengths) == pytest.approx([2, 2, 1.5, 1, 1], abs=1e-3)
 

@@ -34,7 +34,7 @@ class RecordWeights:
         if len(self.genes) != len(GENE_CLASSES):
             raise ValueError(f"records: genes must be {len(GENE_CLASSES)} weights")
 
-    def at(self, weights: tuple[float, ...], lengths_nt: NDArray[np.int64]) -> NDArray[np.float64]:
+    def at(self, weights: tuple[float, ...], lengths_nt: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n,) one of the weights that depend on length, for records of these lengths."""
         return np.interp(np.log(np.maximum(lengths_nt, 1)), np.log(self.lengths), weights)
 

@@ -1,6 +1,7 @@
 """Genes of a record: open reading frames that look coding, chosen so that they hardly overlap.
 
-1. All stop-free stretches of at least 60 codons in six frames (letters other than A C G T end them like a stop).
+1. All stop-free stretches of at least 60 codons in six frames (letters other than A C G T end them like a stop, and so
+   do tandem repeats of short words: telomeres are open in most frames).
 2. Each is scored by the log-odds of its codons, coding against random with the record's own GC. What coding codons are
    is first guessed from the amino acids of proteins at large, then learned from the record's own best frames, the guess
    counting as much as ``PRIOR_CODONS`` of them. A frame begins at the start codon that gives the highest score.
@@ -31,6 +32,7 @@ LARGEST_OVERLAP = 0.3
 _LEARNED_FROM_NT = 450
 _LEARNED_FROM_SCORE = 15.0
 _BIN_NT = 8
+_LONGEST_WORD_NT, _BLOCK_NT = 8, 120
 _NO_CODON = 64
 
 _BASES = np.full(256, 4, dtype=np.uint8)
@@ -96,6 +98,7 @@ def find_genes(letters: NDArray[np.uint8]) -> Genes:
         letters: (n,) ASCII bases of the whole record.
     """
     bases = _BASES[letters] if len(letters) >= SHORTEST_RECORD_NT else np.zeros(0, dtype=np.uint8)
+    _hide_repeats(bases)
     frames = _open_frames(bases)
     counts = np.bincount(bases, minlength=5)
     guess, random = _codon_shares(float(np.clip((counts[1] + counts[2]) / max(1, counts[:4].sum()), 0.2, 0.8)))
@@ -112,6 +115,16 @@ def find_genes(letters: NDArray[np.uint8]) -> Genes:
     proteins = np.empty(offsets[-1], dtype=np.uint8)
     _translate(frames.codons, frames.opposite, starts, stops, strands, _RESIDUES, offsets, proteins)
     return Genes(starts, stops, strands, Ragged(proteins, offsets))
+
+
+def _hide_repeats(bases: NDArray[np.uint8]) -> None:
+    """Make blocks unknown, in place, all of whose bases come again after a word of up to eight."""
+    for period in range(1, _LONGEST_WORD_NT + 1):
+        whole = (len(bases) - period) // _BLOCK_NT * _BLOCK_NT
+        comes_again = bases[period : period + max(whole, 0)] == bases[: max(whole, 0)]
+        are_hidden = comes_again.reshape(-1, _BLOCK_NT).all(axis=1)
+        if are_hidden.any():
+            bases[:whole][np.repeat(are_hidden, _BLOCK_NT)] = _BASES[0]
 
 
 def _open_frames(bases: NDArray[np.uint8]) -> _Frames:

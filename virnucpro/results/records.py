@@ -21,8 +21,14 @@ _OF_PATH_CLASS = np.array([0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6])
 NUM_CLASSES = int(_OF_PATH_CLASS.max()) + 1
 
 
-def record_features(table: Fragments, parts: NDArray[np.void], weights: RecordWeights) -> NDArray[np.float64]:
-    """(m, 1 + NUM_CLASSES) what the log-odds of each sequence is made of; NaN where no fragment has a score."""
+def record_features(
+    table: Fragments, parts: NDArray[np.void], weights: RecordWeights
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the log-odds of each sequence is made of, without proviruses and masked fragments.
+
+    Returns:
+        (m, 1 + NUM_CLASSES) of its fragments and genes, NaN where no fragment has a score; and (m,) bases that count.
+    """
     features = np.full((len(table), 1 + NUM_CLASSES), np.nan)
     fragments = table.fragments[outside(parts, table.fragments)]
     scored = fragments[~np.isnan(fragments["log_odds"]) & (fragments["masked"] == 0)]
@@ -31,7 +37,8 @@ def record_features(table: Fragments, parts: NDArray[np.void], weights: RecordWe
     sums = np.bincount(position, np.clip(scored["log_odds"].astype(np.float64), -bound, bound), len(table))
     counts = np.bincount(position, minlength=len(table))
     known = counts > 0
-    stretches = np.minimum(counts, table.sequences["length"] / weights.fragment_nt)[known]
+    lengths = table.sequences["length"] * (counts / np.maximum(table.sequences["num_fragments"], 1))
+    stretches = np.minimum(counts, lengths / weights.fragment_nt)[known]
     features[known, 0] = sums[known] / counts[known] * np.sqrt(np.clip(stretches, 1, weights.most_fragments))
     genes = table.genes[outside(parts, table.genes)]
     classes = _OF_PATH_CLASS[classes_of(genes["bits_virus"], genes["bits_cell"])]
@@ -40,12 +47,12 @@ def record_features(table: Fragments, parts: NDArray[np.void], weights: RecordWe
     total = of_class.sum(axis=1, keepdims=True)
     shares = of_class / np.maximum(total, 1) * np.sqrt(np.minimum(total, weights.most_genes))
     features[known, 1:] = shares[known]
-    return features
+    return features, lengths
 
 
 def record_log_odds(table: Fragments, parts: NDArray[np.void], weights: RecordWeights) -> NDArray[np.float64]:
     """(m,) log-odds at equal prevalence of sequences of more than one fragment; NaN for shorter ones."""
-    features, lengths = record_features(table, parts, weights), table.sequences["length"]
+    features, lengths = record_features(table, parts, weights)
     log_odds = weights.at(weights.intercept, lengths) + weights.at(weights.fragments, lengths) * features[:, 0]
     # one after the other: no sum depends on the others' number
     for column, weight in enumerate(weights.genes, start=1):

@@ -41,8 +41,9 @@ THINNED = {"bacteria": 0.33, "Caudoviricetes": 0.5}
 these two there are far more than of all others, and so many of them are as good on dev as all."""
 LEAST_SHARED, NEARER, GENERA = 100, 1.3, 5
 """What makes a viral protein one of cells: score, how many times that of other viruses, in how many parts of genera."""
-FEWEST, MOST_CELLULAR = 3, 0.1
-"""So many of them, and such a share of its proteins, make a viral record a piece of a cell."""
+FEWEST, MOST_CELLULAR, BESIDE = 3, 0.1, 5
+"""So many of them, and such a share of its proteins, make a viral record a piece of a cell about them: this many
+proteins to either side."""
 _PARTS = 24
 """Of the genera, by chance."""
 _LONGEST_NAME = 60
@@ -161,8 +162,8 @@ def find_cellular(table: Table, num_threads: int = 1, seed: int = 1) -> NDArray[
 
     Curated proviruses and contigs of viromes hold such genes by mistake, and large phages have some of their own; all
     cells would resemble a virus there. A viral protein is left out where cells are clearly nearer to it than
-    any other virus and many genera are about as near; a record with many such proteins is left out whole. Transposons
-    do not count as cells here: retroviruses resemble some of them by nature.
+    any other virus and many genera are about as near; of a record with many such proteins so are those beside them, and
+    what is left of it is its provirus. Transposons do not count as cells here: retroviruses resemble some by nature.
     """
     viral = np.flatnonzero(table.is_viral)
     queries, itself = table.proteins.take(viral), np.arange(len(table), dtype=np.int32)
@@ -183,7 +184,10 @@ def find_cellular(table: Table, num_threads: int = 1, seed: int = 1) -> NDArray[
         for some in (table.is_viral, is_cellular)
     )
     is_piece = (of_cells >= FEWEST) & (of_cells >= MOST_CELLULAR * all_of) & (np.array(table.organism_names) != "")
-    return np.asarray(is_cellular | (table.is_viral & is_piece[table.organisms]))
+    for protein in np.flatnonzero(is_cellular & is_piece[table.organisms]).tolist():
+        beside = np.arange(max(protein - BESIDE, 0), min(protein + BESIDE + 1, len(table)))
+        is_cellular[beside[table.organisms[beside] == table.organisms[protein]]] = True
+    return is_cellular
 
 
 def representatives(proteins: list[Protein], num_threads: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -148,10 +148,7 @@ def fit(labelled: Labelled) -> RecordWeights:
     """
     table, flat = labelled.table, (0.0,) * len(FITTED_LENGTHS)
     blank = RecordWeights(FITTED_LENGTHS, flat, flat, (0.0,) * len(GENE_CLASSES))
-    features, lengths = (
-        record_features(table, InputResults.of(table, Calling()).proviruses, blank),
-        table.sequences["length"],
-    )
+    features, lengths = record_features(table, InputResults.of(table, Calling()).proviruses, blank)
     known = ~np.isnan(features).any(axis=1) & (lengths > blank.fragment_nt)
     nearness = np.stack([blank.at(tuple(hat), lengths) for hat in np.eye(len(FITTED_LENGTHS))], axis=1)
     rows = np.column_stack([nearness, nearness * features[:, :1], features[:, 1:] @ _TIED])[known]

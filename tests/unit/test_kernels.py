@@ -40,7 +40,9 @@ def place(tmp_path: Path) -> Path:
 def run(place: Path, **environment: str) -> tuple[str, str]:
     """What the kernel gives in a process of its own, and what was logged."""
     path = os.pathsep.join([str(place), str(PACKAGE.parent)])
-    wanted = {**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(place / "kept"), **environment}
+    # Python keeps byte code by length and time of a source, which a test gives to another source too.
+    own = {"PYTHONPATH": path, "NUMBA_CACHE_DIR": str(place / "kept"), "PYTHONDONTWRITEBYTECODE": "1"}
+    wanted = {**os.environ, **own, **environment}
     wanted = {name: value for name, value in wanted.items() if value}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=wanted, capture_output=True, text=True, check=True)
     return done.stdout.strip(), done.stderr.strip()

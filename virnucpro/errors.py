@@ -24,9 +24,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 from collections.abc import Sequence
 from pathlib import Path
+
+from virnucpro.platforms import has_memory_limit
 
 
 class VirNucProError(Exception):
@@ -189,11 +190,10 @@ def of_machine(error: BaseException, path: Path | None = None) -> ResourceError 
     """
     if isinstance(error, OSError):
         return _of_system(error, path)
-    has_limit = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     if (
         isinstance(error, MemoryError)
         or _NO_MEMORY.search(str(error))
-        or (has_limit and isinstance(error, _MAYBE_NO_MEMORY))
+        or (has_memory_limit() and isinstance(error, _MAYBE_NO_MEMORY))
     ):
         return MemoryShortError(" ".join(str(error).split())[:200])
     said = next((number for text, number in _SAID.items() if isinstance(error, Exception) and text in str(error)), None)

@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from virnucpro.platforms import ignore_ctrl_c
+
 EXIT_CHILD_KILLED = 75
 """Exit code of a process that ended because a child it cannot do without was killed."""
 
 
 _SECONDS_TO_END = 5.0
+_ALARM: int | None = getattr(signal, "SIGALRM", None)  # Windows has none
 received: list[int] = []
 """Signals that asked this process to end."""
 
@@ -29,15 +32,18 @@ class Interrupted(BaseException):
 def interruptible() -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into :class:`Interrupted` within the block; afterwards every handler is as before."""
     received.clear()
-    handlers: dict[int, Any] = {signal.SIGTERM: interrupt, signal.SIGALRM: interrupt_again, signal.SIGINT: interrupt}
+    handlers: dict[int, Any] = {signal.SIGTERM: interrupt, signal.SIGINT: interrupt}
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
         del handlers[signal.SIGINT]
+    if _ALARM is not None:
+        handlers[_ALARM] = interrupt_again
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     hook, sys.unraisablehook = sys.unraisablehook, report_unraisable
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if _ALARM is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook
@@ -47,7 +53,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     """Signal handler: end what is being done."""
     del frame
     received.append(number)
-    if signal.getsignal(signal.SIGALRM) is interrupt_again:
+    if _ALARM is not None and signal.getsignal(_ALARM) is interrupt_again:
         signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_END, _SECONDS_TO_END)
     raise Interrupted
 
@@ -76,8 +82,7 @@ def follow_parent() -> None:
     Ctrl-C reaches the whole process group, and the parent decides what becomes of it. A parent that was
     killed decides nothing: without this its children would work on, side by side with the run that goes on.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process was started
+    ignore_ctrl_c()
     parent = multiprocessing.parent_process()
     if parent is None:
         return

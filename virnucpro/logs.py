@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from virnucpro.errors import of_machine
+from virnucpro.platforms import PLAIN_FILE
 
 console = Console(stderr=True)
 
@@ -86,7 +87,7 @@ def add_log_file(path: Path) -> logging.Handler:
         PlaceError: it cannot be opened.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | PLAIN_FILE, 0o666)
     except OSError as error:
         raise of_machine(error, path) or error from error
     handler = _LogFile(os.fdopen(descriptor, "a", encoding="utf-8"))

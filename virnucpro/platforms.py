@@ -70,7 +70,7 @@ def peak_memory_bytes() -> int:
 
 
 def is_private(status: os.stat_result) -> bool:
-    """Whether only its owner, who is this user or root, can read or change a file; Windows has other rights, not seen."""
+    """Whether only its owner, who is this user or root, can read or change a file; of Windows it is not known."""
     return not hasattr(os, "getuid") or (status.st_mode & 0o077 == 0 and status.st_uid in (os.getuid(), 0))
 
 

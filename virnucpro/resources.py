@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,12 +20,6 @@ def free_memory_bytes(system: Path = Path("/")) -> int:
     """
     limits = [psutil.virtual_memory().available, _group_v2(system), _group_v1(system)]
     return max(0, min(limit for limit in limits if limit is not None))
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has had resident."""
-    # In KiB, except on macOS, where it is in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def held_memory_bytes(pid: int) -> int:

@@ -26,7 +26,6 @@ A file that exists is done: it is written beside its place, fsynced and renamed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -40,6 +39,7 @@ from typing import Any, NotRequired, TextIO, TypedDict, TypeVar, overload
 
 from virnucpro import stored_json
 from virnucpro.errors import ResourceError, RunMismatchError, StoreError, UsageError, of_machine
+from virnucpro.platforms import PLAIN_FILE, lock
 
 T = TypeVar("T")
 
@@ -356,12 +356,12 @@ class RunDir:
             ResourceError: another process holds it, or it cannot be written to.
             StoreError: something in it leads elsewhere.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | PLAIN_FILE
         with machine_errors_at(self._lock):
             descriptor = os.open(self._lock, flags, 0o666)
         # The file stays: unlinking a locked file lets two later runs lock two different ones.
         with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as stream:
-            self._take(stream, fcntl.LOCK_EX)
+            self._take(stream)
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
             stream.flush()
@@ -377,19 +377,19 @@ class RunDir:
             StoreError: something in it leads elsewhere.
         """
         try:
-            descriptor = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(self._lock, os.O_RDONLY | PLAIN_FILE)
         except OSError:
             self._refuse_links()
             yield  # no lock of ours, or none that this user may open
             return
         with os.fdopen(descriptor, encoding="ascii", errors="replace") as stream:
-            self._take(stream, fcntl.LOCK_SH)
+            self._take(stream, shared=True)
             self._refuse_links()
             yield
 
-    def _take(self, stream: TextIO, kind: int) -> None:
+    def _take(self, stream: TextIO, *, shared: bool = False) -> None:
         try:
-            fcntl.flock(stream, kind | fcntl.LOCK_NB)
+            lock(stream, shared=shared)
         except BlockingIOError as error:
             holder = stream.read(32).strip() or "unknown"
             raise ResourceError(
@@ -397,7 +397,7 @@ class RunDir:
                 "Wait for it to end, or name another directory with --output."
             ) from error
         except OSError as error:
-            if kind == fcntl.LOCK_SH:
+            if shared:
                 return  # a file system without locks, which nobody can lock either
             raise ResourceError(
                 f"{self.root}: its file system cannot lock files ({error.strerror}). Name a --output on another."

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from virnucpro.errors import StoreError
+from virnucpro.platforms import NO_WAITING, PLAIN_FILE
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ def read_bytes(path: Path) -> bytes:
         StoreError: it is something else than a plain file, or too large.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | PLAIN_FILE | NO_WAITING)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -15,10 +15,11 @@ from conftest import start
 from virnucpro.bundles import load_bundle
 from virnucpro.cli.doctor import predict_known
 from virnucpro.errors import ModelError
+from virnucpro.platforms import peak_memory_bytes
 from virnucpro.registry import known_answers
 from virnucpro.registry.checkup import check_answers
 from virnucpro.registry.inventory import places_of, verify
-from virnucpro.resources import free_memory_bytes, held_memory_bytes, peak_memory_bytes
+from virnucpro.resources import free_memory_bytes, held_memory_bytes
 
 LITE = Path(load_bundle("lite").folder)
 LINES = [

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "virnucpro"
 LEVELS = (
-    {"errors", "kernels", "logs", "progress", "lifeline", "citation", "resources", "stored_json"},
+    {"errors", "kernels", "logs", "progress", "lifeline", "citation", "platforms", "resources", "stored_json"},
     {"engine", "inputs", "sequence", "store", "run_dir", "mapped", "settings", "samples", "request"},
     {"encoders", "bundles", "heads", "executors", "nearest", "parallel"},
     {"hierarchy"},
@@ -51,6 +51,7 @@ ROOMS_OF = {
     "asyncssh": {"clusters"},
     "ray": {"executors"},
     "pysam": {"sequence", "results"},
+    **{name: {"platforms"} for name in ("fcntl", "grp", "msvcrt", "pwd", "resource", "termios")},
     "matplotlib": {"results"},
     "jinja2": {"results", "training"},
     "pyarrow": {"results", "embeddings", "run"},

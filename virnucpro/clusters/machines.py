@@ -16,7 +16,6 @@ Passwords stand in credentials files only. They are neither logged nor part of a
 from __future__ import annotations
 
 import json
-import os
 import re
 import stat
 import tomllib
@@ -26,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from virnucpro.errors import UsageError
+from virnucpro.platforms import is_private
 
 PATTERNS = ("*.h5", "*.hdf5", "*.npz")
 """What is fetched where nothing else is asked for."""
@@ -152,8 +152,7 @@ def _read_credentials(path: Path) -> dict[str, Any]:
     """The content of a credentials file; errors quote nothing of it."""
     try:
         status = path.stat()
-        open_to = stat.S_IMODE(status.st_mode) & 0o077
-        if open_to or status.st_uid not in (os.getuid(), 0):
+        if not is_private(status):
             mode = f"{stat.S_IMODE(status.st_mode):o}"
             raise UsageError(f"{path}: others can read or change it (mode {mode}). Make it yours and chmod 600 it.")
         content = json.loads(path.read_text(encoding="utf-8"))

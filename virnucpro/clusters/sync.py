@@ -9,7 +9,6 @@ what is here is intact).
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import logging
@@ -32,6 +31,7 @@ from virnucpro.clusters.sftp import (
     connected,
 )
 from virnucpro.errors import ResourceError
+from virnucpro.platforms import lock
 from virnucpro.progress import Advance, Reporter
 from virnucpro.run_dir import file_digest, machine_errors_at
 
@@ -275,7 +275,7 @@ class _Journal:
             raise ResourceError(f"{path}: cannot be written ({error.strerror}). Name another --output.") from error
         with stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(stream)
             except OSError as error:
                 raise ResourceError(
                     f"{folder}: another process fetches into this folder. Wait for it to end."

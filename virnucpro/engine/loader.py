@@ -144,6 +144,8 @@ def _end_with_workers() -> None:
     DataLoader's own signal handler raises wherever the main thread happens to be, in the middle of a message to
     the parent too; without it, a worker killed in the middle of a message would leave this process waiting for ever.
     """
+    if not hasattr(signal, "SIGCHLD"):  # Windows, where DataLoader has no such handler
+        return
     theirs = signal.getsignal(signal.SIGCHLD)
     if not callable(theirs) or getattr(theirs, "ends_process", False):
         return

@@ -28,7 +28,6 @@ import logging
 import logging.handlers
 import multiprocessing
 import queue
-import signal
 import threading
 import traceback
 from collections import Counter, deque
@@ -53,6 +52,7 @@ from virnucpro.executors.base import (
     ignore_progress,
 )
 from virnucpro.lifeline import EXIT_CHILD_KILLED, follow_parent
+from virnucpro.platforms import ctrl_c_held_back
 
 _log = logging.getLogger(__name__)
 _MAX_STILLBORN = 4
@@ -202,11 +202,8 @@ class WorkerGroup:
         self._children.append(_Child(process, connection, worker))
         # Ctrl-C reaches the child too; it waits until the child can ignore it (``follow_parent``).
         resource_tracker.ensure_running()  # unblocks the signal as it starts, so it must be there before
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with ctrl_c_held_back():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         theirs.close()
 
     def _handle(self, child: _Child, message: object) -> Iterator[Outcome]:

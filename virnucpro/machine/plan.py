@@ -20,7 +20,8 @@ from virnucpro.encoders.weights import stored_tensors
 from virnucpro.errors import InputError, ResourceError
 from virnucpro.machine.heads import InputHead
 from virnucpro.machine.text import size
-from virnucpro.resources import free_memory_bytes, peak_memory_bytes
+from virnucpro.platforms import peak_memory_bytes
+from virnucpro.resources import free_memory_bytes
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import UNITS_ON_DISK
 

@@ -26,7 +26,8 @@ from virnucpro.executors.serial import SerialExecutor
 from virnucpro.machine.machine import synchronise
 from virnucpro.machine.profiles import BudgetRate, LayoutRate, Profile, Sweep, key_of
 from virnucpro.machine.sample_units import StoredUnits, draw_strings, store_units
-from virnucpro.resources import free_memory_bytes, peak_memory_bytes
+from virnucpro.platforms import peak_memory_bytes
+from virnucpro.resources import free_memory_bytes
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import EmbedSettings, EmbedWork, UnitStrings, usual_token_budget

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx2
 
 from virnucpro.errors import DiskFullError, ModelError, ResourceError, UsageError
+from virnucpro.platforms import lock
 from virnucpro.progress import Advance
 from virnucpro.registry.catalogue import UrlSource
 from virnucpro.registry.receipts import FileRecord, git_blob_name, record_file
@@ -209,7 +209,7 @@ def _own(part: Path) -> Iterator[IO[bytes]]:
     """Open a part file for this process alone."""
     with part.open("a+b") as opened, part.open("r+b") as stream:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(opened)
         except OSError as error:
             raise ResourceError(f"{part}: another process is fetching this file. Wait for it to end.") from error
         try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import pysam
-
 from virnucpro.errors import InputError
 
 
@@ -16,6 +14,8 @@ def read_proteins(path: Path) -> Iterator[tuple[bytes, bytes]]:
     Raises:
         InputError: the file cannot be read, or is not FASTA.
     """
+    import pysam  # noqa: PLC0415 - not on Windows
+
     try:
         with pysam.FastxFile(str(path), persist=False) as file:
             num_records = 0

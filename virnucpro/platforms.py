@@ -19,10 +19,11 @@ try:
 except ImportError:  # Windows
     fcntl = resource = None  # type: ignore[assignment]
 
-PLAIN_FILE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"))
+_BYTES_AS_THEY_ARE: int = getattr(os, "O_BINARY", 0)
+PLAIN_FILE: int = _BYTES_AS_THEY_ARE | getattr(os, "O_NOFOLLOW", 0)
 """Flags of ``os.open`` for files that somebody else may have put there: no link is followed."""
-NO_WAITING: int = getattr(os, "O_NONBLOCK", 0)
-"""Flag of ``os.open`` with which a FIFO is not waited for."""
+NO_WAITING: int = _BYTES_AS_THEY_ARE | getattr(os, "O_NONBLOCK", 0)
+"""Flags of ``os.open`` with which a FIFO is not waited for."""
 _FAR_BYTES = 1 << 40
 
 

@@ -91,14 +91,14 @@ def read_given(path: Path, max_bytes: int) -> bytes:
     Raises:
         OSError: it cannot be read, is something else, has no end, or nothing comes.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | NO_WAITING)
     try:
         kind = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind)):
             raise OSError(errno.EINVAL, "neither a file nor a pipe", str(path))
         content = b""
         while len(content) <= max_bytes:
-            if not select.select([descriptor], [], [], _PIPE_SECONDS)[0]:
+            if stat.S_ISFIFO(kind) and not select.select([descriptor], [], [], _PIPE_SECONDS)[0]:
                 raise OSError(errno.ETIMEDOUT, "a pipe that nobody writes to", str(path))
             if not (part := os.read(descriptor, 1 << 20)):
                 return content

@@ -118,10 +118,7 @@ See 'virnucpro predict --help'.\
     help="Use --model instead: bundle folder or head file (.pth, .safetensors).",
 )
 @click.option(
-    "--fragment-length",
-    type=click.IntRange(min=3),
-    metavar="N",
-    help="Bases of a fragment.  [default: the model's]",
+    "--fragment-length", type=click.IntRange(min=3), metavar="N", help="Bases of a fragment.  [default: the model's]"
 )
 @click.option(
     "--expected-length",

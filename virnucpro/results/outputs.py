@@ -411,22 +411,6 @@ def _escape(name: bytes) -> bytes:
     return quote_from_bytes(name, safe=_GFF3_PLAIN).replace("~", "%7E").encode()
 
 
-def _wants_rows(_results: InputResults, wanted: Wanted) -> bool:
-    return wanted.rows
-
-
-def _wants_legacy(_results: InputResults, wanted: Wanted) -> bool:
-    return wanted.legacy
-
-
-def _has_failed(results: InputResults, _wanted: Wanted) -> bool:
-    return bool(results.table.sequences["num_failed"].any())
-
-
-def _has_genes(results: InputResults, _wanted: Wanted) -> bool:
-    return len(results.table.genes) > 0
-
-
 def _lineages(content: Callable[[InputResults, Lineages], Any], results: InputResults) -> Iterator[Any]:
     if results.lineages is not None and len(results.lineages.hits):
         yield content(results, results.lineages)
@@ -455,16 +439,16 @@ OUTPUTS = (
     _of(schema.SEQUENCES, _sequences),
     _of(schema.FRAGMENTS, _fragments),
     _of(schema.REGIONS, _regions),
-    _of(schema.GENES, _genes, is_wanted=_has_genes),
+    _of(schema.GENES, _genes, is_wanted=lambda results, _: len(results.table.genes) > 0),
     Output("<stem>.regions.gff3", _gff3),
     Output("<stem>.regions.bed", _bed),
     Output("<stem>.windows.bedgraph.gz", _windows),
     *(Output(f"<stem>.{CALL_NAMES[call]}.fna.gz", partial(_called, call)) for call in (Call.VIRUS, Call.UNCERTAIN)),
     Output("<stem>.proviruses.fna.gz", _provirus_bases),
     *TAXONOMY_OUTPUTS,
-    _of(schema.ROWS, _rows, is_wanted=_wants_rows),
-    _of(schema.FAILED_ROWS, _failed_rows, is_wanted=_has_failed),
-    _of(schema.LEGACY_RESULTS, _legacy_results, is_wanted=_wants_legacy),
-    _of(schema.LEGACY_HIGHEST, _legacy_highest, is_wanted=_wants_legacy),
+    _of(schema.ROWS, _rows, is_wanted=lambda _, wanted: wanted.rows),
+    _of(schema.FAILED_ROWS, _failed_rows, is_wanted=lambda results, _: results.table.sequences["num_failed"].any()),
+    _of(schema.LEGACY_RESULTS, _legacy_results, is_wanted=lambda _, wanted: wanted.legacy),
+    _of(schema.LEGACY_HIGHEST, _legacy_highest, is_wanted=lambda _, wanted: wanted.legacy),
 )
 """All files with results of an input."""

@@ -36,17 +36,11 @@ Choice = Callable[[int], Collection[int]]
 
 @dataclass(frozen=True)
 class Worked:
-    """What a call of ``work`` did.
+    """What a call of ``work`` did."""
 
-    Attributes:
-        num_done: units computed now.
-        num_here: units that were done before.
-        run: digest of the run.
-    """
-
-    num_done: int
-    num_here: int
-    run: str
+    num_done: int  # units computed now
+    num_here: int  # units that were done before
+    run: str  # digest of the run
 
 
 def prepared(output: Path) -> tuple[RunDir, Index]:
@@ -65,12 +59,6 @@ def work(output: Path, choice: Choice, runtime: dict[str, Any], *, show_bars: bo
     """Compute some units of a prepared run, and leave a receipt for each.
 
     Units that have one are left alone. Several processes may work in one directory at the same time.
-
-    Args:
-        output: directory of the run.
-        choice: which units.
-        runtime: settings of ``Runtime`` that differ from those of ``prepare``.
-        show_bars: draw progress bars on a terminal.
 
     Raises:
         UsageError: there is no prepared run, or this machine has another model than the one it was prepared for.
@@ -93,11 +81,6 @@ def work(output: Path, choice: Choice, runtime: dict[str, Any], *, show_bars: bo
 
 def finish(output: Path, folders: Sequence[Path] = (), *, show_bars: bool = False) -> Results:
     """Check that every unit is done, by its receipt and its files, and write the results.
-
-    Args:
-        output: directory of the run.
-        folders: directories of the same run that came from other machines: their finished units are copied first.
-        show_bars: draw progress bars on a terminal.
 
     Raises:
         UsageError: there is no prepared run.

@@ -40,13 +40,6 @@ def name_hits(
 ) -> dict[str, Lineages]:
     """Name the hits of each input, and write what ``predict --taxonomy`` writes.
 
-    Args:
-        root: output directory of ``predict``.
-        reference: to name them by; the model's table of proteins where None.
-        devices: of the encoders, for a reference.
-        num_threads: CPU threads.
-        show_bars: draw progress bars on a terminal.
-
     Returns:
         Prefix of each input's files to its hits.
 

@@ -35,19 +35,12 @@ _RESIDUES_A_PASS = 1 << 23
 
 @dataclass(frozen=True)
 class _Record:
-    """A record with its genes.
+    """A record with its genes."""
 
-    Attributes:
-        unit: in which it ends.
-        letters: its bases.
-        genes: (g,) GENE_DTYPE, without bits.
-        proteins: g items of residue codes.
-    """
-
-    unit: int
-    letters: NDArray[np.uint8]
-    genes: NDArray[np.void]
-    proteins: Ragged
+    unit: int  # in which it ends
+    letters: NDArray[np.uint8]  # its bases
+    genes: NDArray[np.void]  # (g,) GENE_DTYPE, without bits
+    proteins: Ragged  # g items of residue codes
 
 
 @dataclass

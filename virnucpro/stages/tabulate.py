@@ -203,13 +203,7 @@ def _sequences(table: UnitTable, decided: NDArray[np.bool_] | None) -> NDArray[n
 def fragments_of(
     rules: Sequence[Rules], unit: ScoredUnit, decided: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-    """The fragments of a unit, (f,) FRAGMENT_DTYPE, and (f,) their rows that could not be computed.
-
-    Args:
-        rules: of the models.
-        unit: the unit.
-        decided: (num_sequences,) in a cascade, whether the second of the models decided a sequence.
-    """
+    """The fragments of a unit, (f,) FRAGMENT_DTYPE, and (f,) their rows that could not be computed."""
     cut, rows = unit.table.fragments, unit.table.rows
     num_rows = np.asarray(cut["num_rows"], dtype=np.int64)
     fragments = np.zeros(len(cut), dtype=FRAGMENT_DTYPE)

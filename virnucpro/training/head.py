@@ -24,36 +24,22 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeadRecipe:
-    """Everything that decides a head, beside data and encoders.
+    """Everything that decides a head, beside data and encoders."""
 
-    Attributes:
-        hidden_width: of the head.
-        batch: rows a step.
-        optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
-        learning_rate: at the start.
-        weight_decay: of the optimiser.
-        step_epochs: epochs after which the learning rate is multiplied by ``step_factor``.
-        step_factor: see there.
-        epochs: at most.
-        patience: epochs without a lower loss on held-out rows after which it stops.
-        held_out: which rows stop it: those of whole families and genera, or a tenth of all rows, overlapping
-            frames on both sides, as published.
-        weighted: the rows of a window count as one.
-        seed: of everything random.
-    """
-
-    hidden_width: int = 256
-    batch: int = 256
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    step_epochs: int = 5
-    step_factor: float = 0.5
-    epochs: int = 40
-    patience: int = 6
+    hidden_width: int = 256  # of the head
+    batch: int = 256  # rows a step
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # ``adamw`` or ``sgd`` (momentum 0.9)
+    learning_rate: float = 1e-3  # at the start
+    weight_decay: float = 0.01  # of the optimiser
+    step_epochs: int = 5  # epochs after which the learning rate is multiplied by ``step_factor``
+    step_factor: float = 0.5  # see there
+    epochs: int = 40  # at most
+    patience: int = 6  # epochs without a lower loss on held-out rows after which it stops
+    # which rows stop it: those of whole families and genera, or a tenth of all rows, overlapping frames on both sides,
+    # as published
     held_out: Literal["groups", "rows"] = "groups"
-    weighted: bool = True
-    seed: int = 1
+    weighted: bool = True  # the rows of a window count as one
+    seed: int = 1  # of everything random
 
 
 PUBLISHED = HeadRecipe(
@@ -76,17 +62,11 @@ HELD_OUT_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows with their features.
+    """Rows with their features."""
 
-    Attributes:
-        features: (n, width) float32.
-        labels: (n,) int64, 1 is virus.
-        weights: (n,) float32.
-    """
-
-    features: torch.Tensor
-    labels: torch.Tensor
-    weights: torch.Tensor
+    features: torch.Tensor  # (n, width) float32
+    labels: torch.Tensor  # (n,) int64, 1 is virus
+    weights: torch.Tensor  # (n,) float32
 
     def take(self, rows: NDArray[np.int64]) -> Examples:
         """Some of them."""
@@ -115,13 +95,6 @@ class HeadFit:
     """One training of a head, resumable after each epoch.
 
     The same seed and features give the same weights, also over a resume.
-
-    Args:
-        recipe: what to do.
-        train: rows to train on.
-        held_out: rows that tell when to stop.
-        checkpoint: file to go on from, and to keep.
-        identity: of the features; a checkpoint of other ones is refused.
     """
 
     def __init__(

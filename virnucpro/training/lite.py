@@ -62,17 +62,11 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class ScoredDev:
-    """Dev sequences of one length.
+    """Dev sequences of one length."""
 
-    Attributes:
-        sequences: what they are.
-        rows: of their fragments.
-        odds: (n,) log-odds of the rows.
-    """
-
-    sequences: DevSequences
-    rows: Rows
-    odds: NDArray[np.float64]
+    sequences: DevSequences  # what they are
+    rows: Rows  # of their fragments
+    odds: NDArray[np.float64]  # (n,) log-odds of the rows
 
 
 def train_lite(
@@ -84,17 +78,7 @@ def train_lite(
     reporter: Reporter | None = None,
     start: Bundle | None = None,
 ) -> Figures:
-    """Train everything, write the bundle folder ``output`` and return its dev figures.
-
-    Args:
-        dataset: to train on, and to calibrate on.
-        output: the bundle folder; ``checkpoint.safetensors`` lies beside the bundle until it is written.
-        recipe: what to train.
-        size: of the dev set.
-        minutes: train about so long instead of ``recipe.fragments`` fragments.
-        reporter: told how far it is.
-        start: the bundle that ``recipe.start`` names.
-    """
+    """Train everything, write the bundle folder ``output`` and return its dev figures; with ``minutes``, so long."""
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     checkpoint = output / CHECKPOINT

@@ -55,14 +55,7 @@ def table_of(folder: Path, parts: Iterable[str], num_threads: int = 1) -> Table:
 def train_nearest(
     paths: Sequence[Path], output: Path, request: Request, *, is_final: bool, num_threads: int = 1
 ) -> Figures:
-    """What ``virnucpro train --preset nearest`` does.
-
-    Args:
-        paths: one data folder.
-        output: the bundle folder.
-        request: what is asked; ``start`` is the bundled model where it is empty.
-        is_final: see ``add_nearest``.
-        num_threads: of MMseqs2.
+    """What ``virnucpro train --preset nearest`` does; with ``is_final`` the table is then made of all parts.
 
     Raises:
         UsageError: ``paths`` is no data folder, or a program that is needed is missing.
@@ -80,15 +73,7 @@ def train_nearest(
 
 
 def add_nearest(table: Table, dev_genomes: Genomes, start: Bundle, output: Path, size: DevSize) -> Figures:
-    """Write a bundle of the trained parts of ``start`` and a table of proteins, weighed and calibrated on dev.
-
-    Args:
-        table: of the train part.
-        dev_genomes: the dev part.
-        start: whose encoders and head are taken.
-        output: the bundle folder.
-        size: of the dev set.
-    """
+    """Write a bundle of the trained parts of ``start`` and a table of proteins, weighed and calibrated on dev."""
     output.mkdir(parents=True, exist_ok=True)
     for role in ("nucleotide", "protein", "head"):
         shutil.copyfile(start.encoder(role) if role != "head" else start.head, output / f"{role}.safetensors")
@@ -119,12 +104,6 @@ def fit_evidence(table: Table, plain: Model, dev_genomes: Genomes, size: DevSize
 
     A logistic regression at each length, on the model's log-odds, linear splines over both scores, and traits; all is
     given as a multiple of what the model's log-odds count.
-
-    Args:
-        table: to search in.
-        plain: the model without a table.
-        dev_genomes: to draw from.
-        size: of the draw at each length.
     """
     lines: dict[int, tuple[NDArray[np.float64], ...]] = {}
     for length in CALIBRATED_LENGTHS:

@@ -57,17 +57,11 @@ _LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Labelled:
-    """Records with what they are.
+    """Records with what they are."""
 
-    Attributes:
-        table: their fragments and genes.
-        classes: (m,) virus, or a host class.
-        groups: (m,) family or genus; empty where it is not known.
-    """
-
-    table: Fragments
-    classes: NDArray[np.str_]
-    groups: NDArray[np.str_]
+    table: Fragments  # their fragments and genes
+    classes: NDArray[np.str_]  # (m,) virus, or a host class
+    groups: NDArray[np.str_]  # (m,) family or genus; empty where it is not known
 
     @property
     def is_virus(self) -> NDArray[np.bool_]:
@@ -77,21 +71,13 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Pieces:
-    """How records are drawn.
+    """How records are drawn."""
 
-    Attributes:
-        num: at most so many of each class; None for all.
-        shortest_nt: of a piece.
-        longest_nt: of a piece; lengths are drawn evenly on a logarithmic scale.
-        whole: whether the record itself is taken in place of every other piece.
-        seed: of the draws.
-    """
-
-    num: int | None = None
-    shortest_nt: int = 1_500
-    longest_nt: int = 50_000
-    whole: bool = True
-    seed: int = 7
+    num: int | None = None  # at most so many of each class; None for all
+    shortest_nt: int = 1_500  # of a piece
+    longest_nt: int = 50_000  # of a piece; lengths are drawn evenly on a logarithmic scale
+    whole: bool = True  # whether the record itself is taken in place of every other piece
+    seed: int = 7  # of the draws
 
 
 FITTED = Pieces(num=4_000, shortest_nt=300, longest_nt=30_000, whole=False, seed=101)

@@ -5,17 +5,23 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from virnucpro.bundles import load_bundle
+from virnucpro.encoders import load_encoder
 from virnucpro.encoders.attention import dense_attention, first_that_works
 from virnucpro.encoders.device import choose_devices, describe, is_out_of_memory, prepare, visible_devices
 from virnucpro.encoders.runner import _copy
 from virnucpro.engine.batch import PackedBatch
 from virnucpro.errors import UsageError
-from virnucpro.stages.embed import usual_token_budget
+from virnucpro.executors.base import Kept, Worker
+from virnucpro.run_dir import RunDir
+from virnucpro.stages.base import ROLES
+from virnucpro.stages.embed import EmbedSettings, EmbedWork, hand_out_order, notes, usual_token_budget
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 GIB = 1 << 30
@@ -125,7 +131,7 @@ def test_an_attention_kernel_is_used_only_where_it_works(kernels, chosen, said, 
     with caplog.at_level(logging.INFO):
         name, kernel = first_that_works(kernels.items(), CPU, torch.float32, 2, 8)
     assert kernel is chosen
-    assert name == ("good" if chosen else "dense attention, length by length")
+    assert name == ("good" if chosen else "dense, length by length")
     assert said in caplog.text
 
 
@@ -190,3 +196,30 @@ def test_cpu_is_always_there_and_the_choice_is_logged(caplog):
     for device, gpus in (("cpu", "0"), ("cuda:99", None), ("tpu", None)):
         with pytest.raises(UsageError, match="--device"):
             choose_devices(device, gpus)
+
+
+def test_compiled_kernels_are_kept_in_the_programs_cache(tmp_path, monkeypatch):
+    """Where the next run finds them, unless the user named another place; a note says how this worker computes."""
+    monkeypatch.setenv("VIRNUCPRO_CACHE", str(tmp_path / "cache"))
+    for given, expected in (("", tmp_path / "cache" / "inductor"), ("/scratch/kernels", Path("/scratch/kernels"))):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", given)
+        if not given:
+            monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+        work = EmbedWork(RunDir(tmp_path), load_bundle("lite"), "float32", EmbedSettings({}, 0))
+        with Kept() as kept:
+            assert list(work.embeddings([], dict.fromkeys(ROLES), Worker(0, "cpu", 1, kept=kept))) == []
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(expected)
+    (how,) = notes(RunDir(tmp_path))
+    assert "cpu in float32; nucleotide: six_frame_profiles, batches of 65,536 tokens" in how
+
+
+def test_small_encoders_keep_float32_whatever_is_asked_for():
+    """They compute in it, on a card too."""
+    encoder = load_encoder(load_bundle("lite").nucleotide, CPU, torch.bfloat16)
+    assert {tensor.dtype for tensor in encoder.network.parameters()} == {torch.float32}
+
+
+def test_the_last_units_are_handed_out_largest_first():
+    """So that all devices end together."""
+    assert hand_out_order([3, 4, 5, 6, 7], [9, 1, 2, 5, 3], tail=3) == [3, 4, 6, 7, 5]
+    assert hand_out_order([3, 4], [1, 2], tail=8) == [4, 3]

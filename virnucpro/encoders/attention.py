@@ -26,7 +26,7 @@ VarlenKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PackedBatch],
 
 MAX_KEPT_BIAS_TOKENS = 1024
 _VARLEN_TOLERANCE = 0.05  # 16-bit types differ by some thousandths; a kernel that reads the wrong rows, by about 1
-_DENSE = "dense attention, length by length"
+_DENSE = "dense, length by length"
 _IN_USE: dict[torch.device, str] = {}
 _VARLEN_MIN_RUNS = 4  # below this the dense kernel, called once a run, is as fast
 

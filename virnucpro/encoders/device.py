@@ -106,9 +106,9 @@ def prepare(device: torch.device) -> None:
 
 
 def describe(device: torch.device) -> dict[str, str | float]:
-    """What a run record says of a device: of a card its name, memory, driver and the versions that drive it."""
+    """What a run record says of a card: its name, memory, driver and the versions that drive it; empty without one."""
     if device.type != "cuda":
-        return {"name": str(device)}
+        return {}
     card = torch.cuda.get_device_properties(device)
     return {
         "name": card.name,

@@ -126,7 +126,7 @@ def _devices() -> tuple[State, str]:
             except (UsageError, RuntimeError, TypeError):
                 continue
             known.append(str(dtype).removeprefix("torch."))
-        facts = "".join(f", {what} {value}" for what, value in describe(device).items() if value != name)
+        facts = "".join(f", {what} {value}" for what, value in describe(device).items())
         default = str(default_dtype(device)).removeprefix("torch.")
         texts.append(f"{name}{facts} in {default} (can: {', '.join(known)})")
     return "OK", "; ".join(texts)

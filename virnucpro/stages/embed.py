@@ -168,18 +168,20 @@ class EmbedWork:
 
     def _make_ready(self, encoders: Mapping[str, Encoder], budgets: Mapping[str, int], device: torch.device) -> None:
         """Choose kernels, compile layers where that pays, and leave a note of how this worker computes."""
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
         for encoder in encoders.values():
             warm_up(encoder, device)
             num_tokens = self.settings.rows_a_worker * self.bundle.fragment_length * _TOKENS_A_BASE[encoder.alphabet]
             if should_compile(self.settings.compile_layers, encoder, device, num_tokens):
-                os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
                 compile_layers(encoder, device)
         place = ", ".join(f"{name} {value}" for name, value in describe(device).items())
-        parts = [f"{device} ({place}) in {self.dtype}, mixed lengths by {attention_on(device)}"]
+        parts = [f"{device} ({place}) in {self.dtype}" if place else f"{device} in {self.dtype}"]
         for role, encoder in encoders.items():
             steps = steps_of(encoder)
             layers = "" if steps is None else ", layers compiled" if steps.are_compiled else ", layers not compiled"
             parts.append(f"{role}: {encoder.kind}{layers}, batches of {budgets[role]:,} tokens")
+        if any(steps_of(encoder) is not None for encoder in encoders.values()):
+            parts.append(f"attention of mixed lengths: {attention_on(device)}")
         _log.info("%s", "; ".join(parts))
         host = socket.gethostname()
         path = self.run_dir.computed_on / f"{host}-{str(device).replace(':', '-')}.json"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,9 +26,8 @@ from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.machine.machine import synchronise
 from virnucpro.machine.profiles import BudgetRate, LayoutRate, Profile, Sweep, key_of
-from virnucpro.machine.sample_units import StoredUnits, draw_strings, store_units
-from virnucpro.platforms import peak_memory_bytes
-from virnucpro.resources import free_memory_bytes
+from virnucpro.machine.sample_units import draw_strings, store_units
+from virnucpro.resources import free_memory_bytes, held_memory_bytes
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import EmbedSettings, EmbedWork, UnitStrings, usual_token_budget
@@ -41,8 +41,6 @@ _UNIT_SECONDS, _WINDOW_SECONDS = 0.3, 2.0
 _MOST_RUNS = 7
 _MOST_WITHOUT_GAIN = 2
 _AS_GOOD, _GAIN = 0.97, 1.03
-_LONGEST_START_SECONDS = 300.0
-_POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -147,51 +145,28 @@ def _tokens_per_second(encoder: Encoder, unit: PackedUnit, device: torch.device)
 
 
 @dataclass(frozen=True)
-class EmbedForAWhile:
-    """Embeds the same units repeatedly, as a run does, while other processes do so too; see ``executors.base.Work``.
+class _FewUnits:
+    """Reads some stored units over and over, under ever new numbers."""
 
-    1. A unit's number is the seat of a process: there are as many as processes, and none ends before all have begun.
-    2. Each loads the model, embeds one unit, says that it is ready, and waits for the others.
-    3. Each counts rows for some seconds and leaves its figures in a file.
-    """
+    strings: UnitStrings
+    num_units: int
 
-    folder: Path  # for the files of 2 and 3
-    units: StoredUnits  # what is embedded
-    embed: EmbedWork  # how
-    num_seats: int  # processes
-    seconds: float  # how long; whole units, at least one
+    def __call__(self, unit: int) -> Ragged:
+        return self.strings(unit % self.num_units)
+
+
+@dataclass(frozen=True)
+class _EmbedFewUnits:
+    """Embeds them as a run does, and keeps nothing; see ``executors.base.Work``."""
+
+    embed: EmbedWork
+    num_units: int
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
-        """Take a seat, wait for the others, and work."""
-        for seat in units:
-            is_over = False
-
-            def again_and_again() -> Iterator[int]:
-                while not is_over:  # noqa: B023 - read while this seat works
-                    yield from range(self.units.num_units)
-
-            sources = {role: UnitStrings(self.units.run_dir, role) for role in ROLES}
-            num_rows, start = 0, 0.0
-            rate = 0.0
-            for (_, embedding), *_others in self.embed.embeddings(again_and_again(), sources, worker):
-                if not start:
-                    self._wait_for_all(seat)
-                    start = time.perf_counter()
-                elif not is_over:
-                    num_rows += len(embedding)
-                    rate = num_rows / (time.perf_counter() - start)
-                    is_over = time.perf_counter() - start > self.seconds
-            note = {"rows_per_second": rate, "peak_bytes": peak_memory_bytes()}
-            (self.folder / f"done-{seat}").write_text(json.dumps(note), encoding="utf-8")
-            yield UnitDone(seat, num_rows)
-
-    def _wait_for_all(self, seat: int) -> None:
-        (self.folder / f"ready-{seat}").touch()
-        start = time.perf_counter()
-        while len(list(self.folder.glob("ready-*"))) < self.num_seats:
-            if time.perf_counter() - start > _LONGEST_START_SECONDS:
-                raise WorkerError(f"{self.num_seats} processes were started, but some never got ready.")
-            time.sleep(_POLL_SECONDS)
+        """Embed each unit."""
+        sources = {role: _FewUnits(UnitStrings(self.embed.run_dir, role), self.num_units) for role in ROLES}
+        for (unit, embedding), *_others in self.embed.embeddings(units, sources, worker):
+            yield UnitDone(unit, len(embedding))
 
 
 def layouts_of(device: str, threads: int) -> list[tuple[int, int, int]]:
@@ -217,15 +192,13 @@ def sweep_layouts(folder: Path, settings: ProfileSettings, sweeps: Mapping[str, 
     window = min(_WINDOW_SECONDS, settings.seconds / len(layouts) / 3)
     rates: list[LayoutRate] = []
     longest = 0.0
-    for number, (processes, threads, loader_workers) in enumerate(layouts):
+    for processes, threads, loader_workers in layouts:
         start = time.perf_counter()
         if rates and (start + longest > deadline or not _fits(processes, rates[-1].peak_bytes)):
             break
-        notes = folder / f"layout-{number}"
-        notes.mkdir()
         embed = EmbedWork(units.run_dir, settings.bundle, settings.dtype, EmbedSettings(budgets, loader_workers))
-        work = EmbedForAWhile(notes, units, embed, processes, window)
-        found = _measure_layout(work, settings.device, threads)
+        workers = [Worker(seat, settings.device, threads) for seat in range(processes)]
+        found = _measure_layout(embed, units.num_units, workers, window)
         if found is None:
             break
         rate, peak_bytes = found
@@ -245,29 +218,42 @@ def best_layout(rates: tuple[LayoutRate, ...]) -> LayoutRate:
     return best
 
 
-def _measure_layout(work: EmbedForAWhile, device: str, num_threads: int) -> tuple[float, int] | None:
-    """Rows a second of all seats together, and the largest peak; None if several processes fail, as without memory."""
-    workers = [Worker(seat, device, num_threads) for seat in range(work.num_seats)]
+def _measure_layout(work: EmbedWork, num_units: int, workers: list[Worker], seconds: float) -> tuple[float, int] | None:
+    """Rows a second of all workers together, and the memory of one; None if several processes fail, as without memory.
+
+    They embed the same units over and over, and are measured once each has had time for two.
+    """
+    is_over = False
+    num_done = num_rows = num_bytes = 0
+    start, rate = time.perf_counter(), 0.0
     try:
         with _executor(workers, work) as executor:
-            for done in executor.run(work, range(work.num_seats)):
+            units = takewhile(lambda _: not is_over, count())  # noqa: B023 - asked as units are handed out
+            for done in executor.run(_EmbedFewUnits(work, num_units), units):
                 if not isinstance(done, UnitDone):
                     raise WorkerError(f"the encoders cannot be measured:\n{done.reason}")
+                num_done += 1
+                if num_done <= 2 * len(workers):
+                    start = time.perf_counter()
+                elif not is_over:
+                    num_rows += done.num_rows
+                    took = time.perf_counter() - start
+                    rate, is_over = num_rows / took, took > seconds
+                    num_bytes = held_memory_bytes(os.getpid()) // len(workers) if is_over else 0
     except VirNucProError:
-        if work.num_seats == 1:
+        if len(workers) == 1:
             raise
         return None
-    notes = [json.loads(path.read_text(encoding="utf-8")) for path in work.folder.glob("done-*")]
-    return sum(float(note["rows_per_second"]) for note in notes), max(int(note["peak_bytes"]) for note in notes)
+    return rate, num_bytes
 
 
-def _executor(workers: list[Worker], work: EmbedForAWhile) -> Executor:
+def _executor(workers: list[Worker], work: EmbedWork) -> Executor:
     """As a run has it: this process alone, unless there are several or they own loader processes."""
-    if len(workers) == 1 and not work.embed.settings.loader_workers:
+    if len(workers) == 1 and not work.settings.loader_workers:
         return SerialExecutor(workers[0].device, workers[0].num_threads)
     return LocalExecutor(workers)
 
 
 def _fits(num_processes: int, peak_bytes: int) -> bool:
-    """Whether the free memory holds so many processes; they share mapped weights, so this errs on the safe side."""
+    """Whether the free memory holds so many processes."""
     return num_processes * peak_bytes < free_memory_bytes()

@@ -228,7 +228,7 @@ def _measure_layout(work: EmbedWork, num_units: int, workers: list[Worker], seco
     start, rate = time.perf_counter(), 0.0
     try:
         with _executor(workers, work) as executor:
-            units = takewhile(lambda _: not is_over, count())  # noqa: B023 - asked as units are handed out
+            units = takewhile(lambda _: not is_over, count())
             for done in executor.run(_EmbedFewUnits(work, num_units), units):
                 if not isinstance(done, UnitDone):
                     raise WorkerError(f"the encoders cannot be measured:\n{done.reason}")

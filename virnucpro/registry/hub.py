@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
 
 from virnucpro.errors import DiskFullError
@@ -62,19 +61,12 @@ def list_files(source: HubSource, mirror: str | None, patience: Patience) -> lis
     endpoint = hub_address(mirror)
     place = f"{endpoint}/{source.repo}"
     api = HfApi(endpoint=endpoint, token=False)
-    failures = 0
-    while True:
-        try:
-            found = api.model_info(
-                source.repo, revision=source.revision, files_metadata=True, timeout=patience.timeout_seconds
-            )
-            break
-        except _HUB_ERRORS as error:
-            failures += 1
-            if failures >= patience.attempts or not _may_pass(error):
-                raise SourceError(f"{place}: {_reason(error)}") from error
-            _log.warning("%s: %s; trying again", place, _reason(error))
-            patience.wait(failures)
+    try:
+        found = api.model_info(
+            source.repo, revision=source.revision, files_metadata=True, timeout=patience.timeout_seconds
+        )
+    except _HUB_ERRORS as error:
+        raise SourceError(f"{place}: {_reason(error)}") from error
     if found.sha is None:
         raise SourceError(f"{place}: the server does not name a commit, so it is not a hub")
     files = [
@@ -155,13 +147,6 @@ def _record(file: HubFile, path: Path) -> FileRecord:
     checked = "SHA-256 of the hub" if file.sha256 else "git object of the hub" if file.git_blob else "size of the hub"
     # A digest that was just compared is not computed again.
     return FileRecord(path.name, file.size_bytes, file.sha256 or file_digest(path), file.url, checked)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether trying again may help."""
-    if isinstance(error, HfHubHTTPError):
-        return error.response is not None and error.response.status_code in (408, 429, 500, 502, 503, 504)
-    return isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.ConnectError)
 
 
 def _reason(error: Exception) -> str:

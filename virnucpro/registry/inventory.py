@@ -58,7 +58,6 @@ class Entry:
     parts: tuple[str, ...]  # of a published model; roles and files of a bundle
     source: str  # where it comes from
     where: Path | None  # its folder; None where it is not here
-    num_recorded: int  # how many of its files have a recorded SHA-256
 
 
 def bundles_dir() -> Path:
@@ -276,7 +275,6 @@ def _bundle_entry(place: Place) -> Entry:
         parts=tuple(path.name for path in files),
         source="this program" if bundled else "; ".join(sorted(sources)) or "unknown",
         where=place.folder,
-        num_recorded=len(receipt.files) if receipt is not None else 0,
     )
 
 
@@ -294,7 +292,6 @@ def _model_entry(name: str) -> Entry:
         parts=tuple(MODELS[name]),
         source="its parts",
         where=downloads_dir() if states == {"here"} else None,
-        num_recorded=sum(entry.num_recorded for entry in parts),
     )
 
 
@@ -320,7 +317,6 @@ def _part_entry(part: Part) -> Entry:
         parts=tuple(path.name for path in _files(folder)),
         source="; or ".join(sources),
         where=where,
-        num_recorded=len(receipt.files) if receipt is not None else 0,
     )
 
 

@@ -1,7 +1,7 @@
 """Lineages by a reference of one's own: embeddings of known sequences, and the taxonomy that their ids are names of.
 
-A hit takes the lineage of its nearest neighbour, down to the rank at which that is right for at least 95 % of the
-sequences of the reference themselves, each looked up among the others, whose neighbour is as near.
+A hit takes the lineage of its nearest neighbour, down to the rank at which at least 95 % of neighbours that are as near
+are right: for the sequences of the reference themselves, each looked up among the others, with its taxon and without.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from virnucpro.taxonomy.lineages import RANKS, Lineage, Names
 from virnucpro.taxonomy.naming import Named
 
 LEAST_RIGHT = 0.95
+_MOST_ASKED = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Reference:
     about: About  # what made them
     ids: Sequence[str]  # n ids
     lineages: Sequence[Lineage]  # n lineages; empty where the taxonomy does not know the id
-    # rank to the least similarity to a neighbour of which 95 % are right, and the share that is
+    # rank to the least similarity to a neighbour of which 95 % are right, and the share that is right
     limits: dict[str, tuple[float, float]]
 
     def name(self, neighbour: int, similarity: float) -> Named:
@@ -77,24 +78,39 @@ def _lineage(names: Names, sequence_id: str) -> Lineage:
 
 
 def _limits(rows: NDArray[np.floating], lineages: Sequence[Lineage]) -> dict[str, tuple[float, float]]:
-    """Rank to the least similarity that is enough, and the share of neighbours at least so near that are right."""
-    found, similarities = nearest(rows, rows, 2)
-    own = np.arange(len(rows))
-    column = (found[:, 0] == own).astype(np.int64)
-    neighbours, values = found[own, column], similarities[own, column].astype(np.float64)
+    """Rank to the least similarity that is enough, and the share of neighbours at least so near that are right.
+
+    Each sequence asks twice: among all others, and among those of other taxa of this rank, as if its own were new,
+    where every answer is wrong.
+    """
+    own = np.random.default_rng(0).permutation(len(rows))[:_MOST_ASKED]
+    neighbours, similarities = _nearest_other(rows, own)
     limits = {}
     for rank in RANKS:
-        of_rank = [dict(lineage).get(rank) for lineage in lineages]
-        known = np.array([neighbours[row] >= 0 and of_rank[row] is not None for row in own], dtype=np.bool_)
-        if not known.any():
-            continue
-        is_right = np.array([of_rank[row] == of_rank[neighbours[row]] for row in own[known]])
-        order = np.argsort(-values[known], kind="stable")
-        shares = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
+        taxa = np.array([dict(lineage).get(rank, "") for lineage in lineages])
+        asked = (taxa[own] != "") & (neighbours >= 0)
+        is_right = taxa[own[asked]] == taxa[neighbours[asked]]
+        as_new = [
+            nearest(rows[own[taxa[own] == taxon]], rows[taxa != taxon], 1)[1][:, 0]
+            for taxon in np.unique(taxa[own[asked]])
+            if (taxa != taxon).any()
+        ]
+        values = np.concatenate([similarities[asked], *as_new]).astype(np.float64)
+        right = np.concatenate([is_right, np.zeros(len(values) - len(is_right), dtype=np.bool_)])[~np.isnan(values)]
+        order = np.argsort(-values[~np.isnan(values)], kind="stable")
+        shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
         enough = np.flatnonzero(shares >= LEAST_RIGHT)
         if len(enough):
-            limits[rank] = float(values[known][order][enough[-1]]), float(shares[enough[-1]])
+            limits[rank] = float(values[~np.isnan(values)][order[enough[-1]]]), float(shares[enough[-1]])
     return limits
+
+
+def _nearest_other(rows: NDArray[np.floating], own: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The nearest row to each of some rows, but for itself, and how similar it is."""
+    found, similarities = nearest(rows[own], rows, 2)
+    column = (found[:, 0] == own).astype(np.int64)
+    place = np.arange(len(own))
+    return found[place, column], similarities[place, column]
 
 
 def name_by_reference(

@@ -19,7 +19,8 @@ import pytest
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 from conftest import mixed_records, random_dna, read_tsv, start, write_fasta
-from test_embeddings import ENTRY_POINTS, PLUGIN
+from test_embeddings import ENTRY_POINTS, PLUGIN, POISON
+from tiny_models import write_tiny_bundle
 
 import virnucpro as package
 from virnucpro.embeddings import ModelLoader, ModelValidationError, levels
@@ -173,6 +174,49 @@ def test_a_loaded_model_predicts_as_the_command_does(model, virnucpro, tiny_bund
     assert predictions[0].status == "ok"
     strict = model.predict(RECORDS, threshold=0.999999)
     assert "virus" not in {row.call for row in strict}
+
+
+def test_a_loaded_model_keeps_its_encoders_until_it_is_closed(tiny_bundle):
+    """Calls after the first one load nothing."""
+    loaded = package.load(str(tiny_bundle), device="cpu", threads=1)
+
+    def encoders():
+        (worker,) = loaded._kept._made.values()  # noqa: SLF001
+        return [made for made in worker._kept._made.values() if hasattr(made, "tokenizer")]  # noqa: SLF001
+
+    first = loaded.predict(RECORDS)
+    kept = encoders()
+    assert loaded.predict(RECORDS) == first
+    assert [*map(id, encoders())] == [*map(id, kept)]
+    assert len(kept) == 2
+    loaded.close()
+    assert loaded._kept._made == {}  # noqa: SLF001
+
+
+@pytest.mark.parametrize("cache", [(), ("--cache", "kept")])
+def test_strings_that_an_encoder_fails_at_are_named_and_left_out_of_means(virnucpro, tmp_path, cache, monkeypatch):
+    """Exit 5; all else is there, and is what it is without them."""
+    monkeypatch.chdir(tmp_path)
+    poisoned = f"{write_tiny_bundle(tmp_path / 'poisoned', poison=POISON)}:nucleotide"
+    bases = {name: random_dna(900, seed) for seed, name in enumerate("abc")}
+    bases["b"] = bases["b"][:400] + POISON + bases["b"][400 + len(POISON) :]
+    asked = ("-e", poisoned, "--device", "cpu", "--level", "fragment", "-q", *cache)
+    ended = virnucpro("embed", write_fasta(tmp_path / "in.fasta", bases), "-o", tmp_path / "out.npz", *asked)
+    assert (ended.code, "out.npz is written; an encoder failed" in ended.err, "sequence 2, " in ended.err) == (
+        5,
+        True,
+        True,
+    )
+    found, _ = read_embeddings(tmp_path / "out.npz")
+    rows, counts = found.joined(), found.counts[poisoned]
+    assert np.isfinite(rows[counts > 0]).all()
+    assert np.isnan(rows[counts == 0]).all()
+    assert set(np.array(found.columns()["id"])[counts == 0]) == {"b"}
+    del bases["b"]
+    assert virnucpro("embed", write_fasta(tmp_path / "2.fasta", bases), "-o", tmp_path / "2.npz", *asked).code == 0
+    expected = read_embeddings(tmp_path / "2.npz")[0].joined()
+    np.testing.assert_allclose(rows[np.array(found.columns()["id"]) != "b"], expected, atol=1e-6)
+    assert not (tmp_path / "out.npz.parts").exists()
 
 
 def test_a_loaded_model_uses_a_cache(tiny_bundle, tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from virnucpro.embeddings import levels
 from virnucpro.embeddings.cache import EmbeddingCache
@@ -23,7 +24,7 @@ from virnucpro.embeddings.files import About, EncoderFacts, write_embeddings, wr
 from virnucpro.embeddings.inputs import alphabet_of, protein_records
 from virnucpro.embeddings.levels import FRAGMENT_LENGTH, Level, Part, PartRows
 from virnucpro.embeddings.loader import Alphabet, EncoderSource, LoadedEncoder, ModelLoader, find_encoder
-from virnucpro.errors import StoreError, UsageError
+from virnucpro.errors import IncompleteRunError, StoreError, UsageError
 from virnucpro.progress import Advance, Reporter
 from virnucpro.run_dir import RunDir, atomic_write
 from virnucpro.sequence.ragged import Ragged
@@ -31,7 +32,7 @@ from virnucpro.sequence.streams import STDIN, digest_of
 
 _LOG = logging.getLogger(__name__)
 PRECISIONS = {"single": np.float32, "half": np.float16}
-_FIXED = ("first_sequence", "names", "offsets", "lengths", "keys")
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def embed_file(request: EmbedRequest, reporter: Reporter, *, fresh: bool = False
     """Do what is asked; returns the number of rows and what the file is.
 
     Raises:
+        IncompleteRunError: some strings could not be embedded; all else is written.
         VirNucProError: see ``virnucpro.errors`` for the tree.
     """
     writer_for(request.output)
@@ -77,9 +79,23 @@ def embed_file(request: EmbedRequest, reporter: Reporter, *, fresh: bool = False
         )
         cut = _cut(request.source, alphabet, length, sources)
         about, num_parts = _embed_parts(request, sources, cut, run, reporter)
-        num_rows = _put_together(request, about, [run.work / f"part_{n}.npz" for n in range(num_parts)], reporter)
+        parts = [run.work / f"part_{n}.npz" for n in range(num_parts)]
+        num_rows = _put_together(request, about, parts, reporter)
+        failed = np.concatenate([np.zeros(0, dtype=levels.KEY_DTYPE), *(_read_part(path).failed for path in parts)])
     shutil.rmtree(run.root)
+    if len(failed):
+        raise IncompleteRunError(f"{request.output} is written; {_described(failed)}.")
     return num_rows, about
+
+
+def _described(failed: NDArray[np.void]) -> str:
+    """What could not be embedded."""
+    some = [
+        f"sequence {number + 1}, {start + 1} to {stop}"
+        for number, start, stop in failed[["sequence", "start", "stop"]][:_NAMED].tolist()
+    ]
+    more = f" and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else ""
+    return f"an encoder failed at {len(failed):,} of its strings, which means leave out: {'; '.join(some)}{more}"
 
 
 def _sources(request: EmbedRequest, alphabet: Alphabet) -> list[EncoderSource]:
@@ -182,6 +198,7 @@ def _write_part(path: Path, rows: PartRows) -> None:
         "offsets": rows.names.offsets,
         "lengths": rows.lengths,
         "keys": rows.keys,
+        "failed": rows.failed,
     }
     for position, name in enumerate(rows.values):
         arrays |= {f"count_{position}_{name}": rows.counts[name], f"value_{position}_{name}": rows.values[name]}
@@ -204,6 +221,7 @@ def _read_part(path: Path) -> PartRows:
             arrays["keys"],
             {name.partition("_")[2]: arrays[f"count_{name}"] for name in names},
             {name.partition("_")[2]: arrays[f"value_{name}"] for name in names},
+            arrays["failed"],
         )
     except Exception as error:  # a damaged zip raises whatever it likes
         raise StoreError(path, f"{path.name} is damaged ({type(error).__name__})") from error

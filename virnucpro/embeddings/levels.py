@@ -11,8 +11,9 @@ NaN.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 
 from virnucpro.embeddings.cache import EmbeddingCache, sequence_digest
 from virnucpro.embeddings.loader import Alphabet, LoadedEncoder
-from virnucpro.errors import UsageError
+from virnucpro.errors import UsageError, VirNucProError
+from virnucpro.executors.base import Outcome, UnitFailed
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import UnitTable
+from virnucpro.stages import poison
 
 Level = Literal["sequence", "fragment", "frame"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -32,6 +35,9 @@ KEY_DTYPE = np.dtype([("sequence", "i8"), ("fragment", "i4"), ("frame", "i1"), (
 """What a row is of: the sequence's number; where they apply, the fragment's number within it and the frame (+1 to -3, 0
 for a whole fragment); where it lies, 0-based half-open on the forward strand."""
 FRAGMENT_LENGTH = 500
+_FAILURES = (VirNucProError, RuntimeError, ValueError, ArithmeticError, LookupError)
+"""What an encoder may raise at a string that it cannot embed."""
+_LOG = logging.getLogger(__name__)
 _UNIT_ROWS = 4096
 _PROTEINS_A_PART = 2048
 
@@ -87,6 +93,7 @@ class PartRows:
         keys: (k,) KEY_DTYPE.
         counts: encoder to (k,) how many embeddings each row is the mean of (of a sequence, how many fragments).
         values: encoder to (k, width); float64 sums of fragments for a sequence, which may go on in the next part.
+        failed: (x,) KEY_DTYPE of the strings that an encoder could not embed; no row has them.
     """
 
     number: int
@@ -96,6 +103,7 @@ class PartRows:
     keys: NDArray[np.void]
     counts: dict[str, NDArray[np.int32]]
     values: dict[str, NDArray[np.floating]]
+    failed: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=KEY_DTYPE))
 
 
 def parts_of_dna(source: str, fragment_length: int = FRAGMENT_LENGTH) -> Iterator[Part]:
@@ -166,21 +174,52 @@ def _windows(length: int, max_letters: int | None) -> list[tuple[int, int]]:
 
 
 def embed_strings(model: LoadedEncoder, strings: Ragged, cache: EmbeddingCache | None = None) -> NDArray[np.float32]:
-    """(n, width) embeddings of n strings; those in the cache are not computed, those computed are kept there."""
+    """(n, width) embeddings of n strings; those in the cache are not computed, those computed are kept there.
+
+    NaN for a string that cannot be embedded, which the log names.
+
+    Raises:
+        WorkerError: more than ``poison.MAX_ROWS`` strings cannot be embedded.
+    """
     fingerprint = model.source.fingerprint
     if cache is None or not fingerprint:
-        return model.embed(strings)
+        return _embed_all_that_go(model, strings)
     digests = [sequence_digest(string) for string in strings.to_bytes()]
     firsts = dict(zip(reversed(digests), range(len(digests) - 1, -1, -1), strict=True))
     known = cache.get(fingerprint, model.dtype, model.source.width, list(firsts))
     missing = [digest for digest in firsts if digest not in known]
     if missing:
-        new = model.embed(strings.take(np.array([firsts[digest] for digest in missing], dtype=np.int64)))
-        cache.put(fingerprint, model.dtype, model.source.name, missing, new)
+        positions = np.array([firsts[digest] for digest in missing], dtype=np.int64)
+        new = _embed_all_that_go(model, strings.take(positions))
+        is_finite = np.asarray(np.isfinite(new).all(axis=1))
+        computed = [digest for digest, is_kept in zip(missing, is_finite.tolist(), strict=True) if is_kept]
+        cache.put(fingerprint, model.dtype, model.source.name, computed, new[is_finite])
         known |= zip(missing, new, strict=True)
     if not digests:
         return np.empty((0, model.source.width), dtype=np.float32)
     return np.stack([known[digest] for digest in digests])
+
+
+def _embed_all_that_go(model: LoadedEncoder, strings: Ragged) -> NDArray[np.float32]:
+    """(n, width) embeddings; NaN for the strings that the encoder fails at even alone."""
+    try:
+        return model.embed(strings)
+    except _FAILURES as error:
+        _LOG.warning("%s: %s; looking for the strings that make it fail", model.source.name, error)
+
+    def attempt(parts: tuple[range, ...]) -> Iterator[Outcome]:
+        for number, part in enumerate(parts):
+            try:
+                model.embed(strings.slice(part.start, part.stop))
+            except _FAILURES as error:
+                yield UnitFailed(number, str(error))
+
+    found = poison.find(len(strings), attempt)
+    is_good = np.ones(len(strings), dtype=np.bool_)
+    is_good[list(found)] = False
+    embeddings = model.embed(strings.keep(is_good))
+    embeddings[~is_good] = np.nan
+    return embeddings
 
 
 def embed_part(
@@ -190,10 +229,14 @@ def embed_part(
     keys = _keys(part, level)
     counts: dict[str, NDArray[np.int32]] = {}
     values: dict[str, NDArray[np.floating]] = {}
+    failed = [np.zeros(0, dtype=KEY_DTYPE)]
     for model in models:
         strings = part.strings(model.source.alphabet)
-        has_letters = strings.lengths > 0
         embeddings = embed_strings(model, strings, cache)
+        has_letters = strings.lengths > 0
+        fails = has_letters & np.isnan(embeddings).any(axis=1)
+        has_letters &= ~fails
+        failed.append(part.keys[fails])
         name = model.source.name
         if level == "frame":
             counts[name] = has_letters.astype(np.int32)
@@ -208,7 +251,8 @@ def embed_part(
         else:
             values[name] = _means(sums, number).astype(np.float32)
         counts[name] = number
-    return PartRows(part.number, part.first_sequence, part.names, part.lengths, keys, counts, values)
+    lost = np.unique(np.concatenate(failed))
+    return PartRows(part.number, part.first_sequence, part.names, part.lengths, keys, counts, values, lost)
 
 
 def _keys(part: Part, level: Level) -> NDArray[np.void]:

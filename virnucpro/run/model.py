@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from virnucpro.bundles.bundle import load_bundle
+from virnucpro.bundles.bundle import Bundle, load_bundle
 from virnucpro.embeddings.inputs import Sequences
 from virnucpro.embeddings.model import EmbeddingModel, as_file
 from virnucpro.errors import UsageError
+from virnucpro.executors.base import Kept
 from virnucpro.results.formats import values_of
 from virnucpro.results.schema import SEQUENCES
 from virnucpro.results.tables import sequence_cells
@@ -79,7 +80,16 @@ class Predictions(tuple[Prediction, ...]):
 
 
 class Model(EmbeddingModel):
-    """A model that predicts and embeds; made by :func:`load`."""
+    """A model that predicts and embeds; made by :func:`load`. What it loads stays until it is closed."""
+
+    def __init__(self, bundle: Bundle, **options: Any) -> None:  # noqa: ANN401 - those of EmbeddingModel
+        super().__init__(bundle, **options)
+        self._kept = Kept()  # the worker of ``predict``, with its encoders
+
+    def close(self) -> None:
+        """Let go of the encoders and the cache."""
+        self._kept.close()
+        super().close()
 
     def predict(
         self,
@@ -106,7 +116,7 @@ class Model(EmbeddingModel):
         options: dict[str, object] = {"science.model": str(self.bundle.folder), "science.dtype": self.dtype}
         runtime = {"runtime.threads": self.threads, "runtime.device": self.device}
         with as_file(sequences) as (path, ids):
-            fragments = score(path, make_settings(None, options | runtime))
+            fragments = score(path, make_settings(None, options | runtime), kept=self._kept)
         called = fragments.call(preset, threshold=threshold, fdr=fdr, prevalence=prevalence or "auto")
         cells = dict(zip(SEQUENCES.columns, sequence_cells(fragments, called.calls), strict=True))
         columns = {column.name: values_of(column, values) for column, values in cells.items()}

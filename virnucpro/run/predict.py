@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,7 @@ from virnucpro.bundles.cascade import Limits
 from virnucpro.encoders import TRANSFORMER_KINDS, read_config
 from virnucpro.encoders.device import available_cpus, choose_devices, parse_dtype, slowness
 from virnucpro.errors import CountError, IncompleteRunError, ResourceError, StoreError, UsageError, WorkerError
-from virnucpro.executors.base import Executor, Worker
+from virnucpro.executors.base import Executor, Kept, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
@@ -115,13 +115,17 @@ def predict(
 
 
 def score(
-    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | Record], settings: Settings | None = None
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str] | Record],
+    settings: Settings | None = None,
+    *,
+    kept: Kept | None = None,
 ) -> Fragments:
     """Score sequences and keep no files.
 
     Args:
         inputs: a file, files, or records as (id, bases); see ``predict`` for what files may be.
         settings: the defaults if None.
+        kept: keeps workers with their encoders for the next call, until it is closed.
 
     Returns:
         The scores of all fragments, which can be called, searched for regions and turned into tables.
@@ -136,7 +140,7 @@ def score(
         if records:
             paths.append(os.fspath(_write_records(Path(folder) / "records.fasta", records)))
         request = Request(samples_of(paths), settings or Settings(), Options(with_report=False))
-        with _computed(request, Path(folder) / "out") as computed:
+        with _computed(request, Path(folder) / "out", kept=kept) as computed:
             return computed.table.in_memory()
 
 
@@ -191,6 +195,7 @@ class _Embedder(NamedTuple):
 
     executor: Executor
     settings: embed.EmbedSettings
+    is_kept: bool = False  # for other runs too
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,11 +221,19 @@ class _Computed(_Prepared):
 
 @contextmanager
 def _computed(
-    request: Request, output: Path, *, fresh: bool = False, force: bool = False, show_bars: bool = False
+    request: Request,
+    output: Path,
+    *,
+    fresh: bool = False,
+    force: bool = False,
+    show_bars: bool = False,
+    kept: Kept | None = None,
 ) -> Iterator[_Computed]:
     """Score the inputs in the directory ``output``, which is locked as long as the block runs."""
     with ExitStack() as stack:
-        ready = stack.enter_context(_prepared(request, output, fresh=fresh, force=force, show_bars=show_bars))
+        ready = stack.enter_context(
+            _prepared(request, output, fresh=fresh, force=force, show_bars=show_bars, kept=kept)
+        )
         run, index, look = ready.run, ready.index, ready.look
         run_units(run, index, request, ready.devices, embedder=ready.embedder)
         genes.run(run, index, request.settings.runtime.threads or available_cpus())
@@ -239,6 +252,7 @@ def _prepared(
     force: bool = False,
     show_bars: bool = False,
     computes: bool = True,
+    kept: Kept | None = None,
 ) -> Iterator[_Prepared]:
     """Cut the inputs in the directory ``output``, which is locked as long as the block runs.
 
@@ -268,8 +282,12 @@ def _prepared(
         if computes and not run_dir.index.exists():
             num_rows = _estimate_rows(request, run.fragment_length)
             embedder = _embedder(screening or run, settings.runtime, devices, num_rows)
-            stack.enter_context(embedder.executor)
-            embed.start(screening or run, *embedder)
+            if kept is None:
+                stack.enter_context(embedder.executor)
+            else:
+                executor = kept.once("executor", partial(kept.enter_context, embedder.executor))
+                embedder = _Embedder(executor, embedder.settings, is_kept=True)
+            embed.start(screening or run, embedder.executor, embedder.settings)
         index = extract.run(run, request.samples, request.options.reference, None if first is None else first.bundle)
         cautions = _cautions(run, index, first, devices)
         look = None
@@ -437,8 +455,9 @@ def run_units(
     scorer = classify.Scorer(run, threads, runtime.batch_size, keep_embeddings=keep_embeddings)
     num_rows = sum(index.units[unit].num_sources for unit in todo)
     faults = []
-    with embedder.executor, merger, run.reporter.stage("classify", num_rows, "rows") as advance:
-        units = embed.run(run, index, todo, *embedder)
+    lent = nullcontext() if embedder.is_kept else embedder.executor
+    with lent, merger, run.reporter.stage("classify", num_rows, "rows") as advance:
+        units = embed.run(run, index, todo, embedder.executor, embedder.settings)
         if merges:
             units = merge.run(run, units, len(todo), merger)
         for unit in units:

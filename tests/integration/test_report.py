@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import random
 import re
@@ -120,7 +122,7 @@ def test_the_report_of_a_run_holds_what_its_tables_hold(virnucpro, tmp_path):
 def test_names_are_text_and_nothing_else(full_run):
     """Markup, quotes, template syntax, broken UTF-8, control and direction characters show as what they are."""
     shown = page_of(full_run)
-    assert "script" not in [tag for tag, _ in shown.elements]
+    assert [tag for tag, _ in shown.elements].count("script") == 1  # the page's own
     assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
     for text in ("<script>alert(1)</script>", "\"'&amp;{{7*7}}$x$", "café\\xff\\u0000\\u001b[31m", "\\u202eevil"):
         assert text in shown.text
@@ -136,6 +138,10 @@ def test_the_page_loads_nothing(full_run):
     policy = next(meta["content"] for meta in shown.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
     text = (full_run / "in.report.html").read_text()
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.endswith(f"; script-src 'sha256-{digest}'")  # the only one that a browser runs
+    assert not re.search(r"fetch|XMLHttp|import|http|innerHTML|eval", script)
     assert "@import" not in text
     assert set(re.findall(r"url\(([^)]*)", text)) == {f"#{found}" for found in re.findall(r"url\(#([^)]*)", text)}
 
@@ -337,6 +343,26 @@ def test_hits_are_the_best_of_the_whole_table():
     assert [hit.position for hit in shown.hits] == order[:50]
 
 
+def test_the_page_lists_few_sequences_whole_and_of_many_what_may_be_viral():
+    """By call, then probability, then length."""
+    rest = [line(f"host{place}", 600, 0.01) for place in range(198)]
+    few = overview(InputResults.of(table_of([*rest, line("b", 900, 0.99), line("a", 800, 0.99)]), Calling()))
+    assert [hit.name for hit in few.listed[:3]] == [b"b", b"a", b"host0"]
+    assert len(few.listed) == 200
+    unsure = line("unsure", 900, 0.7)
+    many = overview(InputResults.of(table_of([*rest, unsure, *rest, line("a", 800, 0.99)]), Calling()))
+    assert [(hit.name, hit.call) for hit in many.listed] == [(b"a", "virus"), (b"unsure", "uncertain")]
+
+
+def test_the_list_can_be_searched(full_run):
+    """A box with a label, lines that the page's script can find, and how many are shown."""
+    shown = page_of(full_run)
+    assert {"search", "found", "listed"} <= set(shown.ids)
+    (label,) = shown.all("label")
+    (box,) = shown.all("input")
+    assert (label["for"], box["type"]) == ("search", "search")
+
+
 def test_a_long_name_is_cut_in_the_middle():
     """A name of a megabyte does not make a page of fifty."""
     assert len(short_name(b"x" * 1_000_000)) < 200
@@ -367,7 +393,7 @@ def test_a_browser_shows_the_page_without_complaint(full_run, tmp_path, width):
     title = re.search(r"<title>(\d+) (.*?)</title>", ended.stdout)
     assert title, ended.stderr
     assert int(title[1]) <= width
-    for heading in ("Counts", "Top hits", "Proviruses", "How it was run", "Methods and citation"):
+    for heading in ("Counts", "Sequences", "Proviruses", "How it was run", "Methods and citation"):
         assert heading in title[2]
 
 
@@ -390,3 +416,9 @@ def test_uncertain_has_a_pattern_besides_its_colour(tmp_path):
     css = (Path(figures.__file__).parent / "templates" / "report.css").read_text()
     assert ".share .uncertain" in css
     assert "repeating-linear-gradient" in css
+    drawn = figures.score_figure(overview(open_run(root, "in").results), ())
+    virus, uncertain, stripes = (shape for shape in drawn.shapes[:3] if isinstance(shape, drawing.Shape))
+    assert (virus.fill, uncertain.fill, stripes.fill) == ("virus", "uncertain", "")
+    assert len(stripes.points) > 10
+    places = [{x for x, _ in shape.points} for shape in (uncertain, stripes)]
+    assert places[0] == places[1]  # within the bar

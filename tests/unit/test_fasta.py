@@ -174,6 +174,8 @@ def test_wrapped_fastq_is_read(written, width):
 ENDLESS = {
     "name": (b">" + b"n" * 100_000, "65,536 bytes"),
     "FASTQ name": (b"@" + b"n" * 100_000 + b"\nA\n+\nI\n", "65,536 bytes"),
+    "FASTQ name without end": (b"@" + b"n" * 70_000_000, "65,536 bytes"),
+    "FASTQ description": (b"@a " + b"d" * 70_000_000, "description"),
     "blank lines": (b">a\n" + b"\n" * 70_000_000, "white space"),
     "leading blanks": (b"\n" * 70_000_000, "white space"),
     "blank lines of FASTQ": (b"@a\nA\n+\nI\n" + b"\n" * 70_000_000, "blank lines"),
@@ -203,6 +205,8 @@ def test_a_long_description_and_blank_lines_are_nothing(written):
     """They take no part of what is kept."""
     content = b">a " + b"d" * 3_000_000 + b"\nAC\n" + b"\n" * 3_000_000 + b"GT\n>b\n"
     assert read(written(gzip.compress(content)))[0] == [(b"a", b"ACGT"), (b"b", b"")]
+    content = b"@a " + b"d" * 5_000_000 + b"\nAC\n+\nII\n@b\nG\n+\nI\n"
+    assert read(written(gzip.compress(content)))[0] == [(b"a", b"AC"), (b"b", b"G")]
 
 
 def test_byte_order_mark_is_skipped(written):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -24,6 +25,7 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 10, 10, 38
 """Margins of axes; fixed, so that the axes of figures side by side line up."""
 
 _HEAD = 20
+_STRIPE = 0.022  # of the height of axes: some points from stripe to stripe
 _FILE_SCALE = 1.4
 _FILE_DPI = 300
 _POINTS_PER_INCH = 72
@@ -100,6 +102,15 @@ class Canvas:
         if right > left:
             self.line([(left, y[0]), (left, y[1]), (right, y[1]), (right, y[0])], **style)
 
+    def stripes(self, x: Point, y: Point) -> None:
+        """Stripes over such a rectangle, by which it is told from others without its colour."""
+        left, right = (min(max(place, 0.0), 1.0) for place in x)
+        first, last = (math.ceil(place / _STRIPE) for place in y)
+        ends = [(left, right) if number % 2 else (right, left) for number in range(first, last)]
+        places = [(place, _STRIPE * number) for number, pair in enumerate(ends, first) for place in pair]
+        if right > left and places:
+            self.line(places, stroke="card", width=0.8)
+
     def line(self, places: Iterable[Point], **style: Any) -> None:  # noqa: ANN401 - as of Shape
         """Straight lines from place to place within the axes."""
         self.shapes.append(Shape([self.at(place) for place in places], **style))
@@ -114,6 +125,8 @@ class Canvas:
         self._head, x = _HEAD, float(LEFT)
         for text, colour in colours.items():
             self.shapes.append(Shape([(x, -5), (x, -13), (x + 10, -13), (x + 10, -5)], fill=colour))
+            if colour == "uncertain":
+                self.shapes.append(Shape([(x, -10.5), (x + 10, -10.5), (x + 10, -7.5), (x, -7.5)], stroke="card"))
             self.shapes.append(Label((x + 14, -5), text, "start", 10))
             x += 26 + 5.5 * len(text)
 

@@ -133,6 +133,8 @@ def _stack(canvas: Canvas, edges: NDArray[np.float64], heights: NDArray[np.float
         for place in np.flatnonzero(height).tolist():
             y = float(bottom[place]), float(bottom[place] + height[place])
             canvas.box((edges[place], edges[place + 1]), y, fill=call, stroke="card", width=0.6)
+            if call == "uncertain":
+                canvas.stripes((edges[place], edges[place + 1]), y)
 
 
 def _count_axis(highest: int) -> tuple[float, Ticks]:

@@ -21,6 +21,9 @@ LENGTH_EDGES = 10.0 ** (np.arange(10 * LENGTH_BINS_PER_DECADE + 1) / LENGTH_BINS
 """Edges (nt) of the bins of length, from one base to ten billion."""
 
 NUM_HITS = 50
+MOST_LISTED = 2000
+FEW_SEQUENCES = 200
+"""An input of no more is listed as a whole."""
 NUM_TRACKS = 20
 NUM_PROVIRUSES = 50
 
@@ -74,6 +77,7 @@ class Overview:
     largest_fdr: float  # of the sequences called virus; NaN if there are none
     scores: NDArray[np.int64]  # (calls, score bins) sequences by call and p_virus, in bins of equal width from 0 to 1
     lengths: NDArray[np.int64]  # (calls, length bins) sequences by call and length, in bins of ``LENGTH_EDGES``
+    listed: list[Hit]  # those of the page's list, by call and p_virus, the longer first among equals
     hits: list[Hit]  # sequences called virus of highest p_virus, the longer first among equals
     num_proviruses: int  # all of them
     proviruses: list[Provirus]  # those of highest score, the longer first among equals
@@ -120,11 +124,22 @@ def overview(results: InputResults) -> Overview:
         largest_fdr=float(np.fmax.reduce(results.calls["fdr"][virus], initial=np.nan)),
         scores=scores,
         lengths=lengths,
+        listed=[_hit(results, position) for position in _listed(results)],
         hits=[_hit(results, position) for position in best.tolist()],
         num_proviruses=len(results.proviruses),
         proviruses=proviruses,
         tracks=_tracks(results, proviruses, longest.tolist()),
     )
+
+
+def _listed(results: InputResults) -> list[int]:
+    """Positions of the sequences that a page lists: of few all, of many those that are or may be viral."""
+    calls, lengths = _PLACES[results.calls["call"]], results.table.sequences["length"]
+    is_asked = (calls <= CALLS.index("uncertain")) | (len(calls) <= FEW_SEQUENCES)
+    asked = np.flatnonzero(is_asked)
+    p_virus = np.nan_to_num(results.calls["p_virus"][asked], nan=-1)
+    order = np.lexsort((-lengths[asked], -p_virus, calls[asked]))
+    return [int(position) for position in asked[order[:MOST_LISTED]]]
 
 
 def _hit(results: InputResults, position: int) -> Hit:

@@ -1,11 +1,14 @@
 """The report: one page of HTML that shows what a run found and how it was made.
 
-The page stands alone: it loads nothing and runs nothing, which its content security policy also forbids. Names of
-sequences and files are foreign text: the template escapes whatever is put into it.
+The page stands alone: it loads nothing and runs nothing but the few lines that filter its list, which its content
+security policy names by their digest. Names of sequences and files are foreign text: the template escapes whatever is
+put into it.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 import math
 import shlex
@@ -17,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from virnucpro import __version__
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
@@ -28,8 +29,18 @@ from virnucpro.results import gene_maps as maps
 from virnucpro.results.drawing import Canvas, variable
 from virnucpro.results.figures import CALL_TITLES
 from virnucpro.results.finished import FinishedRun
-from virnucpro.results.overview import CALLS, LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
+from virnucpro.results.overview import CALLS, Overview, Track, overview
 from virnucpro.results.schema import CASCADE, SEQUENCES, Table
+from virnucpro.results.sentences import (
+    bases,
+    lengths_text,
+    percent,
+    probability,
+    scores_text,
+    share_text,
+    shares_text,
+    track_text,
+)
 from virnucpro.run_dir import atomic_write
 
 _log = logging.getLogger(__name__)
@@ -120,24 +131,28 @@ def _render(run: FinishedRun, tally: Overview) -> str:
     )
     environment.filters |= {
         "count": lambda value: f"{value:,}",
-        "percent": _percent,
-        "probability": _probability,
+        "percent": percent,
+        "probability": probability,
         "short_name": short_name,
     }
     works = parse_cff(read_cff())
     calls = {call: CALL_TITLES[call] for call in CALLS}
+    script = templates.get_source(environment, "filter.js")[0]
     return environment.get_template("report.html.j2").render(
         _run_facts(run)
         | {
             "lead": _lead(run, tally),
+            "hits_text": _list_text(tally),
             "checks": _checks(run, tally),
             "css": Markup(templates.get_source(environment, "report.css")[0]),  # noqa: S704 - our own file
+            "script": Markup(script),  # noqa: S704 - our own file
+            "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             "run": run,
             "version": __version__,
             "tally": tally,
             "calls": calls,
             "colour": variable,
-            "share_text": _share_text,
+            "share_text": share_text,
             "statuses": tally.statuses,
             "models": {
                 model: (number, run.summary["cascade"]["bases_by_model"][model])
@@ -152,7 +167,7 @@ def _render(run: FinishedRun, tally: Overview) -> str:
                 for shown in maps.gene_maps(run.results, tally)
             ],
             "sunburst": _sunburst(run),
-            "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.hits),
+            "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.listed),
             "methods": _methods(run, works),
             "references": [work.text for work in (works.method, works.software, *works.of_encoders(_kinds(run)))],
             "columns": _columns(CASCADE if "cascade" in run.summary else SEQUENCES),
@@ -185,6 +200,18 @@ def _checks(run: FinishedRun, tally: Overview) -> list[str]:
     return [f"{tally.num_sequences:,} sequences were read = {parts}" for parts in sums]
 
 
+def _list_text(tally: Overview) -> str:
+    """Which sequences the list holds."""
+    num_virus, num_uncertain, shown = tally.calls["virus"], tally.calls["uncertain"], len(tally.listed)
+    if shown == tally.num_sequences:
+        which = f"All {shown:,} sequences"
+    elif shown == num_virus + num_uncertain:
+        which = f"All {num_virus:,} sequences called virus and {num_uncertain:,} uncertain ones"
+    else:
+        which = f"{shown:,} of {num_virus:,} sequences called virus and {num_uncertain:,} uncertain ones"
+    return f"{which}, by call and probability, the longer first among equals; the table of sequences has all."
+
+
 def _sequences_by_model(run: FinishedRun) -> dict[str, int]:
     """Of a cascade, the model asked for before the one that looked first; empty for other runs."""
     return dict(run.summary.get("cascade", {}).get("sequences_by_model", {}))
@@ -194,7 +221,7 @@ def _lead(run: FinishedRun, tally: Overview) -> str:
     source = run.summary.get("input", run.stem)
     started = run.record.get("started")
     when = f", run on {datetime.fromisoformat(started):%Y-%m-%d at %H:%M %Z}" if started else ""
-    number, share = f"{tally.calls['virus']:,}", _percent(tally.calls["virus"], tally.num_sequences)
+    number, share = f"{tally.calls['virus']:,}", percent(tally.calls["virus"], tally.num_sequences)
     return (
         f"{number} of {tally.num_sequences:,} sequences of {short_name(str(source))} were called virus ({share}), "
         f"with model {_models(run)} of VirNucPro {run.record.get('version', 'unknown')}{when}."
@@ -210,11 +237,11 @@ def _models(run: FinishedRun) -> str:
 def _big_numbers(run: FinishedRun, tally: Overview) -> list[BigNumber]:
     calls, total = tally.calls, tally.num_sequences
     shown = [
-        BigNumber("Sequences", f"{total:,}", _bases(tally.num_bases)),
+        BigNumber("Sequences", f"{total:,}", bases(tally.num_bases)),
         BigNumber(
             "Virus",
             f"{calls['virus']:,}",
-            f"{_percent(calls['virus'], total)}, {_bases(tally.bases['virus'])}",
+            f"{percent(calls['virus'], total)}, {bases(tally.bases['virus'])}",
             is_virus=True,
         ),
     ]
@@ -224,12 +251,12 @@ def _big_numbers(run: FinishedRun, tally: Overview) -> list[BigNumber]:
         shown.append(BigNumber("Estimated false calls", f"{100 * tally.largest_fdr:.1f} %", f"{expected}, {at}"))
     shown.append(BigNumber("Proviruses", f"{tally.num_proviruses:,}", "viral parts of longer sequences"))
     if calls["uncertain"]:
-        shown.append(BigNumber("Uncertain", f"{calls['uncertain']:,}", _percent(calls["uncertain"], total)))
+        shown.append(BigNumber("Uncertain", f"{calls['uncertain']:,}", percent(calls["uncertain"], total)))
     by_model = _sequences_by_model(run)
     if by_model:
         went_on, _ = by_model.values()
-        shown.append(BigNumber("Went on to the second model", f"{went_on:,}", _percent(went_on, total)))
-    shown.append(BigNumber("No call", f"{calls['no_call']:,}", _percent(calls["no_call"], total)))
+        shown.append(BigNumber("Went on to the second model", f"{went_on:,}", percent(went_on, total)))
+    shown.append(BigNumber("No call", f"{calls['no_call']:,}", percent(calls["no_call"], total)))
     return shown
 
 
@@ -237,68 +264,18 @@ def _figures(tally: Overview, thresholds: Sequence[float]) -> list[PageFigure]:
     if not tally.num_sequences:
         return []
     return [
-        _figure("Distribution of scores", figures.score_figure(tally, thresholds), _scores_text(tally, thresholds)),
-        _figure("Calls by length", figures.length_figure(tally), _lengths_text(tally)),
-        _figure("Share of calls by length", figures.share_figure(tally), _shares_text(tally)),
+        _figure("Distribution of scores", figures.score_figure(tally, thresholds), scores_text(tally, thresholds)),
+        _figure("Calls by length", figures.length_figure(tally), lengths_text(tally)),
+        _figure("Share of calls by length", figures.share_figure(tally), shares_text(tally)),
     ]
 
 
 def _track_figures(tracks: Sequence[Track]) -> list[PageFigure]:
-    return [_figure(track.line.name, figures.track_figure(track), _track_text(track)) for track in tracks]
+    return [_figure(track.line.name, figures.track_figure(track), track_text(track)) for track in tracks]
 
 
 def _figure(title: str | bytes, drawn: Canvas, text: str) -> PageFigure:
     return PageFigure(title, Markup(drawn.svg()), text)  # noqa: S704 - our own, which escapes text
-
-
-def _scores_text(tally: Overview, thresholds: Sequence[float]) -> str:
-    scored = int(tally.scores.sum())
-    tenth = NUM_SCORE_BINS // 10
-    low, high = int(tally.scores[:, :tenth].sum()), int(tally.scores[:, -tenth:].sum())
-    lines = " and ".join(f"{threshold:.4g}" for threshold in thresholds)
-    return (
-        f"Of {scored:,} sequences with a probability, {_percent(low, scored)} are below 0.1 and "
-        f"{_percent(high, scored)} at 0.9 or above." + (f" Dashed: threshold {lines}." if lines else "")
-    )
-
-
-def _lengths_text(tally: Overview) -> str:
-    """Where the middle of all sequences and that of the virus calls lies, to the width of a bin."""
-
-    def middle(counts: NDArray[np.int64]) -> str:
-        place = int(np.searchsorted(np.cumsum(counts), (counts.sum() + 1) // 2))
-        return f"{_bases(LENGTH_EDGES[place])} and {_bases(LENGTH_EDGES[place + 1])}"
-
-    virus = tally.lengths[CALLS.index("virus")]
-    counts = tally.lengths.sum(axis=0)
-    num_shorter = int(counts[: figures.shown_lengths(tally).start].sum())
-    return (
-        f"The median length lies between {middle(counts)}"
-        + (f", that of virus calls between {middle(virus)}." if virus.any() else ".")
-        + (f" {num_shorter:,} shorter sequences are left of the axis." if num_shorter else "")
-    )
-
-
-def _shares_text(tally: Overview) -> str:
-    """Share of virus calls in three ranges of length."""
-    edges = np.searchsorted(LENGTH_EDGES, (1_000, 10_000))
-    parts = []
-    for title, counts in zip(
-        ("below 1 kb", "from 1 to 10 kb", "from 10 kb up"), np.split(tally.lengths, edges, axis=1), strict=True
-    ):
-        if counts.any():
-            share = _percent(int(counts[CALLS.index("virus")].sum()), int(counts.sum()))
-            parts.append(f"{share} of sequences {title}")
-    return f"Called virus: {', '.join(parts)}."
-
-
-def _track_text(track: Track) -> str:
-    scored = track.p_virus[~np.isnan(track.p_virus)]
-    mean = f", mean probability {scored.mean():.2f}" if len(scored) else ""
-    regions = "; ".join(f"provirus {found.start:,} to {found.stop:,}" for found in track.proviruses)
-    title = CALL_TITLES[track.line.call].lower()
-    windows = f"{_bases(track.line.length)}, {title}; {len(track.p_virus):,} windows{mean}"
-    return f"{windows}; {regions}." if regions else f"{windows}."
 
 
 def _run_facts(run: FinishedRun) -> dict[str, object]:
@@ -407,23 +384,3 @@ def _rule(run: FinishedRun) -> str:
 def _kinds(run: FinishedRun) -> list[str]:
     """Kinds of the encoders that the run used."""
     return list(run.record.get("model", {}).get("encoders", {}).values())
-
-
-def _share_text(counts: Mapping[str, int], total: int, what: str) -> str:
-    shares = (f"{CALL_TITLES[call]} {_percent(count, total)}" for call, count in counts.items() if count)
-    return f"Share of {what}: {', '.join(shares)}"
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "0 %"
-
-
-def _probability(value: float) -> str:
-    return "NA" if math.isnan(value) else f"{value:.4f}"
-
-
-def _bases(number: float) -> str:
-    for size, unit in ((1e9, "Gb"), (1e6, "Mb"), (1e3, "kb")):
-        if number >= size:
-            return f"{number / size:,.3g} {unit}"
-    return f"{number:,.0f} bases"

@@ -119,11 +119,7 @@ class Fasta:
 
     def _refuse_endless(self) -> None:
         if self._num_empty > LONGEST_EMPTY_BYTES:
-            raise self._refuse(
-                f"record {_shown(self._name())} has more than {LONGEST_EMPTY_BYTES:,} bytes of description or white "
-                "space in a row. The file is damaged, or made to fill memory.",
-                None,
-            )
+            raise endless(self._refuse, self._name())
         if self._num_bases > self._longest:
             raise too_long(self._refuse, self._name(), self._num_bases)
 
@@ -174,7 +170,7 @@ class Fastq:
     def _line_by_line(self, chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
         lines = self._lines(chunks)
         num_blank = 0
-        for header in lines:
+        while (header := self._header(lines)) is not None:
             if not header or header.isspace():
                 num_blank += 1
                 if num_blank > _MOST_BLANK_LINES:
@@ -194,6 +190,13 @@ class Fastq:
             bases, num_lines = self._sequence(lines)
             self._qualities(lines, len(bases), num_lines)
             yield title, bases
+
+    def _header(self, lines: Iterator[bytes]) -> bytes | None:
+        """The next line, of which no more than a name may be long is kept; None at the end."""
+        self._is_header = True
+        header = next(lines, None)
+        self._is_header = False
+        return header
 
     def _sequence(self, lines: Iterator[bytes]) -> tuple[bytes, int]:
         """Bases up to the line with '+', and how many lines they take."""
@@ -232,7 +235,7 @@ class Fastq:
                 self._line,
             )
 
-    _is_last = False
+    _is_last = _is_header = False
 
     def _cut_off(self) -> InputError:
         line = self._line + (not self._is_last)
@@ -246,12 +249,14 @@ class Fastq:
             first, *rest = chunk.split(b"\n")
             begun.append(first)
             num_begun += len(first)
-            if num_begun > self._longest:
+            if self._is_header and num_begun > LONGEST_NAME_BYTES:
+                begun = [self._begun_header(b"".join(begun), num_begun)]
+            elif num_begun > self._longest:
                 raise too_long(self._refuse, b"", num_begun)
             if not rest:
                 continue
             self._line += 1
-            yield first if len(begun) == 1 else b"".join(begun)
+            yield begun[0] if len(begun) == 1 else b"".join(begun)
             for line in rest[:-1]:
                 self._line += 1
                 yield line
@@ -261,6 +266,15 @@ class Fastq:
             self._line += 1
             self._is_last = True
             yield last
+
+    def _begun_header(self, header: bytes, num_bytes: int) -> bytes:
+        """What is kept of a long one of which the end has not come."""
+        first = header[1:].split(None, 1)
+        if first and len(first[0]) > LONGEST_NAME_BYTES:
+            raise name_too_long(self._refuse, first[0])
+        if num_bytes > LONGEST_EMPTY_BYTES:
+            raise endless(self._refuse, first[0] if first else b"")
+        return header[: LONGEST_NAME_BYTES + 3]
 
 
 def _four_lines_each(lines: list[bytes]) -> Records | None:
@@ -296,6 +310,15 @@ def with_line_feeds(chunks: Iterator[bytes]) -> Iterator[bytes]:
 def name_too_long(refuse: Refuse, name: bytes) -> InputError:
     """Of a record whose header has no blank where one belongs."""
     return refuse(f"the name {_shown(name)} has more than {LONGEST_NAME_BYTES:,} bytes. Shorten the names.", None)
+
+
+def endless(refuse: Refuse, name: bytes) -> InputError:
+    """Of a record whose description, or the white space in it, has no end."""
+    return refuse(
+        f"record {_shown(name)} has more than {LONGEST_EMPTY_BYTES:,} bytes of description or white space in a row. "
+        "The file is damaged, or made to fill memory.",
+        None,
+    )
 
 
 def too_long(refuse: Refuse, name: bytes, num_bases: int) -> InputError:

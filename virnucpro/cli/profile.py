@@ -66,7 +66,7 @@ def profile(
     from virnucpro.machine import profile as measurement  # noqa: PLC0415
     from virnucpro.machine import profiles  # noqa: PLC0415
     from virnucpro.machine.machine import dtype_name  # noqa: PLC0415
-    from virnucpro.machine.profile_text import choice_text, profile_text  # noqa: PLC0415
+    from virnucpro.machine.profiles import choice_text, profile_text  # noqa: PLC0415
 
     place = choose_devices(device)[0]
     float_type = dtype_name(dtype, place)

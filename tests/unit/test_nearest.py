@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 import virnucpro.nearest.search as search_module
 from virnucpro.errors import ModelError
 from virnucpro.nearest.fragments import NUM_FRAMES, open_frames
-from virnucpro.nearest.kernels import DROP, LEAST_COST, LEAST_SCORE, PATTERN, SENSITIVE, SPAN
+from virnucpro.nearest.kernels import DROP, LEAST_SCORE
 from virnucpro.nearest.residues import ALPHABET, BREAK, CODES, LETTERS, MASKED, mask
 from virnucpro.nearest.search import CELL, VIRUS, search, search_codes
+from virnucpro.nearest.seeds import LEAST_COST, PATTERN, SENSITIVE, SPAN
 from virnucpro.nearest.table import Table, load_table, make_table
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.proteins import find_cellular

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.fragments import Frames, open_frames
-from virnucpro.nearest.kernels import PATTERN, SENSITIVE
 from virnucpro.nearest.search import CELL, NONE, VIRUS, Hits, search_codes
+from virnucpro.nearest.seeds import PATTERN, SENSITIVE
 from virnucpro.nearest.table import Table
 from virnucpro.sequence.ragged import Ragged
 

@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.kernels import kernel
-from virnucpro.nearest.residues import BREAK, CODES, MASKED
+from virnucpro.nearest.codons import OPEN, read_codons, translate
+from virnucpro.nearest.residues import BREAK
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
 NUM_FRAMES = 2
 """Frames of a fragment that are searched with: those with the longest stop-free runs."""
 
-_BASES = np.full(256, 4, dtype=np.uint8)
-_BASES[np.frombuffer(b"ACGTUacgtu", dtype=np.uint8)] = [0, 1, 2, 3, 3, 0, 1, 2, 3, 3]
-_STANDARD_CODE = b"KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
-"""Residues of AAA, AAC .. TTT in the order A C G T (NCBI translation table 1)."""
-_CODON_CODES = CODES[np.frombuffer(_STANDARD_CODE, dtype=np.uint8)]
+_BASES = np.zeros((2, 256), dtype=np.int64)
+"""Whether a letter is one of A C G T (U), and whether it is G or C."""
+_BASES[0, list(b"ACGTUacgtu")] = 1
+_BASES[1, list(b"CGcg")] = 1
 
 
 @dataclass(frozen=True)
@@ -44,65 +44,47 @@ def open_frames(letters: NDArray[np.uint8], starts: NDArray[np.int64], stops: ND
         starts: (n,) where each begins.
         stops: (n,) where each ends.
     """
-    lengths = np.maximum(NUM_FRAMES * ((stops - starts) // 3 + 1) - 1, 0)
-    offsets = offsets_of(lengths)
-    codes = np.full(offsets[-1], BREAK, dtype=np.uint8)
+    codons, opposite = read_codons(letters)
     runs = np.zeros((len(starts), 6), dtype=np.int32)
-    gc = np.zeros(len(starts), dtype=np.float32)
-    _translate(letters, starts, stops, offsets, codes, runs, gc)
-    return Frames(Ragged(codes, offsets), runs, gc)
+    counts = np.zeros((len(starts), 2), dtype=np.int64)
+    _measure(letters, codons, opposite, starts, stops, OPEN == BREAK, _BASES, runs, counts)
+    order = np.argsort(-runs, axis=1, kind="stable")
+    chosen = order[:, :NUM_FRAMES]
+    phases = chosen % 3
+    strands = np.where(chosen < 3, 1, -1).astype(np.int8)
+    firsts = np.where(chosen < 3, starts[:, None] + phases, stops[:, None] - 3 - phases)
+    lengths = np.maximum(((stops - starts)[:, None] - phases) // 3, 0)
+    offsets = offsets_of(np.maximum(NUM_FRAMES * ((stops - starts) // 3 + 1) - 1, 0))
+    places = offsets[:-1, None] + np.cumsum(lengths + 1, axis=1) - lengths - 1
+    codes = np.full(offsets[-1], BREAK, dtype=np.uint8)
+    each = (firsts.ravel(), strands.ravel(), lengths.ravel())
+    translate(codons, opposite, *each, OPEN, places.ravel(), codes)
+    gc = (counts[:, 1] / np.maximum(counts[:, 0], 1)).astype(np.float32)
+    return Frames(Ragged(codes, offsets), np.take_along_axis(runs, order, axis=1), gc)
 
 
 @kernel
-def _codon(letters: NDArray[np.uint8], at: int, strand: int) -> int:
-    """Residue code of the codon that begins at ``at`` and goes on by ``strand``, 1 or -1."""
-    number = 0
-    for _ in range(3):
-        base = _BASES[letters[at]]
-        if base == 4:
-            return MASKED
-        number = number * 4 + (base if strand == 1 else 3 - base)
-        at += strand
-    return int(_CODON_CODES[number])
-
-
-@kernel
-def _translate(
+def _measure(
     letters: NDArray[np.uint8],
+    codons: NDArray[np.uint8],
+    opposite: NDArray[np.uint8],
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    codes: NDArray[np.uint8],
+    is_stop: NDArray[np.bool_],
+    bases: NDArray[np.int64],
     runs: NDArray[np.int32],
-    gc: NDArray[np.float32],
+    counts: NDArray[np.int64],
 ) -> None:
-    longest = np.zeros(6, dtype=np.int32)
+    """Longest stop-free run of each frame, and how many letters are bases, and G or C."""
     for n in range(len(starts)):
         start, stop = starts[n], stops[n]
-        strong, clear = 0, 0
         for i in range(start, stop):
-            base = _BASES[letters[i]]
-            clear += base < 4
-            strong += base in (1, 2)  # a set, numba does not know
-        gc[n] = strong / max(clear, 1)
+            counts[n, 0] += bases[0, letters[i]]
+            counts[n, 1] += bases[1, letters[i]]
         for frame in range(6):
-            strand = 1 if frame < 3 else -1
-            at = start + frame if frame < 3 else stop - 1 - (frame - 3)
+            row = codons if frame < 3 else opposite
             run, most = 0, 0
-            for _ in range((stop - start - frame % 3) // 3):
-                code = _codon(letters, at, strand)
-                run = 0 if code == BREAK else run + 1
+            for at in range(start + frame if frame < 3 else start + (stop - start - frame) % 3, stop - 2, 3):
+                run = 0 if is_stop[row[at]] else run + 1
                 most = max(most, run)
-                at += 3 * strand
-            longest[frame] = most
-        order = np.argsort(-longest, kind="mergesort")
-        runs[n] = longest[order]
-        to = offsets[n]
-        for frame in order[:NUM_FRAMES]:
-            strand = 1 if frame < 3 else -1
-            at = start + frame if frame < 3 else stop - 1 - (frame - 3)
-            for _ in range((stop - start - frame % 3) // 3):
-                codes[to] = _codon(letters, at, strand)
-                to += 1
-                at += 3 * strand
-            to += 1
+            runs[n, frame] = most

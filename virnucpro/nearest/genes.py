@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.kernels import kernel
-from virnucpro.nearest.residues import BREAK, CODES, LETTERS
+from virnucpro.nearest.codons import NO_CODON, STOPPED, read_codons, translate
+from virnucpro.nearest.residues import BREAK, LETTERS
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
 SHORTEST_RECORD_NT = 1500
@@ -33,14 +34,11 @@ _LEARNED_FROM_NT = 450
 _LEARNED_FROM_SCORE = 15.0
 _BIN_NT = 8
 _LONGEST_WORD_NT, _BLOCK_NT = 8, 120
-_NO_CODON = 64
+_PLAIN = bytearray(b"N" * 256)
+for _letter, _base in zip(b"ACGTUacgtu", b"ACGTTACGTT", strict=True):
+    _PLAIN[_letter] = _base
 
-_BASES = np.full(256, 4, dtype=np.uint8)
-_BASES[np.frombuffer(b"ACGTUacgtu", dtype=np.uint8)] = [0, 1, 2, 3, 3, 0, 1, 2, 3, 3]
-_CODE = b"KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
-"""Residues of AAA, AAC .. TTT in the order A C G T (NCBI translation table 1)."""
-_RESIDUES = np.append(CODES[np.frombuffer(_CODE, dtype=np.uint8)], np.uint8(BREAK))
-_STARTS = np.zeros(_NO_CODON + 1, dtype=np.bool_)
+_STARTS = np.zeros(NO_CODON + 1, dtype=np.bool_)
 _STARTS[[0b001110, 0b101110, 0b111110]] = True  # ATG, GTG, TTG
 _COMPOSITION = np.array(
     [826, 553, 406, 546, 138, 393, 672, 707, 227, 591, 965, 580, 241, 386, 474, 665, 536, 110, 292, 686], dtype=float
@@ -97,41 +95,56 @@ def find_genes(letters: NDArray[np.uint8]) -> Genes:
     Args:
         letters: (n,) ASCII bases of the whole record.
     """
-    bases = _BASES[letters] if len(letters) >= SHORTEST_RECORD_NT else np.zeros(0, dtype=np.uint8)
-    _hide_repeats(bases)
-    frames = _open_frames(bases)
-    counts = np.bincount(bases, minlength=5)
-    guess, random = _codon_shares(float(np.clip((counts[1] + counts[2]) / max(1, counts[:4].sum()), 0.2, 0.8)))
+    text = letters.tobytes() if len(letters) >= SHORTEST_RECORD_NT else b""
+    letters = np.frombuffer(bytearray(text).translate(_PLAIN), dtype=np.uint8)
+    _hide_repeats(letters)
+    frames = _open_frames(letters)
+    counts = np.bincount(letters, minlength=256)[list(b"ACGT")]
+    guess, random = _codon_shares(float(np.clip((counts[1] + counts[2]) / max(1, counts.sum()), 0.2, 0.8)))
     found = _choose(frames, _weights(guess, random))
     starts, stops, kept = found.starts, found.stops, found.kept
     best = kept[(stops[kept] - starts[kept] >= _LEARNED_FROM_NT) & (found.scores[kept] > _LEARNED_FROM_SCORE)]
-    seen = _count(frames.codons, frames.opposite, starts[best], stops[best], frames.strands[best])
+    codons = _read(frames, starts[best], stops[best], frames.strands[best], np.arange(NO_CODON + 1, dtype=np.uint8))
+    seen = np.bincount(codons.values, minlength=NO_CODON)[:NO_CODON]
     learned = (seen + PRIOR_CODONS * guess) / (seen.sum() + PRIOR_CODONS)
     starts, stops, scores, kept = _choose(frames, _weights(learned, random))
     kept = kept[(scores[kept] > LOWEST_SCORE) & (stops[kept] - starts[kept] >= 3 * SHORTEST_GENE_CODONS)]
     kept = kept[np.lexsort((stops[kept], starts[kept]))]
     starts, stops, strands = starts[kept], stops[kept], frames.strands[kept]
-    offsets = offsets_of((stops - starts) // 3)
+    return Genes(starts, stops, strands, _read(frames, starts, stops, strands, STOPPED))
+
+
+def _read(
+    frames: _Frames,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    strands: NDArray[np.int8],
+    residues: NDArray[np.uint8],
+) -> Ragged:
+    """Genes as residues; ``residues`` (65,) of codons."""
+    lengths = (stops - starts) // 3
+    offsets = offsets_of(lengths)
     proteins = np.empty(offsets[-1], dtype=np.uint8)
-    _translate(frames.codons, frames.opposite, starts, stops, strands, _RESIDUES, offsets, proteins)
-    return Genes(starts, stops, strands, Ragged(proteins, offsets))
+    firsts = np.where(strands > 0, starts, stops - 3)
+    translate(frames.codons, frames.opposite, firsts, strands, lengths, residues, offsets, proteins)
+    return Ragged(proteins, offsets)
 
 
-def _hide_repeats(bases: NDArray[np.uint8]) -> None:
+def _hide_repeats(letters: NDArray[np.uint8]) -> None:
     """Make blocks unknown, in place, all of whose bases come again after a word of up to eight."""
     for period in range(1, _LONGEST_WORD_NT + 1):
-        whole = (len(bases) - period) // _BLOCK_NT * _BLOCK_NT
-        comes_again = bases[period : period + max(whole, 0)] == bases[: max(whole, 0)]
+        whole = (len(letters) - period) // _BLOCK_NT * _BLOCK_NT
+        comes_again = letters[period : period + max(whole, 0)] == letters[: max(whole, 0)]
         are_hidden = comes_again.reshape(-1, _BLOCK_NT).all(axis=1)
         if are_hidden.any():
-            bases[:whole][np.repeat(are_hidden, _BLOCK_NT)] = _BASES[0]
+            letters[:whole][np.repeat(are_hidden, _BLOCK_NT)] = ord("N")
 
 
-def _open_frames(bases: NDArray[np.uint8]) -> _Frames:
-    codons, opposite = _read_codons(bases)
-    room = 6 * (len(bases) // (3 * SHORTEST_GENE_CODONS) + 1)
+def _open_frames(letters: NDArray[np.uint8]) -> _Frames:
+    codons, opposite = read_codons(letters)
+    room = 6 * (len(letters) // (3 * SHORTEST_GENE_CODONS) + 1)
     firsts, lasts, strands = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int8)
-    count = _find_frames(codons, opposite, _RESIDUES == BREAK, SHORTEST_GENE_CODONS, firsts, lasts, strands)
+    count = _find_frames(codons, opposite, STOPPED == BREAK, SHORTEST_GENE_CODONS, firsts, lasts, strands)
     return _Frames(codons, opposite, firsts[:count], lasts[:count], strands[:count])
 
 
@@ -139,7 +152,7 @@ def _codon_shares(gc: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(64,) shares of codons in genes, as guessed from amino acids, and in random bases without stops."""
     base = np.array([1 - gc, gc, gc, 1 - gc]) / 2
     share = (base[:, None, None] * base[:, None] * base).ravel()
-    residues = _RESIDUES[:_NO_CODON]
+    residues = STOPPED[:NO_CODON]
     is_stop = residues == BREAK
     of_residue = np.bincount(residues, share, BREAK + 1)
     composition = np.zeros(BREAK + 1)
@@ -163,19 +176,6 @@ def _choose(frames: _Frames, weights: NDArray[np.float64]) -> _Choice:
     taken = np.zeros(len(frames.codons) // _BIN_NT + 2, dtype=np.bool_)
     kept = _take(np.argsort(-scores, kind="stable"), starts, stops, taken)
     return _Choice(starts, stops, scores, np.flatnonzero(kept))
-
-
-@kernel
-def _read_codons(bases: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Codon that begins at each base and goes right, and the one on the other strand that ends there; 64 for none."""
-    codons = np.full(len(bases), 64, dtype=np.uint8)
-    opposite = np.full(len(bases), 64, dtype=np.uint8)
-    for i in range(len(bases) - 2):
-        a, b, c = bases[i], bases[i + 1], bases[i + 2]
-        if a < 4 and b < 4 and c < 4:
-            codons[i] = a * 16 + b * 4 + c
-            opposite[i] = (3 - c) * 16 + (3 - b) * 4 + (3 - a)
-    return codons, opposite
 
 
 @kernel
@@ -252,38 +252,3 @@ def _take(
             for i in range(first, last):
                 taken[i] = True
     return kept
-
-
-@kernel
-def _count(
-    codons: NDArray[np.uint8],
-    opposite: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    strands: NDArray[np.int8],
-) -> NDArray[np.float64]:
-    """(64,) how often each codon is read in some genes."""
-    seen = np.zeros(64)
-    for gene in range(len(starts)):
-        row = codons if strands[gene] == 1 else opposite
-        for i in range(starts[gene], stops[gene], 3):
-            seen[row[i]] += 1
-    return seen
-
-
-@kernel
-def _translate(
-    codons: NDArray[np.uint8],
-    opposite: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    strands: NDArray[np.int8],
-    residues: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    proteins: NDArray[np.uint8],
-) -> None:
-    for gene in range(len(starts)):
-        length = (stops[gene] - starts[gene]) // 3
-        for k in range(length):
-            codon = codons[starts[gene] + 3 * k] if strands[gene] == 1 else opposite[stops[gene] - 3 - 3 * k]
-            proteins[offsets[gene] + k] = residues[codon]

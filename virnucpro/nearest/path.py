@@ -13,12 +13,11 @@ doubles the site.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from virnucpro.kernels import kernel
 
 MATCH_BITS = 45.0
 """Fewer bits against both sides are no match."""
@@ -291,42 +290,39 @@ def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((sums[high] - sums[low]) / (high - low))
 
 
-@kernel
 def best_path(evidence: NDArray[np.float64], begins: float, ends: float, first: float) -> NDArray[np.int8]:
     """(n,) 1 where the best path is in the virus state."""
-    num = len(evidence)
-    from_virus = np.zeros((num, 2), dtype=np.bool_)
-    host, virus = 0.0, 0.0
-    for i in range(num):
-        if i == 0:
-            host, virus = np.log(1 - first), np.log(first) + evidence[0]
-            continue
-        to_host, to_virus = virus + np.log(ends), host + np.log(begins)
-        stays_host, stays_virus = host + np.log(1 - begins), virus + np.log(1 - ends)
-        from_virus[i, 0], from_virus[i, 1] = to_host > stays_host, stays_virus > to_virus
-        host, virus = max(stays_host, to_host), max(stays_virus, to_virus) + evidence[i]
-    states = np.zeros(num, dtype=np.int8)
-    state = 1 if virus > host else 0
-    for i in range(num - 1, -1, -1):
+    begins_cost, ends_cost, stays_host_cost, stays_virus_cost = map(math.log, (begins, ends, 1 - begins, 1 - ends))
+    from_virus = [(False, False)]
+    host, virus = math.log(1 - first), math.log(first)
+    for i, gain in enumerate(evidence.tolist()):
+        if i > 0:
+            to_host, to_virus = virus + ends_cost, host + begins_cost
+            stays_host, stays_virus = host + stays_host_cost, virus + stays_virus_cost
+            from_virus.append((to_host > stays_host, stays_virus > to_virus))
+            host, virus = max(stays_host, to_host), max(stays_virus, to_virus)
+        virus += gain
+    states = np.zeros(len(evidence), dtype=np.int8)
+    state = virus > host
+    for i in range(len(evidence) - 1, -1, -1):
         states[i] = state
-        state = 1 if from_virus[i, state] else 0
+        state = from_virus[i][state]
     return states
 
 
-@kernel
 def posterior_of(evidence: NDArray[np.float64], begins: float, ends: float, first: float) -> NDArray[np.float64]:
     """(n,) probability of the virus state of each gene (forward-backward)."""
-    num = len(evidence)
-    odds = np.empty(num)
+    ratios = list(map(math.exp, evidence.tolist()))
+    odds: list[float] = []
     share = first
-    for i in range(num):
+    for i, ratio in enumerate(ratios):
         before = share * (1 - ends) + (1 - share) * begins if i > 0 else first
-        odds[i] = before / (1 - before) * np.exp(evidence[i])
+        odds.append(before / (1 - before) * ratio)
         share = odds[i] / (1 + odds[i])
     ahead = 1.0  # likelihood of what comes after, from virus to from host
-    for i in range(num - 1, -1, -1):
+    for i in range(len(ratios) - 1, -1, -1):
         both = odds[i] * ahead
-        step = ahead * np.exp(evidence[i])
+        step = ahead * ratios[i]
         ahead = ((1 - ends) * step + ends) / (begins * step + 1 - begins)
         odds[i] = both / (1 + both)
-    return odds
+    return np.array(odds)

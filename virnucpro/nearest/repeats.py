@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.kernels import kernel
 from virnucpro.nearest.path import INWARD_NT, OUTWARD_NT
 
 SITE_DTYPE = np.dtype([("sequence", "i8"), ("start", "i8"), ("stop", "i8"), ("length", "i4")])
@@ -27,6 +26,9 @@ _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _SLACK_NT = 3000  # by which the ends of the final region may differ from those that are asked for
 _FEWEST_TRIPLETS = 8
 _ROOM = 4096
+_IS_BASE = np.isin(np.arange(256), list(b"ACGT"))
+_BASES = np.full(256, 4, dtype=np.int64)
+_BASES[list(b"ACGT")] = range(4)
 
 
 def find_sites(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.void]:
@@ -41,11 +43,10 @@ def find_sites(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.
     left = slice(max(0, start - OUTWARD_NT - _SLACK_NT), min(middle, start + INWARD_NT + _SLACK_NT))
     right = slice(max(middle, stop - INWARD_NT - _SLACK_NT), min(len(letters), stop + OUTWARD_NT + _SLACK_NT))
     upper = letters & np.uint8(0xDF)
-    found = np.empty((_ROOM, 3), dtype=np.int64)
-    count = _common(upper[left], upper[right], SHORTEST_NT, LONGEST_NT, found)
-    sites = np.zeros(count, dtype=SITE_DTYPE)
-    sites["start"], sites["length"] = left.start + found[:count, 0], found[:count, 2]
-    sites["stop"] = right.start + found[:count, 1] + found[:count, 2]
+    starts, others, lengths = _common(upper[left], upper[right])
+    sites = np.zeros(len(starts), dtype=SITE_DTYPE)
+    sites["start"], sites["length"] = left.start + starts, lengths
+    sites["stop"] = right.start + others + lengths
     copies = (upper[first : first + length] for _, first, _, length in sites.tolist())
     sites = sites[np.array([_num_triplets(copy) >= _FEWEST_TRIPLETS for copy in copies], dtype=np.bool_)]
     return sites[np.lexsort((sites["stop"], sites["start"], -sites["length"]))][:MOST_SITES]
@@ -78,23 +79,49 @@ def _num_triplets(letters: NDArray[np.uint8]) -> int:
     return len(set(zip(letters, letters[1:], letters[2:], strict=False)))
 
 
-@kernel
-def _common(
-    left: NDArray[np.uint8], right: NDArray[np.uint8], shortest: int, longest: int, found: NDArray[np.int64]
-) -> int:
-    """Write starts and length of maximal common substrings of A, C, G and T; returns how many there was room for."""
-    runs = np.zeros(len(right) + 1, dtype=np.int32)  # of the last base of ``left``, by the place behind it in ``right``
-    count = 0
-    for i in range(len(left) + 1):
-        base = left[i] if i < len(left) else 0
-        is_base = base in (65, 67, 71, 84)
-        for j in range(len(right), -1, -1):
-            run = runs[j]
-            goes_on = is_base and j < len(right) and right[j] == base
-            if not goes_on and shortest <= run <= longest and count < len(found):
-                found[count, 0], found[count, 1], found[count, 2] = i - run, j - run, run
-                count += 1
-            if j < len(right):
-                runs[j + 1] = run + 1 if goes_on else 0
-        runs[0] = 0
-    return count
+def _common(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> tuple[NDArray[np.int64], ...]:
+    """Starts in both and lengths of maximal common strings of A, C, G and T, as many as there is room for.
+
+    A common string begins where words agree and the letters before them do not.
+    """
+    (words, before), (others, other_before) = _words(left), _words(right)
+    order = np.argsort(others * 5 + other_before, kind="stable")
+    keys = (others * 5 + other_before)[order]
+    is_word = words >= 0
+    low, high = (np.searchsorted(keys, words * 5 + place) for place in (0, 5))
+    is_inside = before < 4  # what lies before the first letter, or is no base, agrees with nothing
+    same_low, same_high = (np.where(is_inside, np.searchsorted(keys, words * 5 + before + k), high) for k in (0, 1))
+    first, second = (
+        (np.repeat(np.arange(len(words)), counts), order[np.repeat(begins, counts) + _count_up(counts)])
+        for begins, counts in ((low, (same_low - low) * is_word), (same_high, (high - same_high) * is_word))
+    )
+    at, to = (np.concatenate(both) for both in zip(first, second, strict=True))
+    lengths = np.full(len(at), SHORTEST_NT)
+    alive = np.arange(len(at))
+    left, right = (np.append(letters, end).astype(np.uint8) for letters, end in ((left, 0), (right, 1)))
+    while len(alive):
+        ends = at[alive] + lengths[alive], to[alive] + lengths[alive]
+        goes_on = (left[ends[0]] == right[ends[1]]) & _IS_BASE[left[ends[0]]] & (lengths[alive] <= LONGEST_NT)
+        alive = alive[goes_on]
+        lengths[alive] += 1
+    kept = lengths <= LONGEST_NT
+    at, to, lengths = at[kept], to[kept], lengths[kept]
+    some = np.lexsort((-(to + lengths), at + lengths))[:_ROOM]
+    return at[some], to[some], lengths[some]
+
+
+def _words(letters: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of the ``SHORTEST_NT`` bases from each place on, -1 where one is none, and the base before; 4 is none."""
+    bases = _BASES[letters]
+    count = max(0, len(bases) - SHORTEST_NT + 1)
+    words = np.zeros(count, dtype=np.int64)
+    is_word = np.ones(count, dtype=np.bool_)
+    for k in range(SHORTEST_NT):
+        words = words * 4 + bases[k : k + count]
+        is_word &= bases[k : k + count] < 4
+    return np.where(is_word, words, -1), np.append(4, bases)[:count]
+
+
+def _count_up(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 to n - 1 for each count n."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

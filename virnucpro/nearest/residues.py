@@ -24,7 +24,7 @@ CODES[ord("*")] = BREAK
 ALPHABET = ("KR", "EDNQ", "C", "G", "H", "ILVM", "FYW", "P", "ST", "A")
 """The ten letters of seeds: residues that replace one another most easily count as one (Murphy et al. 2000)."""
 NO_LETTER = 15
-SEED_LETTERS = np.full(NUM_CODES, NO_LETTER, dtype=np.uint64)
+SEED_LETTERS = np.full(NUM_CODES, NO_LETTER, dtype=np.uint8)
 """(32,) residue code to letter of a seed."""
 SEED_LETTERS[:20] = [next(i for i, group in enumerate(ALPHABET) if residue in group) for residue in LETTERS]
 

@@ -15,9 +15,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.kernels import NO_SEED, PATTERN, Index, Proteins, fill_index, find_seeds, letters_of, stream
-from virnucpro.nearest.residues import CODES, mask
-from virnucpro.nearest.table import Table, with_breaks
+from virnucpro.nearest.kernels import Index, Proteins, stream
+from virnucpro.nearest.residues import CODES
+from virnucpro.nearest.seeds import PATTERN, index_of
+from virnucpro.nearest.table import Table
 from virnucpro.sequence.ragged import Ragged
 
 VIRUS, CELL = 0, 1
@@ -27,8 +28,6 @@ NONE = -1
 MOST_POSITIONS = 1 << 23
 """Residues of queries that are indexed at a time: some 250 MB with their index."""
 
-_LEAST_BITS = 12
-"""Of the number of a bucket of the index."""
 _BITS_A_POINT, _BITS_AT_ZERO = 0.4588, 2.9  # lambda 0.318 and K 0.134 of ungapped BLOSUM62, in bits
 
 
@@ -90,7 +89,7 @@ def search_codes(
     parts = _cut(table.starts, num_threads)
     searched = Proteins(table.residues, table.starts, folds, table.is_viral)
     for start, stop in _batches(queries):
-        scan = partial(_Batch.of(queries.slice(start, stop), left_out[start:stop], pattern).scan, searched)
+        scan = partial(_scan, searched, index_of(queries.slice(start, stop), pattern), left_out[start:stop])
         if len(parts) == 1:
             found_by = [scan(parts[0])]
         else:
@@ -103,36 +102,15 @@ def search_codes(
     return Hits(scores, found)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Queries with the index of their seeds.
-
-    Attributes:
-        residues: masked codes with a break around each query.
-        index: of their seeds.
-        left_out: (n,) number that does not count for each.
-    """
-
-    residues: NDArray[np.uint8]
-    index: Index
-    left_out: NDArray[np.int32]
-
-    @classmethod
-    def of(cls, queries: Ragged, left_out: NDArray[np.int32], pattern: str) -> _Batch:
-        residues, _ = with_breaks(queries)
-        mask(residues)
-        owners = np.concatenate([[0], np.repeat(np.arange(len(queries)), queries.lengths + 1)]).astype(np.int32)
-        letters = letters_of(pattern)
-        seeds = find_seeds(residues, letters)
-        num_bits = max(_LEAST_BITS, int(np.count_nonzero(seeds != NO_SEED)).bit_length())
-        return cls(residues, fill_index(seeds, owners, num_bits, letters), left_out)
-
-    def scan(self, proteins: Proteins, part: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Scores and proteins (n, 2) of a range of proteins of the table."""
-        scores = np.zeros((len(self.left_out), 2), dtype=np.int32)
-        found = np.full((len(self.left_out), 2), NONE, dtype=np.int32)
-        stream(*part, proteins, self.residues, self.index, self.left_out, scores, found)
-        return scores, found
+def _scan(
+    proteins: Proteins, index: Index, left_out: NDArray[np.int32], part: tuple[int, int]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Scores and proteins (n, 2) of a range of proteins of the table."""
+    scores = np.zeros((len(left_out), 2), dtype=np.int32)
+    found = np.full((len(left_out), 2), NONE, dtype=np.int32)
+    diagonals, looked = np.full(len(left_out), -(1 << 60)), np.zeros(len(left_out), dtype=np.int64)
+    stream(*part, proteins, index, left_out, diagonals, looked, scores, found)
+    return scores, found
 
 
 def _batches(queries: Ragged) -> list[tuple[int, int]]:

@@ -143,8 +143,9 @@ def with_breaks(codes: Ragged) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Items of residue codes end to end, a break before the first and after each; and (n + 1,) where each begins."""
     starts = 1 + offsets_of(codes.lengths + 1)
     residues = np.full(starts[-1], BREAK, dtype=np.uint8)
-    shift = np.repeat(starts[:-1] - codes.offsets[:-1], codes.lengths)
-    residues[np.arange(len(codes.values)) + shift] = codes.values
+    is_inside = np.ones(len(residues), dtype=np.bool_)
+    is_inside[starts - 1] = False
+    residues[is_inside] = codes.values[codes.offsets[0] : codes.offsets[-1]]
     return residues, starts
 
 

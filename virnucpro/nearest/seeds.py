@@ -1,0 +1,90 @@
+"""Seeds of queries, and their index.
+
+A seed is nine letters of ten at the places of ``PATTERN`` (or eight, ``SENSITIVE``). Read as a number of base 11 it has
+32 bits, and so has its hash, which is that number times an odd one: hashes are equal where seeds are. The upper bits of
+a hash name a bucket of the index; a filter of two bits a seed says of most seeds of the table that no query has them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.nearest.kernels import BLOCK, OWNER_BITS, Index
+from virnucpro.nearest.residues import LETTERS, SEED_LETTERS, mask
+from virnucpro.nearest.table import with_breaks
+from virnucpro.sequence.ragged import Ragged, offsets_of
+
+PATTERN = "11010010110001011"
+"""Places of a seed that must agree; source: chosen on dev among patterns of its weight (EXPERIMENTS.md)."""
+SENSITIVE = "11010010100001011"
+"""The same of a seed that finds more, in two to three times the time."""
+SPAN = len(PATTERN)
+LEAST_COST = 18_000
+"""Seeds that chance finds more often than once in 2^18 places (thousandths of a bit) are none."""
+
+_BASE, _MULTIPLIER = 11, 0x9E3779B1
+_SHARES = np.array([0.110, 0.205, 0.013, 0.072, 0.022, 0.260, 0.082, 0.045, 0.122, 0.080])
+_COSTS = np.zeros(len(SEED_LETTERS), dtype=np.uint16)
+_COSTS[:20] = np.round(-1000 * np.log2(_SHARES))[SEED_LETTERS[:20]]
+_LETTERS = SEED_LETTERS.astype(np.uint32)
+_PLACES_AT_A_TIME = 1 << 17
+_FEWEST_BITS = 10
+
+
+def index_of(queries: Ragged, pattern: str) -> Index:
+    """Index queries (residue codes)."""
+    residues, starts = with_breaks(queries)
+    mask(residues)
+    owners = np.searchsorted(starts[1:], np.arange(0, len(residues), 1 << OWNER_BITS), side="right")
+    factors = _factors(pattern)
+    entries = np.concatenate(
+        [np.zeros(0, np.uint64)]
+        + [_seeds(residues, at, factors) for at in range(0, len(residues) - SPAN + 1, _PLACES_AT_A_TIME)]
+    )
+    entries.sort()
+    hashes = entries >> np.uint64(32)
+    bits = max(_FEWEST_BITS, len(entries).bit_length() - 2)
+    filter_shift, bucket_shift = 33 - bits, 32 - bits
+    bounds = offsets_of(np.bincount((hashes >> np.uint64(bucket_shift)).astype(np.int64), minlength=1 << bits))
+    seen = np.zeros(1 << (bits - 1), dtype=np.uint64)
+    words = (hashes >> np.uint64(filter_shift)).astype(np.int64)
+    marks = np.uint64(1) << (hashes & np.uint64(63)) | np.uint64(1) << (hashes >> np.uint64(6) & np.uint64(63))
+    firsts = np.flatnonzero(np.diff(words, prepend=-1))
+    seen[words[firsts]] = np.bitwise_or.reduceat(marks, firsts) if len(firsts) else 0
+    room = max(4 * BLOCK, int(np.diff(bounds).max()))
+    return Index(
+        residues,
+        starts,
+        owners,
+        factors,
+        filter_shift,
+        bucket_shift,
+        seen,
+        bounds.astype(np.int32),
+        np.append(entries, np.uint64(0)),
+        room,
+    )
+
+
+def _factors(pattern: str) -> NDArray[np.uint32]:
+    """(17,) what the letter at each place adds to a hash is that many times its number; 0 where it does not matter."""
+    factors, factor = [], _MULTIPLIER
+    for place in pattern:
+        factors.append(factor if place == "1" else 0)
+        factor = factor * _BASE % (1 << 32) if place == "1" else factor
+    return np.array(factors, dtype=np.uint32)
+
+
+def _seeds(residues: NDArray[np.uint8], at: int, factors: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Hash and place, 32 bits each, of the seeds that begin at some places from ``at`` on and say enough."""
+    codes = residues[at : at + _PLACES_AT_A_TIME + SPAN - 1]
+    count = len(codes) - SPAN + 1
+    letters, costs = _LETTERS[codes], _COSTS[codes]
+    num_others = offsets_of(codes >= len(LETTERS))  # residues that are in no seed, before each place
+    hashes, cost = np.zeros(count, dtype=np.uint32), np.zeros(count, dtype=np.uint16)
+    for place in np.flatnonzero(factors).tolist():
+        hashes += letters[place : place + count] * factors[place]
+        cost += costs[place : place + count]
+    places = np.flatnonzero((cost >= LEAST_COST) & (num_others[SPAN:] == num_others[:-SPAN]))
+    return hashes[places].astype(np.uint64) << np.uint64(32) | (at + places).astype(np.uint64)

@@ -1,9 +1,9 @@
 """How functions are compiled, and where the machine code is kept.
 
-Every kernel is declared with :func:`kernel` (or :func:`kernel_with`). Its machine code is kept on disk, in a folder
-named after its module and a digest of all sources that went into it: the module, what it imports of this package, and
-the versions of Python, numba and NumPy. Any failure to load or store it means "compile, do not keep": a cache that is
-damaged, full, stale or out of reach never stops a run and never changes a number.
+Every kernel is declared with :func:`kernel`, what only kernels call with :func:`part_of_kernels`. Its machine code is
+kept on disk, in a folder named after its module and a digest of all sources that went into it: the module, what it
+imports of this package, and the versions of Python, numba and NumPy. Any failure to load or store it means "compile, do
+not keep": a cache that is damaged, full, stale or out of reach never stops a run and never changes a number.
 
 The folder is ``NUMBA_CACHE_DIR`` if that is set, else ``__pycache__/kernels`` of the package, else the user's cache
 folder. Nobody has to delete anything after an edit.
@@ -36,6 +36,8 @@ _PACKAGE = Path(__file__).parent
 _IMPORT = re.compile(
     r"^\s*(?:from (virnucpro[\w.]*) import ([\w ,]+|\([^)]*\))|import (virnucpro[\w.]*))", re.MULTILINE
 )
+_OPTIONS: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True}
+_PART_OPTIONS = _OPTIONS | {"no_cpython_wrapper": True}
 _DIGEST_BYTES = 32
 _KEPT_VERSIONS = 3
 """Folders of one module that stay: a machine may have several versions of this program."""
@@ -43,19 +45,15 @@ _KEPT_VERSIONS = 3
 
 def kernel(function: Kernel) -> Kernel:
     """Compile with numba at the first call; the machine code is kept."""
-    return kernel_with()(function)
+    dispatcher = numba.njit(**_OPTIONS)(function)
+    if hasattr(dispatcher, "_cache"):  # not where numba is switched off
+        dispatcher._cache = _Kept(function)  # noqa: SLF001 - numba's own would choose its place and fail loudly
+    return cast("Kernel", dispatcher)
 
 
-def kernel_with(**options: Any) -> Callable[[Kernel], Kernel]:  # noqa: ANN401 - numba's own
-    """The same with more options of ``numba.njit``."""
-
-    def compiled(function: Kernel) -> Kernel:
-        dispatcher = numba.njit(nogil=True, **options)(function)
-        if hasattr(dispatcher, "_cache"):  # not where numba is switched off
-            dispatcher._cache = _Kept(function)  # noqa: SLF001 - numba's own would choose its place and fail loudly
-        return cast("Kernel", dispatcher)
-
-    return compiled
+def part_of_kernels(function: Kernel) -> Kernel:
+    """Compile what only kernels call, as a part of each: nothing of it is kept by itself."""
+    return cast("Kernel", numba.njit(**_PART_OPTIONS)(function))
 
 
 class _Place(_CacheLocator):

@@ -105,16 +105,18 @@ def _add_pairs(
     margin = num_pairs - 1  # half of 2 * num_pairs - 1 taps
     length = symbols.shape[1]
     num_symbols = nothing + 1
-    padded = np.full(length + 2 * num_pairs + 2, nothing, dtype=np.int64)
+    padded = np.empty(length + 2 * num_pairs + 2, dtype=np.int64)
     total = np.empty(num_channels, dtype=np.float32)
     for row in range(first, stop):
-        padded[margin : margin + length] = symbols[row]
+        for i in range(len(padded)):
+            padded[i] = symbols[row, i - margin] if margin <= i < margin + length else nothing
         for place in range(states.shape[1]):
             at = place * _STRIDE
-            total[:] = pairs[0, padded[at] * num_symbols + padded[at + 1]]
-            for pair in range(1, num_pairs):
-                vector = pairs[pair, padded[at + 2 * pair] * num_symbols + padded[at + 2 * pair + 1]]
+            for channel in range(num_channels):
+                total[channel] = 0
+            for pair in range(num_pairs):
+                which = padded[at + 2 * pair] * num_symbols + padded[at + 2 * pair + 1]
                 for channel in range(num_channels):
-                    total[channel] += vector[channel]
+                    total[channel] += pairs[pair, which, channel]
             for channel in range(num_channels):
                 states[row, place, channel] = max(total[channel], np.float32(0))

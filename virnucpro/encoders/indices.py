@@ -1,8 +1,7 @@
 """N-gram numbers of fragments and how conserved their stretches are, compiled: what a CPU does in one pass.
 
 Tensor operations do the same on any device (``tests/unit/test_training.py`` and ``test_profiles.py``
-hold the two together), with dozens of passes over arrays that the cache does not hold. For training, n-grams are
-dropped on the way.
+hold the two together), with dozens of passes over arrays that the cache does not hold.
 """
 
 from __future__ import annotations
@@ -24,9 +23,11 @@ from virnucpro.encoders.codons import (
     canonical_kmers,
 )
 from virnucpro.encoders.row_passes import over_rows
-from virnucpro.kernels import kernel
+from virnucpro.kernels import kernel, part_of_kernels
 
 _KMER_NUMBERS = canonical_kmers(KMER)[0].numpy().astype(np.int32)
+_LETTER_BITS = 3
+"""Of a letter of a stretch."""
 
 
 def index_bags(codes: NDArray[np.uint8], keep: float, seed: int) -> tuple[Bags, torch.Tensor]:
@@ -48,8 +49,12 @@ def index_bags(codes: NDArray[np.uint8], keep: float, seed: int) -> tuple[Bags, 
     pairs = np.empty((count * 6, num_codons - 1), dtype=np.int32)
     kmers = np.empty((count, length - KMER + 1), dtype=np.int32)
     openness = np.empty((count * 6, 2), dtype=np.float32)
-    threshold = np.uint64(min(keep, 1.0) * 2.0**32)
-    over_rows(_index, count, codes, threshold, np.uint64(seed), residues, ngrams, classes, pairs, kmers, openness)
+    tables = _KMER_NUMBERS, CODON_RESIDUES, RESIDUE_CLASSES
+    over_rows(_index, count, codes, *tables, residues, ngrams, classes, pairs, kmers, openness)
+    if keep < 1:
+        generator = np.random.default_rng(seed)
+        for numbers in (ngrams, classes, pairs, kmers):
+            numbers[generator.random(numbers.shape, dtype=np.float32) >= keep] = 0
     bags = Bags(*(torch.from_numpy(array) for array in (ngrams, classes, pairs, kmers, openness)))
     return bags, torch.from_numpy(residues)
 
@@ -66,7 +71,7 @@ def sum_stretches(
 
     Args:
         residues: (F, N) residue codes.
-        letters: (22,) letter of a stretch of each residue; the largest is none.
+        letters: (22,) letter of a stretch of each residue, 0 to 7; 8 is none.
         length: of a stretch.
         stretches: packed levels of all stretches, four a byte.
         levels: (4,) what two bits stand for.
@@ -92,17 +97,16 @@ def _sum_stretches(
     low: np.float32,
     sums: NDArray[np.float32],
 ) -> None:
-    num_letters = letters.max()
-    size = num_letters**length
+    last_number = (1 << _LETTER_BITS * length) - 1
     for frame in range(first, stop):
         run, number = 0, 0
-        for residue in residues[frame]:
-            letter = letters[residue]
-            if letter == num_letters:
-                run, number = 0, 0
+        for i in range(residues.shape[1]):
+            letter = letters[residues[frame, i]]
+            if letter == 1 << _LETTER_BITS:
+                run = 0
                 continue
             run += 1
-            number = (number * num_letters + letter) % size
+            number = ((number << _LETTER_BITS) | letter) & last_number
             if run >= length:
                 level = levels[(stretches[number >> 2] >> (2 * (number & 3))) & 3]
                 sums[frame, 0] += level
@@ -112,31 +116,13 @@ def _sum_stretches(
 
 
 @kernel
-def _draw(state: np.uint64) -> np.uint64:
-    """Next state of a xorshift generator (Marsaglia 2003)."""
-    state ^= state << np.uint64(13)
-    state ^= state >> np.uint64(7)
-    return state ^ (state << np.uint64(17))
-
-
-@kernel
-def _draw_if(state: np.uint64, threshold: np.uint64) -> np.uint64:
-    """Next state, where anything can be dropped at all."""
-    return _draw(state) if threshold <= np.uint64(0xFFFFFFFF) else state
-
-
-@kernel
-def _is_kept(state: np.uint64, threshold: np.uint64) -> bool:
-    return bool(((state >> np.uint64(16)) & np.uint64(0xFFFFFFFF)) < threshold)
-
-
-@kernel
 def _index(
     first: int,
     stop: int,
-    codes: NDArray[np.uint8],
-    threshold: np.uint64,
-    seed: np.uint64,
+    bases: NDArray[np.uint8],
+    kmer_numbers: NDArray[np.int32],
+    codon_residues: NDArray[np.int64],
+    residue_classes: NDArray[np.int64],
     residues: NDArray[np.uint8],
     ngrams: NDArray[np.int32],
     classes: NDArray[np.int32],
@@ -144,94 +130,71 @@ def _index(
     kmers: NDArray[np.int32],
     openness: NDArray[np.float32],
 ) -> None:
-    codons = np.empty(codes.shape[1] // 3, dtype=np.int64)
+    length, num_codons = bases.shape[1], residues.shape[2]
+    strand = np.empty(3 * num_codons + 5, dtype=np.int64)
+    codons = np.empty(num_codons, dtype=np.int64)
     for fragment in range(first, stop):
-        state = (seed * np.uint64(0x9E3779B97F4A7C15)) ^ (np.uint64(fragment + 1) * np.uint64(0xBF58476D1CE4E5B9))
-        state = state | np.uint64(1)
-        for _ in range(4):
-            state = _draw(state)
-        state = _index_kmers(codes[fragment], threshold, state, kmers[fragment])
+        number, run = 0, 0
+        for i in range(length):
+            base = np.int64(bases[fragment, i])
+            number = ((number << 2) | (base & 3)) & (4**KMER - 1)
+            run = 0 if base == AMBIGUOUS_BASE else run + 1
+            if i >= KMER - 1:
+                kmers[fragment, i - KMER + 1] = kmer_numbers[number + 1] if run >= KMER else 0
         for frame in range(6):
+            if frame % 3 == 0:
+                for i in range(len(strand)):
+                    base = np.int64(AMBIGUOUS_BASE)
+                    if i < length:
+                        base = np.int64(bases[fragment, i if frame == 0 else length - 1 - i])
+                        base = 3 - base if frame == 3 and base != AMBIGUOUS_BASE else base
+                    strand[i] = base
+            _read_frame(strand[frame % 3 :], codon_residues, codons, residues[fragment, frame])
             row = fragment * 6 + frame
-            _read_frame(codes[fragment], frame, codons, residues[fragment, frame], openness[row])
-            state = _index_pairs(codons, threshold, state, pairs[row])
-            state = _index_residues(residues[fragment, frame], 4, False, threshold, state, ngrams[row])
-            state = _index_residues(residues[fragment, frame], 6, True, threshold, state, classes[row])
+            _index_frame(
+                codons, residues[fragment, frame], residue_classes, ngrams[row], classes[row], pairs[row], openness[row]
+            )
 
 
-@kernel
-def _index_kmers(
-    bases: NDArray[np.uint8], threshold: np.uint64, state: np.uint64, kmers: NDArray[np.int32]
-) -> np.uint64:
-    index, valid = 0, 0
-    for i in range(len(bases)):
-        index = (index * 4 + (bases[i] & 3)) & (4**KMER - 1)
-        valid = 0 if bases[i] == AMBIGUOUS_BASE else valid + 1
-        if i >= KMER - 1:
-            state = _draw_if(state, threshold)
-            kmers[i - KMER + 1] = _KMER_NUMBERS[index + 1] if valid >= KMER and _is_kept(state, threshold) else 0
-    return state
-
-
-@kernel
+@part_of_kernels
 def _read_frame(
-    bases: NDArray[np.uint8],
-    frame: int,
+    strand: NDArray[np.int64],
+    codon_residues: NDArray[np.int64],
     codons: NDArray[np.int64],
     residues: NDArray[np.uint8],
+) -> None:
+    for i in range(len(codons)):
+        a, b, c = strand[3 * i], strand[3 * i + 1], strand[3 * i + 2]
+        codons[i] = NO_CODON if (a | b | c) & AMBIGUOUS_BASE else (a << 4) | (b << 2) | c
+        residues[i] = codon_residues[codons[i]]
+
+
+@part_of_kernels
+def _index_frame(
+    codons: NDArray[np.int64],
+    residues: NDArray[np.uint8],
+    residue_classes: NDArray[np.int64],
+    ngrams: NDArray[np.int32],
+    classes: NDArray[np.int32],
+    pairs: NDArray[np.int32],
     openness: NDArray[np.float32],
 ) -> None:
-    """Codons and residues of frame 0..5; its longest open run and its stops, over the number of codons."""
-    length, num_codons = len(bases), len(codons)
-    longest, run, stops = 0, 0, 0
-    for i in range(num_codons):
-        codon = 0
-        for at in range(3 * i + frame % 3, 3 * i + frame % 3 + 3):
-            base = AMBIGUOUS_BASE
-            if at < length:
-                base = bases[at] if frame < 3 else bases[length - 1 - at]
-                if frame >= 3 and base != AMBIGUOUS_BASE:
-                    base = 3 - base
-            codon = NO_CODON if base == AMBIGUOUS_BASE or codon >= NO_CODON else codon * 4 + base
-        codons[i] = codon
-        residues[i] = CODON_RESIDUES[codon]
-        run = run + 1 if residues[i] < STOP else 0
-        longest = max(longest, run)
-        stops += residues[i] == STOP
-    openness[0] = longest / num_codons
-    openness[1] = stops / num_codons
-
-
-@kernel
-def _index_pairs(
-    codons: NDArray[np.int64], threshold: np.uint64, state: np.uint64, pairs: NDArray[np.int32]
-) -> np.uint64:
-    for i in range(len(pairs)):
-        state = _draw_if(state, threshold)
-        whole = max(codons[i], codons[i + 1]) < NO_CODON
-        pairs[i] = codons[i] * 64 + codons[i + 1] + 1 if whole and _is_kept(state, threshold) else 0
-    return state
-
-
-@kernel
-def _index_residues(
-    residues: NDArray[np.uint8],
-    length: int,
-    by_class: bool,
-    threshold: np.uint64,
-    state: np.uint64,
-    numbers: NDArray[np.int32],
-) -> np.uint64:
-    """N-grams of residues, or of their classes."""
-    for i in range(len(numbers)):
-        state = _draw_if(state, threshold)
-        number = -1
-        if _is_kept(state, threshold):
-            number = 0
-            for residue in residues[i : i + length]:
-                if residue == NO_RESIDUE:
-                    number = -1
-                    break
-                number = number * NUM_CLASSES + RESIDUE_CLASSES[residue] if by_class else number * 21 + residue
-        numbers[i] = number + 1
-    return state
+    """N-grams of a frame; its longest open run and its stops, over the number of codons."""
+    longest, open_run, stops = 0, 0, 0
+    run, ngram, of_classes = 0, np.int64(0), np.int64(0)
+    for i in range(len(codons)):
+        residue = np.int64(residues[i])
+        open_run = open_run + 1 if residue < STOP else 0
+        longest = max(longest, open_run)
+        stops += residue == STOP
+        run = 0 if residue == NO_RESIDUE else run + 1
+        ngram = (ngram * 21 + residue) % 21**4
+        of_classes = (of_classes * NUM_CLASSES + residue_classes[residue]) % NUM_CLASSES**6
+        if i >= 1:
+            pairs[i - 1] = codons[i - 1] * 64 + codons[i] + 1 if max(codons[i - 1], codons[i]) < NO_CODON else 0
+        if i >= 3:
+            ngrams[i - 3] = ngram + 1 if run >= 4 else 0
+        if i >= 5:
+            classes[i - 5] = of_classes + 1 if run >= 6 else 0
+    openness[0] = longest / len(codons)
+    openness[1] = stops / len(codons)

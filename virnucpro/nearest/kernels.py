@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.kernels import kernel
+from virnucpro.kernels import kernel, part_of_kernels
 from virnucpro.nearest.residues import SCORES, SEED_LETTERS
 
+SPAN = 17
+"""Places of a seed."""
 BLOCK = 2048
 """Places of the table that are looked at together: what is known of them fits a core's cache, and memory is waited for
 once and not for each."""
@@ -58,28 +60,58 @@ class Index(NamedTuple):
     room: int
 
 
-@kernel
+class Work(NamedTuple):
+    """What a thread knows of a block, and of each query where it was aligned last."""
+
+    letters: NDArray[np.uint8]
+    whole: NDArray[np.uint8]
+    sums: NDArray[np.uint32]
+    hashes: NDArray[np.uint64]
+    places: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    firsts: NDArray[np.uint64]
+    pairs: NDArray[np.int64]
+    scores: NDArray[np.int32]
+    diagonals: NDArray[np.int64]
+    looked: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, num_queries: int, room: int) -> Work:
+        """Room for the work; ``room`` as of ``Index``."""
+        return cls(
+            letters=np.empty(BLOCK + SPAN, dtype=np.uint8),
+            whole=np.empty(BLOCK + SPAN, dtype=np.uint8),
+            sums=np.empty(BLOCK, dtype=np.uint32),
+            hashes=np.empty(BLOCK + 1, dtype=np.uint64),
+            places=np.empty(BLOCK + 1, dtype=np.int64),
+            bounds=np.empty((BLOCK, 2), dtype=np.int64),
+            firsts=np.empty(BLOCK, dtype=np.uint64),
+            pairs=np.empty((room + 1, 2), dtype=np.int64),
+            scores=np.empty(room + 1, dtype=np.int32),
+            diagonals=np.full(num_queries, -(1 << 60)),
+            looked=np.zeros(num_queries, dtype=np.int64),
+        )
+
+
+@part_of_kernels
 def _pass_filter(
     table: NDArray[np.uint8],
     start: int,
     count: int,
     index: Index,
-    letters: NDArray[np.uint8],
-    whole: NDArray[np.uint8],
-    sums: NDArray[np.uint32],
-    hashes: NDArray[np.uint64],
-    places: NDArray[np.int64],
+    work: Work,
 ) -> int:
     """Hashes of seeds that begin at ``count`` places of the table and that queries may have; returns how many."""
+    letters, whole, sums, hashes, places = work.letters, work.whole, work.sums, work.hashes, work.places
     last_other = -1
-    for i in range(count + 16):
+    for i in range(count + SPAN - 1):
         code = table[start + i]
         letters[i] = SEED_LETTERS[code]
         last_other = i if code >= 20 else last_other
-        whole[i] = i - last_other > 16
+        whole[i] = i - last_other > SPAN - 2
     for i in range(count):
         sums[i] = 0
-    for k in range(17):
+    for k in range(SPAN):
         factor = index.factors[k]
         if factor:
             for i in range(count):
@@ -92,11 +124,11 @@ def _pass_filter(
         is_seen = (word >> (number & last_bits)) & (word >> ((number >> np.uint64(6)) & last_bits))
         hashes[num_passed] = number
         places[num_passed] = start + i
-        num_passed += np.int64(is_seen & np.uint64(whole[i + 16]))
+        num_passed += (is_seen & np.uint64(whole[i + SPAN - 1])) != 0
     return num_passed
 
 
-@kernel
+@part_of_kernels
 def _join(
     entries: NDArray[np.uint64],
     bounds: NDArray[np.int64],
@@ -120,7 +152,7 @@ def _join(
     return num_pairs, k
 
 
-@kernel
+@part_of_kernels
 def _score_seeds(
     query: NDArray[np.uint8],
     table: NDArray[np.uint8],
@@ -134,15 +166,15 @@ def _score_seeds(
     for k in range(num_pairs):
         q, t = pairs[k, 0], pairs[k, 1]
         score = 0
-        for j in range(17):
+        for j in range(SPAN):
             score += SCORES[(np.int64(query[q + j]) << 5) | table[t + j]]
         scores[k] = score
 
 
-@kernel
+@part_of_kernels
 def _extend(query: NDArray[np.uint8], q: int, table: NDArray[np.uint8], t: int, score: int) -> tuple[int, int]:
     """Best score of an alignment through a seed at ``q`` and ``t``, and how far right of ``t`` it was looked."""
-    best, total, j = score, score, 17
+    best, total, j = score, score, SPAN
     while True:
         total += SCORES[(np.int64(query[q + j]) << 5) | table[t + j]]
         if total > best:
@@ -162,59 +194,70 @@ def _extend(query: NDArray[np.uint8], q: int, table: NDArray[np.uint8], t: int, 
     return best, right
 
 
+@part_of_kernels
+def _keep_best(
+    proteins: Proteins,
+    index: Index,
+    work: Work,
+    num_pairs: int,
+    protein: int,
+    left_out: NDArray[np.int32],
+    scores: NDArray[np.int32],
+    found: NDArray[np.int32],
+) -> int:
+    """Extend the seeds that score enough; returns the protein of the last of these, ``protein`` or a later one."""
+    table, starts, query, pairs = proteins.residues, proteins.starts, index.residues, work.pairs
+    for pair in range(num_pairs):
+        if work.scores[pair] < LEAST_SCORE:
+            continue
+        q, t = pairs[pair, 0], pairs[pair, 1]
+        owner = index.owners[q >> OWNER_BITS]
+        while index.starts[owner + 1] <= q:
+            owner += 1
+        while starts[protein + 1] <= t:
+            protein += 1
+        diagonal = t - q
+        is_looked_at = work.diagonals[owner] == diagonal and t <= work.looked[owner]
+        if is_looked_at or (left_out[owner] >= 0 and left_out[owner] == proteins.folds[protein]):
+            continue
+        score, right = _extend(query, q, table, t, work.scores[pair])
+        work.diagonals[owner] = diagonal
+        work.looked[owner] = t + right
+        side = 0 if proteins.is_viral[protein] else 1
+        if score > scores[owner, side]:
+            scores[owner, side] = score
+            found[owner, side] = protein
+    return protein
+
+
 @kernel
 def stream(
     first: int,
     last: int,
     proteins: Proteins,
     index: Index,
+    work: Work,
     left_out: NDArray[np.int32],
-    diagonals: NDArray[np.int64],
-    looked: NDArray[np.int64],
     scores: NDArray[np.int32],
     found: NDArray[np.int32],
 ) -> None:
     """Stream proteins past the index and keep the best of each query, in ``scores`` and ``found``.
 
-    A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over:
-    ``diagonals`` and ``looked`` say where that was.
+    A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over.
     """
-    table, starts, query = proteins.residues, proteins.starts, index.residues
-    letters, whole = np.empty(BLOCK + 16, dtype=np.uint8), np.empty(BLOCK + 16, dtype=np.uint8)
-    sums, hashes = np.empty(BLOCK, dtype=np.uint32), np.empty(BLOCK + 1, dtype=np.uint64)
-    places, bounds = np.empty(BLOCK + 1, dtype=np.int64), np.empty((BLOCK, 2), dtype=np.int64)
-    firsts = np.empty(BLOCK, dtype=np.uint64)
-    pairs, seeds = np.empty((index.room + 1, 2), dtype=np.int64), np.empty(index.room, dtype=np.int32)
+    table, starts = proteins.residues, proteins.starts
+    hashes, bounds = work.hashes, work.bounds
     protein = first
-    end = starts[last] - 16
+    end = starts[last] - SPAN + 1
     for start in range(starts[first], end, BLOCK):
-        count = _pass_filter(table, start, min(BLOCK, end - start), index, letters, whole, sums, hashes, places)
+        count = _pass_filter(table, start, min(BLOCK, end - start), index, work)
         for k in range(count):
             bucket = hashes[k] >> np.uint64(index.bucket_shift)
             bounds[k, 0], bounds[k, 1] = index.bounds[bucket], index.bounds[bucket + np.uint64(1)]
         for k in range(count):  # brings what is read next from memory, many at a time
-            firsts[k] = index.entries[bounds[k, 0]]
-        k = 0
+            work.firsts[k] = index.entries[bounds[k, 0]]
+        k = int(np.int64(0))  # as a plain 0 the parts would be compiled for it and for all others
         while k < count:
-            num_pairs, k = _join(index.entries, bounds, hashes, places, k, count, pairs)
-            _score_seeds(query, table, pairs, num_pairs, seeds)
-            for pair in range(num_pairs):
-                if seeds[pair] < LEAST_SCORE:
-                    continue
-                q, t = pairs[pair, 0], pairs[pair, 1]
-                owner = index.owners[q >> OWNER_BITS]
-                while index.starts[owner + 1] <= q:
-                    owner += 1
-                while starts[protein + 1] <= t:
-                    protein += 1
-                diagonal = t - q
-                is_looked_at = diagonals[owner] == diagonal and t <= looked[owner]
-                if is_looked_at or (left_out[owner] >= 0 and left_out[owner] == proteins.folds[protein]):
-                    continue
-                score, right = _extend(query, q, table, t, seeds[pair])
-                diagonals[owner] = diagonal
-                looked[owner] = t + right
-                side = 0 if proteins.is_viral[protein] else 1
-                if score > scores[owner, side]:
-                    scores[owner, side] = score
-                    found[owner, side] = protein
+            num_pairs, k = _join(index.entries, bounds, hashes, work.places, k, count, work.pairs)
+            _score_seeds(index.residues, table, work.pairs, num_pairs, work.scores)
+            protein = _keep_best(proteins, index, work, num_pairs, protein, left_out, scores, found)

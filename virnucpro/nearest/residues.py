@@ -82,13 +82,15 @@ def mask(codes: NDArray[np.uint8]) -> None:
 
 @kernel
 def _mask(codes: NDArray[np.uint8], terms: NDArray[np.float64], most: float) -> None:
-    counts = np.zeros(32, dtype=np.int64)
-    seen = np.zeros(12, dtype=np.uint8)
+    counts, seen = np.empty(20, dtype=np.int64), np.empty(12, dtype=np.uint8)
+    for letter in range(20):
+        counts[letter] = 0
     run, total, masked_to = 0, 0.0, 0
     for i in range(len(codes)):
         code = codes[i]
         if code >= 20:
-            counts[:] = 0
+            for letter in range(20):
+                counts[letter] = 0
             run, total = 0, 0.0
             continue
         if run >= 12:

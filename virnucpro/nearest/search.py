@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.kernels import Index, Proteins, stream
+from virnucpro.nearest.kernels import Index, Proteins, Work, stream
 from virnucpro.nearest.residues import CODES
 from virnucpro.nearest.seeds import PATTERN, index_of
 from virnucpro.nearest.table import Table
@@ -108,8 +108,7 @@ def _scan(
     """Scores and proteins (n, 2) of a range of proteins of the table."""
     scores = np.zeros((len(left_out), 2), dtype=np.int32)
     found = np.full((len(left_out), 2), NONE, dtype=np.int32)
-    diagonals, looked = np.full(len(left_out), -(1 << 60)), np.zeros(len(left_out), dtype=np.int64)
-    stream(*part, proteins, index, left_out, diagonals, looked, scores, found)
+    stream(*part, proteins, index, Work.of(len(left_out), index.room), left_out, scores, found)
     return scores, found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.kernels import BLOCK, OWNER_BITS, Index
+from virnucpro.nearest.kernels import BLOCK, OWNER_BITS, SPAN, Index
 from virnucpro.nearest.residues import LETTERS, SEED_LETTERS, mask
 from virnucpro.nearest.table import with_breaks
 from virnucpro.sequence.ragged import Ragged, offsets_of
@@ -19,7 +19,6 @@ PATTERN = "11010010110001011"
 """Places of a seed that must agree; source: chosen on dev among patterns of its weight (EXPERIMENTS.md)."""
 SENSITIVE = "11010010100001011"
 """The same of a seed that finds more, in two to three times the time."""
-SPAN = len(PATTERN)
 LEAST_COST = 18_000
 """Seeds that chance finds more often than once in 2^18 places (thousandths of a bit) are none."""
 
@@ -81,7 +80,7 @@ def _seeds(residues: NDArray[np.uint8], at: int, factors: NDArray[np.uint32]) ->
     codes = residues[at : at + _PLACES_AT_A_TIME + SPAN - 1]
     count = len(codes) - SPAN + 1
     letters, costs = _LETTERS[codes], _COSTS[codes]
-    num_others = offsets_of(codes >= len(LETTERS))  # residues that are in no seed, before each place
+    num_others = offsets_of((codes >= len(LETTERS)).astype(np.int64))  # residues that are in no seed, before each place
     hashes, cost = np.zeros(count, dtype=np.uint32), np.zeros(count, dtype=np.uint16)
     for place in np.flatnonzero(factors).tolist():
         hashes += letters[place : place + count] * factors[place]

@@ -218,6 +218,15 @@ def test_a_damaged_table_is_one_clear_line(tmp_path: Path, harm: str):
         load_table(path)
 
 
+def test_no_seed_holds_an_unknown_residue():
+    """The hash of ``X`` and a letter would be that of two other letters."""
+    table = make_table(ragged(["XCWMYPHEFKNRDWYPT"]), [("a", "a", "virus")])
+    assert not search(table, ragged(["HGWMYPHEFKNRDWYPT"])).scores.any()
+    assert search(table, ragged(["XCWMYPHEFKNRDWYPTMWYPHEFKNR"])).scores.max() == 0
+    longer = make_table(ragged(["HCWMYPHEFKNRDWYPT"]), [("a", "a", "virus")])
+    assert search(longer, ragged(["HCWMYPHEFKNRDWYPT"])).scores[0, VIRUS] > 90
+
+
 def test_nothing_to_search_for_finds_nothing():
     table, _ = large(1)
     assert search(table, ragged([])).scores.shape == (0, 2)

@@ -23,6 +23,11 @@ DROP = 14
 """An extension ends where its score has fallen by more than this below its best."""
 
 
+END, LEFT_OUT, DIAGONAL, LOOKED, SCORE, FOUND = 0, 1, 2, 3, 4, 6
+"""Of a query's state: where the query ends, the proteins that do not count, the diagonal of its last alignment and how
+far that one looked, the best scores against viruses and cells, and the proteins that have them."""
+
+
 class Proteins(NamedTuple):
     """Proteins to search in: residues and starts as in ``table.Table``, a number and a side for each."""
 
@@ -37,7 +42,7 @@ class Index(NamedTuple):
 
     Attributes:
         residues: masked codes of the queries, with breaks around each.
-        starts: (n + 1,) where each query begins.
+        ends: (n,) where each query ends.
         owners: the query at each 64th place, or the first one behind it.
         factors: (17,) uint32, by which the letters of a seed make its hash.
         filter_shift: from a hash to its word of ``seen``,
@@ -49,7 +54,7 @@ class Index(NamedTuple):
     """
 
     residues: NDArray[np.uint8]
-    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
     owners: NDArray[np.int64]
     factors: NDArray[np.uint32]
     filter_shift: int
@@ -61,7 +66,7 @@ class Index(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a thread knows of a block, and of each query where it was aligned last."""
+    """What a thread knows of a block, and of each query (``states``, (n, 8), a cache line each, see ``END``)."""
 
     letters: NDArray[np.uint8]
     whole: NDArray[np.uint8]
@@ -72,12 +77,14 @@ class Work(NamedTuple):
     firsts: NDArray[np.uint64]
     pairs: NDArray[np.int64]
     scores: NDArray[np.int32]
-    diagonals: NDArray[np.int64]
-    looked: NDArray[np.int64]
+    states: NDArray[np.int64]
 
     @classmethod
-    def of(cls, num_queries: int, room: int) -> Work:
-        """Room for the work; ``room`` as of ``Index``."""
+    def of(cls, index: Index, left_out: NDArray[np.int32]) -> Work:
+        """Room for the work; ``left_out`` is the number of proteins that do not count for each query."""
+        states = np.zeros((len(left_out), 8), dtype=np.int64)
+        states[:, END], states[:, LEFT_OUT] = index.ends, left_out
+        states[:, DIAGONAL], states[:, FOUND : FOUND + 2] = -(1 << 60), -1
         return cls(
             letters=np.empty(BLOCK + SPAN, dtype=np.uint8),
             whole=np.empty(BLOCK + SPAN, dtype=np.uint8),
@@ -86,10 +93,9 @@ class Work(NamedTuple):
             places=np.empty(BLOCK + 1, dtype=np.int64),
             bounds=np.empty((BLOCK, 2), dtype=np.int64),
             firsts=np.empty(BLOCK, dtype=np.uint64),
-            pairs=np.empty((room + 1, 2), dtype=np.int64),
-            scores=np.empty(room + 1, dtype=np.int32),
-            diagonals=np.full(num_queries, -(1 << 60)),
-            looked=np.zeros(num_queries, dtype=np.int64),
+            pairs=np.empty((index.room + 1, 2), dtype=np.int64),
+            scores=np.empty(index.room + 1, dtype=np.int32),
+            states=states,
         )
 
 
@@ -108,7 +114,7 @@ def _pass_filter(
         code = table[start + i]
         letters[i] = SEED_LETTERS[code]
         last_other = i if code >= 20 else last_other
-        whole[i] = i - last_other > SPAN - 2
+        whole[i] = i - last_other > SPAN - 1
     for i in range(count):
         sums[i] = 0
     for k in range(SPAN):
@@ -195,61 +201,40 @@ def _extend(query: NDArray[np.uint8], q: int, table: NDArray[np.uint8], t: int, 
 
 
 @part_of_kernels
-def _keep_best(
-    proteins: Proteins,
-    index: Index,
-    work: Work,
-    num_pairs: int,
-    protein: int,
-    left_out: NDArray[np.int32],
-    scores: NDArray[np.int32],
-    found: NDArray[np.int32],
-) -> int:
-    """Extend the seeds that score enough; returns the protein of the last of these, ``protein`` or a later one."""
-    table, starts, query, pairs = proteins.residues, proteins.starts, index.residues, work.pairs
+def _keep_best(proteins: Proteins, index: Index, work: Work, num_pairs: int, protein: int) -> int:
+    """Extend the seeds that score enough; returns the protein of the last of these, ``protein`` or a later one.
+
+    A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over.
+    """
+    pairs, states = work.pairs, work.states
     for pair in range(num_pairs):
         if work.scores[pair] < LEAST_SCORE:
             continue
         q, t = pairs[pair, 0], pairs[pair, 1]
         owner = index.owners[q >> OWNER_BITS]
-        while index.starts[owner + 1] <= q:
+        while states[owner, END] <= q:
             owner += 1
-        while starts[protein + 1] <= t:
+        while proteins.starts[protein + 1] <= t:
             protein += 1
-        diagonal = t - q
-        is_looked_at = work.diagonals[owner] == diagonal and t <= work.looked[owner]
-        if is_looked_at or (left_out[owner] >= 0 and left_out[owner] == proteins.folds[protein]):
+        state = states[owner]
+        is_looked_at = state[DIAGONAL] == t - q and t <= state[LOOKED]
+        if is_looked_at or (state[LEFT_OUT] >= 0 and state[LEFT_OUT] == proteins.folds[protein]):
             continue
-        score, right = _extend(query, q, table, t, work.scores[pair])
-        work.diagonals[owner] = diagonal
-        work.looked[owner] = t + right
+        score, right = _extend(index.residues, q, proteins.residues, t, work.scores[pair])
+        state[DIAGONAL], state[LOOKED] = t - q, t + right
         side = 0 if proteins.is_viral[protein] else 1
-        if score > scores[owner, side]:
-            scores[owner, side] = score
-            found[owner, side] = protein
+        if score > state[SCORE + side]:
+            state[SCORE + side], state[FOUND + side] = score, protein
     return protein
 
 
 @kernel
-def stream(
-    first: int,
-    last: int,
-    proteins: Proteins,
-    index: Index,
-    work: Work,
-    left_out: NDArray[np.int32],
-    scores: NDArray[np.int32],
-    found: NDArray[np.int32],
-) -> None:
-    """Stream proteins past the index and keep the best of each query, in ``scores`` and ``found``.
-
-    A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over.
-    """
-    table, starts = proteins.residues, proteins.starts
-    hashes, bounds = work.hashes, work.bounds
+def stream(first: int, last: int, proteins: Proteins, index: Index, work: Work) -> None:
+    """Stream proteins past the index and keep the best of each query in the states of ``work``."""
+    table, hashes, bounds = proteins.residues, work.hashes, work.bounds
     protein = first
-    end = starts[last] - SPAN + 1
-    for start in range(starts[first], end, BLOCK):
+    end = proteins.starts[last] - SPAN + 1
+    for start in range(proteins.starts[first], end, BLOCK):
         count = _pass_filter(table, start, min(BLOCK, end - start), index, work)
         for k in range(count):
             bucket = hashes[k] >> np.uint64(index.bucket_shift)
@@ -260,4 +245,4 @@ def stream(
         while k < count:
             num_pairs, k = _join(index.entries, bounds, hashes, work.places, k, count, work.pairs)
             _score_seeds(index.residues, table, work.pairs, num_pairs, work.scores)
-            protein = _keep_best(proteins, index, work, num_pairs, protein, left_out, scores, found)
+            protein = _keep_best(proteins, index, work, num_pairs, protein)

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.kernels import Index, Proteins, Work, stream
+from virnucpro.nearest.kernels import FOUND, SCORE, Index, Proteins, Work, stream
 from virnucpro.nearest.residues import CODES
 from virnucpro.nearest.seeds import PATTERN, index_of
 from virnucpro.nearest.table import Table
@@ -104,12 +104,11 @@ def search_codes(
 
 def _scan(
     proteins: Proteins, index: Index, left_out: NDArray[np.int32], part: tuple[int, int]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Scores and proteins (n, 2) of a range of proteins of the table."""
-    scores = np.zeros((len(left_out), 2), dtype=np.int32)
-    found = np.full((len(left_out), 2), NONE, dtype=np.int32)
-    stream(*part, proteins, index, Work.of(len(left_out), index.room), left_out, scores, found)
-    return scores, found
+    work = Work.of(index, left_out)
+    stream(*part, proteins, index, work)
+    return work.states[:, SCORE : SCORE + 2], work.states[:, FOUND : FOUND + 2]
 
 
 def _batches(queries: Ragged) -> list[tuple[int, int]]:

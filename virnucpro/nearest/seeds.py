@@ -35,34 +35,34 @@ def index_of(queries: Ragged, pattern: str) -> Index:
     """Index queries (residue codes)."""
     residues, starts = with_breaks(queries)
     mask(residues)
-    owners = np.searchsorted(starts[1:], np.arange(0, len(residues), 1 << OWNER_BITS), side="right")
+    owners = np.searchsorted(starts[1:] - 1, np.arange(0, len(residues), 1 << OWNER_BITS), side="right")
     factors = _factors(pattern)
     entries = np.concatenate(
         [np.zeros(0, np.uint64)]
         + [_seeds(residues, at, factors) for at in range(0, len(residues) - SPAN + 1, _PLACES_AT_A_TIME)]
     )
     entries.sort()
-    hashes = entries >> np.uint64(32)
-    bits = max(_FEWEST_BITS, len(entries).bit_length() - 2)
-    filter_shift, bucket_shift = 33 - bits, 32 - bits
-    bounds = offsets_of(np.bincount((hashes >> np.uint64(bucket_shift)).astype(np.int64), minlength=1 << bits))
-    seen = np.zeros(1 << (bits - 1), dtype=np.uint64)
-    words = (hashes >> np.uint64(filter_shift)).astype(np.int64)
-    marks = np.uint64(1) << (hashes & np.uint64(63)) | np.uint64(1) << (hashes >> np.uint64(6) & np.uint64(63))
-    firsts = np.flatnonzero(np.diff(words, prepend=-1))
-    seen[words[firsts]] = np.bitwise_or.reduceat(marks, firsts) if len(firsts) else 0
-    room = max(4 * BLOCK, int(np.diff(bounds).max()))
+    bits = max(_FEWEST_BITS, len(entries).bit_length() - 1)
+    counts = np.bincount((entries >> np.uint64(64 - bits)).view(np.int64), minlength=1 << bits)
+    bounds = np.zeros(len(counts) + 1, dtype=np.int32)
+    np.cumsum(counts, dtype=np.int32, out=bounds[1:])
+    marks = np.uint64(1) << (entries >> np.uint64(32) & np.uint64(63))
+    marks |= np.uint64(1) << (entries >> np.uint64(38) & np.uint64(63))
+    words = np.flatnonzero(counts.reshape(-1, 4).sum(axis=1))  # of the filter: four buckets each
+    seen = np.zeros(1 << (bits - 2), dtype=np.uint64)
+    if len(words):
+        seen[words] = np.bitwise_or.reduceat(marks, bounds[4 * words])
     return Index(
         residues,
-        starts,
+        starts[1:] - 1,
         owners,
         factors,
-        filter_shift,
-        bucket_shift,
+        34 - bits,
+        32 - bits,
         seen,
-        bounds.astype(np.int32),
+        bounds,
         np.append(entries, np.uint64(0)),
-        room,
+        max(4 * BLOCK, int(counts.max())),
     )
 
 

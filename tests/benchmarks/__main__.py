@@ -10,7 +10,7 @@ import click
 from benchmarks import gpu, suite
 from benchmarks.inputs import ESM2_SIZES
 from benchmarks.measure import Settings
-from virnucpro.cli.options import COUNT, FILE, measured_model_option, threads_option
+from virnucpro.cli.options import COUNT, FILE, threads_option
 from virnucpro.encoders.device import available_cpus
 from virnucpro.logs import start_logging
 
@@ -66,7 +66,7 @@ def _split(context: click.Context, option: click.Parameter, value: str) -> tuple
     help="Budget of each contestant; each runs three times at least.",
 )
 @threads_option
-@measured_model_option
+@click.option("-m", "--model", metavar="MODEL", default="lite", show_default=True, help="Model, as in predict.")
 @click.option(
     "--records",
     "num_records",

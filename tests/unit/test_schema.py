@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 from conftest import mixed_records
 
-from virnucpro.results.schema import CASCADE, FRAGMENTS, READS, REGIONS, ROWS, SAMPLES, SEQUENCES, TABLES
+from virnucpro.results.schema import (
+    CASCADE,
+    FRAGMENTS,
+    READS,
+    REGIONS,
+    ROWS,
+    SAMPLES,
+    SEQUENCES,
+    TABLES,
+    TAXA,
+    TAXONOMY,
+)
 from virnucpro.samples import SUMMARY_COLUMNS
 
 DOCS = Path(__file__).parents[2] / "docs" / "results.md"
@@ -30,6 +41,7 @@ def runs(tmp_path_factory):
     first = folder / "tsv"
     program = [sys.executable, "-m", "virnucpro"]
     asked = ["-o", first, "-q", "-t", "1", "--unit-rows", "5", "--keep-intermediate", "--legacy-output"]
+    asked.append("--taxonomy")
     subprocess.run([*program, "predict", folder / "in.fasta", *asked], check=True)
     for file_format in ("jsonl", "parquet"):
         if file_format == "parquet":
@@ -84,14 +96,15 @@ def test_every_format_holds_the_same_values(runs, table, file_format):
     assert lines_of(runs, table, file_format)[1] == lines_of(runs, table, "tsv")[1]
 
 
-def test_regions_hold_the_schema(runs):
+@pytest.mark.parametrize("table", [REGIONS, TAXONOMY, TAXA], ids=lambda table: table.name)
+def test_tables_of_hits_hold_the_schema(runs, table):
     """Columns in order, and each value of its type."""
-    header, lines = lines_of(runs, REGIONS, "tsv")
-    assert tuple(header) == REGIONS.header
+    header, lines = lines_of(runs, table, "tsv")
+    assert tuple(header) == table.header
     assert all(
-        not column.values or value in column.values
+        not column.values or value is None or value in column.values
         for line in lines
-        for column, value in zip(REGIONS.columns, line, strict=True)
+        for column, value in zip(table.columns, line, strict=True)
     )
 
 

@@ -22,7 +22,7 @@ from virnucpro.engine.packing import GreedyPacker
 from virnucpro.engine.threads import ComputeThreads
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.serial import SerialExecutor
-from virnucpro.run.predict import _embed_executor
+from virnucpro.run.units import _embed_executor
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.settings import Runtime
 from virnucpro.stages.embed import settings_for

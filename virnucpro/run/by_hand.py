@@ -23,7 +23,8 @@ from virnucpro.logs import log_to
 from virnucpro.progress import Reporter
 from virnucpro.request import Request
 from virnucpro.run import shards
-from virnucpro.run.predict import Results, asked_bundle, execute, make_run, pinned, run_units
+from virnucpro.run.predict import Results, execute
+from virnucpro.run.units import asked_bundle, make_run, pinned, run_units
 from virnucpro.run_dir import RunDir
 from virnucpro.settings import Runtime
 from virnucpro.stages.base import Index

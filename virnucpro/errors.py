@@ -93,6 +93,9 @@ class InputsError(InputError):
         self.errors = tuple(errors)
         super().__init__(errors[0].source, errors[0].problem, errors[0].line)
 
+    def __reduce__(self) -> tuple[type[InputsError], tuple[tuple[InputError, ...]]]:
+        return type(self), (self.errors,)
+
     def __str__(self) -> str:
         return f"{len(self.errors)} inputs cannot be read:\n" + "\n".join(f"  {error}" for error in self.errors)
 

@@ -33,7 +33,7 @@ WRONG = {
     "an unknown model": (["predict", "in.fasta", "-o", "a", "-m", "nosuch"], 6, "lite, 300, 500"),
     "no settings file": (["predict", "in.fasta", "-o", "a", "--config", "nowhere.yaml"], 2, "nowhere.yaml"),
     "an output that is a file": (["predict", "in.fasta", "-o", "in.fasta"], 2, "'in.fasta' is a file"),
-    "an output inside a file": (["predict", "in.fasta", "-o", "in.fasta/a"], 4, "Not a directory"),
+    "an output inside a file": (["predict", "in.fasta", "-o", "in.fasta/a"], 4, "a part of its path is a file"),
     "the same input twice": (["predict", "in.fasta", "in.fasta", "-o", "a"], 2, "would both write"),
     "no such input": (["predict", "nowhere.fasta", "-o", "a"], 3, "no such file"),
     "a directory as input": (["predict", "empty", "-o", "a"], 3, "is a directory"),

@@ -32,6 +32,7 @@ from virnucpro import errors
 from virnucpro.errors import (
     DiskFullError,
     InputError,
+    InputsError,
     MemoryShortError,
     PlaceError,
     RunMismatchError,
@@ -376,6 +377,14 @@ def test_every_error_crosses_processes_unchanged(error):
     assert (vars(arrived), str(arrived), arrived.exit_code) == (vars(error), str(error), error.exit_code)
 
 
+def test_several_errors_cross_processes_as_one():
+    """Each with its place."""
+    error = InputsError([InputError("a.fa", "bad.", 3), InputError("b.fa", "bad.")])
+    arrived = pickle.loads(pickle.dumps(error))  # noqa: S301 - as above
+    assert (type(arrived), str(arrived), arrived.exit_code) == (InputsError, str(error), 3)
+    assert [vars(one) for one in arrived.errors] == [vars(one) for one in error.errors]
+
+
 def test_no_error_class_was_forgotten():
     """The list above is the whole tree."""
     tree, todo = set(), [VirNucProError]
@@ -385,6 +394,6 @@ def test_no_error_class_was_forgotten():
         tree |= {error.__name__ for error in found if error.__module__ == "virnucpro.errors"}
     assert tree == {
         *("UsageError", "RunMismatchError", "InputError", "ResourceError", "DiskFullError", "IncompleteRunError"),
-        *("PlaceError", "MemoryShortError"),
+        *("InputsError", "PlaceError", "MemoryShortError"),
         *("ModelError", "StoreError", "CountError", "WorkerError"),
     }

@@ -353,6 +353,8 @@ def _opened_part(part: Path, size_bytes: int) -> Iterator[tuple[IO[bytes], Any]]
 
 async def _together(visits: Sequence[Any]) -> None:
     """Run coroutines at the same time; the first that raises ends the others."""
+    # A write to a connection that has just gone is told of by whoever waits for its answer, or by nobody after Ctrl-C.
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: _log.debug("%s", context["message"]))
     tasks = [asyncio.ensure_future(visit) for visit in visits]
     try:
         await asyncio.gather(*tasks)

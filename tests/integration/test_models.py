@@ -15,14 +15,16 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 from conftest import mixed_records, read_tsv, start, write_fasta
 
+from virnucpro.cli import exit_code_of
 from virnucpro.errors import ModelError, ResourceError, UsageError
 from virnucpro.progress import Reporter
-from virnucpro.registry import archive, inventory, receipts
+from virnucpro.registry import archive, hub, inventory, receipts
 from virnucpro.registry.catalogue import MODELS, PARTS, HubSource, Part, UrlSource
-from virnucpro.registry.download import Patience, SourceError, download, mirrored
+from virnucpro.registry.download import Patience, SourceError, _Transfer, download, mirrored
 from virnucpro.registry.fetch import Fetching, fetch_part
 
 QUICK = Patience(attempts=3, first_wait_seconds=0.01, timeout_seconds=5)
@@ -80,6 +82,8 @@ class Answer(BaseHTTPRequestHandler):
         if site.statuses or path.partition("?")[0] not in site.files:
             self.send_response(site.statuses.pop(0) if site.statuses else 404)
             self.send_header("Content-Length", "0")
+            if "Location" in site.headers:
+                self.send_header("Location", site.headers["Location"])
             self.end_headers()
             return
         content = site.files[path.partition("?")[0]]
@@ -97,7 +101,8 @@ class Answer(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         self.send_response(206 if "Content-Range" in headers else 200)
         for name, value in {"Content-Length": str(len(content) - first), **headers}.items():
-            self.send_header(name, value)
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -239,6 +244,63 @@ def test_a_web_page_is_no_checkpoint(site, tmp_path):
         download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
 
 
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/w.pth", "/loop.pth", "gopher://x/"])
+def test_a_redirect_to_another_scheme_or_in_a_circle_is_refused(site, tmp_path, target):
+    """Nothing of the machine is read, and nothing hangs."""
+    site.files["/loop.pth"] = b""
+    site.statuses, site.headers = [302] * 50, {"Location": target}
+    with pytest.raises(SourceError):
+        download(UrlSource(site.url("/loop.pth")), tmp_path / "w.pth", QUICK, nothing)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_redirect_to_another_host_is_followed_and_only_with_encryption_from_there(site, tmp_path):
+    """As hubs redirect to where their files lie."""
+    site.statuses, site.headers = [302], {"Location": site.url("/w.pth").replace("127.0.0.1", "localhost")}
+    download(UrlSource(site.url("/x.pth")), tmp_path / "w.pth", QUICK, nothing)
+    assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
+    first, last = (httpx2.Request("GET", address) for address in ("https://a.org/w.pth", "http://b.org/w.pth"))
+    answer = httpx2.Response(200, request=last, history=[httpx2.Response(302, request=first)])
+    with pytest.raises(SourceError, match="without encryption"), (tmp_path / "part").open("wb") as stream:
+        _Transfer(UrlSource(str(first.url)), tmp_path / "part", stream, QUICK, nothing)._refuse_wrong(answer)  # noqa: SLF001 - the loopback has no encryption
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        ({"Content-Length": "999999"}, "bytes are kept|peer closed"),
+        ({"Content-Length": str(10**15)}, "would be many"),
+        ({"Content-Length": "100", "Content-Range": f"bytes 0-99/{len(WEIGHTS)}"}, "sent 100 of"),
+        ({"Content-Length": str(len(WEIGHTS)), "Content-Range": "bytes 0-99/100"}, "more than 100 bytes"),
+        ({"Transfer-Encoding": "chunked"}, "peer closed|protocol|[Ii]llegal|chunk"),
+    ],
+)
+def test_lengths_and_ranges_that_lie_never_make_a_file(site, tmp_path, headers, problem):
+    """Also where nobody knows a checksum."""
+    site.headers, site.ranges, site.cut = headers, False, [len(WEIGHTS)] * 20
+    with pytest.raises(SourceError, match=problem):
+        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    assert not (tmp_path / "w.pth").exists()
+
+
+def test_a_body_without_end_is_cut_off(site, tmp_path):
+    """By the size that such a file may have."""
+    site.headers = {"Content-Length": "", "Connection": "close"}
+    with pytest.raises(SourceError, match="more than 1,000 bytes"):
+        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing, 1000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_server_says_cannot_move_the_cursor(site, tmp_path, capsys, monkeypatch):
+    """Its reason is shown escaped, or refused."""
+    monkeypatch.setitem(BaseHTTPRequestHandler.responses, 418, ("\x1b[2Jgone\x07", ""))
+    site.statuses = [418] * 10
+    with pytest.raises(SourceError) as caught:
+        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    assert exit_code_of(caught.value) == 6
+    assert not set("\x1b\x07") & set(capsys.readouterr().err)
+
+
 def test_a_file_that_is_not_there_is_not_asked_for_twice(site, tmp_path):
     with pytest.raises(SourceError, match="404"):
         download(UrlSource(site.url("/absent.pth")), tmp_path / "w.pth", QUICK, nothing)
@@ -353,6 +415,19 @@ def test_other_bytes_than_the_hub_lists_are_refused(virnucpro, site, cache, file
     assert file in ended.err
     assert "it was deleted" in ended.err
     assert not (cache / "downloads" / "DNABERT-S" / "receipt.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/x/model.safetensors", "a/../../pytorch_model.bin", "\x1b.bin"]
+)
+def test_names_in_a_listing_never_lead_out_of_the_folder(site, name):
+    """A hub may list anything; what is no plain name is passed over."""
+    files = DNABERT | {name: WEIGHTS, "pytorch_model.bin": WEIGHTS}
+    serve_repository(site, "zhihan1996/DNABERT-S", files, {name, "pytorch_model.bin"})
+    (source,) = (part.sources[0] for part in PARTS.values() if part.name == "DNABERT-S")
+    names = [file.name for file in hub.list_files(source, site.address, QUICK)]
+    assert "pytorch_model.bin" in names
+    assert set(names) <= {*DNABERT, "pytorch_model.bin"}
 
 
 def test_a_mirror_that_is_no_hub_still_gives_single_files(virnucpro, site, cache):

@@ -36,6 +36,11 @@ class _BusyError(Exception):
     """The server asks to come back later."""
 
 
+MOST_BYTES = 1 << 37
+"""Of a file of which nobody knows how large it should be; no checkpoint of this field comes near."""
+_MOST_ATTEMPTS = 1000
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long to try."""
@@ -63,8 +68,10 @@ def mirrored(url: str, mirror: str | None) -> str:
     return urlunsplit((place.scheme, place.netloc, place.path.rstrip("/") + urlsplit(url).path, "", ""))
 
 
-def download(source: UrlSource, target: Path, patience: Patience, advance: Advance) -> FileRecord:
-    """Bring a file to ``target``.
+def download(
+    source: UrlSource, target: Path, patience: Patience, advance: Advance, most_bytes: int = MOST_BYTES
+) -> FileRecord:
+    """Bring a file of at most ``most_bytes`` to ``target``.
 
     What has come lies beside it as ``.part`` until it is complete and checked; the next call picks up from there.
 
@@ -80,7 +87,7 @@ def download(source: UrlSource, target: Path, patience: Patience, advance: Advan
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _own(part) as stream:
-            _Transfer(source, part, stream, patience, advance).run()
+            _Transfer(source, part, stream, patience, advance, most_bytes).run()
             stream.flush()
             os.fsync(stream.fileno())
             if source.git_blob is not None and (found := git_blob_name(part)) != source.git_blob:
@@ -101,7 +108,16 @@ def download(source: UrlSource, target: Path, patience: Patience, advance: Advan
 class _Transfer:
     """Attempts to complete one part file."""
 
-    def __init__(self, source: UrlSource, part: Path, stream: IO[bytes], patience: Patience, advance: Advance) -> None:
+    def __init__(
+        self,
+        source: UrlSource,
+        part: Path,
+        stream: IO[bytes],
+        patience: Patience,
+        advance: Advance,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._most_bytes, self._num_attempts = most_bytes, 0
         self._source, self._stream = source, stream
         self._patience, self._advance = patience, advance
         self._marker = _marker(part)
@@ -126,6 +142,8 @@ class _Transfer:
                 reason = str(error) or type(error).__name__
                 # No name, no route, or nobody listening.
                 is_hopeless = isinstance(error, httpx2.ConnectError | httpx2.UnsupportedProtocol)
+                self._num_attempts += 1
+                is_hopeless |= self._num_attempts > _MOST_ATTEMPTS  # a few bytes at a time, for ever
                 if failures >= self._patience.attempts or is_hopeless:
                     kept = f"; {have:,} bytes are kept, repeat the command to resume" if have else ""
                     raise SourceError(f"{self._source.url}: {reason}{kept}") from error
@@ -160,7 +178,7 @@ class _Transfer:
         ):
             answered = response.headers.get("Content-Range", "")
             if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE and answered == f"bytes */{have}":
-                return  # it is complete
+                return  # it is complete, or was said to be; who knows what it should be checks it
             self._refuse_wrong(response)
             if have and not (response.status_code == 206 and answered.startswith(f"bytes {have}-")):
                 self._restart()
@@ -168,9 +186,29 @@ class _Transfer:
                     raise _BusyError("the part kept here does not fit the file there; starting over")
             if not self._stream.tell():
                 self._mark(response.headers)
-            for block in response.iter_raw():  # as they come: a block size would lose what a cut leaves over
-                self._stream.write(block)
-                self._advance(len(block))
+            self._take(response)
+
+    def _take(self, response: httpx2.Response) -> None:
+        """Write a body, of which neither more nor less comes than the server said."""
+        said = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get(
+            "Content-Length", ""
+        )
+        total = int(said) if said.isdecimal() and len(said) < 19 else None
+        most = min(self._most_bytes, self._most_bytes if total is None else total)
+        if (total or 0) > self._most_bytes:
+            self._give_up(f"would have {total:,} bytes, where {self._most_bytes:,} would be many")
+        for block in response.iter_raw():  # as they come: a block size would lose what a cut leaves over
+            if self._stream.tell() + len(block) > most:
+                self._give_up(f"has more than {most:,} bytes")
+            self._stream.write(block)
+            self._advance(len(block))
+        if total is not None and self._stream.tell() < total:
+            raise _BusyError(f"the server sent {self._stream.tell():,} of {total:,} bytes")
+
+    def _give_up(self, problem: str) -> None:
+        """Raises SourceError; nothing of the file is kept."""
+        self._restart()
+        raise SourceError(f"{self._source.url}: the file {problem}; it was deleted")
 
     def _refuse_wrong(self, response: httpx2.Response) -> None:
         """Check the head of an answer."""

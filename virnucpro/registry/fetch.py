@@ -106,7 +106,7 @@ def _fetch_from(source: HubSource | UrlSource, part: Part, folder: Path, how: Fe
         check_room(folder, part.about_bytes - have)
         with how.reporter.stage(source.file, None, "bytes") as advance:
             there = replace(source, url=mirrored(source.url, how.mirror))
-            return (download(there, folder / source.file, how.patience, advance),)
+            return (download(there, folder / source.file, how.patience, advance, 2 * part.about_bytes),)
     files = hub.list_files(source, how.mirror and mirrored("", how.mirror), how.patience)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from made_tables import RULES, table_of, with_genes
 from made_tables import line as made_line
 
 from virnucpro.errors import InputError
-from virnucpro.nearest.repeats import terminal_repeat
+from virnucpro.nearest.repeats import terminal_repeat, topology
 from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
@@ -308,7 +308,26 @@ def test_whole_sequences_say_what_repeats_at_their_ends(tmp_path):
         table = table_of([made_line(name, len(bases), 0.99) for name, bases in made.items()])
         write_all(InputResults.of(table, Calling(), source), tmp_path)
         found = {row["sequence"]: row["topology"] for row in rows_of(tmp_path)}
-        assert found == {"circular": "DTR", "inverted": "ITR", "short": "NA", "plain": "NA", "low": "NA"}
+        assert found == {"circular": "DTR", "inverted": "ITR", "short": "NA", "plain": "NA", "low": "polyA"}
+
+
+def test_headers_and_tails_say_what_they_say_of_completeness():
+    """After the repeats, which are seen; a header is believed only in the words of assemblers."""
+    plain, tail = random_dna(900, 5).encode(), b"a" * 20
+    assert topology(plain, b"length=900 depth=1.00x circular=true") == b"circular"
+    assert topology(plain, b"circular=no [topology=linear] not circular") == b""
+    assert topology(plain + tail, b"[topology=circular]") == b"circular"
+    assert topology(plain + tail, b"") == topology(b"T" * 20 + plain, b"") == b"polyA"
+    assert topology(plain[:70] + plain + plain[:70], b"circular=yes") == b"DTR"
+    assert topology(tail[:19], b"") == b""
+
+
+def test_a_name_that_would_be_a_comment_stays_in_bed(tmp_path):
+    """A line of BED or bedGraph that begins with # is none."""
+    write_fasta(tmp_path / "in.fasta", {"#a": random_dna(600, 5)})
+    results = InputResults.of(table_of([made_line("#a", 600, 0.99)]), Calling(), FileUnits(tmp_path / "in.fasta", 9))
+    write_all(results, tmp_path)
+    assert (tmp_path / "in.regions.bed").read_text().startswith("%23a\t0\t600\t#a\t")
 
 
 def test_a_long_repeat_is_found_and_an_overlap_is_none():

@@ -6,6 +6,8 @@ ends with the bases it begins with; some linear ones end with their reverse comp
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +27,7 @@ _LONGEST_TERMINAL_NT = 20_000
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _SLACK_NT = 3000  # by which the ends of the final region may differ from those that are asked for
 _FEWEST_TRIPLETS = 8
+_SAYS_CIRCULAR = re.compile(rb"\b(?:circular=(?:true|yes|y)|topology=circular)\b", re.IGNORECASE)
 _ROOM = 4096
 _IS_BASE = np.isin(np.arange(256), list(b"ACGT"))
 _BASES = np.full(256, 4, dtype=np.int64)
@@ -50,6 +53,23 @@ def find_sites(letters: NDArray[np.uint8], start: int, stop: int) -> NDArray[np.
     copies = (upper[first : first + length] for _, first, _, length in sites.tolist())
     sites = sites[np.array([_num_triplets(copy) >= _FEWEST_TRIPLETS for copy in copies], dtype=np.bool_)]
     return sites[np.lexsort((sites["stop"], sites["start"], -sites["length"]))][:MOST_SITES]
+
+
+def topology(bases: bytes, description: bytes) -> bytes:
+    """What says that a sequence is a whole genome, or has one of its ends; empty if nothing does.
+
+    ``DTR`` and ``ITR`` as of ``terminal_repeat``; ``circular`` if the header says so (``circular=true`` of Unicycler,
+    ``circular=yes`` of metaMDBG, ``topology=circular`` of NCBI); ``polyA`` if it ends with 20 A or begins with 20 T, as
+    many RNA viruses do.
+
+    Args:
+        bases: of the sequence, in either case.
+        description: the rest of its header.
+    """
+    ends = bases[-SHORTEST_TERMINAL_NT:].upper(), bases[:SHORTEST_TERMINAL_NT].upper()
+    has_tail = ends[0] == b"A" * SHORTEST_TERMINAL_NT or ends[1] == b"T" * SHORTEST_TERMINAL_NT
+    is_circular = _SAYS_CIRCULAR.search(description) is not None
+    return terminal_repeat(bases) or (b"circular" if is_circular else b"polyA" if has_tail else b"")
 
 
 def terminal_repeat(bases: bytes) -> bytes:

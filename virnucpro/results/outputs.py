@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
-from virnucpro.nearest.repeats import terminal_repeat
+from virnucpro.nearest.repeats import topology
 from virnucpro.results import legacy, schema, tables
 from virnucpro.results.calls import CALL_NAMES, Call, Calling, call_sequences, evidence_of
 from virnucpro.results.formats import (
@@ -303,16 +303,17 @@ def _topologies(results: InputResults) -> dict[int, bytes]:
     is_asked = results.calls["call"] == Call.VIRUS
     is_asked[results.proviruses["sequence"] - results.table.first] = False
     found: dict[int, bytes] = {}
-    last, parts = -1, list[bytes]()
-    for pieces, numbers, _ in results.source.bases() if is_asked.any() else ():
+    last, parts, description = -1, list[bytes](), b""
+    for pieces, numbers, descriptions in results.source.bases() if is_asked.any() else ():
         places = np.flatnonzero(is_asked[numbers - results.table.first])
-        for number, piece in zip(numbers[places].tolist(), pieces.bytes_at(places), strict=True):
+        items = zip(numbers[places].tolist(), pieces.bytes_at(places), descriptions.bytes_at(places), strict=True)
+        for number, piece, said in items:
             if number != last:
-                found[last] = terminal_repeat(b"".join(parts))
-                last, parts = number, []
+                found[last] = topology(b"".join(parts), description)
+                last, parts, description = number, [], said
             parts.append(piece)
-    found[last] = terminal_repeat(b"".join(parts))
-    return {number: topology for number, topology in found.items() if topology}
+    found[last] = topology(b"".join(parts), description)
+    return {number: seen for number, seen in found.items() if seen}
 
 
 def _regions(results: InputResults) -> Iterator[Cells]:
@@ -345,7 +346,10 @@ def _genes(results: InputResults) -> Iterator[Cells]:
 def _bed(results: InputResults) -> Iterator[bytes]:
     for part in results.parts():
         found = part.regions
-        names, scores = part.names_of(found["sequence"]), np.rint(1000 * found["p_virus"]).astype(np.int64)
+        names, scores = (
+            list(map(_bed_name, part.names_of(found["sequence"]))),
+            np.rint(1000 * found["p_virus"]).astype(np.int64),
+        )
         yield lines((names, found["start"], found["stop"], _region_names(part, found), scores, [b"."] * len(found)))
 
 
@@ -391,9 +395,14 @@ def _windows(results: InputResults) -> Iterator[bytes]:
         stops[has_next] = fragments["start"][has_next + 1]
         p_virus = tables.fragment_probabilities(part.table, results.prevalence)
         scored = ~np.isnan(p_virus)
-        names = part.table.names.to_bytes()
+        names = list(map(_bed_name, part.table.names.to_bytes()))
         scored_names = [names[position] for position in positions[scored].tolist()]
         yield lines((scored_names, fragments["start"][scored], stops[scored], p_virus[scored]))
+
+
+def _bed_name(name: bytes) -> bytes:
+    """A line that begins with ``#`` would be a comment, and the sequence gone for whoever reads it."""
+    return name.replace(b"#", b"%23", 1) if name.startswith(b"#") else name
 
 
 def _region_names(results: InputResults, found: NDArray[np.void]) -> list[bytes]:

@@ -191,8 +191,9 @@ REGIONS = Table(
         Column("num_fragments", "integer", "windows in it"),
         Column("num_genes", "integer", "genes in it"),
         Column("topology", "string", "of a whole sequence that ends with 20 bases or more that it begins with: DTR "
-               "(direct terminal repeat, circular or complete), or with their reverse complement: ITR (inverted)",
-               is_nullable=True, values=("DTR", "ITR")),
+               "(direct terminal repeat, circular or complete), or with their reverse complement: ITR (inverted); "
+               "else circular if its header says so, polyA if it has a tail of 20 A",
+               is_nullable=True, values=("DTR", "ITR", "circular", "polyA")),
     ),
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -57,7 +58,9 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
     results = RunDir(wanted.directory or root)
     if any(root.glob("*.taxonomy.tsv")):
         wanted = replace(wanted, proteins=genes.proteins_of(run_dir))
-    is_elsewhere = results.root.absolute() != root.absolute()
+    is_elsewhere = os.path.realpath(results.root) != os.path.realpath(root)
+    if is_elsewhere and results.manifest.is_file():
+        raise UsageError(f"{results.root} holds another run, whose results they would replace. Name another -o.")
     with run_dir.reading() if is_elsewhere else run_dir.locked():
         index = finished_index(run_dir)
         reporter = Reporter(show_bars)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import read_tsv
 
 from virnucpro.cli import cli
 from virnucpro.cli.reference import reference, walk
@@ -20,7 +21,7 @@ COMMANDS = {context.command_path: context for context in walk()}
 REFERENCE = ROOT / "docs" / "commands.md"
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def examples(text):
@@ -139,14 +140,50 @@ def test_help_is_printed_with_both_spellings(path, virnucpro):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    """Every file that a page names in a link is there."""
-    links = [link for link in LINK.findall(page.read_text()) if "://" not in link]
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    """Every file that a page names in a link is there, and every heading."""
+    links = [link.partition("#") for link in LINK.findall(page.read_text()) if "://" not in link]
+    assert [link for link, *_ in links if link and not (page.parent / link).exists()] == []
+    places = [(page.parent / link if link else page, anchor) for link, _, anchor in links if anchor]
+    assert [(str(path), anchor) for path, anchor in places if anchor not in anchors(path)] == []
+
+
+def anchors(path):
+    """Of the headings of a page, as its site and the forge make them."""
+    titles = re.findall(r"^#+ (.+)$", FENCED.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def test_messages_of_the_troubleshooting_page_exist():
+    """What it quotes stands in the program, and every exit code of the index has a row."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = re.findall(r"^\| ([\d, ]+) \| (.+?) \|", page, re.MULTILINE)
+    sources = "\n".join(path.read_text() for path in (ROOT / "virnucpro").rglob("*.py"))
+    sources = re.sub(r'"\n\s*f?"', "", sources).lower()
+    quoted = [message for _, cell in rows for message in re.findall(r"`(.+?)`", cell)]
+    parts = [part.strip(" .:,()") for message in quoted for part in re.split(r"\.\.\.|\bN\b|\b0\b", message)]
+    parts = [part.lower() for part in parts if len(part) > 4]
+    ours = [part for part in parts if part not in ("no such option", "no such command")]  # Click's
+    assert [part for part in ours if part not in sources] == []
+    index = (ROOT / "docs" / "README.md").read_text().partition("## Exit codes")[2]
+    assert {code for codes, _ in rows for code in codes.split(", ")} == set(
+        re.findall(r"\d+", " ".join(re.findall(r"^\| ([\d, ]+) \|", index, re.MULTILINE)))
+    ) - {"0"}
 
 
 def test_the_index_names_every_page():
     index = (ROOT / "docs" / "README.md").read_text()
     assert [page.name for page in (ROOT / "docs").glob("*.md") if page.name not in index] == []
+
+
+def test_the_first_run_is_what_its_page_shows(virnucpro, tmp_path):
+    """The rows that it shows are clear-cut, so that a better model calls them alike."""
+    page = (ROOT / "docs" / "first-run.md").read_text()
+    _, shown = (block for language, block in FENCED.findall(page) if language == "text")
+    head, *rows = [line.split() for line in shown.splitlines()]
+    assert virnucpro("predict", ROOT / "examples" / "metagenome.fasta", "-o", tmp_path, "--no-report").code == 0
+    table = {row["name"]: row for row in read_tsv(tmp_path / "metagenome.sequences.tsv")}
+    assert set(head) <= table["contig_004"].keys()
+    assert [row[:3] for row in rows] == [[row[0], table[row[0]]["length"], table[row[0]]["call"]] for row in rows]
 
 
 PYTHON_PAGES = [page for page in PAGES if any(language == "python" for language, _ in FENCED.findall(page.read_text()))]

@@ -271,10 +271,10 @@ BOMBS = {
 def test_a_bomb_ends_soon(tmp_path, bomb):
     """What is linear to build may be exponential to walk, hash, compare or print: nothing here does."""
     path = archive(tmp_path / "bomb.pth", b"\x80\x02" + BOMBS[bomb])
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ModelError) as caught:
         read_foreign(path)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert len(str(caught.value)) < 1000
 
 

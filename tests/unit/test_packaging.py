@@ -22,6 +22,7 @@ def names(requirements):
     return {re.match(r"[\w-]+", requirement)[0].lower() for requirement in requirements}
 
 
+PARTS = re.compile(r"([\w-]+)([>=][^;]*)")
 NEEDED = names(PROJECT["dependencies"])
 TEXTS = [
     path
@@ -60,6 +61,25 @@ def test_pixi_needs_what_the_wheel_needs():
     assert listed - {"python", "virnucpro"} == {
         CONDA_NAMES.get(name, name) if CONDA_NAMES.get(name, name) in pixi["dependencies"] else name for name in NEEDED
     }
+
+
+def test_pixi_tests_with_what_the_extra_for_tests_has():
+    """From either index, with the same lowest versions."""
+    feature = tomllib.loads((ROOT / "pixi.toml").read_text())["feature"]["dev"]
+    listed = feature["dependencies"] | feature["pypi-dependencies"]
+    extra = {match[1]: match[2] for match in map(PARTS.match, PROJECT["optional-dependencies"]["test"])}
+    assert {name: listed.get(name) for name in extra} == extra
+
+
+def test_lowest_versions_are_the_same_everywhere():
+    """Of the wheel, the conda recipe and pixi: none promises what was not tried."""
+    pixi = tomllib.loads((ROOT / "pixi.toml").read_text())
+    pixi = pixi["dependencies"] | pixi["pypi-dependencies"]
+    recipe = dict(re.findall(r"^    - ([\w-]+) (>=[\d.]+)$", (ROOT / "recipe" / "meta.yaml").read_text(), re.MULTILINE))
+    for requirement in PROJECT["dependencies"]:
+        name, lowest = PARTS.match(requirement).groups()
+        conda = CONDA_NAMES.get(name, name)
+        assert (recipe[conda], pixi.get(conda, pixi.get(name))) == (lowest, lowest)
 
 
 def test_requirements_pin_every_dependency_of_the_wheel_and_of_the_tests():

@@ -13,7 +13,7 @@ process VIRNUCPRO_PREDICT {
     tuple val(meta), path("${prefix}.regions.tsv")        , emit: regions
     tuple val(meta), path("${prefix}.virus.fna.gz")       , emit: virus
     tuple val(meta), path("${prefix}.report.html")        , emit: report, optional: true
-    path "${prefix}_mqc.json"                             , emit: mqc   , optional: true
+    path "${prefix}.virnucpro*_mqc*"                      , emit: mqc   , optional: true
     path "versions.yml"                                   , emit: versions
 
     when:

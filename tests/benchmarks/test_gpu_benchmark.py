@@ -189,6 +189,6 @@ def test_a_section_that_fails_costs_only_itself(tmp_path):
 def test_the_whole_check_of_a_card_passes_on_a_cpu(tmp_path):
     """Whole runs and a killed worker too."""
     check = gpu_check.Check(tmp_path, begun=time.time(), budget=10_000)
-    for section in (gpu_check.rates, gpu_check.predict, gpu_check.kill):
+    for section in (gpu_check.run_tests, gpu_check.rates, gpu_check.predict, gpu_check.kill):
         section(check)
     assert gpu_check.report(check)["bad"] == []

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.errors import InputError, UsageError
+from virnucpro.machine.heads import InputHead
 from virnucpro.sequence.alignments import alignment_format, primary_alignments
 from virnucpro.sequence.fasta import SequenceFile
 from virnucpro.sequence.streams import InputStream
@@ -184,6 +185,13 @@ def test_bam_on_stdin(tmp_path):
 
 def many(num):
     return (segment(f"r{i}", GENOME[i % 2800 : i % 2800 + 150]) for i in range(num))
+
+
+def test_a_plan_reads_a_cram_with_its_reference(tmp_path, reference):
+    """As predict does."""
+    path = write(tmp_path / "x.cram", MIXED, reference_filename=str(reference))
+    named = reference.rename(tmp_path / "moved.fa")
+    assert InputHead(str(path), str(named)).read(1000).startswith(b">")
 
 
 @pytest.mark.parametrize("name", ["x.bam", "x.cram"])

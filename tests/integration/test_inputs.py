@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,9 @@ def test_nothing_that_a_command_reads_is_replaced(virnucpro, tmp_path, fasta):
         assert ended.code == 2, command
         assert "would replace it" in ended.err
     assert (fasta.read_bytes(), (out / "in.sequences.tsv").read_bytes()) == before
+    second = shutil.copytree(out, tmp_path / "second")
+    ended = virnucpro("call", out, "-o", second)
+    assert (ended.code, "holds another run" in ended.err) == (2, True)
     with pytest.raises(UsageError, match="the run's own"):
         refuse_overwriting([out / "run/index.json"], results_of(out, ["x"]), out)
 

@@ -64,6 +64,7 @@ input_options = together(
         help="Table of samples: sample, path and, for pairs, path2 (or fastq_1, fastq_2).",
     ),
     click.option("--name", metavar="NAME", help="Name of the sample, for one input, pair or stdin."),
+    click.option("--reference", type=FILE, metavar="FASTA", help="FASTA that the reads of a CRAM were aligned to."),
 )
 """The inputs of ``predict``; ``given_samples`` takes what they hold."""
 

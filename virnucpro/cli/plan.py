@@ -76,7 +76,8 @@ def plan(
     from virnucpro.inputs import look_at  # noqa: PLC0415 - brings numpy, which --help should not wait for
 
     samples = given_samples(inputs, reads1, reads2, samplesheet, name)
-    look_at(samples)
+    reference = str(given["reference"]) if given["reference"] else None
+    look_at(samples, reference)
     if cascade_limits is not None and not given["cascade"]:
         raise UsageError("--cascade-limits needs --cascade.")
     start_logging(-1)
@@ -107,10 +108,11 @@ def plan(
         unit_rows=asked.layout.unit_rows,
         seconds=seconds,
         import_seconds=time.perf_counter() - begun,
+        reference=reference,
     )
     made = make_plan(settings, lambda paths, folder: pipeline.predict(paths, folder, asked).record)
     pairs = [part for first, second in zip(reads1, reads2, strict=True) for part in ("-1", first, "-2", second)]
-    options: dict[str, object] = {"--samplesheet": samplesheet, "--name": name, "-o": output}
+    options: dict[str, object] = {"--samplesheet": samplesheet, "--name": name, "--reference": reference, "-o": output}
     usual = {"-m": ("model", "lite"), "--device": ("device", "auto"), "--dtype": ("dtype", "auto")}
     options |= {option: given[key] for option, (key, value) in usual.items() if given[key] != value}
     options |= {"-t": given["threads"], "--cascade": given["cascade"]}

@@ -98,7 +98,6 @@ See 'virnucpro predict --help'.\
     callback=only_one,
     help="Directory for the results.  [required]",
 )
-@click.option("--reference", type=FILE, metavar="FASTA", help="FASTA that the reads of a CRAM were aligned to.")
 @click.option(
     "-m",
     "--model",

@@ -23,6 +23,7 @@ class InputHead:
     """
 
     source: str
+    reference: str | None = None  # of CRAM
     num_read: int = 0  # bytes of text that were read so far
     total: float = 0.0  # bytes of text of the whole input; estimated from the compressed bytes until ``is_over``
     _is_at_end: bool = False
@@ -80,7 +81,7 @@ class InputHead:
         self._is_at_end = True
 
     def _fasta(self) -> Iterator[bytes]:
-        for block in SequenceFile(self.source).blocks():
+        for block in SequenceFile(self.source, reference=self.reference).blocks():
             records = zip(block.names.to_bytes(), block.bases.to_bytes(), strict=True)
             yield b"".join(b">%b\n%b\n" % record for record in records)
 

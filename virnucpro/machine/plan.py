@@ -84,6 +84,7 @@ class PlanSettings:
     unit_rows: int  # most rows in a unit
     seconds: float  # about how long to run the program on the heads
     import_seconds: float  # that the program took to start
+    reference: str | None = None  # FASTA that the reads of CRAM inputs were aligned to
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def make_plan(settings: PlanSettings, predict: Predict) -> Plan:
     """
     num_weight_bytes = sum(weights_bytes(settings.bundle.encoder(role), settings.dtype) for role in ROLES)
     _check_room(settings, num_weight_bytes)
-    heads = [InputHead(source) for source in settings.inputs]
+    heads = [InputHead(source, settings.reference) for source in settings.inputs]
     with TemporaryDirectory(prefix="virnucpro-plan-") as name:
         folder = Path(name)
         one = _measure(predict, folder / "one", {"one": b">one\n%b\n" % (b"GCAT" * settings.bundle.fragment_length)})

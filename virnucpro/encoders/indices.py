@@ -100,6 +100,7 @@ def _sum_stretches(
     last_number = (1 << _LETTER_BITS * length) - 1
     for frame in range(first, stop):
         run, number = 0, 0
+        total, num_above, num_low, count = np.float32(0), 0, 0, 0
         for i in range(residues.shape[1]):
             letter = letters[residues[frame, i]]
             if letter == 1 << _LETTER_BITS:
@@ -109,10 +110,11 @@ def _sum_stretches(
             number = ((number << _LETTER_BITS) | letter) & last_number
             if run >= length:
                 level = levels[(stretches[number >> 2] >> (2 * (number & 3))) & 3]
-                sums[frame, 0] += level
-                sums[frame, 1] += level > 0
-                sums[frame, 2] += level < low
-                sums[frame, 3] += 1
+                total += level
+                num_above += level > 0
+                num_low += level < low
+                count += 1
+        sums[frame, 0], sums[frame, 1], sums[frame, 2], sums[frame, 3] = total, num_above, num_low, count
 
 
 @kernel

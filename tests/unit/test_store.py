@@ -46,6 +46,7 @@ unit_tables = st.builds(
     nucleotides=strings,
     proteins=strings,
     pieces=strings,
+    descriptions=strings,
     piece_sequences=arrays_of.arrays(np.int64, st.integers(0, 5)),
 )
 
@@ -215,7 +216,7 @@ def test_attributes_are_what_a_file_was_made_from(scores):
     """As text and numbers, without reading its arrays."""
     attributes = store.read_attributes(scores, "scores")
     assert {name: attributes[name] for name in MADE_FROM} == MADE_FROM
-    assert (attributes["format"], attributes["version"], attributes["kind"]) == ("virnucpro", 3, "scores")
+    assert (attributes["format"], attributes["version"], attributes["kind"]) == ("virnucpro", 4, "scores")
 
 
 def assert_refused(path, kind, name, *, problem):
@@ -250,7 +251,7 @@ def test_a_file_of_another_version_is_refused(scores):
     """Both versions are named."""
     with h5py.File(scores, "r+") as file:
         file.attrs["version"] = 1
-    assert_refused(scores, "scores", "scores", problem="format version 1, this program reads 3")
+    assert_refused(scores, "scores", "scores", problem="format version 1, this program reads 4")
 
 
 def test_a_file_of_another_program_is_refused(tmp_path):

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.atomic import write_json
 from virnucpro.bundles.rules import Calibration, Rules, Thresholds
 from virnucpro.nearest.genes import SHORTEST_RECORD_NT
 from virnucpro.progress import Reporter
 from virnucpro.results.calls import Calling
 from virnucpro.results.fragments import FRAGMENT_DTYPE, GENE_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
 from virnucpro.results.outputs import Wanted
-from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir, write_json
+from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES, Status
 from virnucpro.stages import write

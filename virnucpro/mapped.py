@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.atomic import machine_errors_at
 from virnucpro.errors import PlaceError
-from virnucpro.run_dir import machine_errors_at
 
 _CHUNK = 1 << 18  # items at a time: some MB
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+from virnucpro.atomic import check_json
 from virnucpro.errors import StoreError, UsageError
-from virnucpro.run_dir import check_json
 from virnucpro.samples import Sample
 from virnucpro.settings import Settings, TableFormat, make_settings
 from virnucpro.stored_json import Few

@@ -1,4 +1,4 @@
-"""Every path of a run by name, atomic files, the manifest and the single-writer lock.
+"""Every path of a run by name, the manifest and the single-writer lock.
 
 A run lives in the folder ``run/`` of the output directory::
 
@@ -21,31 +21,26 @@ A run lives in the folder ``run/`` of the output directory::
     run/selected/unit-00042.h5            in a cascade, the rows that the model asked for computes
     run/first/...                         in a cascade, the same from run/rules.json on for the model that looks first
 
-A file that exists is done: it is written beside its place, fsynced and renamed.
+A file that exists is done (``atomic``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TextIO, TypedDict, TypeVar, overload
+from typing import Any, NotRequired, TextIO, TypedDict
 
 from virnucpro import stored_json
-from virnucpro.errors import ResourceError, RunMismatchError, StoreError, UsageError, of_machine
+from virnucpro.atomic import TEMPORARY_MARK, check_json, machine_errors_at, read_json, write_json
+from virnucpro.errors import ResourceError, RunMismatchError, StoreError, UsageError
 from virnucpro.platforms import PLAIN_FILE, lock
-
-T = TypeVar("T")
 
 MANIFEST_SCHEMA = 2
 """Of the run directories that this version writes and reads."""
-_TEMPORARY_MARK = "virnucpro-tmp-"
 RESULT_SUFFIXES = (
     *(f"{table}.{ending}" for table in ("sequences", "fragments", "rows") for ending in ("parquet", "jsonl", "tsv")),
     *(f"{table}.{ending}.gz" for table in ("fragments", "rows") for ending in ("tsv", "jsonl")),
@@ -59,90 +54,6 @@ MULTIQC_SUFFIXES = ("virnucpro_mqc.json", "virnucpro_stats_mqc.json", "virnucpro
 
 ALL_SUFFIXES = tuple(f".{suffix}" for suffix in (*RESULT_SUFFIXES, "run.json", "log", "report.html", *MULTIQC_SUFFIXES))
 """The same, and what is made of them."""
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place when the block ends well.
-
-    Nobody can guess the temporary name and lay a link there; a link in the place of ``path`` is replaced, not followed.
-
-    Raises:
-        PlaceError: the file cannot be written, for want of space, permission or the like.
-    """
-    temporary = path.with_name(f".{_TEMPORARY_MARK}{secrets.token_hex(8)}")
-    with machine_errors_at(path), _gone_afterwards(temporary):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-
-
-@contextmanager
-def machine_errors_at(path: Path) -> Iterator[None]:
-    """Let what the disk refuses be an error that says where.
-
-    Raises:
-        PlaceError: as the system says, about its own path where it names one.
-    """
-    try:
-        yield
-    except OSError as error:
-        if _TEMPORARY_MARK in str(error.filename):
-            error.filename = str(path)
-        known = of_machine(error, path)
-        if known is None:
-            raise
-        raise known from error
-
-
-@contextmanager
-def _gone_afterwards(path: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write ``content`` as indented JSON, atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@overload
-def read_json(path: Path) -> dict[str, Any]: ...
-@overload
-def read_json(path: Path, kind: type[T]) -> T: ...
-def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
-    """Read a JSON file of the run; see ``stored_json.read``.
-
-    Raises:
-        StoreError: it is missing, damaged, or of other types than ``kind``.
-    """
-    try:
-        return stored_json.read(path, kind)
-    except FileNotFoundError as error:
-        raise StoreError(path, "is missing") from error
-
-
-def check_json(path: Path, kind: type[object]) -> dict[str, Any]:
-    """A JSON object of the run whose known keys have the types of ``kind``; see ``stored_json.check``.
-
-    Raises:
-        StoreError: it is missing or damaged.
-    """
-    try:
-        return stored_json.check(path, kind)
-    except FileNotFoundError as error:
-        raise StoreError(path, "is missing") from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 _Manifest = TypedDict(
@@ -432,7 +343,7 @@ class RunDir:
 
     def sweep(self) -> None:
         """Delete temporary files that a killed run left behind. Call it with the lock held."""
-        name = f".*{_TEMPORARY_MARK}*"
+        name = f".*{TEMPORARY_MARK}*"
         for path in (*self.root.glob(name), *self.root.glob(f"*_merged/{name}"), *self.work.rglob(name)):
             path.unlink(missing_ok=True)
 

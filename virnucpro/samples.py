@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from virnucpro.atomic import atomic_write
 from virnucpro.errors import InputError, InputsError, UsageError
-from virnucpro.run_dir import atomic_write
 from virnucpro.stored_json import read_given
 
 SUMMARY_NAME = "samples.tsv"

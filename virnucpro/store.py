@@ -43,8 +43,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
+from virnucpro.atomic import atomic_write
 from virnucpro.errors import StoreError
-from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import UnitTable
 

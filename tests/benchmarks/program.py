@@ -15,9 +15,9 @@ from typing import Any
 
 from benchmarks.made_models import model_named
 from benchmarks.measure import Figure, Goal, Settings
+from virnucpro.atomic import read_json
 from virnucpro.errors import VirNucProError
 from virnucpro.machine.reads import write_reads
-from virnucpro.run_dir import read_json
 
 SECTION = "predict"
 _CODING_SHARE = 0.5

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Figure
-from virnucpro.run_dir import write_json
+from virnucpro.atomic import write_json
 
 SCHEMA = 1
 

@@ -12,6 +12,7 @@ from benchmarks.made_models import model_named
 from benchmarks.measure import MIN_RUNS, Figure, Point, Settings, ratio_of, take_turns
 from benchmarks.results import Embedded, prepare
 from virnucpro import store
+from virnucpro.atomic import atomic_write
 from virnucpro.bundles import load_bundle
 from virnucpro.errors import WorkerError
 from virnucpro.executors.base import Executor, UnitFailed, Work, Worker
@@ -20,7 +21,7 @@ from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.machine.reads import write_reads
 from virnucpro.progress import Reporter
-from virnucpro.run_dir import RunDir, atomic_write
+from virnucpro.run_dir import RunDir
 from virnucpro.stages import extract
 from virnucpro.stages.base import Index, Run
 from virnucpro.stages.embed import EmbedSettings, EmbedWork

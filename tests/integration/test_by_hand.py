@@ -14,9 +14,10 @@ from conftest import mixed_records, result_bytes, start, write_fasta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from virnucpro.atomic import read_json
 from virnucpro.errors import UsageError
 from virnucpro.run import shards
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.run_dir import RunDir
 
 SETTINGS = ("--unit-rows", 8, "--device", "cpu", "-q")
 

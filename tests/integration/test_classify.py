@@ -9,10 +9,11 @@ import torch
 from conftest import mixed_records, write_fasta
 
 from virnucpro import Options, predict
+from virnucpro.atomic import read_json
 from virnucpro.bundles import load_bundle
 from virnucpro.errors import StoreError
 from virnucpro.progress import Reporter
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.run_dir import RunDir
 from virnucpro.settings import make_settings
 from virnucpro.stages.base import ROLES, Run
 from virnucpro.stages.classify import Scorer

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from conftest import mixed_records, write_fasta
 
+from virnucpro.atomic import read_json
 from virnucpro.errors import WorkerError
 from virnucpro.executors.base import Outcome, Worker
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.run.verify import StoredModel
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.run_dir import RunDir
 from virnucpro.stages.merge import MergeWork, merge_all
 
 

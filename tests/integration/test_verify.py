@@ -8,7 +8,8 @@ import pytest
 from conftest import mixed_records, result_bytes, write_fasta
 
 from virnucpro import store
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.atomic import read_json
+from virnucpro.run_dir import RunDir
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from virnucpro.atomic import atomic_write
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Cascade, Limits
 from virnucpro.bundles.rules import DEFAULT_PRESET
 from virnucpro.errors import UsageError
 from virnucpro.results.calls import Call, probability
-from virnucpro.run_dir import atomic_write
 from virnucpro.training.dev import DevSequences, DevSize, Model, load_model, sequence_log_odds
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.genomes import Genomes

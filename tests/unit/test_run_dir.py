@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from virnucpro.atomic import atomic_write, read_json, write_json
 from virnucpro.errors import DiskFullError, PlaceError, ResourceError, RunMismatchError, StoreError, UsageError
-from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir, atomic_write, read_json, write_json
+from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir
 
 HOLD = """
 import sys, time
@@ -146,7 +147,7 @@ def test_sweep_deletes_what_killed_writers_left_and_nothing_else(run_dir):
         run_dir.embedding("protein", 7),
     ):
         code = (
-            "import os, sys, pathlib; from virnucpro.run_dir import atomic_write\n"
+            "import os, sys, pathlib; from virnucpro.atomic import atomic_write\n"
             "with atomic_write(pathlib.Path(sys.argv[1])) as t: t.write_text('half'); os.kill(os.getpid(), 9)"
         )
         assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9

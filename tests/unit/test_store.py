@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as arrays_of
 from xxhash import xxh3_128
 
 from virnucpro import store
+from virnucpro.atomic import atomic_write
 from virnucpro.errors import DiskFullError, StoreError
-from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, UnitTable

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from virnucpro.atomic import atomic_write, write_json
 from virnucpro.bundles.bundle import PUBLISHED, SCHEMA, cache_dir, record_digest
 from virnucpro.bundles.checkpoints import (
     NUCLEOTIDE,
@@ -33,7 +34,6 @@ from virnucpro.encoders import dnabert_s, esm2
 from virnucpro.encoders.weights import StoredTensor, read_config, write_encoder
 from virnucpro.errors import ModelError, ResourceError
 from virnucpro.heads import MLPHead, head_from_tensors, load_head, save_head
-from virnucpro.run_dir import atomic_write, write_json
 
 _log = logging.getLogger(__name__)
 

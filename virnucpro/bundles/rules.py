@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.atomic import check_json, write_json
 from virnucpro.bundles.records import RecordWeights, read_record_weights
 from virnucpro.errors import StoreError
-from virnucpro.run_dir import check_json, write_json
 from virnucpro.settings import PRESETS
 from virnucpro.stored_json import Count
 

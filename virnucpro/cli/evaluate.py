@@ -80,11 +80,11 @@ def evaluate(
     from dataclasses import replace  # noqa: PLC0415 - with what follows: --help should not wait for torch
     from functools import partial  # noqa: PLC0415
 
+    from virnucpro.atomic import write_json  # noqa: PLC0415
     from virnucpro.bundles import load_bundle  # noqa: PLC0415
     from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.engine.threads import use_threads  # noqa: PLC0415
     from virnucpro.run.predict import score  # noqa: PLC0415
-    from virnucpro.run_dir import write_json  # noqa: PLC0415
     from virnucpro.settings import make_settings  # noqa: PLC0415
     from virnucpro.training.assessment import assess  # noqa: PLC0415
     from virnucpro.training.datasets import load_dev  # noqa: PLC0415

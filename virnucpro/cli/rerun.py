@@ -87,8 +87,9 @@ def _run(request: Request, output: Path, *, show_bars: bool) -> tuple[dict[str, 
 
     A repetition that was stopped resumes; one that is finished starts over, else it would compare what it stored.
     """
+    from virnucpro.atomic import read_json  # noqa: PLC0415
     from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch
-    from virnucpro.run_dir import RunDir, read_json  # noqa: PLC0415
+    from virnucpro.run_dir import RunDir  # noqa: PLC0415
 
     path = RunDir(output).result(request.run_stem, "run.json")
     try:

@@ -19,12 +19,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from virnucpro.atomic import atomic_write, file_digest
 from virnucpro.clusters.checkpoints import SUFFIXES, Checkpoint, look_at
 from virnucpro.clusters.metadata import Metadata, join
 from virnucpro.clusters.quality import Quality
 from virnucpro.errors import DiskFullError, InputError, ResourceError, UsageError
 from virnucpro.progress import Advance, Reporter
-from virnucpro.run_dir import atomic_write, file_digest
 
 _BLOCK_BYTES = 16 << 20
 

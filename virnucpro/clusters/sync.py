@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from virnucpro.atomic import file_digest, machine_errors_at
 from virnucpro.clusters.machines import Machine
 from virnucpro.clusters.sftp import (
     ConnectionGoneError,
@@ -33,7 +34,6 @@ from virnucpro.clusters.sftp import (
 from virnucpro.errors import ResourceError
 from virnucpro.platforms import lock
 from virnucpro.progress import Advance, Reporter
-from virnucpro.run_dir import file_digest, machine_errors_at
 
 _log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro import store
+from virnucpro.atomic import atomic_write
 from virnucpro.embeddings.levels import KEY_DTYPE, Embeddings, Level
 from virnucpro.errors import StoreError, UsageError
-from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged
 
 FORMAT, VERSION = "virnucpro embeddings", 1

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.atomic import atomic_write
 from virnucpro.embeddings import levels
 from virnucpro.embeddings.cache import EmbeddingCache
 from virnucpro.embeddings.files import About, EncoderFacts, write_embeddings, writer_for
@@ -26,7 +27,7 @@ from virnucpro.embeddings.levels import FRAGMENT_LENGTH, Level, Part, PartRows
 from virnucpro.embeddings.loader import Alphabet, EncoderSource, LoadedEncoder, ModelLoader, find_encoder
 from virnucpro.errors import IncompleteRunError, StoreError, UsageError
 from virnucpro.progress import Advance, Reporter
-from virnucpro.run_dir import RunDir, atomic_write
+from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.streams import STDIN, digest_of
 

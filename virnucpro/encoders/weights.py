@@ -13,8 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from virnucpro.atomic import atomic_write
 from virnucpro.errors import ModelError
-from virnucpro.run_dir import atomic_write
 
 if TYPE_CHECKING:
     import torch

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from virnucpro.atomic import read_json
 from virnucpro.errors import StoreError, WorkerError
 from virnucpro.executors.base import Outcome, UnitDone, UnitFailed, Worker
 from virnucpro.executors.ray import Files, RayExecutor, write_files
 from virnucpro.progress import Reporter
 from virnucpro.run import by_hand, shards
-from virnucpro.run_dir import RunDir, read_json
+from virnucpro.run_dir import RunDir
 from virnucpro.stages.base import Index
 
 if TYPE_CHECKING:

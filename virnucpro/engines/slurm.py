@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from virnucpro.atomic import write_json
 from virnucpro.errors import UsageError, WorkerError
 from virnucpro.lifeline import check_interrupt
 from virnucpro.progress import Reporter
 from virnucpro.run import shards
-from virnucpro.run_dir import RunDir, write_json
+from virnucpro.run_dir import RunDir
 
 if TYPE_CHECKING:
     from virnucpro.engines import Engine

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from virnucpro.atomic import atomic_write
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.hierarchy.resolvers import normalise_name
-from virnucpro.run_dir import atomic_write
 
 FORMATS = (".json", ".tsv", ".nwk")
 _FORMAT, _VERSION = "virnucpro hierarchy", 1

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from virnucpro import __version__, store
+from virnucpro.atomic import write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import load_encoder
 from virnucpro.encoders.device import available_cpus
@@ -35,7 +36,6 @@ from virnucpro.machine.reads import write_reads
 from virnucpro.machine.sample_units import draw_strings, store_units
 from virnucpro.machine.text import aligned, rate
 from virnucpro.resources import held_memory_bytes
-from virnucpro.run_dir import write_json
 from virnucpro.sequence.extract import Extraction
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import usual_token_budget

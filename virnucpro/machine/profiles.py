@@ -15,13 +15,13 @@ from typing import Annotated, Literal
 import torch
 
 from virnucpro import stored_json
+from virnucpro.atomic import write_json
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import StoreError
 from virnucpro.machine.machine import device_name
 from virnucpro.machine.text import aligned, rate
-from virnucpro.run_dir import write_json
 from virnucpro.settings import Positive
 from virnucpro.stages.base import ROLES
 from virnucpro.stored_json import Limits

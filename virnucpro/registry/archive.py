@@ -26,12 +26,12 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 from virnucpro import stored_json
+from virnucpro.atomic import atomic_write, file_digest
 from virnucpro.bundles.bundle import BUNDLED, cache_dir, load_bundle
 from virnucpro.errors import DiskFullError, ModelError, ResourceError, StoreError, UsageError
 from virnucpro.progress import Advance, Reporter
 from virnucpro.registry.inventory import Place, check_room, places_of, sound_receipt
 from virnucpro.registry.receipts import FILE_NAME, RECEIPT, FileRecord, Receipt, read_receipt, write_receipt
-from virnucpro.run_dir import atomic_write, file_digest
 from virnucpro.stored_json import Limits
 
 MANIFEST = "manifest.json"

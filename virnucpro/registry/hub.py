@@ -18,12 +18,12 @@ import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
 
+from virnucpro.atomic import file_digest
 from virnucpro.errors import DiskFullError
 from virnucpro.progress import Advance
 from virnucpro.registry.catalogue import HubSource
 from virnucpro.registry.download import NO_ROOM, Patience, SourceError
 from virnucpro.registry.receipts import FILE_NAME, FileRecord, git_blob_name
-from virnucpro.run_dir import file_digest
 
 _log = logging.getLogger(__name__)
 _HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from virnucpro import stored_json
+from virnucpro.atomic import write_json
 from virnucpro.errors import ModelError, StoreError
-from virnucpro.run_dir import write_json
 
 FILE = "known_answers.json"
 TOLERANCE = 1e-4

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from virnucpro import stored_json
+from virnucpro.atomic import file_digest, write_json
 from virnucpro.errors import ModelError, StoreError
-from virnucpro.run_dir import file_digest, write_json
 from virnucpro.stored_json import Count, Digest, Limits
 
 RECEIPT = "receipt.json"

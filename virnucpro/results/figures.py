@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.atomic import atomic_write
 from virnucpro.results.drawing import Canvas, Ticks
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.overview import CALLS, LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
-from virnucpro.run_dir import atomic_write
 
 _log = logging.getLogger(__name__)
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from virnucpro.atomic import check_json
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.results.calls import Calling
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import InputResults
 from virnucpro.results.stored import RunRecord, Summary
-from virnucpro.run_dir import RunDir, check_json
+from virnucpro.run_dir import RunDir
 from virnucpro.stored_json import Count
 
 _EVEN_PREVALENCE = 0.5

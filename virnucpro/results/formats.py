@@ -20,9 +20,9 @@ from typing import IO, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.atomic import atomic_write
 from virnucpro.errors import UsageError
 from virnucpro.results.schema import Column, Table
-from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.alignments import BGZF_END
 from virnucpro.settings import TableFormat
 

@@ -30,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
+from virnucpro.atomic import check_json, machine_errors_at, write_json
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError
 from virnucpro.mapped import let_go
 from virnucpro.nearest.repeats import SITE_DTYPE
-from virnucpro.run_dir import check_json, machine_errors_at, write_json
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.settings import make_settings
 from virnucpro.stored_json import Count

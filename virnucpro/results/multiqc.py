@@ -11,11 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from virnucpro.atomic import atomic_write, write_json
 from virnucpro.results.drawing import COLOURS
 from virnucpro.results.figures import CALL_TITLES
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.overview import CALLS
-from virnucpro.run_dir import MULTIQC_SUFFIXES, atomic_write, write_json
+from virnucpro.run_dir import MULTIQC_SUFFIXES
 
 _DESCRIPTION = "tells which sequences of a metagenome are viral, from nucleotide and protein language models."
 _STATISTICS = {

@@ -23,6 +23,7 @@ import jinja2
 from markupsafe import Markup
 
 from virnucpro import __version__
+from virnucpro.atomic import atomic_write
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
 from virnucpro.results import figures, sunburst
 from virnucpro.results import gene_maps as maps
@@ -41,7 +42,6 @@ from virnucpro.results.sentences import (
     shares_text,
     track_text,
 )
-from virnucpro.run_dir import atomic_write
 
 _log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from virnucpro import __version__
+from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Limits
 from virnucpro.encoders import TRANSFORMER_KINDS, read_config
@@ -40,7 +41,7 @@ from virnucpro.results.outputs import InputResults, Wanted
 from virnucpro.results.pages import Pages, renew
 from virnucpro.run.record import first_record, run_record
 from virnucpro.run.units import Embedder, asked_bundle, embedder_of, estimate_rows, make_run, pinned, run_units
-from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.run_dir import RunDir
 from virnucpro.samples import Sample, samples_of
 from virnucpro.settings import Settings
 from virnucpro.stages import cascade, embed, extract, genes, tabulate, write

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro import __version__
+from virnucpro.atomic import read_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import read_config
 from virnucpro.encoders.device import available_cpus
@@ -25,7 +26,6 @@ from virnucpro.request import Request
 from virnucpro.results import counts as counting
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
-from virnucpro.run_dir import read_json
 from virnucpro.sequence.streams import digest_of
 from virnucpro.settings import Science
 from virnucpro.stages import embed, write

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from virnucpro import store
+from virnucpro.atomic import atomic_write, file_digest, read_json, write_json
 from virnucpro.errors import StoreError, UsageError
-from virnucpro.run_dir import RunDir, atomic_write, file_digest, read_json, write_json
+from virnucpro.run_dir import RunDir
 from virnucpro.stages.base import ROLES, Index, fingerprint_of
 from virnucpro.stored_json import Count, Digest
 

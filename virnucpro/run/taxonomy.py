@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.atomic import check_json, write_json
 from virnucpro.embeddings.taxa import Reference, name_by_reference
 from virnucpro.errors import UsageError
 from virnucpro.logs import log_to
@@ -21,7 +22,7 @@ from virnucpro.results.lineages import Hit, Lineages, find_lineages, region_base
 from virnucpro.results.outputs import TAXONOMY_OUTPUTS, InputResults, Wanted
 from virnucpro.results.pages import Pages, renew
 from virnucpro.results.stored import RunRecord
-from virnucpro.run_dir import RunDir, check_json, write_json
+from virnucpro.run_dir import RunDir
 from virnucpro.stages import genes
 from virnucpro.stages.call import finished_index, stored_results
 from virnucpro.stages.tabulate import InputUnits

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro import store
+from virnucpro.atomic import check_json, file_digest
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
 from virnucpro.results import pages
 from virnucpro.results.fragments import read_arrays
 from virnucpro.results.stored import RunRecord, Summary
-from virnucpro.run_dir import RunDir, check_json, file_digest
+from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stages import poison
 from virnucpro.stages.base import ROLES, Index, IndexedUnit, computed_rows, fingerprint_of

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro import store
+from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.rules import Rules
 from virnucpro.progress import Reporter
-from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stored_json import Count
 

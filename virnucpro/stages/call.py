@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro import __version__
+from virnucpro.atomic import check_json, write_json
 from virnucpro.bundles.cascade import Limits
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import UsageError
@@ -26,7 +27,7 @@ from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import Wanted
 from virnucpro.results.pages import Pages, renew
 from virnucpro.results.stored import RunRecord, Summary
-from virnucpro.run_dir import RunDir, check_json, write_json
+from virnucpro.run_dir import RunDir
 from virnucpro.stages import cascade, genes, tabulate, write
 from virnucpro.stages.base import Index, StoredRun
 from virnucpro.stages.tabulate import ScoredModels, StoredScores

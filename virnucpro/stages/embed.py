@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from virnucpro import store
+from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.encoders import load_encoder, load_tokenizer
@@ -31,7 +32,7 @@ from virnucpro.engine.threads import use_threads
 from virnucpro.errors import CountError, WorkerError
 from virnucpro.executors.base import Executor, UnitDone, UnitFailed, Worker
 from virnucpro.progress import Advance
-from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.settings import CompileChoice
 from virnucpro.stages import poison

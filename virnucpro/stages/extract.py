@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from virnucpro import store
+from virnucpro.atomic import machine_errors_at
 from virnucpro.bundles import Bundle
 from virnucpro.errors import CountError, RunMismatchError
 from virnucpro.progress import Advance
-from virnucpro.run_dir import machine_errors_at
 from virnucpro.samples import Sample, samples_of
 from virnucpro.sequence.dedup import SequenceIndex
 from virnucpro.sequence.extract import Extraction

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro import store
+from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.errors import ModelError
 from virnucpro.nearest.genes import SHORTEST_RECORD_NT, find_genes
@@ -24,7 +25,7 @@ from virnucpro.nearest.repeats import SITE_DTYPE, find_sites
 from virnucpro.nearest.search import VIRUS, search_codes
 from virnucpro.nearest.table import Table, load_table
 from virnucpro.results.fragments import GENE_DTYPE
-from virnucpro.run_dir import RunDir, read_json, write_json
+from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from virnucpro.atomic import read_json, write_json
 from virnucpro.errors import WorkerError
 from virnucpro.executors.base import Outcome, UnitFailed
-from virnucpro.run_dir import read_json, write_json
 
 MAX_ROWS = 64
 """A unit with more of them has another trouble than single rows."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from virnucpro.atomic import file_digest, write_json
 from virnucpro.errors import CountError
 from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
@@ -16,7 +17,7 @@ from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import Fragments, read_facts
 from virnucpro.results.lineages import find_lineages
 from virnucpro.results.outputs import OUTPUTS, InputResults, Wanted
-from virnucpro.run_dir import RunDir, file_digest, write_json
+from virnucpro.run_dir import RunDir
 from virnucpro.samples import SUMMARY_NAME, SampleCounts, write_summary
 from virnucpro.stages.base import Index, IndexedInput
 from virnucpro.stages.tabulate import InputUnits, ScoredModels

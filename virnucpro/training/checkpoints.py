@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from virnucpro.atomic import atomic_write
 from virnucpro.errors import StoreError
-from virnucpro.run_dir import atomic_write
 
 
 def save_checkpoint(

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from virnucpro.atomic import atomic_write
 from virnucpro.encoders import load_encoder
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.encoders.device import default_dtype
 from virnucpro.progress import Reporter
-from virnucpro.run_dir import atomic_write
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.dev import LETTERS, cut_rows, embed_all
 from virnucpro.training.genomes import Genomes

@@ -12,9 +12,9 @@ import jinja2
 from markupsafe import Markup
 
 from virnucpro import __version__
+from virnucpro.atomic import atomic_write
 from virnucpro.results.drawing import Canvas
 from virnucpro.results.page import PageFigure
-from virnucpro.run_dir import atomic_write
 from virnucpro.training.summary import Table, columns_of, length_table, panel_table, percent
 
 _SHADES = ("#9fb8d6", "#7b9cc6", "#5a80b4", "#3a659f", "#1f4a86")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.bundles.checkpoints import NUCLEOTIDE, PROTEIN_OF_WIDTH
@@ -23,7 +24,6 @@ from virnucpro.encoders.weights import EncoderConfig, stored_tensors, write_enco
 from virnucpro.errors import RunMismatchError, UsageError
 from virnucpro.heads import MLPHead
 from virnucpro.progress import Reporter
-from virnucpro.run_dir import read_json, write_json
 from virnucpro.training.datasets import Dataset
 from virnucpro.training.dev import DevSize
 from virnucpro.training.features import FRAGMENTS_A_CHUNK, Drawing, FeatureCache, Rows, draw_rows

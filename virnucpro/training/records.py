@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from virnucpro.atomic import atomic_write
 from virnucpro.bundles.records import GENE_CLASSES, RecordWeights
 from virnucpro.errors import InputError
 from virnucpro.results.calls import Call, Calling, evidence_of, probability
@@ -23,7 +24,6 @@ from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import InputResults
 from virnucpro.results.prevalence import Prevalence, estimate
 from virnucpro.results.records import record_features
-from virnucpro.run_dir import atomic_write
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.genomes import Genomes
 

@@ -21,9 +21,9 @@ from Bio.SeqRecord import SeqRecord
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_published import make_esm2, write_fair_esm
+from test_published import make_esm2
 from test_training import write_data
-from tiny_models import write_tiny_bundle
+from tiny_models import write_fair_esm, write_tiny_bundle
 
 from virnucpro.bundles import load_bundle
 from virnucpro.cli.train import train as command
@@ -329,7 +329,7 @@ def test_an_esm2_on_disk_is_trained_on_beside_another_nucleotide_encoder(data, t
     """As fair-esm has it, whole or cut: its embeddings are what the bundle computes; it is converted once."""
     model = make_esm2(layers=3, width=320, heads=20)
     path = tmp_path / "esm2_t6_8M_UR50D.pt"
-    write_fair_esm(path, model)
+    write_fair_esm(path, model.state_dict(), heads=20)
     output = tmp_path / "mine"
     asked = ["--data", data, "-o", output, "--preset", "head", "--encoder", "lite", "--encoder", path]
     asked += ["--fragments", 200, "--fragment-length", 150, "--dev-share", 0.01, "--device", "cpu", "-q"]
@@ -355,7 +355,7 @@ def test_an_esm2_is_found_by_its_name_and_other_weights_under_a_name_are_others(
     for seed, folder in enumerate((cache / "downloads" / "esm2_t6_8M_UR50D", tmp_path / "own")):
         model = make_esm2(layers=1, width=320, heads=20)
         torch.nn.init.normal_(model.embed_tokens.weight, std=seed + 1.0)
-        write_fair_esm(folder / "esm2_t6_8M_UR50D.pt", model)
+        write_fair_esm(folder / "esm2_t6_8M_UR50D.pt", model.state_dict(), heads=20)
     digests = set()
     for name in ("esm2_t6_8M_UR50D", tmp_path / "own" / "esm2_t6_8M_UR50D.pt"):
         output = tmp_path / f"placed-{len(digests)}"

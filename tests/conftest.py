@@ -64,6 +64,15 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_bundle(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(autouse=True)
+def _log_as_before():
+    """What a command set up in this process writes to a stream that pytest closes, and hides records from pytest."""
+    yield
+    logger = logging.getLogger("virnucpro")
+    logger.handlers.clear()
+    logger.propagate = True
+
+
 @pytest.fixture
 def virnucpro(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run the command line in this process: ``virnucpro("predict", path, "-o", out)``."""
@@ -74,8 +83,6 @@ def virnucpro(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capfd.readouterr()
-        # Its handler writes to a stream that pytest closes after this test.
-        logging.getLogger("virnucpro").handlers.clear()
         return Ended(int(ended.value.code or 0), captured.err, captured.out)
 
     return run

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from typing import Any, Literal, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from virnucpro.errors import UsageError, VirNucProError, WorkerError
 from virnucpro.executors.calls import call_pool
+from virnucpro.progress import in_notebook
 
 __all__ = [
     "CallCancelledError",
@@ -371,7 +371,7 @@ def _shown(desc: str | None, num_items: int, progress: Progress | None) -> Itera
     if desc is not None:
         from tqdm.auto import tqdm  # noqa: PLC0415 - a bar of the notebook is made of widgets, which take their time
 
-        bar = tqdm(total=num_items, desc=desc, disable=False if "ipykernel" in sys.modules else None)
+        bar = tqdm(total=num_items, desc=desc, disable=False if in_notebook() else None)
     num_done = 0
 
     def advance() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,12 @@ _HEARTBEAT_SECONDS = 60.0
 
 Advance = Callable[[int], None]
 Item = TypeVar("Item")
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel of a notebook, not merely a program that has one imported."""
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and bool(kernel.IPKernelApp.initialized())
 
 
 @dataclass

@@ -333,7 +333,7 @@ def how(**more):
 
 
 def test_sources_are_tried_in_order(site, tmp_path):
-    part = Part("tiny", "head", "MIT", 10, (UrlSource(site.url("/gone.pth")), UrlSource(site.url("/w.pth"))))
+    part = Part("tiny", "head", "MIT", len(WEIGHTS), (UrlSource(site.url("/gone.pth")), UrlSource(site.url("/w.pth"))))
     fetch_part(part, tmp_path, how())
     receipt = receipts.read_receipt(tmp_path)
     assert [(file.name, file.sha256) for file in receipt.files] == [("w.pth", sha256(WEIGHTS))]

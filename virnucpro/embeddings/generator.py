@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from virnucpro.embeddings.loader import EncoderSource, ModelLoader
 from virnucpro.embeddings.validation import EmbeddingValidator, ModelValidationError, check_text
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.parallel import chunk_list, run_parallel
+from virnucpro.progress import in_notebook
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class EmbeddingGenerator:
             raise UsageError("processes load the encoder by its name or file: give one, or use_threading=True.")
         self.batch_size, self.num_workers, self.use_threading = batch_size, num_workers, use_threading
         self.validator = EmbeddingValidator(self.loader.width, "float32")
-        self._desc = "embedding" if show_progress or (show_progress is None and "ipykernel" in sys.modules) else None
+        self._desc = "embedding" if show_progress or (show_progress is None and in_notebook()) else None
         self._lock = threading.Lock()
         self._processed = self._failed = self._retried = self._batches = 0
         self._seconds = 0.0

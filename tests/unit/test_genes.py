@@ -7,8 +7,8 @@ import pytest
 from Bio.Seq import Seq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_genomes import letters_of, proteins, record, reverse_complement
 
-from tests.made_genomes import letters_of, proteins, record, reverse_complement
 from virnucpro.nearest.genes import LARGEST_OVERLAP, SHORTEST_GENE_CODONS, SHORTEST_RECORD_NT, find_genes
 from virnucpro.nearest.residues import BREAK, LETTERS, MASKED
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_genomes import SITE, is_ordered, letters_of, prophage
 from numpy.typing import NDArray
 
-from tests.made_genomes import SITE, is_ordered, letters_of, prophage
 from virnucpro.nearest.genes import find_genes
 from virnucpro.nearest.path import (
     DEFAULT,

@@ -13,7 +13,19 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "virnucpro"
 LEVELS = (
     {"errors", "kernels", "logs", "progress", "lifeline", "citation", "platforms", "resources", "stored_json"},
-    {"atomic", "engine", "inputs", "sequence", "store", "run_dir", "mapped", "settings", "samples", "request"},
+    {
+        "atomic",
+        "engine",
+        "inputs",
+        "sequence",
+        "store",
+        "run_dir",
+        "mapped",
+        "settings",
+        "samples",
+        "request",
+        "sqlite_file",
+    },
     {"encoders", "bundles", "heads", "executors", "nearest", "parallel"},
     {"hierarchy"},
     {"taxonomy"},

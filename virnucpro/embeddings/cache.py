@@ -2,45 +2,47 @@
 
 A row is found by the encoder's fingerprint, the type it was computed in and a digest of the sequence (xxh3, 128 bits),
 so runs, samples and processes share it. Values are float32. Each row carries a digest of its own: one that is damaged
-counts as not there, and is computed again. A write is a transaction; a process that is killed leaves nothing half
-written.
+counts as not there, and is computed again.
 
-Format, version 1: ``PRAGMA user_version`` is the version; table ``encoders`` (number, fingerprint, dtype, width, name);
-table ``embeddings`` (encoder, sequence: 16 bytes, value: width float32 little-endian, then 8 bytes xxh3_64 of digest
-and values, used: day it was last asked for, since 1970).
+Format, version 1: table ``encoders`` (number, fingerprint, dtype, width, name); table ``embeddings`` (encoder,
+sequence: 16 bytes, value: width float32 little-endian, then 8 bytes xxh3_64 of digest and values, used: day it was
+last asked for, since 1970).
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
-from virnucpro.errors import ResourceError, StoreError, UsageError
+from virnucpro.atomic import machine_errors_at
+from virnucpro.errors import UsageError
+from virnucpro.sqlite_file import PAGE_BYTES, SqliteFile
 
 _LOG = logging.getLogger(__name__)
 
 FILE_NAME = "embeddings.sqlite"
 DEFAULT_MAX_BYTES = 20 << 30
-_VERSION = 1
-_WAIT_SECONDS = 120.0
-"""For another process that writes."""
 _KEYS_A_QUERY = 500
 _SECONDS_A_DAY = 86_400
 _PRUNED_TO = 0.9
 """Share of the bound that is left when it was exceeded, so that not every write prunes."""
-_PAGE_BYTES = 16_384
-"""A row of 3,328 values fits one page."""
+_ENCODERS = (
+    "encoders (number INTEGER PRIMARY KEY, fingerprint TEXT, dtype TEXT, width INTEGER, name TEXT, "
+    "UNIQUE (fingerprint, dtype, width))"
+)
+_EMBEDDINGS = (
+    "embeddings (id INTEGER PRIMARY KEY, encoder INTEGER, sequence BLOB, value BLOB, used INTEGER, "
+    "UNIQUE (encoder, sequence))"
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def sequence_digest(sequence: bytes) -> bytes:
     return digest
 
 
-class EmbeddingCache:
+class EmbeddingCache(SqliteFile):
     """A cache in a folder; threads may share it, and processes may share the folder.
 
     Args:
@@ -75,47 +77,10 @@ class EmbeddingCache:
     def __init__(self, folder: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         if max_bytes < 1:
             raise UsageError("the size of a cache is at least 1 byte.")
-        self.path = folder / FILE_NAME
+        super().__init__(folder / FILE_NAME, [_ENCODERS, _EMBEDDINGS])
         self.max_bytes = max_bytes
         self.num_hits = self.num_misses = 0
-        self._lock = threading.RLock()
         self._is_writable = True
-        self._encoders: dict[tuple[str, str, int], int] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                self.path, check_same_thread=False, isolation_level=None, timeout=_WAIT_SECONDS
-            )
-            version = self._begin()
-        except sqlite3.OperationalError as error:
-            raise ResourceError(f"{self.path}: the cache cannot be opened ({error}).") from error
-        except sqlite3.DatabaseError as error:
-            raise StoreError(self.path, f"is damaged ({error})") from error
-        except OSError as error:
-            raise ResourceError(f"{folder}: the cache cannot be made ({error.strerror}).") from error
-        if version != _VERSION:
-            self._database.close()
-            raise StoreError(self.path, f"is a cache of version {version}, this program reads {_VERSION}")
-
-    def _begin(self) -> int:
-        run = self._database.execute
-        run(f"PRAGMA page_size={_PAGE_BYTES}")
-        run("PRAGMA auto_vacuum=INCREMENTAL")
-        run("PRAGMA journal_mode=WAL")
-        run("PRAGMA synchronous=NORMAL")
-        if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            run("BEGIN IMMEDIATE")
-            run(
-                "CREATE TABLE IF NOT EXISTS encoders (number INTEGER PRIMARY KEY, fingerprint TEXT, dtype TEXT,"
-                " width INTEGER, name TEXT, UNIQUE (fingerprint, dtype, width))"
-            )
-            run(
-                "CREATE TABLE IF NOT EXISTS embeddings (id INTEGER PRIMARY KEY, encoder INTEGER, sequence BLOB,"
-                " value BLOB, used INTEGER, UNIQUE (encoder, sequence))"
-            )
-            run(f"PRAGMA user_version={_VERSION}")
-            run("COMMIT")
-        return int(run("PRAGMA user_version").fetchone()[0])
 
     def get(
         self, fingerprint: str, dtype: str, width: int, digests: Sequence[bytes]
@@ -126,7 +91,7 @@ class EmbeddingCache:
             encoder = self._encoder(fingerprint, dtype, width)
             stale: list[tuple[int, int]] = []
             damaged: list[tuple[int]] = []
-            today = int(time.time() // _SECONDS_A_DAY)
+            today = _today()
             for start in range(0, len(digests) if encoder is not None else 0, _KEYS_A_QUERY):
                 keys = digests[start : start + _KEYS_A_QUERY]
                 marks = ",".join("?" * len(keys))
@@ -142,10 +107,10 @@ class EmbeddingCache:
                         found[digest] = row
                         if used != today:
                             stale.append((today, number))
-            self._write([("UPDATE embeddings SET used=? WHERE id=?", stale)])
+            self._write("UPDATE embeddings SET used=? WHERE id=?", stale)
             if damaged:
                 _LOG.warning("%s: %d embeddings are damaged and are computed again", self.path, len(damaged))
-                self._write([("DELETE FROM embeddings WHERE id=?", damaged)])
+                self._write("DELETE FROM embeddings WHERE id=?", damaged)
         self.num_hits += len(found)
         self.num_misses += len(digests) - len(found)
         return found
@@ -157,14 +122,14 @@ class EmbeddingCache:
         with self._lock, self._forgiving("cannot be written"):
             if not (self._is_writable and len(digests)):
                 return
-            width = embeddings.shape[1]
-            encoder = self._encoder(fingerprint, dtype, width, name)
-            today = int(time.time() // _SECONDS_A_DAY)
-            rows = [
-                (encoder, digest, _packed(digest, row), today) for digest, row in zip(digests, embeddings, strict=True)
-            ]
+            key = (fingerprint, dtype, embeddings.shape[1])
             self._write(
-                [("INSERT OR IGNORE INTO embeddings (encoder, sequence, value, used) VALUES (?, ?, ?, ?)", rows)]
+                "INSERT OR IGNORE INTO encoders (fingerprint, dtype, width, name) VALUES (?, ?, ?, ?)", [(*key, name)]
+            )
+            encoder, today = self._encoder(*key), _today()
+            self._write(
+                "INSERT OR IGNORE INTO embeddings (encoder, sequence, value, used) VALUES (?, ?, ?, ?)",
+                [(encoder, each, _packed(each, row), today) for each, row in zip(digests, embeddings, strict=True)],
             )
             if self.num_bytes() > self.max_bytes:
                 self.prune(int(self.max_bytes * _PRUNED_TO))
@@ -179,12 +144,11 @@ class EmbeddingCache:
         with self._lock:
             before = self._num_rows()
             if unused_days is not None:
-                limit = int(time.time() // _SECONDS_A_DAY) - unused_days
-                self._write([("DELETE FROM embeddings WHERE used<?", [(limit,)])])
+                self._write("DELETE FROM embeddings WHERE used<?", [(_today() - unused_days,)])
             while max_bytes is not None and (surplus := self.num_bytes() - max_bytes) > 0 and self._num_rows():
                 num_gone = max(1, self._num_rows() * surplus // max(self.num_bytes(), 1))
                 oldest = "SELECT id FROM embeddings ORDER BY used, id LIMIT ?"
-                self._write([(f"DELETE FROM embeddings WHERE id IN ({oldest})", [(num_gone,)])])  # noqa: S608 - of ours
+                self._write(f"DELETE FROM embeddings WHERE id IN ({oldest})", [(num_gone,)])  # noqa: S608 - of ours
             self._database.execute("PRAGMA incremental_vacuum").fetchall()
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return before - self._num_rows()
@@ -192,8 +156,8 @@ class EmbeddingCache:
     def clear(self) -> None:
         """Let all rows go."""
         with self._lock:
-            self._write([("DELETE FROM embeddings", [()]), ("DELETE FROM encoders", [()])])
-            self._encoders.clear()
+            self._write("DELETE FROM embeddings", [()])
+            self._write("DELETE FROM encoders", [()])
             self.prune()
 
     def num_bytes(self) -> int:
@@ -202,7 +166,7 @@ class EmbeddingCache:
             pages, free = (
                 self._database.execute(f"PRAGMA {n}").fetchone()[0] for n in ("page_count", "freelist_count")
             )
-            return int(pages - free) * _PAGE_BYTES
+            return int(pages - free) * PAGE_BYTES
 
     def encoders(self) -> list[EncoderUse]:
         """What it holds of each encoder."""
@@ -213,44 +177,22 @@ class EmbeddingCache:
             )
             return [EncoderUse(*row) for row in rows]
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _num_rows(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM embeddings").fetchone()[0])
 
-    def _encoder(self, fingerprint: str, dtype: str, width: int, name: str | None = None) -> int | None:
-        """Number of an encoder; with a name it is made if it is not there."""
-        key = (fingerprint, dtype, width)
-        if key not in self._encoders:
-            if name is not None:
-                insert = "INSERT OR IGNORE INTO encoders (fingerprint, dtype, width, name) VALUES (?, ?, ?, ?)"
-                self._write([(insert, [(*key, name)])])
-            found = self._database.execute(
-                "SELECT number FROM encoders WHERE fingerprint=? AND dtype=? AND width=?", key
-            ).fetchone()
-            if found is None:
-                return None
-            self._encoders[key] = int(found[0])
-        return self._encoders[key]
+    def _encoder(self, fingerprint: str, dtype: str, width: int) -> int | None:
+        """Number of an encoder; None if there is nothing of it."""
+        query = "SELECT number FROM encoders WHERE fingerprint=? AND dtype=? AND width=?"
+        found = self._database.execute(query, (fingerprint, dtype, width)).fetchone()
+        return found[0] if found else None
 
-    def _write(self, statements: Sequence[tuple[str, Sequence[tuple[object, ...]]]]) -> None:
-        """Run statements in one transaction; none of them if there is nothing to write."""
-        todo = [(statement, rows) for statement, rows in statements if len(rows)]
-        if not todo:
+    def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Run a statement with each of some rows, in one transaction."""
+        if not rows:
             return
         self._database.execute("BEGIN IMMEDIATE")
         try:
-            for statement, rows in todo:
-                self._database.executemany(statement, rows)
+            self._database.executemany(statement, rows)
             self._database.execute("COMMIT")
         except BaseException:
             if self._database.in_transaction:
@@ -282,14 +224,17 @@ def _unpacked(digest: bytes, value: object, width: int) -> NDArray[np.float32] |
     return np.frombuffer(value, dtype="<f4", count=width)
 
 
+def _today() -> int:
+    """The day, counted from 1970."""
+    return int(time.time() // _SECONDS_A_DAY)
+
+
 def remove_cache(folder: Path) -> None:
     """Remove a cache's file whatever is in it, of another version or damaged too.
 
     Raises:
         ResourceError: it cannot be removed.
     """
-    for suffix in ("", "-wal", "-shm"):
-        try:
+    with machine_errors_at(folder):
+        for suffix in ("", "-wal", "-shm"):
             (folder / (FILE_NAME + suffix)).unlink(missing_ok=True)
-        except OSError as error:
-            raise ResourceError(f"{folder}: the cache cannot be removed ({error.strerror}).") from error

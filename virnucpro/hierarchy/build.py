@@ -18,14 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.hierarchy.cache import AnswerCache
 from virnucpro.hierarchy.draft import Draft
 from virnucpro.hierarchy.resolvers import (
     Claim,
-    Edge,
     NonsenseError,
     Resolver,
     ResolverError,
@@ -44,38 +43,70 @@ Answer = TypeVar("Answer")
 Question = TypeVar("Question")
 
 
-class _HasIsSet(Protocol):
-    def is_set(self) -> bool: ...
+class BuildOptions(CallOptions, total=False):
+    """How a hierarchy is built; each may be left out. Retry, rate limit, progress and cancel are ``CallOptions``.
+
+    Attributes:
+        cache: where answers are kept; by default nowhere.
+        max_concurrent: questions at the same time, 8.
+        batch_size: names in a question about many, 20.
+        max_levels: most levels to climb, 64.
+        max_siblings: most names below one parent that are taken in, 100.
+        desc: name of the progress bars; by default none are drawn.
+    """
+
+    cache: AnswerCache | None
+    max_concurrent: int
+    batch_size: int
+    max_levels: int
+    max_siblings: int
+    desc: str | None
+
+
+def build_hierarchy(
+    terms: Iterable[str],
+    resolver: Resolver,
+    *,
+    with_siblings: bool = False,
+    with_evidence: bool = False,
+    **options: Unpack[BuildOptions],
+) -> Tree:
+    """Build a tree over ``terms``.
+
+    Args:
+        terms: names to begin with; case, underscores and blanks make no difference.
+        resolver: who is asked.
+        with_siblings: also take in the names right below each parent.
+        with_evidence: show all edges to the resolver at the end.
+        **options: see :class:`BuildOptions`.
+
+    Raises:
+        UsageError: no terms, an empty one, one of more than 1,000 letters, or a resolver that refuses to work at all.
+        CallCancelledError: ``cancel`` was set. Answers so far are in the cache.
+    """
+    builder = HierarchyBuilder(terms, resolver, **options)
+    builder.climb()
+    if with_siblings:
+        builder.find_siblings()
+    builder.reorganise()
+    if with_evidence:
+        builder.add_evidence()
+    return builder.tree()
 
 
 class _Stop:
     """Set by the user, or by an error that all further questions would meet."""
 
-    def __init__(self, asked: _HasIsSet | None) -> None:
-        self._asked = asked
+    def __init__(self, is_asked: Callable[[], bool]) -> None:
+        self._is_asked = is_asked
         self.error: VirNucProError | None = None
 
     def is_set(self) -> bool:
-        return self.error is not None or (self._asked is not None and self._asked.is_set())
+        return self.error is not None or self._is_asked()
 
 
 class HierarchyBuilder:
-    """Builds one tree, step by step; :func:`build_hierarchy` takes all steps.
-
-    Args:
-        terms: names to begin with; case, underscores and blanks make no difference.
-        resolver: who is asked.
-        cache: where answers are kept; None keeps none.
-        max_concurrent: questions at the same time.
-        batch_size: names in a question about many.
-        max_levels: most levels to climb.
-        max_siblings: most names below one parent that are taken in.
-        desc: name of the progress bars; None draws none.
-        **options: retry, rate limit, progress and cancel, see :class:`~virnucpro.parallel.CallOptions`.
-
-    Raises:
-        UsageError: no terms, or one that is empty or longer than 1,000 letters.
-    """
+    """Builds one tree, step by step; see :func:`build_hierarchy`, which takes all steps, for arguments and errors."""
 
     def __init__(
         self,
@@ -94,31 +125,28 @@ class HierarchyBuilder:
         self._fingerprint = resolver.fingerprint if cache is not None else ""
         self._max_concurrent, self._batch_size = max_concurrent, batch_size
         self._max_levels, self._max_siblings, self._desc = max_levels, max_siblings, desc
-        self._stop = _Stop(options.get("cancel"))
+        cancel = options.get("cancel")
+        self._stop = _Stop(cancel.is_set if cancel is not None else lambda: False)
         self._options: CallOptions = {**options, "cancel": self._stop}
         self._lock = threading.Lock()
-        self._terms = [_clean_term(number, term) for number, term in enumerate(terms, start=1)]
-        if not self._terms:
-            raise UsageError("no terms: give at least one name.")
         self._draft, self._num_answers = Draft(), 0
-        for term in sorted(self._terms, key=lambda term: (normalise_name(term), term)):
-            self._draft.add(term, "term")
+        names = [_clean_term(number, term) for number, term in enumerate(terms, start=1)]
+        if not names:
+            raise UsageError("no terms: give at least one name.")
+        for name in sorted(names, key=lambda name: (normalise_name(name), name)):
+            self._draft.add(name, "term")
 
     def climb(self) -> None:
         """Ask for parents, level by level."""
         answers: dict[str, list[Claim]] = {}
 
         def ask(name: str) -> list[str]:
-            claims = self._known("parent", name, _claims_from_json)
-            if claims is None:
-                claims = _checked_claims(self._resolver.parents(name))
-                self._keep("parent", name, [_to_json(claim) for claim in claims])
-            answers[name] = claims
-            return [claim.parent for claim in claims]
+            answers[name] = self._answer("parent", name, _checked_claims, self._resolver.parents)
+            return [claim.parent for claim in answers[name]]
 
         with self._timed("climb"):
             levels = run_levels(
-                sorted(self._draft.names.values(), key=normalise_name),
+                self._names(),
                 self._guarded(ask),
                 self._max_concurrent,
                 self._desc and f"{self._desc}: level",
@@ -145,11 +173,7 @@ class HierarchyBuilder:
         parents = sorted({parent for claims in self._draft.claims.values() for parent in claims})
 
         def ask(name: str) -> list[str]:
-            names = self._known("siblings", name, _names_from_json)
-            if names is None:
-                names = _checked_names(self._resolver.siblings(name))
-                self._keep("siblings", name, names)
-            return names
+            return self._answer("siblings", name, _checked_names, self._resolver.siblings)
 
         for name, found in self._ask("siblings", [self._draft.names[key] for key in parents], ask):
             if isinstance(found, Exception):
@@ -165,66 +189,71 @@ class HierarchyBuilder:
                 )
 
     def reorganise(self) -> None:
-        """Merge names with the same accepted name, then choose one parent for each."""
-        self._draft.merge(self._accepted_names())
+        """Ask for accepted names, merge names that have the same one, then choose one parent for each."""
+
+        def ask(batch: list[str]) -> list[list[str]]:
+            return [[accepted] for accepted in _checked_names(self._resolver.accepted(batch))]
+
+        accepted = {}
+        found = self._ask_batches("reorganise", "accepted", self._names(), ask, _checked_names, str)
+        for name, answer in found.items():
+            if isinstance(answer, Exception):
+                self._draft.decide("kept", name, name, reason=f"its batch failed: {answer}")
+            elif answer != [name]:
+                accepted[normalise_name(name)] = answer[0]
+        self._draft.merge(accepted)
         self._draft.choose_parents()
 
     def add_evidence(self) -> None:
         """Show all edges to the resolver, in batches."""
         edges = [(self._draft.names[key], claim.parent) for key, claim in sorted(self._draft.parents.items())]
 
-        def ask(batch: Sequence[Edge]) -> list[Claim | None]:
-            found = list(self._resolver.evidence(batch))
-            if len(found) != len(batch):
-                raise NonsenseError(f"{len(batch)} edges, and evidence for {len(found)}.")
-            claims = [None if claim is None else _checked_claims([claim])[0] for claim in found]
-            for edge, claim in zip(batch, claims, strict=True):
-                self._keep("evidence", "|".join(edge), [] if claim is None else [_to_json(claim)])
-            return claims
+        def ask(batch: list[tuple[str, str]]) -> list[list[Claim]]:
+            return [[] if claim is None else _checked_claims([claim]) for claim in self._resolver.evidence(batch)]
 
-        known = {edge: self._known("evidence", "|".join(edge), _claims_from_json) for edge in edges}
-        asked = chunk_list([edge for edge in edges if known[edge] is None], self._batch_size)
-        new: dict[Edge, Claim | Exception | None] = {}
-        for batch, found in self._ask("evidence", asked, ask):
-            answers = [found] * len(batch) if isinstance(found, Exception) else found
-            new.update(zip(batch, answers, strict=True))
-        for edge in edges:
-            kept = known[edge]
-            answer = new.get(edge) if kept is None else next(iter(kept), None)
+        for edge, answer in self._ask_batches("evidence", "evidence", edges, ask, _checked_claims, "|".join).items():
             if isinstance(answer, Exception):
-                self._draft.decide("kept", edge[0], edge[1], reason=f"its batch failed: {answer}")
-            elif answer is not None:
-                self._draft.follow(edge, answer)
+                self._draft.decide("kept", *edge, reason=f"its batch failed: {answer}")
+            for claim in answer if isinstance(answer, list) else ():
+                self._draft.follow(edge, claim)
 
     def tree(self) -> Tree:
         """What was built."""
         return self._draft.tree()
 
+    def _names(self) -> list[str]:
+        return sorted(self._draft.names.values(), key=normalise_name)
+
     def _note_failure(self, name: str, error: Exception) -> None:
         kind = "unknown" if isinstance(error, UnknownNameError) else "failed"
         self._draft.decide(kind, name, reason=str(error) or type(error).__name__)
 
-    def _accepted_names(self) -> dict[str, str]:
-        """Key to accepted name, of all names that have another one than their own."""
+    def _ask_batches(
+        self,
+        step: str,
+        kind: str,
+        questions: list[Question],
+        ask: Callable[[list[Question]], list[Answer]],
+        check: Callable[[Any], Answer],
+        name_of: Callable[[Question], str],
+    ) -> dict[Question, Answer | Exception]:
+        """The answer to each question, from the cache or asked for in batches; a batch that fails is its error."""
+        known = {question: self._known(kind, name_of(question), check) for question in questions}
+        answers = {question: answer for question, answer in known.items() if answer is not None}
+        found: dict[Question, Answer | Exception] = dict(answers)
 
-        def ask(batch: Sequence[str]) -> list[str]:
-            found = _checked_names(self._resolver.accepted(batch))
-            if len(found) != len(batch):
-                raise NonsenseError(f"{len(batch)} names, and {len(found)} accepted names.")
-            for name, accepted in zip(batch, found, strict=True):
-                self._keep("accepted", name, accepted)
-            return found
+        def asked(batch: list[Question]) -> list[Answer]:
+            new = ask(batch)
+            if len(new) != len(batch):
+                raise NonsenseError(f"{len(batch)} questions, and {len(new)} answers.")
+            for question, answer in zip(batch, new, strict=True):
+                self._keep(kind, name_of(question), answer)
+            return new
 
-        names = sorted(self._draft.names.values(), key=normalise_name)
-        known = {name: self._known("accepted", name, _name_from_json) for name in names}
-        asked = chunk_list([name for name in names if known[name] is None], self._batch_size)
-        for batch, found in self._ask("reorganise", asked, ask):
-            if isinstance(found, Exception):
-                for name in batch:
-                    self._draft.decide("kept", name, name, reason=f"its batch failed: {found}")
-            else:
-                known.update(zip(batch, found, strict=True))
-        return {normalise_name(name): accepted for name, accepted in known.items() if accepted and accepted != name}
+        batches = chunk_list([question for question in questions if question not in found], self._batch_size)
+        for batch, new in self._ask(step, batches, asked):
+            found.update(zip(batch, [new] * len(batch) if isinstance(new, Exception) else new, strict=True))
+        return {question: found[question] for question in questions}
 
     def _ask(
         self, step: str, questions: list[Question], ask: Callable[[Question], Answer]
@@ -264,69 +293,24 @@ class HierarchyBuilder:
             raise CallCancelledError(self._num_answers, len(self._draft.names))
         _LOG.info("%s: %s names, %.2f s", step, f"{len(self._draft.names):,}", time.monotonic() - begun)
 
-    def _known(self, kind: str, name: str, read: Callable[[Any], Answer]) -> Answer | None:
+    def _answer(self, kind: str, name: str, check: Callable[[Any], Answer], ask: Callable[[str], object]) -> Answer:
+        """The answer about a name, from the cache or asked for."""
+        known = self._known(kind, name, check)
+        if known is None:
+            known = check(ask(name))
+            self._keep(kind, name, known)
+        return known
+
+    def _known(self, kind: str, name: str, check: Callable[[Any], Answer]) -> Answer | None:
         stored = self._cache.get(self._fingerprint, kind, name) if self._cache is not None else None
         try:
-            return None if stored is None else read(stored)
+            return None if stored is None else check(stored)
         except (ResolverError, TypeError, ValueError):  # not what was written: asked again
             return None
 
     def _keep(self, kind: str, name: str, answer: object) -> None:
         if self._cache is not None:
             self._cache.put(self._fingerprint, kind, name, answer)
-
-
-def build_hierarchy(
-    terms: Iterable[str],
-    resolver: Resolver,
-    *,
-    with_siblings: bool = False,
-    with_evidence: bool = False,
-    cache: AnswerCache | None = None,
-    max_concurrent: int = 8,
-    batch_size: int = 20,
-    max_levels: int = 64,
-    max_siblings: int = 100,
-    desc: str | None = None,
-    **options: Unpack[CallOptions],
-) -> Tree:
-    """Build a tree over ``terms``; see :class:`HierarchyBuilder` for the arguments.
-
-    Args:
-        terms: names to begin with.
-        resolver: who is asked.
-        with_siblings: also take in the names right below each parent.
-        with_evidence: show all edges to the resolver at the end.
-        cache: where answers are kept.
-        max_concurrent: questions at the same time.
-        batch_size: names in a question about many.
-        max_levels: most levels to climb.
-        max_siblings: most names below one parent that are taken in.
-        desc: name of the progress bars.
-        **options: see :class:`~virnucpro.parallel.CallOptions`.
-
-    Raises:
-        UsageError: no terms, an empty one, or a resolver that refuses to work at all.
-        CallCancelledError: it was cancelled; what was answered is in the cache.
-    """
-    builder = HierarchyBuilder(
-        terms,
-        resolver,
-        cache=cache,
-        max_concurrent=max_concurrent,
-        batch_size=batch_size,
-        max_levels=max_levels,
-        max_siblings=max_siblings,
-        desc=desc,
-        **options,
-    )
-    builder.climb()
-    if with_siblings:
-        builder.find_siblings()
-    builder.reorganise()
-    if with_evidence:
-        builder.add_evidence()
-    return builder.tree()
 
 
 def _clean_term(number: int, term: str) -> str:
@@ -343,32 +327,19 @@ def _checked_name(name: object) -> str:
     return " ".join(name.split())
 
 
-def _checked_names(names: Iterable[object]) -> list[str]:
+def _checked_names(names: object) -> list[str]:
+    """Names of a resolver or, as JSON, of the cache."""
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        raise NonsenseError(f"expected a list of names, got {names!r:.60}.")
     return [_checked_name(name) for name in names]
 
 
 def _checked_claims(claims: Iterable[Claim]) -> list[Claim]:
+    """Claims of a resolver or, as JSON, of the cache."""
     checked = []
-    for claim in claims:
+    for item in claims:
+        claim = Claim(*item)
         if not 0 <= float(claim.confidence) <= 1:
             raise NonsenseError(f"a confidence of {claim.confidence!r}; expected 0 to 1.")
         checked.append(Claim(_checked_name(claim.parent), str(claim.evidence), str(claim.rank), claim.confidence))
     return checked
-
-
-def _to_json(claim: Claim) -> list[object]:
-    return [claim.parent, claim.evidence, claim.rank, claim.confidence]
-
-
-def _claims_from_json(stored: Any) -> list[Claim]:  # noqa: ANN401 - whatever the file holds
-    return _checked_claims([Claim(*fields) for fields in stored])
-
-
-def _names_from_json(stored: Any) -> list[str]:  # noqa: ANN401 - whatever the file holds
-    if not isinstance(stored, list):
-        raise TypeError
-    return _checked_names(stored)
-
-
-def _name_from_json(stored: Any) -> str:  # noqa: ANN401 - whatever the file holds
-    return _checked_name(stored)

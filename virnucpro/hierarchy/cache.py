@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from virnucpro.errors import ResourceError, StoreError
 from virnucpro.hierarchy.resolvers import normalise_name
+from virnucpro.sqlite_file import SqliteFile
 
 _LOG = logging.getLogger(__name__)
 
 FILE_NAME = "hierarchy.sqlite"
-_VERSION = 1
-_WAIT_SECONDS = 60.0
-"""For another process that writes."""
+_TABLE = "answers (resolver, key, answer, PRIMARY KEY (resolver, key)) WITHOUT ROWID"
 
 
-class AnswerCache:
+class AnswerCache(SqliteFile):
     """Keys such as ``parent:<name>`` and ``siblings:<name>``, with normalised names, to JSON; one space a resolver.
 
-    Threads may share it, and processes may share its file. What cannot be read counts as not there. Where nothing can
-    be written any more (a full disk) it says so once, and answers are kept for this run alone.
+    Threads may share it, and processes may share its file. What cannot be read counts as not there. If nothing can be
+    written any more (a full disk) it says so once, and answers are kept for this run alone.
 
     Args:
         path: a file, or a folder for ``hierarchy.sqlite`` in it; None keeps answers in memory.
@@ -35,50 +32,21 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = path / FILE_NAME if path is not None and (path.is_dir() or not path.suffix) else path
-        self._lock = threading.Lock()
+        if path is not None and (path.is_dir() or not path.suffix):
+            path /= FILE_NAME
+        super().__init__(path, [_TABLE])
         self._unwritten: dict[tuple[str, str], str] = {}
-        try:
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(
-                ":memory:" if self.path is None else self.path,
-                check_same_thread=False,
-                isolation_level=None,
-                timeout=_WAIT_SECONDS,
-            )
-            version = self._begin()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise ResourceError(f"{self.path}: the cache cannot be opened ({error}).") from error
-            raise StoreError(self.path or Path(), f"is damaged ({error})") from error
-        except OSError as error:
-            raise ResourceError(f"{self.path}: the cache cannot be made ({error.strerror}).") from error
-        if version != _VERSION:
-            self._database.close()
-            raise StoreError(self.path or Path(), f"is a cache of version {version}, this program reads {_VERSION}")
-
-    def _begin(self) -> int:
-        run = self._database.execute
-        run("PRAGMA journal_mode=WAL")
-        run("PRAGMA synchronous=NORMAL")
-        if run("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            run("CREATE TABLE IF NOT EXISTS answers (resolver, key, answer, PRIMARY KEY (resolver, key)) WITHOUT ROWID")
-            run(f"PRAGMA user_version={_VERSION}")
-        return int(run("PRAGMA user_version").fetchone()[0])
 
     def get(self, resolver: str, kind: str, name: str) -> Any:  # noqa: ANN401 - JSON has no narrower type
-        """The answer to ``kind`` (``parent``, ``siblings``) about ``name``; None where there is none."""
+        """The answer to ``kind`` (``parent``, ``siblings``) about ``name``; None if there is none."""
         key = f"{kind}:{normalise_name(name)}"
+        query = "SELECT answer FROM answers WHERE resolver=? AND key=?"
         with self._lock:
-            text = self._unwritten.get((resolver, key))
             try:
-                if text is None:
-                    found = self._database.execute(
-                        "SELECT answer FROM answers WHERE resolver=? AND key=?", (resolver, key)
-                    ).fetchone()
-                    text = found[0] if found else "null"
-                return json.loads(text)
+                found = (
+                    self._unwritten.get((resolver, key)) or self._database.execute(query, (resolver, key)).fetchone()
+                )
+                return json.loads(found if isinstance(found, str) else found[0]) if found else None
             except (sqlite3.DatabaseError, ValueError, TypeError) as error:
                 _LOG.warning("%s: %s cannot be read (%s) and is asked again", self.path, key, error)
                 return None
@@ -105,14 +73,3 @@ class AnswerCache:
         with self._lock:
             rows = self._database.execute("SELECT key FROM answers WHERE resolver=? ORDER BY key", (resolver,))
             return [key for (key,) in rows]
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from virnucpro.hierarchy.resolvers import Claim, Edge, normalise_name
 from virnucpro.hierarchy.tree import Decision, Node, Tree
@@ -69,7 +68,7 @@ class Draft:
             for parent, claim in self.claims[key].items():
                 above = targets[parent]
                 if above != targets[key]:
-                    _keep_surest(merged, above, replace(claim, parent=names[above]))
+                    _keep_surest(merged, above, claim._replace(parent=names[above]))
         self.names, self._status, self.claims = names, status, claims
 
     def choose_parents(self) -> None:

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from virnucpro.errors import VirNucProError
 
@@ -46,8 +47,7 @@ class NonsenseError(ResolverError):
     """An answer that cannot be understood."""
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """That a name lies below ``parent``, and who says so.
 
     Attributes:
@@ -152,7 +152,7 @@ class CallableResolver(Resolver):
 
     def accepted(self, names: Sequence[str]) -> Sequence[str]:
         """See ``Resolver.accepted``."""
-        return self.find_accepted(names) if self.find_accepted else names
+        return list(self.find_accepted(names)) if self.find_accepted else names
 
     def evidence(self, edges: Sequence[Edge]) -> Sequence[Claim | None]:
         """See ``Resolver.evidence``."""

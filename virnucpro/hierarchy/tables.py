@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64
 
+from virnucpro.atomic import file_digest
 from virnucpro.errors import InputError
 from virnucpro.hierarchy.resolvers import Claim, Resolver, TableResolver, UnknownNameError, normalise_name
 
@@ -134,34 +136,30 @@ def read_taxdump(directory: Path) -> Resolver:
     return _Taxdump(_source("taxdump", directory / "nodes.dmp"), parent_of, rank, rank_names, scientific, by_name)
 
 
+@dataclass(frozen=True, eq=False)
 class _Taxdump(Resolver):
     """NCBI's taxonomy; the parents of a name that several entries have are those of all of them."""
 
-    def __init__(
-        self,
-        source: str,
-        parent_of: NDArray[np.int32],
-        rank: NDArray[np.int16],
-        rank_names: NDArray[np.str_],
-        scientific: dict[int, str],
-        by_name: dict[str, list[int]],
-    ) -> None:
-        self._source, self._parent_of, self._rank, self._rank_names = source, parent_of, rank, rank_names
-        self._scientific, self._by_name = scientific, by_name
+    source: str  # the file and its digest
+    parent_of: NDArray[np.int32]  # number of an entry to that of its parent; 0 where there is no entry
+    rank: NDArray[np.int16]  # number of an entry to that of its rank
+    rank_names: NDArray[np.str_]
+    scientific: dict[int, str]  # number of an entry to its name
+    by_name: dict[str, list[int]]  # normalised name to the entries that have it
 
     @property
     def fingerprint(self) -> str:
         """See ``Resolver.fingerprint``."""
-        return self._source
+        return self.source
 
     def parents(self, name: str) -> list[Claim]:
         """See ``Resolver.parents``."""
         claims = []
         for number in self._numbers(name):
-            parent = int(self._parent_of[number])
+            parent = int(self.parent_of[number])
             if parent not in (0, number):
-                above = self._scientific.get(parent, str(parent))
-                claims.append(Claim(above, f"NCBI:txid{number}", str(self._rank_names[self._rank[number]])))
+                above = self.scientific.get(parent, str(parent))
+                claims.append(Claim(above, f"NCBI:txid{number}", str(self.rank_names[self.rank[number]])))
         return claims
 
     def siblings(self, parent: str) -> list[str]:
@@ -170,19 +168,19 @@ class _Taxdump(Resolver):
             numbers = self._numbers(parent)
         except UnknownNameError:
             return []
-        children = np.flatnonzero(np.isin(self._parent_of, numbers)).tolist()
-        return [self._scientific[child] for child in children if child not in numbers and child in self._scientific]
+        children = np.flatnonzero(np.isin(self.parent_of, numbers)).tolist()
+        return [self.scientific[child] for child in children if child not in numbers and child in self.scientific]
 
     def accepted(self, names: Iterable[str]) -> list[str]:
         """See ``Resolver.accepted``; a name of several entries stays as it is."""
         return [self._accepted(name) for name in names]
 
     def _accepted(self, name: str) -> str:
-        numbers = self._by_name.get(normalise_name(name), [])
-        return self._scientific.get(numbers[0], name) if len(numbers) == 1 else name
+        numbers = self.by_name.get(normalise_name(name), [])
+        return self.scientific.get(numbers[0], name) if len(numbers) == 1 else name
 
     def _numbers(self, name: str) -> list[int]:
-        numbers = self._by_name.get(normalise_name(name))
+        numbers = self.by_name.get(normalise_name(name))
         if numbers is None:
             raise UnknownNameError(name)
         return numbers
@@ -200,27 +198,23 @@ def _with_parents(table: TableResolver, path: Path) -> TableResolver:
 
 
 def _source(kind: str, path: Path) -> str:
-    digest = xxh3_64()
-    with _readable(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return f"{kind}:{path.name}:{digest.hexdigest()}"
+    with _readable(path):
+        return f"{kind}:{path.name}:{file_digest(path)}"
 
 
-def _readable(path: Path) -> Path:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        path.open("rb").close()
+        yield
     except OSError as error:
         raise InputError(str(path), f"{error.strerror}.") from error
-    return path
+    except UnicodeDecodeError as error:
+        raise InputError(str(path), f"is not UTF-8 ({error.reason}).") from error
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with _readable(path).open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            yield from stream
-        except UnicodeDecodeError as error:
-            raise InputError(str(path), f"is not UTF-8 ({error.reason}).") from error
+    with _readable(path), path.open(encoding="utf-8-sig", newline="") as stream:
+        yield from stream
 
 
 def _dump(path: Path, num_cells: int) -> Iterator[tuple[int, list[str]]]:
@@ -242,7 +236,6 @@ def _sheets(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         from openpyxl import load_workbook  # type: ignore[import-untyped]  # noqa: PLC0415 - of an extra
     except ModuleNotFoundError as error:
         raise InputError(str(path), "needs openpyxl ('pip install openpyxl'), or the table saved as text.") from error
-    _readable(path)
     try:
         book = load_workbook(path, read_only=True, data_only=True)
     except Exception as error:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
-from virnucpro.atomic import atomic_write
-from virnucpro.errors import StoreError, UsageError
+from virnucpro.atomic import atomic_write, read_json, write_json
+from virnucpro.errors import UsageError
 from virnucpro.hierarchy.resolvers import normalise_name
 
 FORMATS = (".json", ".tsv", ".nwk")
-_FORMAT, _VERSION = "virnucpro hierarchy", 1
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,16 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class _Stored:
+    """A tree as JSON."""
+
+    format: Literal["virnucpro hierarchy"]
+    version: Literal[1]
+    nodes: list[Node]
+    decisions: list[Decision]
+
+
+@dataclass(frozen=True)
 class Tree:
     """Names, each below at most one other; several roots are possible.
 
@@ -77,7 +86,7 @@ class Tree:
     """
 
     nodes: dict[str, Node]
-    decisions: tuple[Decision, ...] = field(default=())
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def roots(self) -> list[str]:
@@ -161,43 +170,29 @@ def write_tree(tree: Tree, path: Path) -> list[Path]:
     """
     check_format(path)
     if path.suffix == ".json":
-        content = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "nodes": [asdict(node) for node in tree.nodes.values()],
-            "decisions": [asdict(decision) for decision in tree.decisions],
-        }
-        return [_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")]
-    if path.suffix == ".nwk":
-        text = tree.newick()
-    else:
-        columns = ("depth", "name", "parent", "rank", "status", "confidence", "evidence", "other_names")
-        text = _table(columns, ((depth, *_cells(node)) for depth, node in tree.walk()))
+        write_json(path, asdict(_Stored("virnucpro hierarchy", 1, [*tree.nodes.values()], [*tree.decisions])))
+        return [path]
+    columns = ("depth", "name", "parent", "rank", "status", "confidence", "evidence", "other_names")
+    text = tree.newick() if path.suffix == ".nwk" else _table(columns, (_cells(*each) for each in tree.walk()))
     decisions = path.with_suffix(".decisions.tsv")
     lines = ((d.kind, d.name, d.chosen or "", "; ".join(d.rejected), d.reason) for d in tree.decisions)
-    return [
-        _write(path, text),
-        _write(decisions, _table(("kind", "name", "chosen", "rejected", "reason"), lines)),
-    ]
+    written = {path: text, decisions: _table(("kind", "name", "chosen", "rejected", "reason"), lines)}
+    for place, content in written.items():
+        with atomic_write(place) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return [*written]
 
 
-def _cells(node: Node) -> tuple[object, ...]:
+def _cells(depth: int, node: Node) -> tuple[object, ...]:
     others = "; ".join(node.other_names)
-    return node.name, node.parent or "", node.rank, node.status, f"{node.confidence:g}", node.evidence, others
+    return depth, node.name, node.parent or "", node.rank, node.status, f"{node.confidence:g}", node.evidence, others
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([" ".join(str(cell).split()) for cell in row] for row in rows)
+    writer.writerows([columns, *([" ".join(str(cell).split()) for cell in row] for row in rows)])
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> Path:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
 
 
 def read_tree(path: Path) -> Tree:
@@ -206,14 +201,5 @@ def read_tree(path: Path) -> Tree:
     Raises:
         StoreError: it is missing, damaged or of another version.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT or content["version"] != _VERSION:
-            raise StoreError(path, f"is no {_FORMAT} of version {_VERSION}")
-        nodes = [Node(**{**node, "other_names": tuple(node["other_names"])}) for node in content["nodes"]]
-        decisions = (Decision(**{**each, "rejected": tuple(each["rejected"])}) for each in content["decisions"])
-        return Tree({node.name: node for node in nodes}, tuple(decisions))
-    except OSError as error:
-        raise StoreError(path, f"cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(path, f"is damaged ({error!r})") from error
+    stored = read_json(path, _Stored)
+    return Tree({node.name: node for node in stored.nodes}, tuple(stored.decisions))

@@ -22,10 +22,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Literal, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from virnucpro.errors import UsageError, VirNucProError, WorkerError
 from virnucpro.executors.calls import call_pool
@@ -209,39 +209,26 @@ def run_parallel(
         UsageError: fewer than one call at a time.
     """
     todo = list(items)
-    _check(max_concurrent)
-    with call_pool(min(max_concurrent, max(1, len(todo))), processes=processes) as pool:
+    _at_least_one("max_concurrent", max_concurrent)
+    try:
+        with call_pool(min(max_concurrent, max(1, len(todo))), processes=processes) as pool:
 
-        async def run() -> Sequence[Result | Exception]:
-            return await run_parallel_async(
-                todo, _in_pool(call, pool), max_concurrent, desc, return_exceptions=return_exceptions, **options
-            )
+            async def called(item: Item) -> Result:
+                return await asyncio.get_running_loop().run_in_executor(pool, call, item)
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(run())
-        with ThreadPoolExecutor(1) as thread:  # a thread has one event loop, and here it is somebody else's
-            return thread.submit(lambda: asyncio.run(run())).result()
+            async def run() -> Sequence[Result | Exception]:
+                return await run_parallel_async(
+                    todo, called, max_concurrent, desc, return_exceptions=return_exceptions, **options
+                )
 
-
-def _in_pool(call: Callable[[Item], Result], pool: Executor) -> Callable[[Item], Awaitable[Result]]:
-    """The same call as a coroutine function; a pool whose process was killed is an error of its own kind."""
-
-    async def called(item: Item) -> Result:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(pool, call, item)
-        except BrokenExecutor as error:
-            raise _BrokenError from error
-
-    return called
-
-
-class _BrokenError(WorkerError):
-    """Ends a run whatever was asked: no call is answered any more."""
-
-    def __str__(self) -> str:
-        return "a process that made calls was killed (out of memory?); use fewer at the same time."
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                return asyncio.run(run())
+            with ThreadPoolExecutor(1) as thread:  # a thread has one event loop, and here it is somebody else's
+                return thread.submit(lambda: asyncio.run(run())).result()
+    except BrokenExecutor as error:
+        raise WorkerError("a process that made calls was killed (out of memory?); use fewer at a time.") from error
 
 
 @overload
@@ -282,7 +269,7 @@ async def run_parallel_async(
     When the first failure ends the run, calls under way are cancelled.
     """
     todo = list(items)
-    _check(max_concurrent)
+    _at_least_one("max_concurrent", max_concurrent)
     cancel, semaphore = options.get("cancel"), asyncio.Semaphore(max_concurrent)
     results: dict[int, Result | Exception] = {}
 
@@ -291,17 +278,14 @@ async def run_parallel_async(
         async def one(index: int, item: Item) -> None:
             try:
                 results[index] = await _attempts(call, item, options)
-                advance()
-            except _StoppedError:
-                pass
             except Exception as error:
-                if not return_exceptions or isinstance(error, _BrokenError):
+                if not return_exceptions or isinstance(error, BrokenExecutor):
                     error.add_note(f"item {index}: {item!r:.200}")
                     raise
                 results[index] = error
-                advance()
             finally:
                 semaphore.release()
+            advance()
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -312,21 +296,10 @@ async def run_parallel_async(
                     tasks.create_task(one(index, item))
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
-    return _in_order(results, len(todo), return_exceptions=return_exceptions)
-
-
-def _in_order(
-    results: dict[int, Result | Exception], num_items: int, *, return_exceptions: bool
-) -> list[Result | Exception]:
-    """Results by number; those that a cancelled run did not come to are errors."""
-    cancelled = CallCancelledError(len(results), num_items)
-    if len(results) < num_items and not return_exceptions:
+    cancelled = CallCancelledError(len(results), len(todo))
+    if len(results) < len(todo) and not return_exceptions:
         raise cancelled
-    return [results.get(index, cancelled) for index in range(num_items)]
-
-
-class _StoppedError(Exception):
-    """A call that waited was cancelled."""
+    return [results.get(index, cancelled) for index in range(len(todo))]
 
 
 async def _attempts(call: Callable[[Item], Awaitable[Result]], item: Item, options: CallOptions) -> Result:
@@ -340,7 +313,7 @@ async def _attempts(call: Callable[[Item], Awaitable[Result]], item: Item, optio
             return await call(item)
         except Exception as error:
             num_failures += 1
-            wait = None if isinstance(error, _BrokenError) else retry.wait_seconds(num_failures, error)
+            wait = None if isinstance(error, BrokenExecutor) else retry.wait_seconds(num_failures, error)
             if wait is None:
                 raise
             _LOG.debug("attempt %d failed (%s); the next in %.1f s", num_failures, type(error).__name__, wait)
@@ -348,30 +321,24 @@ async def _attempts(call: Callable[[Item], Awaitable[Result]], item: Item, optio
 
 
 async def _wait(seconds: float, cancel: _Cancel | None) -> None:
-    """Sleep; raises ``_StoppedError`` as soon as ``cancel`` is set."""
+    """Sleep; the task is cancelled as soon as ``cancel`` is set."""
     end = time.monotonic() + seconds
-    while True:
-        if cancel is not None and cancel.is_set():
-            raise _StoppedError
+    while cancel is None or not cancel.is_set():
         left = end - time.monotonic()
         if left <= 0:
             return
         await asyncio.sleep(left if cancel is None else min(left, _SECONDS_A_LOOK))
+    raise asyncio.CancelledError
 
 
-def _check(max_concurrent: int) -> None:
-    if max_concurrent < 1:
-        raise UsageError(f"max_concurrent: at least 1, not {max_concurrent}.")
+def _at_least_one(name: str, number: int) -> None:
+    if number < 1:
+        raise UsageError(f"{name}: at least 1, not {number}.")
 
 
 @contextmanager
 def _shown(desc: str | None, num_items: int, progress: Progress | None) -> Iterator[Callable[[], None]]:
     """Yields a function to call after each item; it moves the bar and tells ``progress``."""
-    bar: Any = None
-    if desc is not None:
-        from tqdm.auto import tqdm  # noqa: PLC0415 - a bar of the notebook is made of widgets, which take their time
-
-        bar = tqdm(total=num_items, desc=desc, disable=False if in_notebook() else None)
     num_done = 0
 
     def advance() -> None:
@@ -383,16 +350,16 @@ def _shown(desc: str | None, num_items: int, progress: Progress | None) -> Itera
             try:
                 progress(num_done, num_items)
             except Exception:  # noqa: BLE001 - somebody else's function, and the work is worth more than its answer
-                _LOG.warning(
-                    "the progress callback raised; it is not called again, and the work continues.", exc_info=True
-                )
+                _LOG.warning("the progress callback raised and is not called again; the work continues", exc_info=True)
                 progress = None
 
-    try:
+    with ExitStack() as stack:
+        bar = None
+        if desc is not None:
+            from tqdm.auto import tqdm  # noqa: PLC0415 - a bar of the notebook is made of widgets, which take their time
+
+            bar = stack.enter_context(tqdm(total=num_items, desc=desc, disable=False if in_notebook() else None))
         yield advance
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def chunk_list(items: Iterable[Item], size: int) -> list[list[Item]]:
@@ -404,8 +371,7 @@ def chunk_list(items: Iterable[Item], size: int) -> list[list[Item]]:
     Raises:
         UsageError: ``size`` is below 1.
     """
-    if size < 1:
-        raise UsageError(f"chunk_list: a size of at least 1, not {size}.")
+    _at_least_one("size", size)
     todo = list(items)
     return [todo[start : start + size] for start in range(0, len(todo), size)]
 
@@ -443,25 +409,24 @@ def run_levels(
     Raises:
         Exception: see :func:`run_parallel`.
     """
-
-    def answer(item: Key) -> list[Key]:
-        return list(call(item))
-
     levels: list[dict[Key, list[Key] | Exception]] = []
     seen = set[Hashable]()
 
     def unseen(found: Iterable[Key]) -> list[Key]:
-        by_key: dict[Hashable, Key] = {}
+        fresh: dict[Hashable, Key] = {}
         for item in found:
-            by_key.setdefault(item if key is None else key(item), item)
-        fresh = {name: item for name, item in by_key.items() if name not in seen}
+            name = item if key is None else key(item)
+            if name not in seen:
+                fresh.setdefault(name, item)
         seen.update(fresh)
         return list(fresh.values())
 
     level = unseen(items)
     while level and (max_levels is None or len(levels) < max_levels):
         name = None if desc is None else f"{desc} {len(levels) + 1}"
-        answers = run_parallel(level, answer, max_concurrent, name, return_exceptions=return_exceptions, **options)
+        answers = run_parallel(
+            level, lambda item: list(call(item)), max_concurrent, name, return_exceptions=return_exceptions, **options
+        )
         levels.append(dict(zip(level, answers, strict=True)))
         level = unseen(found for answer in answers if not isinstance(answer, Exception) for found in answer)
     return levels

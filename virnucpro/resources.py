@@ -1,8 +1,13 @@
-"""Memory that can be had, and memory that processes hold."""
+"""CPUs and memory that can be had, and memory that processes hold.
+
+Containers and batch systems set limits of control groups (Linux), which ``psutil`` does not read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 
 import psutil
@@ -10,16 +15,28 @@ import psutil
 _UNLIMITED_BYTES = 1 << 60
 
 
-def free_memory_bytes(system: Path = Path("/")) -> int:
-    """Memory that can be had without swapping: of the machine, and of the process's control groups (Linux).
-
-    Containers and batch systems set limits of control groups, which ``psutil`` does not read.
+def available_cpus(system: Path = Path("/")) -> int:
+    """CPUs this process may keep busy: its affinity, and the quotas of its control groups.
 
     Args:
         system: where ``sys`` and ``proc`` are.
     """
-    limits = [psutil.virtual_memory().available, _group_v2(system), _group_v1(system)]
-    return max(0, min(limit for limit in limits if limit is not None))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = _limits(system, "cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    return max(1, min([allowed, *(ceil(quota / period) for quota, period in quotas)]))
+
+
+def free_memory_bytes(system: Path = Path("/")) -> int:
+    """Memory that can be had without swapping: of the machine, and of the process's control groups.
+
+    Args:
+        system: where ``sys`` and ``proc`` are.
+    """
+    groups = _limits(
+        system, "memory", ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    )
+    left = (limit - used for limit, used in groups if limit < _UNLIMITED_BYTES)
+    return max(0, min([psutil.virtual_memory().available, *left]))
 
 
 def held_memory_bytes(pid: int) -> int:
@@ -39,28 +56,23 @@ def _own_bytes(process: psutil.Process) -> int:
         return 0
 
 
-def _group_v2(system: Path) -> int | None:
-    group = next((line[3:] for line in _text(system / "proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+def _limits(system: Path, controller: str, *files: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """The two numbers of each control group of this process that sets a limit.
+
+    Args:
+        system: where ``sys`` and ``proc`` are.
+        controller: folder of the group in version 1.
+        files: that hold the numbers, in either version.
+    """
     mount = system / "sys/fs/cgroup"
-    here = mount / group.lstrip("/") if ".." not in group else mount
-    folders = (here, *(folder for folder in here.parents if folder.is_relative_to(mount)))
-    return _least(_left(_text(folder / "memory.max"), _text(folder / "memory.current")) for folder in folders)
-
-
-def _group_v1(system: Path) -> int | None:
-    folder = system / "sys/fs/cgroup/memory"
-    return _left(_text(folder / "memory.limit_in_bytes"), _text(folder / "memory.usage_in_bytes"))
-
-
-def _least(limits: Iterable[int | None]) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _left(limit: str, used: str) -> int | None:
-    limit, used = limit.strip(), used.strip()
-    if not limit.isdigit() or not used.isdigit() or int(limit) >= _UNLIMITED_BYTES:
-        return None
-    return int(limit) - int(used)
+    own = next((line[3:] for line in _text(system / "proc/self/cgroup").splitlines() if line.startswith("0::")), "/")
+    here = mount / own.lstrip("/") if ".." not in own else mount
+    above = (folder for folder in here.parents if folder.is_relative_to(mount))
+    for folder in (here, *above, mount / controller):
+        for names in files:
+            words = " ".join(_text(folder / name) for name in names).split()
+            if len(words) == 2 and all(word.isdigit() for word in words):  # unlimited is "max" or -1
+                yield int(words[0]), int(words[1])
 
 
 def _text(path: Path) -> str:

@@ -11,8 +11,8 @@ from benchmarks import gpu, suite
 from benchmarks.inputs import ESM2_SIZES
 from benchmarks.measure import Settings
 from virnucpro.cli.options import COUNT, FILE, threads_option
-from virnucpro.encoders.device import available_cpus
 from virnucpro.logs import start_logging
+from virnucpro.resources import available_cpus
 
 _SECTIONS = ("extraction", "encoders", "results", "scaling", "predict", "duplicates", "memory")
 _EPILOG = """\

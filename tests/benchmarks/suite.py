@@ -20,7 +20,7 @@ from benchmarks.record import Record
 from benchmarks.tables import open_console, section_table
 from virnucpro import __version__
 from virnucpro.bundles import load_bundle
-from virnucpro.encoders.device import available_cpus
+from virnucpro.resources import available_cpus
 
 SECTIONS: dict[str, Callable[[Settings], Iterator[Figure]]] = {
     extraction.SECTION: extraction.measure,

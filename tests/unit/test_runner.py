@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from virnucpro.encoders.compiled_layers import StoppedError
-from virnucpro.encoders.device import available_cpus, default_dtype, parse_dtype
+from virnucpro.encoders.device import default_dtype, parse_dtype
 from virnucpro.encoders.esm2 import Esm2
 from virnucpro.encoders.runner import AsyncInferenceRunner, NotFiniteError
 from virnucpro.engine.loader import pack_unit
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import UsageError
+from virnucpro.resources import available_cpus
 from virnucpro.sequence.ragged import Ragged
 
 CPU = torch.device("cpu")

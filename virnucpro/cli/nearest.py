@@ -61,9 +61,10 @@ def nearest(
     from virnucpro.embeddings.files import read_embeddings  # noqa: PLC0415 - --help should not wait for it
     from virnucpro.embeddings.neighbours import nearest as find  # noqa: PLC0415
     from virnucpro.embeddings.neighbours import read_query  # noqa: PLC0415
-    from virnucpro.encoders.device import available_cpus, choose_devices  # noqa: PLC0415
+    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
     from virnucpro.progress import Reporter  # noqa: PLC0415
+    from virnucpro.resources import available_cpus  # noqa: PLC0415
 
     refuse_overwriting([query, against], [output] if output is not None else [])
     known, about = read_embeddings(against)

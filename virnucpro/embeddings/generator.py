@@ -282,7 +282,7 @@ def _a_thread_each(num_workers: int) -> Iterator[Callable[[_Embed], _Embed]]:
     """Let each call use its share of the CPUs: threads that share every operation wait for one another."""
     import torch  # noqa: PLC0415 - slow to import
 
-    from virnucpro.encoders.device import available_cpus  # noqa: PLC0415
+    from virnucpro.resources import available_cpus  # noqa: PLC0415
 
     before, share = torch.get_num_threads(), max(1, available_cpus() // num_workers)
 
@@ -309,8 +309,8 @@ class _EmbedTexts:
     num_workers: int
 
     def __call__(self, texts: list[str]) -> NDArray[np.float32]:
-        from virnucpro.encoders.device import available_cpus  # noqa: PLC0415
         from virnucpro.engine.threads import use_threads  # noqa: PLC0415
+        from virnucpro.resources import available_cpus  # noqa: PLC0415
 
         use_threads(max(1, available_cpus() // self.num_workers))
         return _loader_of_process(self.name, self.precision, self.device).encode(texts)

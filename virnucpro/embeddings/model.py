@@ -157,7 +157,7 @@ def _threads(number: int | None) -> Iterator[None]:
     """Let torch use so many threads for the block."""
     import torch  # noqa: PLC0415 - slow to import
 
-    from virnucpro.encoders.device import available_cpus  # noqa: PLC0415
+    from virnucpro.resources import available_cpus  # noqa: PLC0415
 
     before = torch.get_num_threads()
     torch.set_num_threads(number or available_cpus())

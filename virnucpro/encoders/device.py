@@ -1,9 +1,8 @@
-"""Which devices to use, and how many CPUs there really are. Nothing here starts CUDA."""
+"""Which devices to use. Nothing here starts CUDA."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 from pathlib import Path
@@ -122,7 +121,8 @@ def describe(device: torch.device) -> dict[str, str | float]:
 
 
 def _driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str:
-    found = re.search(r"Kernel Module\D*([\d.]+)", " ".join(_lines(path)))
+    text = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
+    found = re.search(r"Kernel Module\D*([\d.]+)", text)
     return found[1] if found else "unknown"
 
 
@@ -177,17 +177,6 @@ def slowness(device: torch.device, dtype: torch.dtype) -> str | None:
     return "this CPU imitates bfloat16, which takes several times as long as --dtype float32"
 
 
-def available_cpus(system: Path = Path("/")) -> int:
-    """Return the number of CPUs this process may keep busy: affinity, and the quota of its control groups.
-
-    Args:
-        system: where ``sys`` and ``proc`` lie.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [quota for quota in (_quota_v2(system), _quota_v1(system)) if quota is not None]
-    return max(1, min([allowed, *(math.ceil(quota) for quota in quotas)]))
-
-
 def _best_devices(num_cuda: int) -> tuple[list[str], str]:
     if num_cuda:
         return [f"cuda:{number}" for number in range(num_cuda)], "all CUDA devices; --gpus or --device cpu for less"
@@ -210,31 +199,3 @@ def _named_devices(device: str, num_cuda: int) -> list[str]:
     if not numbers or max(numbers) >= num_cuda:
         raise UsageError(f"--device {device}: torch sees {num_cuda} CUDA devices. Use --device auto or cpu.")
     return [f"cuda:{number}" for number in numbers]
-
-
-def _quota_v2(system: Path) -> float | None:
-    """Return the smallest CPU quota from this process's group up to the root (cgroup v2)."""
-    mount = system / "sys/fs/cgroup"
-    group = next((line[3:] for line in _lines(system / "proc/self/cgroup") if line.startswith("0::")), "/")
-    here = mount / group.lstrip("/")
-    folders = [here, *here.parents][: len(here.relative_to(mount).parts) + 1] if ".." not in group else [mount]
-    quotas = []
-    for folder in folders:
-        for line in _lines(folder / "cpu.max"):
-            quota, _, period = line.partition(" ")
-            if quota != "max":
-                quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
-
-
-def _quota_v1(system: Path) -> float | None:
-    folder = system / "sys/fs/cgroup/cpu"
-    quota, period = _lines(folder / "cpu.cfs_quota_us"), _lines(folder / "cpu.cfs_period_us")
-    return int(quota[0]) / int(period[0]) if quota and period and int(quota[0]) > 0 else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="ascii").split("\n")[:-1]
-    except OSError:
-        return []

@@ -23,7 +23,6 @@ from virnucpro import __version__, store
 from virnucpro.atomic import write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import load_encoder
-from virnucpro.encoders.device import available_cpus
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.engine.loader import pack_unit
 from virnucpro.engine.packing import GreedyPacker
@@ -35,7 +34,7 @@ from virnucpro.machine.machine import device_name, synchronise
 from virnucpro.machine.reads import write_reads
 from virnucpro.machine.sample_units import draw_strings, store_units
 from virnucpro.machine.text import aligned, rate
-from virnucpro.resources import held_memory_bytes
+from virnucpro.resources import available_cpus, held_memory_bytes
 from virnucpro.sequence.extract import Extraction
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import usual_token_budget

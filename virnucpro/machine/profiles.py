@@ -18,10 +18,10 @@ from virnucpro import stored_json
 from virnucpro.atomic import write_json
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.bundle import cache_dir
-from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import StoreError
 from virnucpro.machine.machine import device_name
 from virnucpro.machine.text import aligned, rate
+from virnucpro.resources import available_cpus
 from virnucpro.settings import Positive
 from virnucpro.stages.base import ROLES
 from virnucpro.stored_json import Limits

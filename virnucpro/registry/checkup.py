@@ -19,7 +19,7 @@ from virnucpro.errors import VirNucProError
 from virnucpro.registry import known_answers
 from virnucpro.registry.inventory import Place, places_here, verify
 from virnucpro.registry.receipts import looks_complete, read_receipt
-from virnucpro.resources import free_memory_bytes
+from virnucpro.resources import available_cpus, free_memory_bytes
 
 State = Literal["OK", "WARN", "FAIL"]
 
@@ -156,8 +156,6 @@ def _attention() -> tuple[State, str]:
 
 def _cpus() -> tuple[State, str]:
     import torch  # noqa: PLC0415
-
-    from virnucpro.encoders.device import available_cpus  # noqa: PLC0415 - imports torch
 
     return "OK", (
         f"{available_cpus()} may be used of {os.cpu_count()}; torch starts with {torch.get_num_threads()} threads "

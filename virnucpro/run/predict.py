@@ -24,7 +24,7 @@ from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Limits
 from virnucpro.encoders import TRANSFORMER_KINDS, read_config
-from virnucpro.encoders.device import available_cpus, choose_devices, slowness
+from virnucpro.encoders.device import choose_devices, slowness
 from virnucpro.errors import IncompleteRunError, UsageError
 from virnucpro.executors.base import Kept
 from virnucpro.inputs import check_inputs
@@ -32,6 +32,7 @@ from virnucpro.logs import log_to
 from virnucpro.machine.machine import dtype_name
 from virnucpro.progress import Reporter
 from virnucpro.request import Options, Request
+from virnucpro.resources import available_cpus
 from virnucpro.results import formats
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts

@@ -20,9 +20,9 @@ from virnucpro import __version__
 from virnucpro.atomic import read_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import read_config
-from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import InputError, ModelError, StoreError, UsageError
 from virnucpro.request import Request
+from virnucpro.resources import available_cpus
 from virnucpro.results import counts as counting
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import read_config
-from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import CountError, ResourceError, StoreError, WorkerError
 from virnucpro.executors.base import Executor, Worker
 from virnucpro.executors.local import LocalExecutor
@@ -22,6 +21,7 @@ from virnucpro.machine import profiles
 from virnucpro.machine.machine import dtype_name
 from virnucpro.progress import Reporter
 from virnucpro.request import Request
+from virnucpro.resources import available_cpus
 from virnucpro.run_dir import RunDir
 from virnucpro.settings import Runtime
 from virnucpro.stages import classify, embed, merge, nearest

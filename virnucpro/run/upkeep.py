@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from virnucpro.encoders.device import available_cpus
 from virnucpro.errors import UsageError
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.progress import Reporter
 from virnucpro.request import Request
+from virnucpro.resources import available_cpus
 from virnucpro.run import verify as verification
 from virnucpro.run.verify import Findings
 from virnucpro.run_dir import RunDir

@@ -6,11 +6,13 @@ A run lives in the folder ``run/`` of the output directory::
     run/request.json                      inputs, settings and options of the last command
     run/rules.json                        what of the bundle turns scores into calls
     run/index.json                        what extraction found; exists when extraction is done
+    run/left_over_rows.bin                digests of rows that memory had no room for, while extraction runs
     run/units/unit-00042.h5               a unit: sequences, fragments, rows and their strings
     run/embeddings/nucleotide/unit-00042.h5
     run/embeddings/protein/unit-00042.h5
     run/merged/unit-00042.h5              features
     run/scores/unit-00042.h5              scores; when it exists the three above may be gone
+    run/nearest/unit-00042.h5             what the nearest proteins say of fragments; only where the model asks
     run/genes/unit-00042.h5               genes of the records that end in the unit; only with a table of proteins
     run/genes/organisms.json              names and families of the organisms of the nearest viral proteins
     run/failed/unit-00042.json            rows that cannot be computed, with the reason; only if there are any
@@ -72,9 +74,30 @@ _Manifest = TypedDict(
 )
 
 
+class _Place:
+    """A path in ``run/``; with ``of_model`` each model of a cascade has its own."""
+
+    def __init__(self, name: str, *, of_model: bool = False) -> None:
+        self._name, self._of_model = name, of_model
+
+    def __get__(self, run_dir: RunDir, _kind: type) -> Path:
+        return run_dir.work / (run_dir.part if self._of_model else "") / self._name
+
+
+class _UnitPlace:
+    """The same for files that each unit has; called with its number."""
+
+    def __init__(self, folder: str, ending: str = ".h5", *, of_model: bool = False) -> None:
+        self._folder, self._ending = _Place(folder, of_model=of_model), ending
+
+    def __get__(self, run_dir: RunDir, kind: type) -> Callable[[int], Path]:
+        folder = self._folder.__get__(run_dir, kind)
+        return lambda unit: folder / f"unit-{unit:05d}{self._ending}"
+
+
 @dataclass(frozen=True)
 class RunDir:
-    """The paths of one run.
+    """The paths of one run; the head of this module says what each of them is.
 
     Attributes:
         root: the output directory; results go here, the run itself into ``root/run``.
@@ -84,42 +107,34 @@ class RunDir:
     root: Path
     part: str = ""
 
+    manifest = _Place("manifest.json")
+    request = _Place("request.json")
+    index = _Place("index.json")
+    left_over_rows = _Place("left_over_rows.bin")
+    organisms = _Place("genes/organisms.json")
+    unit = _UnitPlace("units")
+    genes = _UnitPlace("genes")
+    receipt = _UnitPlace("receipts", ".json")
+    _lock = _Place("lock")
+
+    rules = _Place("rules.json", of_model=True)
+    table = _Place("table", of_model=True)
+    row_scores = _Place("rows.npy", of_model=True)
+    computed_on = _Place("computed_on", of_model=True)
+    selection = _UnitPlace("selected", of_model=True)
+    merged = _UnitPlace("merged", of_model=True)
+    scores = _UnitPlace("scores", of_model=True)
+    nearest = _UnitPlace("nearest", of_model=True)
+    failed = _UnitPlace("failed", ".json", of_model=True)
+
+    def embedding(self, role: str, unit: int) -> Path:
+        """Shard of one encoder, ``role`` nucleotide or protein."""
+        return self.work / self.part / "embeddings" / role / f"unit-{unit:05d}.h5"
+
     @property
     def work(self) -> Path:
         """Folder of everything that is not a result."""
         return self.root / "run"
-
-    @property
-    def manifest(self) -> Path:
-        """What was asked of this run."""
-        return self.work / "manifest.json"
-
-    def read_manifest(self) -> dict[str, Any]:
-        """What was asked of this run, in any version that has these keys.
-
-        Raises:
-            StoreError: it is missing or damaged.
-        """
-        return check_json(self.manifest, _Manifest)
-
-    @property
-    def request(self) -> Path:
-        """Inputs, settings and options of the last command, so that it can be repeated."""
-        return self.work / "request.json"
-
-    @property
-    def index(self) -> Path:
-        """What extraction found; its existence says that extraction is done."""
-        return self.work / "index.json"
-
-    @property
-    def left_over_rows(self) -> Path:
-        """Digests of rows that the table of contents had no room for, while extraction runs."""
-        return self.work / "left_over_rows.bin"
-
-    @property
-    def _lock(self) -> Path:
-        return self.work / "lock"
 
     @property
     def first(self) -> RunDir:
@@ -136,70 +151,13 @@ class RunDir:
         """In a cascade the model that looks first; then, as in any run, the model asked for."""
         return (self.first, self) if self.is_cascade else (self,)
 
-    def unit(self, unit: int) -> Path:
-        """Unit file."""
-        return self.work / "units" / f"unit-{unit:05d}.h5"
+    def read_manifest(self) -> dict[str, Any]:
+        """What was asked of this run, in any version that has these keys.
 
-    @property
-    def _of_model(self) -> Path:
-        return self.work / self.part
-
-    @property
-    def rules(self) -> Path:
-        """What of the bundle turns scores into calls."""
-        return self._of_model / "rules.json"
-
-    @property
-    def table(self) -> Path:
-        """The table of fragments, the product of the run; see ``results.fragments``."""
-        return self._of_model / "table"
-
-    @property
-    def row_scores(self) -> Path:
-        """Mapped scores of all rows, while they are turned into results."""
-        return self._of_model / "rows.npy"
-
-    def selection(self, unit: int) -> Path:
-        """Which rows of a unit the model computes; there only if it does not compute all."""
-        return self._of_model / "selected" / f"unit-{unit:05d}.h5"
-
-    def embedding(self, role: str, unit: int) -> Path:
-        """Shard of one encoder, ``role`` nucleotide or protein."""
-        return self._of_model / "embeddings" / role / f"unit-{unit:05d}.h5"
-
-    def merged(self, unit: int) -> Path:
-        """Features of a unit."""
-        return self._of_model / "merged" / f"unit-{unit:05d}.h5"
-
-    def scores(self, unit: int) -> Path:
-        """Scores of a unit."""
-        return self._of_model / "scores" / f"unit-{unit:05d}.h5"
-
-    @property
-    def computed_on(self) -> Path:
-        """Notes of how devices computed embeddings, a file for each."""
-        return self._of_model / "computed_on"
-
-    def genes(self, unit: int) -> Path:
-        """Genes of the records that end in a unit."""
-        return self.work / "genes" / f"unit-{unit:05d}.h5"
-
-    @property
-    def organisms(self) -> Path:
-        """Names of the organisms of the nearest viral proteins."""
-        return self.work / "genes" / "organisms.json"
-
-    def nearest(self, unit: int) -> Path:
-        """What the nearest proteins say of the fragments of a unit."""
-        return self._of_model / "nearest" / f"unit-{unit:05d}.h5"
-
-    def failed(self, unit: int) -> Path:
-        """Rows of a unit that cannot be computed; there only if there are any."""
-        return self._of_model / "failed" / f"unit-{unit:05d}.json"
-
-    def receipt(self, unit: int) -> Path:
-        """Of which run a finished unit is, and what its files are; there only where work was shared out."""
-        return self.work / "receipts" / f"unit-{unit:05d}.json"
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        return check_json(self.manifest, _Manifest)
 
     def result(self, stem: str, suffix: str) -> Path:
         """A result file, prefixed by the input's stem."""

@@ -70,7 +70,8 @@ def samples_of(inputs: Sequence[str | Sample], name: str | None = None) -> tuple
         sample = item if isinstance(item, Sample) else Sample(_name_of(item), (item,))
         if name is not None:
             sample = Sample(name, sample.paths)
-        _check_name(sample)
+        if problem := _name_problem(sample.name):
+            raise UsageError(f"{problem} Give it another name: --name NAME, or a --samplesheet.")
         key = _folded(sample.name)
         if key in samples:
             first = samples[key].paths[0]
@@ -124,22 +125,6 @@ def _shared_name(first: str, second: str) -> str:
     one, other = _mate_of(first), _mate_of(second)
     is_pair = one is not None and other is not None and one[:-1] == other[:-1] and one[-1] != other[-1]
     return one[0] if one is not None and is_pair else ""
-
-
-def _check_name(sample: Sample) -> None:
-    """Refuse names that files, tables or terminals cannot carry, before anything is computed."""
-    name, advice = sample.name, "Give it another name: --name NAME, or a --samplesheet."
-    if not name:
-        raise UsageError("the name of an input is empty. Name a file, or - for stdin.")
-    if name.startswith("."):
-        raise UsageError(f"the name {name!r} begins with a dot, so results would be hidden files. {advice}")
-    if "/" in name or not name.isprintable():
-        raise UsageError(f"the name {name!r} holds a slash, a control character or is not UTF-8. {advice}")
-    if len(name.encode()) > _LONGEST_NAME_BYTES:
-        raise UsageError(
-            f"the name {name[:40]}... has {len(name.encode())} bytes; with more than {_LONGEST_NAME_BYTES} there is no "
-            f"room for the endings of results. {advice}"
-        )
 
 
 def read_samplesheet(path: Path) -> tuple[Sample, ...]:
@@ -283,15 +268,18 @@ def _sample(sheet: Path, number: int, cells: dict[str, str]) -> Sample:
 
 
 def _name_problem(name: str) -> str:
-    """Why a name cannot begin the names of files; empty where it can."""
+    """Why files, tables or terminals cannot carry the name of a sample; empty where they can."""
     if not name:
-        return "a sample has no name."
+        return "the name of a sample is empty."
     if name[0] in "-.":
         return f"the sample name {name!r} begins with {name[0]!r}."
-    if "/" in name or "\\" in name or ".." in name or not name.isprintable():
-        return f"the sample name {name!r} holds a slash, two dots or a control character."
+    if "/" in name or "\\" in name or not name.isprintable():
+        return f"the sample name {name!r} holds a slash, a control character or is not UTF-8."
     if len(name.encode()) > _LONGEST_NAME_BYTES:
-        return f"the sample name {name[:20]}... is longer than {_LONGEST_NAME_BYTES} bytes."
+        return (
+            f"the sample name {name[:40]}... has {len(name.encode())} bytes; with more than {_LONGEST_NAME_BYTES} "
+            "there is no room for the endings of results."
+        )
     return ""
 
 

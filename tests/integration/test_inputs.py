@@ -207,8 +207,8 @@ def test_one_sample_can_be_named(virnucpro, tmp_path, fasta):
         ("new\nline.fa", "control character"),
         (b"caf\xe9.fa", "not UTF-8"),
         ("", "is empty"),
-        (".fa", "begins with a dot"),
-        ("..", "begins with a dot"),
+        (".fa", "begins with '.'"),
+        ("..", "begins with '.'"),
     ],
 )
 def test_a_name_that_results_cannot_carry_is_refused_first(name, problem):

@@ -11,8 +11,8 @@ from test_training import write_data
 
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders.codons import BASE_CODES
-from virnucpro.training.dev import LETTERS, load_model
-from virnucpro.training.genomes import load_genomes
+from virnucpro.training.dev import load_model
+from virnucpro.training.genomes import LETTERS, load_genomes
 from virnucpro.training.panel import (
     HIGHEST_SHARE,
     KINDS,

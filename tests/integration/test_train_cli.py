@@ -179,7 +179,7 @@ def test_classes_of_lineages():
     assert class_of(["Eukaryota", "Metazoa", "Chordata", "Vertebrata"]) == "vertebrate"
     assert class_of(["Eukaryota", "Metazoa", "Arthropoda"]) == "invertebrate"
     assert class_of(["Eukaryota", "Viridiplantae"], ["plastid:chloroplast"]) == "organelle"
-    assert class_of(["Bacteria"], ["plasmid"]) == "plasmid"
+    assert class_of(["Bacteria"], plasmids=["pX"]) == "plasmid"
     assert group_of("bacteria", [], "Candidatus Pelagibacter ubique") == "Pelagibacter"
 
 

@@ -17,9 +17,9 @@ from virnucpro.bundles import load_bundle
 from virnucpro.cli.train import train as command
 from virnucpro.errors import UsageError
 from virnucpro.nearest.table import load_table
-from virnucpro.training.genomes import are_random, load_genomes
+from virnucpro.training.genomes import is_random, load_genomes
 from virnucpro.training.nearest import TABLE, fit_weights
-from virnucpro.training.proteins import MOST_OVERLAP, THINNED, Protein, fit_table, open_runs, proteins_of
+from virnucpro.training.proteins import MOST_OVERLAP, THINNED, Protein, fit_table, longest_runs, proteins_of
 
 MMSEQS = f"""#!{sys.executable}
 import sys
@@ -70,7 +70,7 @@ def test_the_longest_runs_come_first_and_do_not_lie_upon_each_other(seed):
         if taken[start:stop].sum() <= MOST_OVERLAP * (stop - start):
             taken[start:stop] = True
             expected.append(run.encode())
-    found = open_runs(codes, 20)
+    found = longest_runs(codes, 20)
     assert sorted(found) == sorted(expected)
     assert list(map(len, found)) == sorted(map(len, found), reverse=True)
 
@@ -138,11 +138,11 @@ def test_one_command_makes_a_bundle_that_is_chosen_on_dev_and_made_of_everything
 def test_a_record_of_random_letters_is_named_and_a_genome_is_not(tmp_path, caplog):
     folder = write_data(tmp_path / "data", 6000)
     genomes = load_genomes(folder, "train")
-    assert are_random(genomes).all()
+    assert all(map(is_random, genomes))
     assert "as good as random letters" in caplog.text
     codons = np.array([[0, 0, 1], [2, 1, 3], [3, 3, 0], [0, 2, 2]], dtype=np.uint8)
     genomes.codes[:6000] = codons[np.random.default_rng(0).integers(0, 4, size=2000)].reshape(-1)
-    assert are_random(genomes).tolist() == [False] + [True] * (len(genomes) - 1)
+    assert [*map(is_random, genomes)] == [False] + [True] * (len(genomes) - 1)
 
 
 def test_the_genomes_of_one_genus_are_on_one_side(tmp_path):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NUM_CODONS, STOP
 from virnucpro.errors import InputError
 from virnucpro.kernels import kernel
-from virnucpro.training.genomes import VIRUS, Genomes, select
+from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.sampling import reverse_complement
 
 START_CODON = 14
@@ -214,13 +214,13 @@ def fit(genomes: Genomes, source: Source) -> Model:
     Raises:
         InputError: there is no record of this source, or no open stretch in any.
     """
-    records = select(genomes, lambda kind, group, _split: kind == source.class_name and group == source.group)
+    records = np.flatnonzero((genomes.classes == source.class_name) & (genomes.groups == source.group))
     pairs = np.zeros((NUM_CODONS, NUM_CODONS))
     stops = np.zeros(NUM_CODONS)
     hexamers = np.zeros(4 ** (ORDER + 1))
     num_genes = 0
-    for record in records:
-        codes = genomes.codes[genomes.offsets[record] : genomes.offsets[record + 1]]
+    for record in records.tolist():
+        codes = genomes[record]
         strands = (codes, _reverse(codes))
         is_gene = np.zeros(len(codes), dtype=bool)
         for strand, start, stop in _find_genes(strands, source.layout.least_open_nt, is_gene):

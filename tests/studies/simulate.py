@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from studies.kmer_models import SOURCES, Model, Source, fit
 from studies.shared_stretch import longest_shared_nt
-from virnucpro.encoders.codons import AMBIGUOUS_BASE, BASE_CODES
+from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.errors import VirNucProError
-from virnucpro.training.genomes import Genomes, load_genomes
+from virnucpro.training.genomes import LETTERS, Genomes, base_codes, load_genomes
 from virnucpro.training.sampling import reverse_complement
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,6 @@ class Plan:
     genome_nt: int = 12_000
 
 
-LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
-"""ASCII letter of each base code."""
 PHRED = np.array([37, 25, 11])
 """Qualities that a read's bases have (binned, as recent sequencers report them), and"""
 PHRED_SHARES = np.array([0.93, 0.05, 0.02])
@@ -186,7 +184,8 @@ def write_example(genomes: Genomes, sources: Iterable[Source], plan: Plan, seed:
         logger.info("%s: fitted on %d open stretches", source.label, models[-1].num_genes)
     contigs = draw_contigs(models, plan, seed)
     reads, stretches = draw_reads(models, plan, seed)
-    shared = longest_shared_nt([*(_codes(contig.letters) for contig in contigs), *stretches], genomes)
+    drawn = [base_codes(np.frombuffer(contig.letters, dtype=np.uint8)) for contig in contigs]
+    shared = longest_shared_nt([*drawn, *stretches], genomes)
     logger.info("the longest stretch shared with a record has %d bases", shared)
     if shared > MOST_SHARED_NT:
         raise VirNucProError(
@@ -198,10 +197,6 @@ def write_example(genomes: Genomes, sources: Iterable[Source], plan: Plan, seed:
     write_fastq(folder / "reads.fastq.gz", reads)
     write_truth(folder / "truth.tsv", [*contigs, *reads])
     return shared
-
-
-def _codes(letters: bytes) -> NDArray[np.uint8]:
-    return BASE_CODES[np.frombuffer(letters, dtype=np.uint8)].astype(np.uint8)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

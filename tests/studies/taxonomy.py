@@ -25,8 +25,8 @@ from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.taxonomy.lineages import Lineage, ictv
 from virnucpro.taxonomy.naming import Votes, Weights, all_votes, familiarity, name, steps
-from virnucpro.training.dev import LETTERS, NOVEL, SEEN
-from virnucpro.training.genomes import Genomes, load_genomes
+from virnucpro.training.dev import NOVEL, SEEN
+from virnucpro.training.genomes import LETTERS, Genomes, load_genomes
 from virnucpro.training.sampling import sample_fragments, virus_pool
 
 LENGTHS = {300: 1500, 500: 1500, 1000: 1500, 3000: 1200, 10_000: 800}

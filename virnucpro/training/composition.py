@@ -1,4 +1,4 @@
-"""First vectors of n-grams, from counts over the training genomes.
+"""What is counted in genomes, and the first vectors of n-grams made of it.
 
 How often a group of genomes (a class of hosts, a family of viruses) uses an n-gram, relative to all groups, is
 a table of log-ratios (n-grams, groups). Its leading directions are where training starts from: one pass of
@@ -8,6 +8,8 @@ Benzécri 1973).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,27 +17,67 @@ from virnucpro.encoders.codons import (
     AMBIGUOUS_BASE,
     CODON_RESIDUES,
     KMER,
+    NO_CODON,
     NUM_CLASSES,
+    NUM_CODONS,
     RESIDUE_CLASSES,
     STOP,
     canonical_kmers,
     table_sizes,
 )
-from virnucpro.kernels import kernel
-from virnucpro.training.genomes import VIRUS, Genomes
+from virnucpro.nearest.codons import read_codons
+from virnucpro.training.genomes import LETTERS, VIRUS, Genomes
 
 MIN_RUN = 50
-"""Codons of a stop-free stretch that counts as coding."""
+"""Codons of a stop-free run that counts as coding."""
 
 SMOOTHING = (2e5, 1e5, 2e4, 5e4)
 """Counts of the average group that are added to each group's own."""
+
+_CLOSED = CODON_RESIDUES >= STOP
+"""(65,) whether a codon ends a run: a stop, or one that is ambiguous."""
+
+
+def open_runs(codes: NDArray[np.uint8], shortest: int) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+    """Stop-free runs of ``shortest`` codons or more in the six frames of (n,) base codes.
+
+    Yields:
+        Start and stop on the forward strand, and the codons (0..63).
+    """
+    forward, opposite = (codons[: len(codes) - 2] for codons in read_codons(LETTERS[codes]))
+    for strand, codons in ((1, forward), (-1, opposite[::-1])):
+        for frame in range(3):
+            of_frame = codons[frame::3]
+            ends = np.concatenate([[-1], np.flatnonzero(_CLOSED[of_frame]), [len(of_frame)]])
+            for run in np.flatnonzero(np.diff(ends) > shortest).tolist():
+                first, last = int(ends[run]) + 1, int(ends[run + 1])
+                start, stop = frame + 3 * first, frame + 3 * last
+                place = (start, stop) if strand == 1 else (len(codes) - stop, len(codes) - start)
+                yield *place, of_frame[first:last]
+
+
+def open_codons(codes: NDArray[np.uint8], shortest: int) -> NDArray[np.uint8]:
+    """The codons of all :func:`open_runs` of a record, one run after another with ``NO_CODON`` between them."""
+    gap = np.array([NO_CODON], dtype=np.uint8)
+    return np.concatenate([gap, *(part for *_, run in open_runs(codes, shortest) for part in (run, gap))])
+
+
+def words(digits: NDArray[np.uint8], base: int, length: int) -> NDArray[np.int64]:
+    """Numbers, in order, of the words of ``length`` digits in (n,) ``digits`` whose digits are all below ``base``."""
+    count = max(len(digits) - length + 1, 0)
+    numbers, are_clear = np.zeros(count, dtype=np.int64), np.ones(count, dtype=np.bool_)
+    for place in range(length):
+        part = digits[place : place + count]
+        numbers *= base
+        numbers += part
+        are_clear &= part < base
+    return numbers[are_clear]
 
 
 def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[NDArray[np.float32], ...]:
     """Vectors of amino-acid 4-grams, 6-grams of classes, codon pairs and canonical 8-mers, of the given widths.
 
-    Counts only records of the splits in ``genomes``; amino acids and codons are counted in stop-free stretches of
-    ``MIN_RUN`` codons or more, in all six frames. Number 0 gets the zero vector.
+    Counts only records of the splits in ``genomes``. Number 0 gets the zero vector.
     """
     groups, members = record_groups(genomes)
     tables = count_ngrams(genomes, members, len(groups))
@@ -45,24 +87,26 @@ def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[
     )
 
 
-def count_ngrams(
-    genomes: Genomes, members: NDArray[np.int64], num_groups: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Counts (groups, n-grams) of amino-acid 4-grams, 6-grams of classes, codon pairs and canonical 8-mers."""
-    ngrams, classes, pairs, kmers = (np.zeros((num_groups, size), dtype=np.float32) for size in table_sizes().values())
-    _count(
-        genomes.codes,
-        genomes.offsets,
-        members,
-        CODON_RESIDUES,
-        RESIDUE_CLASSES,
-        canonical_kmers(KMER)[0].numpy(),
-        ngrams,
-        classes,
-        pairs,
-        kmers,
-    )
-    return ngrams, classes, pairs, kmers
+def count_ngrams(genomes: Genomes, members: NDArray[np.int64], num_groups: int) -> tuple[NDArray[np.float32], ...]:
+    """Counts (groups, n-grams) of amino-acid 4-grams, 6-grams of classes, codon pairs and canonical 8-mers.
+
+    Amino acids and codons are counted in stop-free runs of ``MIN_RUN`` codons or more, in all six frames.
+    """
+    tables = tuple(np.zeros((num_groups, size), dtype=np.float32) for size in table_sizes().values())
+    residues = CODON_RESIDUES.astype(np.uint8)
+    classes = RESIDUE_CLASSES.astype(np.uint8)[residues]
+    kmers = canonical_kmers(KMER)[0].numpy()
+    for codes, group in zip(genomes, members.tolist(), strict=True):
+        codons = open_codons(codes, MIN_RUN)
+        found = (
+            words(residues[codons], STOP + 1, 4) + 1,
+            words(classes[codons], NUM_CLASSES, 6) + 1,
+            words(codons, NUM_CODONS, 2) + 1,
+            kmers[words(codes, AMBIGUOUS_BASE, KMER) + 1],
+        )
+        for table, numbers in zip(tables, found, strict=True):
+            np.add.at(table[group], numbers, np.float32(1))
+    return tables
 
 
 def record_groups(genomes: Genomes) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
@@ -92,92 +136,3 @@ def _leading_directions(counts: NDArray[np.float32], width: int, smoothing: floa
     padded = np.zeros((counts.shape[1], width), dtype=np.float32)
     padded[:, : vectors.shape[1]] = vectors
     return padded
-
-
-@kernel
-def _count(
-    codes: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    codon_residues: NDArray[np.int64],
-    residue_classes: NDArray[np.int64],
-    kmer_numbers: NDArray[np.int64],
-    ngrams: NDArray[np.float32],
-    classes: NDArray[np.float32],
-    pairs: NDArray[np.float32],
-    kmers: NDArray[np.float32],
-) -> None:
-    """Add the n-grams of every record to its group's row."""
-    for record in range(len(offsets) - 1):
-        group = groups[record]
-        forward = codes[offsets[record] : offsets[record + 1]]
-        _count_kmers(forward, kmer_numbers, kmers[group])
-        reverse = forward[::-1].copy()
-        for i in range(len(reverse)):
-            if reverse[i] != AMBIGUOUS_BASE:
-                reverse[i] = 3 - reverse[i]
-        for strand in (forward, reverse):
-            for frame in range(3):
-                _count_frame(
-                    strand[frame:], codon_residues, residue_classes, ngrams[group], classes[group], pairs[group]
-                )
-
-
-@kernel
-def _count_kmers(bases: NDArray[np.uint8], kmer_numbers: NDArray[np.int64], kmers: NDArray[np.float32]) -> None:
-    valid, index = 0, 0
-    for base in bases:
-        index = (index * 4 + base) % 4**KMER
-        valid = 0 if base == AMBIGUOUS_BASE else valid + 1
-        if valid >= KMER:
-            kmers[kmer_numbers[index + 1]] += 1
-        if valid == 0:
-            index = 0
-
-
-@kernel
-def _count_frame(
-    bases: NDArray[np.uint8],
-    codon_residues: NDArray[np.int64],
-    residue_classes: NDArray[np.int64],
-    ngrams: NDArray[np.float32],
-    classes: NDArray[np.float32],
-    pairs: NDArray[np.float32],
-) -> None:
-    """Count one frame: the stop-free stretches of ``MIN_RUN`` codons or more."""
-    num_codons = len(bases) // 3
-    codons = np.empty(num_codons, dtype=np.int64)
-    first = 0
-    for i in range(num_codons + 1):
-        if i < num_codons:
-            one, two, three = bases[3 * i], bases[3 * i + 1], bases[3 * i + 2]
-            if max(one, two, three) < AMBIGUOUS_BASE:
-                codons[i] = 16 * one + 4 * two + three
-                if codon_residues[codons[i]] != STOP:
-                    continue
-        if i - first >= MIN_RUN:
-            _count_run(codons[first:i], codon_residues, residue_classes, ngrams, classes, pairs)
-        first = i + 1
-
-
-@kernel
-def _count_run(
-    codons: NDArray[np.int64],
-    codon_residues: NDArray[np.int64],
-    residue_classes: NDArray[np.int64],
-    ngrams: NDArray[np.float32],
-    classes: NDArray[np.float32],
-    pairs: NDArray[np.float32],
-) -> None:
-    for k in range(len(codons) - 1):
-        pairs[codons[k] * 64 + codons[k + 1] + 1] += 1
-    for k in range(len(codons) - 3):
-        index = 0
-        for codon in codons[k : k + 4]:
-            index = index * 21 + codon_residues[codon]
-        ngrams[index + 1] += 1
-    for k in range(len(codons) - 5):
-        index = 0
-        for codon in codons[k : k + 6]:
-            index = index * NUM_CLASSES + residue_classes[codon_residues[codon]]
-        classes[index + 1] += 1

@@ -6,21 +6,16 @@ viruses of the split ``dev_seen``, no family or genus is on both sides.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.errors import InputError, UsageError
-from virnucpro.sequence.ragged import offsets_of
 from virnucpro.training.genbank import read_genbank
-from virnucpro.training.genomes import VIRUS, Genomes, LabelledRecord, load_genomes, read_fasta
+from virnucpro.training.genomes import VIRUS, Genomes, LabelledRecord, load_genomes, read_codes, read_table
 
 SPLITS = ("train", "dev", "dev_novel", "dev_seen")
 DEV_SHARE = 0.1
@@ -57,17 +52,21 @@ def load_dataset(paths: Sequence[Path], labels: Path | None = None, seed: int = 
     if folders:
         raise UsageError(f"{folders[0]}: is a folder; give one folder, or files only.")
     records = _read_files(paths, labels)
-    _check_classes(records, paths[0])
+    found = sorted({record.label for record in records})
+    if VIRUS not in found or len(found) < 2:
+        told = ", ".join(found) or "nothing"
+        raise InputError(str(paths[0]), f"holds {told}; training needs records labelled virus and records of hosts.")
     if all(record.split for record in records):
         check_splits(records, str(labels or paths[0]))
     else:
         records = assign_splits(records, seed)
     train = [record for record in records if record.split == "train"]
-    return Dataset(
-        _genomes_of(train, paths[0]),
-        _genomes_of([record for record in records if record.split != "train"], paths[0]),
-        {record.name: record.proteins for record in train if record.proteins},
-    )
+    dev = [record for record in records if record.split != "train"]
+    if not (train and dev):
+        message = "leaves train or dev without a record; label more groups, or name the splits."
+        raise InputError(str(paths[0]), message)
+    proteins = {record.name: record.proteins for record in train if record.proteins}
+    return Dataset(Genomes.of(train), Genomes.of(dev), proteins)
 
 
 def load_dev(paths: Sequence[Path], labels: Path | None = None, seed: int = 1) -> Genomes:
@@ -99,21 +98,15 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
         InputError: a column is missing, an id is there twice, or a split is unknown.
     """
     table: dict[str, dict[str, str]] = {}
-    with _open_text(path) as lines:
-        reader = csv.DictReader(lines, delimiter="\t")
-        missing = {"id", "label"} - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(str(path), f"has no column {' and '.join(sorted(missing))}; the first line names them.")
-        for number, row in enumerate(reader, 2):
-            values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-            if not values["label"]:
-                raise InputError(str(path), f"{values['id']} has no label.", number)
-            if values["id"] in table:
-                raise InputError(str(path), f"{values['id']} is there twice.", number)
-            if values.get("split") and values["split"] not in SPLITS:
-                raise InputError(str(path), f"split {values['split']!r} is none of {', '.join(SPLITS)}.", number)
-            table[values["id"]] = values
-    if len({bool(values.get("split")) for values in table.values()}) > 1:
+    for number, row in enumerate(read_table(path, ("id", "label")), 2):
+        if not row["label"]:
+            raise InputError(str(path), f"{row['id']} has no label.", number)
+        if row["id"] in table:
+            raise InputError(str(path), f"{row['id']} is there twice.", number)
+        if row.get("split") and row["split"] not in SPLITS:
+            raise InputError(str(path), f"split {row['split']!r} is none of {', '.join(SPLITS)}.", number)
+        table[row["id"]] = row
+    if len({bool(row.get("split")) for row in table.values()}) > 1:
         raise InputError(str(path), "names a split for some records only; name it for all, or for none.")
     return table
 
@@ -145,19 +138,19 @@ def assign_splits(records: Sequence[LabelledRecord], seed: int, dev_share: float
 
 
 def check_splits(records: Sequence[LabelledRecord], source: str) -> None:
-    """Hold splits that the user named against the rule.
+    """Check splits that the user named against the rule.
 
     Raises:
         InputError: a genome or cluster, or a family or genus that should be new, is on both sides.
     """
-    for what, key_of in (
-        ("genome", lambda record: record.genome),
-        ("cluster", lambda record: record.cluster),
-        ("group", lambda record: "" if record.split == "dev_seen" else record.group),
-    ):
-        both = _on_both_sides(records, key_of)
-        if both:
-            raise InputError(source, f"{what} {both[0]} is in train and in dev; keep it on one side.")
+    sides: dict[tuple[str, str], set[bool]] = defaultdict(set)
+    for record in records:
+        group = "" if record.split == "dev_seen" else record.group
+        for key in (("genome", record.genome), ("cluster", record.cluster), ("group", group)):
+            sides[key].add(record.split == "train")
+    for (what, name), found in sides.items():
+        if name and len(found) == 2:
+            raise InputError(source, f"{what} {name} is in train and in dev; keep it on one side.")
 
 
 def joined(
@@ -204,22 +197,13 @@ def _bases(records: Sequence[LabelledRecord], label: str) -> int:
     return sum(len(record.codes) for record in records if record.label == label)
 
 
-def _on_both_sides(records: Iterable[LabelledRecord], key_of: Callable[[LabelledRecord], str]) -> list[str]:
-    sides: dict[str, set[bool]] = defaultdict(set)
-    for record in records:
-        sides[key_of(record)].add(record.split == "train")
-    return sorted(key for key, found in sides.items() if key and len(found) == 2)
-
-
 def _read_files(paths: Sequence[Path], labels: Path | None) -> list[LabelledRecord]:
     if labels is None:
         return [record for path in paths for record in read_genbank(path)]
     table = read_labels(labels)
     records: dict[str, LabelledRecord] = {}
     for path in paths:
-        for header, letters in read_fasta(path):
-            name = (header.split() or [""])[0]
-            codes = BASE_CODES[np.frombuffer(letters, dtype=np.uint8)].astype(np.uint8)
+        for name, codes in read_codes(path):
             if name not in table:
                 raise InputError(str(path), f"record {name} is not in {labels}.")
             if name in records:
@@ -228,26 +212,3 @@ def _read_files(paths: Sequence[Path], labels: Path | None) -> list[LabelledReco
             cluster, genome, split = (row.get(column, "") for column in ("cluster", "genome", "split"))
             records[name] = LabelledRecord(name, codes, row["label"], row.get("group") or name, cluster, genome, split)
     return list(records.values())
-
-
-def _open_text(path: Path) -> io.TextIOWrapper:
-    try:
-        is_gzip = path.read_bytes()[:2] == b"\x1f\x8b"
-        return io.TextIOWrapper(gzip.open(path) if is_gzip else path.open("rb"), encoding="utf-8")
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error.strerror}).") from error
-
-
-def _check_classes(records: Sequence[LabelledRecord], path: Path) -> None:
-    labels = {record.label for record in records}
-    if VIRUS not in labels or len(labels) < 2:
-        found = ", ".join(sorted(labels)) or "nothing"
-        raise InputError(str(path), f"holds {found}; training needs records labelled virus and records of hosts.")
-
-
-def _genomes_of(records: Sequence[LabelledRecord], path: Path) -> Genomes:
-    if not records:
-        raise InputError(str(path), "leaves train or dev without a record; label more groups, or name the splits.")
-    lengths = np.array([len(record.codes) for record in records], dtype=np.int64)
-    columns = (np.array([getattr(record, name) for record in records]) for name in ("label", "group", "split", "name"))
-    return Genomes(np.concatenate([record.codes for record in records]), offsets_of(lengths), *columns)

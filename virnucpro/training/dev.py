@@ -31,11 +31,10 @@ from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
 from virnucpro.stages.embed import usual_token_budget
 from virnucpro.stages.nearest import evidence_of
-from virnucpro.training.genomes import VIRUS, Genomes
+from virnucpro.training.genomes import LETTERS, VIRUS, Genomes
 from virnucpro.training.sampling import Pool, host_pool, sample_fragments, virus_pool
 
 NOVEL, SEEN = "dev_novel", "dev_seen"
-LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 SMALLEST_SCORE = 1e-7
 """Scores below it count as this, as in ``stages.tabulate``."""
 _FRAGMENT_LENGTH = 500  # of lite

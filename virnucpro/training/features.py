@@ -23,8 +23,8 @@ from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.encoders.device import default_dtype
 from virnucpro.progress import Reporter
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.training.dev import LETTERS, cut_rows, embed_all
-from virnucpro.training.genomes import Genomes
+from virnucpro.training.dev import cut_rows, embed_all
+from virnucpro.training.genomes import LETTERS, Genomes
 from virnucpro.training.sampling import Pool, mutate, sample_fragments
 
 FRAGMENTS_A_CHUNK = 1024

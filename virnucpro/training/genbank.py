@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.errors import InputError, UsageError
-from virnucpro.training.genomes import VIRUS, LabelledRecord
+from virnucpro.training.genomes import VIRUS, LabelledRecord, base_codes
 
 _CLASS_OF_TAXON = {
     "Viruses": VIRUS,
@@ -48,17 +47,30 @@ def read_genbank(path: Path) -> Iterator[LabelledRecord]:
     if not parsed:
         raise InputError(str(path), "holds no GenBank record; FASTA files need --labels.")
     for record in parsed:
-        yield _labelled(record, path)
+        lineage = list(record.annotations.get("taxonomy", []))
+        organism = str(record.annotations.get("organism", record.id))
+        label = class_of(lineage, _qualifiers(record, "source", "organelle"), _qualifiers(record, "source", "plasmid"))
+        if not label:
+            told = "; ".join(lineage) or "no lineage"
+            raise InputError(str(path), f"{record.id}: its lineage ({told}) tells no class; use FASTA and --labels.")
+        yield LabelledRecord(
+            record.id,
+            base_codes(np.frombuffer(str(record.seq).encode(), dtype=np.uint8)),
+            label,
+            group_of(label, lineage, organism),
+            genome=organism,
+            proteins=tuple(text.encode() for text in _qualifiers(record, "CDS", "translation")),
+        )
 
 
-def class_of(lineage: Sequence[str], features: Sequence[str] = ()) -> str:
+def class_of(lineage: Sequence[str], organelles: Sequence[str] = (), plasmids: Sequence[str] = ()) -> str:
     """The class that a lineage and the qualifiers of the source name; empty where they name none."""
     found = next((kind for taxon, kind in _CLASS_OF_TAXON.items() if taxon in lineage), "")
     if found in ("", VIRUS):
         return found
-    if any(word in text for text in features for word in _ORGANELLES):
+    if any(word in text for text in organelles for word in _ORGANELLES):
         return "organelle"
-    return "plasmid" if "plasmid" in features else found
+    return "plasmid" if plasmids else found
 
 
 def group_of(label: str, lineage: Sequence[str], organism: str) -> str:
@@ -69,31 +81,7 @@ def group_of(label: str, lineage: Sequence[str], organism: str) -> str:
     return first[0] if first else organism
 
 
-def _labelled(record: Any, path: Path) -> LabelledRecord:  # noqa: ANN401 - Biopython has no types
-    lineage = list(record.annotations.get("taxonomy", []))
-    organism = str(record.annotations.get("organism", record.id))
-    label = class_of(lineage, _source_words(record))
-    if not label:
-        told = "; ".join(lineage) or "no lineage"
-        raise InputError(str(path), f"{record.id}: its lineage ({told}) tells no class; use FASTA and --labels.")
-    letters = np.frombuffer(str(record.seq).encode(), dtype=np.uint8)
-    proteins = tuple(
-        text.encode()
-        for feature in record.features
-        if feature.type == "CDS"
-        for text in feature.qualifiers.get("translation", [])
-    )
-    codes = BASE_CODES[letters].astype(np.uint8)
-    return LabelledRecord(
-        record.id, codes, label, group_of(label, lineage, organism), genome=organism, proteins=proteins
-    )
-
-
-def _source_words(record: Any) -> list[str]:  # noqa: ANN401 - Biopython has no types
-    """``plasmid`` where the source has that qualifier, and what it says of an organelle."""
-    words: list[str] = []
-    for feature in record.features:
-        if feature.type == "source":
-            words += ["plasmid"] if "plasmid" in feature.qualifiers else []
-            words += feature.qualifiers.get("organelle", [])
-    return words
+def _qualifiers(record: Any, feature_type: str, name: str) -> list[str]:  # noqa: ANN401 - Biopython has no types
+    """Values of a qualifier of all features of one type."""
+    features = (feature for feature in record.features if feature.type == feature_type)
+    return [text for feature in features for text in feature.qualifiers.get(name, [])]

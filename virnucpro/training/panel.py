@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle
-from virnucpro.encoders.codons import BASE_CODES
 from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
-from virnucpro.training.dev import LETTERS, Model, cut_rows, find_repetitive, fragment_log_odds
-from virnucpro.training.genomes import VIRUS, Genomes
+from virnucpro.training.dev import Model, cut_rows, find_repetitive, fragment_log_odds
+from virnucpro.training.genomes import LETTERS, VIRUS, Genomes, base_codes
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, reverse_complement, sample_fragments, virus_pool
 
 LENGTHS = (150, 300, 500, 1000, 2000, 3000)
@@ -323,7 +322,7 @@ def _join(elements: tuple[str, ...], length: int, longest_spacer: int, generator
     pieces: list[Codes] = []
     while sum(map(len, pieces)) < length:
         letters = elements[int(generator.integers(len(elements)))].encode()
-        codes = BASE_CODES[np.frombuffer(letters, dtype=np.uint8)].astype(np.uint8)
+        codes = base_codes(np.frombuffer(letters, dtype=np.uint8))
         pieces.append(_either_strand(codes[None], generator)[0])
         pieces.append(generator.integers(0, 4, size=generator.integers(longest_spacer + 1)).astype(np.uint8))
     return np.concatenate(pieces)[:length]

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NO_CODON, Bags, table_sizes
+from virnucpro.encoders.codons import CODON_RESIDUES, Bags, table_sizes
 from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.profiles import (
-    NO_STRETCH_GROUP,
     NUM_STRETCH_GROUPS,
     NUM_STRETCHES,
     STRETCH,
@@ -30,9 +29,8 @@ from virnucpro.encoders.profiles import (
     ProfileNetwork,
 )
 from virnucpro.heads import MLPHead
-from virnucpro.kernels import kernel
 from virnucpro.progress import Reporter
-from virnucpro.training.composition import count_ngrams
+from virnucpro.training.composition import count_ngrams, open_codons, words
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.sampling import Pool, prefetch, sample_fragments
 from virnucpro.training.synthetic import synthesise
@@ -178,55 +176,16 @@ def _conservation(families: NDArray[np.uint16], genera: NDArray[np.uint16]) -> N
 def _count_stretches(genomes: Genomes, groups: Groups) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(folds, stretches) uint8: in how many families of viruses and genera of hosts of each fold a stretch occurs."""
     families, genera = (np.zeros((NUM_FOLDS, NUM_STRETCHES), dtype=np.uint8) for _ in range(2))
-    last = np.full(NUM_STRETCHES, -1, dtype=np.int32)
-    for record in np.argsort(groups.members, kind="stable"):
+    last = np.full(NUM_STRETCHES, -1, dtype=np.int32)  # group that was met last
+    letters = STRETCH_RESIDUES[CODON_RESIDUES].astype(np.uint8)
+    for record in np.argsort(groups.members, kind="stable").tolist():
         group = groups.members[record]
-        table = families if groups.are_viral[group] else genera
-        codes = genomes.codes[genomes.offsets[record] : genomes.offsets[record + 1]]
-        _add_stretches(codes, group, STRETCH_RESIDUES[CODON_RESIDUES], table[groups.folds[group]], last)
+        table = (families if groups.are_viral[group] else genera)[groups.folds[group]]
+        found = words(letters[open_codons(genomes[record], MIN_RUN)], NUM_STRETCH_GROUPS, STRETCH)
+        found = found[last[found] != group]
+        last[found] = group
+        table[found] = np.minimum(table[found], 254) + 1  # once, however often a stretch is among them
     return families, genera
-
-
-@kernel
-def _add_stretches(
-    bases: NDArray[np.uint8],
-    group: int,
-    letters: NDArray[np.int64],
-    groups_with: NDArray[np.uint8],
-    last: NDArray[np.int32],
-) -> None:
-    """Count ``group`` once for every stretch in the stop-free runs of both strands of a record."""
-    length = len(bases)
-    run = np.empty(length // 3 + 1, dtype=np.int64)
-    for frame in range(6):
-        num_letters = 0
-        for i in range(frame % 3, length + 1, 3):  # the last one is beyond the end, and ends a run
-            codon = NO_CODON
-            if i + 3 <= length:
-                codon = 0
-                for k in range(i, i + 3):
-                    base = bases[k] if frame < 3 else bases[length - 1 - k]
-                    if base == AMBIGUOUS_BASE or codon == NO_CODON:
-                        codon = NO_CODON
-                    else:
-                        codon = codon * 4 + (base if frame < 3 else 3 - base)
-            if letters[codon] != NO_STRETCH_GROUP:
-                run[num_letters] = letters[codon]
-                num_letters += 1
-            else:
-                if num_letters >= MIN_RUN:
-                    _count_run(run[:num_letters], group, groups_with, last)
-                num_letters = 0
-
-
-@kernel
-def _count_run(run: NDArray[np.int64], group: int, groups_with: NDArray[np.uint8], last: NDArray[np.int32]) -> None:
-    number = 0
-    for i in range(len(run)):
-        number = (number * NUM_STRETCH_GROUPS + run[i]) % NUM_STRETCHES
-        if i >= STRETCH - 1 and last[number] != group:
-            last[number] = group
-            groups_with[number] = min(groups_with[number] + 1, 255)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ by how often it was sequenced.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import shutil
 import subprocess
@@ -20,13 +19,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NO_CODON, RESIDUES
 from virnucpro.errors import InputError, UsageError
+from virnucpro.nearest.codons import CODE
 from virnucpro.nearest.search import CELL, NONE, search_codes
 from virnucpro.nearest.search import VIRUS as VIRAL
 from virnucpro.nearest.table import Table, make_table
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.training.genomes import VIRUS, Genomes
+from virnucpro.training.composition import open_runs
+from virnucpro.training.genomes import LETTERS, VIRUS, Genomes, read_table
 
 WITHOUT_INTRONS = ("archaea", "bacteria", "mge", "organelle", "plasmid")
 LONG_VIRUS_NT = 15_000
@@ -47,7 +47,7 @@ proteins to either side."""
 _PARTS = 24
 """Of the genera, by chance."""
 _LONGEST_NAME = 60
-_LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
+_TRANSLATION = CODE.ljust(256)  # of codons
 
 
 @dataclass(frozen=True)
@@ -71,40 +71,24 @@ def proteins_of(genomes: Genomes, organisms: dict[str, str]) -> Iterator[Protein
     except ImportError as error:
         raise UsageError("a table of proteins needs Pyrodigal: pip install pyrodigal.") from error
     finder = GeneFinder(meta=True, min_gene=3 * SHORTEST_GENE)
-    for record in range(len(genomes)):
-        codes = genomes.codes[genomes.offsets[record] : genomes.offsets[record + 1]]
+    for record, codes in enumerate(genomes):
         kind, group = str(genomes.classes[record]), str(genomes.groups[record])
         if kind in WITHOUT_INTRONS or (kind == VIRUS and len(codes) >= LONG_VIRUS_NT):
-            found = [gene.translate().rstrip("*").encode() for gene in finder.find_genes(_LETTERS[codes].tobytes())]
+            found = [gene.translate().rstrip("*").encode() for gene in finder.find_genes(LETTERS[codes].tobytes())]
         else:
-            found = open_runs(codes, SHORTEST_VIRAL_RUN if kind == VIRUS else SHORTEST_RUN)
+            found = longest_runs(codes, SHORTEST_VIRAL_RUN if kind == VIRUS else SHORTEST_RUN)
         name = organisms.get(str(genomes.ids[record]), "")[:_LONGEST_NAME]
         yield from (Protein(letters, name, group, kind) for letters in found)
 
 
-def open_runs(codes: NDArray[np.uint8], shortest: int) -> list[bytes]:
+def longest_runs(codes: NDArray[np.uint8], shortest: int) -> list[bytes]:
     """Proteins of the longest stop-free runs of both strands, of ``shortest`` residues or more, by length."""
-    runs: list[tuple[int, int, bytes]] = []
-    letters = np.frombuffer(RESIDUES.encode() + b"*", dtype=np.uint8)  # an ambiguous codon ends a run as a stop does
-    reverse = np.where(codes == AMBIGUOUS_BASE, codes, 3 - codes)[::-1]
-    for strand in (codes, reverse):
-        for frame in range(3):
-            bases = strand[frame : frame + (len(strand) - frame) // 3 * 3].reshape(-1, 3).astype(np.int64)
-            codons = np.where((bases == AMBIGUOUS_BASE).any(axis=1), NO_CODON, bases @ np.array([16, 4, 1]))
-            protein = letters[CODON_RESIDUES[codons]]
-            stops = np.concatenate([[-1], np.flatnonzero(protein == ord("*")), [len(protein)]])
-            for run in np.flatnonzero(np.diff(stops) > shortest).tolist():
-                first, last = int(stops[run]) + 1, int(stops[run + 1])
-                start, stop = frame + 3 * first, frame + 3 * last
-                if strand is reverse:
-                    start, stop = len(codes) - stop, len(codes) - start
-                runs.append((start, stop, protein[first:last].tobytes()))
     is_covered = np.zeros(len(codes), dtype=np.bool_)
     chosen = []
-    for start, stop, protein_letters in sorted(runs, key=lambda run: (run[0] - run[1], run[0])):
+    for start, stop, codons in sorted(open_runs(codes, shortest), key=lambda run: (run[0] - run[1], run[0])):
         if is_covered[start:stop].sum() <= MOST_OVERLAP * (stop - start):
             is_covered[start:stop] = True
-            chosen.append(protein_letters)
+            chosen.append(codons.tobytes().translate(_TRANSLATION))
     return chosen
 
 
@@ -127,11 +111,12 @@ def read_proteins(path: Path) -> Iterator[Protein]:
 
 
 def read_organisms(manifest: Path) -> dict[str, str]:
-    """Id of each record to the name of its organism; empty where there is no such file."""
-    if not manifest.exists():
-        return {}
-    with gzip.open(manifest, "rt", encoding="utf-8") as lines:
-        return {row["id"]: row.get("organism") or "" for row in csv.DictReader(lines, delimiter="\t")}
+    """Id of each record to the name of its organism; empty where the manifest has none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return {row["id"]: row.get("organism", "") for row in read_table(manifest, ("id",))}
 
 
 def fit_table(proteins: Iterable[Protein], num_threads: int = 1, seed: int = 1) -> Table:

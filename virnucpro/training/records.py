@@ -5,7 +5,6 @@ Records are scored as ``predict`` does, so that what is measured is what users g
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,7 +24,7 @@ from virnucpro.results.outputs import InputResults
 from virnucpro.results.prevalence import Prevalence, estimate
 from virnucpro.results.records import record_features
 from virnucpro.training.evaluation import auroc
-from virnucpro.training.genomes import Genomes
+from virnucpro.training.genomes import LETTERS, Genomes, read_table
 
 Score = Callable[[Iterable[str | tuple[bytes, bytes]]], Fragments]
 """What scores files, or records as ids and bases, as ``predict`` does."""
@@ -52,7 +51,6 @@ _TIED = np.array([[0, 0], [1, 0], [1, 0], [1, 0], [0, 0], [0, 1], [0, 1]])
 _PRIOR_MEAN = np.array([*np.zeros(len(FITTED_LENGTHS)), *np.full(len(FITTED_LENGTHS), 0.8), -0.6, 1.5])
 _PRIOR_WEIGHT = np.array([*np.full(2 * len(FITTED_LENGTHS), 0.1), 30.0, 30.0])
 _ROUNDS = 100
-_LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _cut(genomes: Genomes, chosen: Iterable[tuple[int, int, int]]) -> Iterator[t
         first = int(genomes.offsets[record]) + start
         yield (
             f"{genomes.ids[record]}:{start + 1}-{start + length}#{number}".encode(),
-            _LETTERS[genomes.codes[first : first + length]].tobytes(),
+            LETTERS[genomes.codes[first : first + length]].tobytes(),
         )
 
 
@@ -174,9 +172,7 @@ def read_labelled(folder: Path, score: Score) -> Labelled:
     labels = folder / "labels.tsv"
     if not labels.is_file():
         raise InputError(str(labels), "is missing. It says of each record (column name) what it is (truth).")
-    with labels.open(encoding="utf-8", newline="") as stream:
-        lines = list(csv.DictReader(stream, delimiter="\t"))
-    truth = {line["name"]: line for line in lines}
+    truth = {line["name"]: line for line in read_table(labels, ("name", "truth"))}
     files = sorted(path for path in folder.iterdir() if path.name.split(".")[1:2] in (["fasta"], ["fa"], ["fna"]))
     table = score([str(path) for path in files])
     names = [name.decode("utf-8", "backslashreplace") for name in table.names.to_bytes()]
@@ -260,10 +256,9 @@ def _tally(
 def read_curated(path: Path) -> dict[str, list[tuple[int, int]]]:
     """Curated proviruses by accession without its version, 0-based half-open."""
     curated: dict[str, list[tuple[int, int]]] = {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        for line in csv.DictReader(stream, delimiter="\t"):
-            accession = line["accession"].split(".")[0]
-            curated.setdefault(accession, []).append((int(line["start"]) - 1, int(line["stop"])))
+    for line in read_table(path, ("accession", "start", "stop")):
+        accession = line["accession"].split(".")[0]
+        curated.setdefault(accession, []).append((int(line["start"]) - 1, int(line["stop"])))
     return curated
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.encoders.codons import AMBIGUOUS_BASE
-from virnucpro.training.genomes import VIRUS, Genomes, select
+from virnucpro.training.genomes import VIRUS, Genomes
 
 Batch = TypeVar("Batch")
 
@@ -28,15 +28,16 @@ class Pool:
 
 def virus_pool(genomes: Genomes, split: str) -> Pool:
     """Families of one split, weighted by the square root of their bases (a few families hold most bases)."""
-    return _pool_of_groups(genomes, select(genomes, lambda kind, _group, part: kind == VIRUS and part == split))
+    return _pool_of_groups(genomes, (genomes.classes == VIRUS) & (genomes.splits == split))
 
 
 def genus_pool(genomes: Genomes, class_name: str) -> Pool:
     """Genera of one class of hosts, weighted by the square root of their bases."""
-    return _pool_of_groups(genomes, select(genomes, lambda kind, _group, _split: kind == class_name))
+    return _pool_of_groups(genomes, genomes.classes == class_name)
 
 
-def _pool_of_groups(genomes: Genomes, records: NDArray[np.int64]) -> Pool:
+def _pool_of_groups(genomes: Genomes, is_chosen: NDArray[np.bool_]) -> Pool:
+    records = np.flatnonzero(is_chosen)
     names, members = np.unique(genomes.groups[records], return_inverse=True)
     order = np.argsort(members, kind="stable")
     bases = np.bincount(members, weights=genomes.lengths[records], minlength=len(names))
@@ -46,7 +47,7 @@ def _pool_of_groups(genomes: Genomes, records: NDArray[np.int64]) -> Pool:
 
 def host_pool(genomes: Genomes, class_name: str) -> Pool:
     """One class of hosts as a single group: every base is as likely as any other."""
-    records = select(genomes, lambda kind, _group, _split: kind == class_name)
+    records = np.flatnonzero(genomes.classes == class_name)
     return Pool(records, np.array([0, len(records)]), np.ones(1))
 
 

@@ -15,8 +15,8 @@ from made_tables import line, table_of, write_run
 
 from virnucpro.errors import InputError
 from virnucpro.results.assign import AMBIGUOUS, ContigCall, best_alignments, calls_by_name
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
-from virnucpro.results.outputs import InputResults
 from virnucpro.sequence.streams import InputStream
 from virnucpro.sequence.table import Status
 

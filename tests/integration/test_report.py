@@ -22,9 +22,9 @@ from virnucpro.bundles.rules import Thresholds
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.results import counts as counting
 from virnucpro.results import drawing, figures
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Calling
 from virnucpro.results.finished import FinishedRun, open_run, stems_of
-from virnucpro.results.outputs import InputResults
 from virnucpro.results.overview import CALLS, overview
 from virnucpro.results.page import STATUS_MEANINGS, short_name, write_report
 from virnucpro.sequence.table import Status

@@ -19,9 +19,9 @@ from virnucpro.bundles import load_bundle
 from virnucpro.bundles.rules import Bend, Calibration
 from virnucpro.errors import CountError
 from virnucpro.progress import Reporter
+from virnucpro.results.called import ScoredUnit
 from virnucpro.results.calls import Call, Calling, call_sequences, probability, sums
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.outputs import ScoredUnit
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged

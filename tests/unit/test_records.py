@@ -9,9 +9,9 @@ import pytest
 from made_tables import RULES, line, table_of, with_genes
 
 from virnucpro.bundles.records import GENE_CLASSES, RecordWeights, read_record_weights
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Call, Calling, call_sequences, evidence_of
 from virnucpro.results.gene_maps import described, draw, gene_maps
-from virnucpro.results.outputs import InputResults
 from virnucpro.results.overview import overview
 from virnucpro.results.records import NUM_CLASSES, record_features
 from virnucpro.results.regions import proviruses

@@ -17,10 +17,11 @@ from made_tables import line as made_line
 
 from virnucpro.errors import InputError
 from virnucpro.nearest.repeats import terminal_repeat, topology
+from virnucpro.results.called import InputResults, Source
 from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
-from virnucpro.results.outputs import OUTPUTS, InputResults, Wanted
+from virnucpro.results.outputs import OUTPUTS, Wanted
 from virnucpro.results.prevalence import Prevalence
 from virnucpro.results.regions import proviruses
 from virnucpro.run_dir import RESULT_SUFFIXES, RunDir
@@ -55,15 +56,11 @@ def write_input(path: Path) -> list[bytes]:
     return [bases.encode() for bases in sequences]
 
 
-class FileUnits:
+class FileUnits(Source):
     """The bases of a file, in units as extraction makes them."""
 
     def __init__(self, fasta, unit_rows, block_bytes=1 << 20):
         self.tables = list(Extraction([str(fasta)], FRAGMENT, 100, unit_rows, True, block_bytes=block_bytes).units())
-
-    def units(self, strings):
-        del strings
-        return iter(())
 
     def bases(self):
         for table in self.tables:

@@ -22,9 +22,10 @@ from virnucpro.errors import StoreError, UsageError
 from virnucpro.hierarchy.tables import read_tsv as read_table
 from virnucpro.nearest.table import make_table
 from virnucpro.results import sunburst
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
 from virnucpro.results.lineages import TaxonCount, find_lineages
-from virnucpro.results.outputs import OUTPUTS, TAXONOMY_OUTPUTS, InputResults, Wanted
+from virnucpro.results.outputs import OUTPUTS, TAXONOMY_OUTPUTS, Wanted
 from virnucpro.results.schema import TAXA, TAXONOMY
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status

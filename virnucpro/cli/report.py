@@ -37,7 +37,7 @@ def report(run: Path, output: Path | None, file_format: str | None, multiqc: boo
     """Show the results of a run as a page."""
     del show_bars
 
-    from virnucpro.results.finished import open_run, stems_of  # noqa: PLC0415 - --help should not wait for these
+    from virnucpro.results.finished import open_runs, stems_of  # noqa: PLC0415 - --help should not wait for these
     from virnucpro.results.page import write_report  # noqa: PLC0415
     from virnucpro.results.pages import Pages, write_pages  # noqa: PLC0415
 
@@ -48,8 +48,7 @@ def report(run: Path, output: Path | None, file_format: str | None, multiqc: boo
 
     if output is not None:
         refuse_overwriting([*read_by_run(run), *(path for path in run.rglob("*") if path.suffix != ".html")], [output])
-    for stem in stems:
-        finished = open_run(run, stem)
+    for finished in open_runs(run, stems):
         if output is not None:
             click.echo(write_report(finished, output))
         figures = () if file_format is None else (file_format,)

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from virnucpro.atomic import write_json
 from virnucpro.errors import CountError, InputError
 from virnucpro.results import schema
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALL_NAMES
 from virnucpro.results.formats import decimals, open_output
-from virnucpro.results.outputs import InputResults
 from virnucpro.results.tables import words
 from virnucpro.sequence.alignments import alignment_format, name_of, primary_alignments
 from virnucpro.sequence.dedup import SequenceIndex, hash_strings

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Call
-from virnucpro.results.outputs import PROVIRUS, WHOLE, InputResults
+from virnucpro.results.outputs import PROVIRUS, WHOLE
 from virnucpro.results.prevalence import Prevalence
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 from virnucpro.atomic import check_json
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError, UsageError
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.outputs import InputResults
 from virnucpro.results.stored import RunRecord, Summary
 from virnucpro.run_dir import RunDir
 from virnucpro.stored_json import Count
@@ -83,31 +85,45 @@ def stems_of(root: Path) -> list[str]:
 
 
 def open_run(root: Path, stem: str) -> FinishedRun:
-    """One input of a finished run, called as its summary says.
+    """One input of a finished run; see ``open_runs``."""
+    (run,) = open_runs(root, [stem])
+    return run
+
+
+def open_runs(root: Path, stems: Iterable[str]) -> Iterator[FinishedRun]:
+    """Inputs of a finished run, each called as its summary says.
 
     Raises:
-        UsageError: this input has no results in ``root``.
+        UsageError: an input has no results in ``root``.
         StoreError: a record or the table is damaged.
     """
     folder = RunDir(root)
-    summary_path = folder.result(stem, "summary.json")
-    if not summary_path.exists():
-        raise UsageError(f"{root} holds no results of {stem}. It holds those of {', '.join(stems_of(root))}.")
-    summary = check_json(summary_path, Summary)
-    places = (folder.result(name, _RECORD_SUFFIX) for name in (stem, "all"))
-    record = next((check_json(place, RunRecord) for place in places if place.exists()), {})
-    run_dir = RunDir(Path(record.get("called", {}).get("run", root)))
-    if not run_dir.table.exists():
-        raise UsageError(f"{root}: {run_dir.table} is missing, and results are read from it. Run predict again.")
+    read_record, open_table = cache(partial(check_json, kind=RunRecord)), cache(_open_table)
+    for stem in stems:
+        summary_path = folder.result(stem, "summary.json")
+        if not summary_path.exists():
+            raise UsageError(f"{root} holds no results of {stem}. It holds those of {', '.join(stems_of(root))}.")
+        summary = check_json(summary_path, Summary)
+        places = (folder.result(name, _RECORD_SUFFIX) for name in (stem, "all"))
+        record = next((read_record(place) for place in places if place.exists()), {})
+        run_dir = RunDir(Path(record.get("called", {}).get("run", root)))
+        if not run_dir.table.exists():
+            raise UsageError(f"{root}: {run_dir.table} is missing, and results are read from it. Run predict again.")
+        table, items = open_table(run_dir)
+        if stem not in items:
+            raise StoreError(run_dir.index, f"is of another run (it names no input {stem})")
+        first, num_sequences = items[stem]["first_sequence"], items[stem]["num_sequences"]
+        mine = table.slice(first, first + num_sequences)
+        if len(mine) != summary.get("num_sequences"):
+            found = summary.get("num_sequences")
+            raise StoreError(summary_path, f"counts {found} sequences where {len(mine)} were read")
+        yield FinishedRun(root, stem, record, summary, InputResults.of(mine, _calling(summary, mine.rules[0])))
+
+
+def _open_table(run_dir: RunDir) -> tuple[Fragments, dict[str, _Input]]:
+    """The table of a run, and where in it each input lies."""
     table = Fragments.open(run_dir.table, [Rules.read(part.rules) for part in reversed(run_dir.models)])
-    items = check_json(run_dir.index, _Index)["inputs"]
-    item = next((item for item in items if item["stem"] == stem), None)
-    if item is None:
-        raise StoreError(run_dir.index, f"is of another run (it names no input {stem})")
-    mine = table.slice(item["first_sequence"], item["first_sequence"] + item["num_sequences"])
-    if len(mine) != summary.get("num_sequences"):
-        raise StoreError(summary_path, f"counts {summary.get('num_sequences')} sequences where {len(mine)} were read")
-    return FinishedRun(root, stem, record, summary, InputResults.of(mine, _calling(summary, mine.rules[0])))
+    return table, {item["stem"]: item for item in check_json(run_dir.index, _Index)["inputs"]}
 
 
 class _Input(TypedDict):

@@ -40,7 +40,7 @@ from virnucpro.settings import make_settings
 from virnucpro.stored_json import Count
 
 if TYPE_CHECKING:
-    from virnucpro.results.outputs import InputResults
+    from virnucpro.results.called import InputResults
 
 FRAGMENT_DTYPE = np.dtype(
     [("sequence", "i8"), ("start", "i8"), ("stop", "i8"), ("log_odds", "f4"), ("num_open", "i2"), ("masked", "u1")]
@@ -224,8 +224,8 @@ class Fragments:
         Raises:
             UsageError: more than one way to call is given, or a value that makes no sense.
         """
+        from virnucpro.results.called import InputResults  # noqa: PLC0415
         from virnucpro.results.calls import Calling  # noqa: PLC0415 - they work on this module's table
-        from virnucpro.results.outputs import InputResults  # noqa: PLC0415
 
         options = {"preset": preset, "threshold": threshold, "fdr": fdr, "prevalence": prevalence}
         settings = make_settings(None, {f"science.{name}": value for name, value in options.items()})

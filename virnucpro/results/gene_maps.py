@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.path import MOSTLY_CELL, UNMATCHED, VIRAL, classes_of
+from virnucpro.results.called import InputResults
 from virnucpro.results.drawing import Canvas, Label, Shape
-from virnucpro.results.outputs import InputResults
 from virnucpro.results.overview import Overview
 
 FLANK_NT = 8_000

@@ -24,7 +24,7 @@ from virnucpro.taxonomy.lineages import RANKS, Lineage, ictv
 from virnucpro.taxonomy.naming import FLOOR_BITS, Named, Votes, name
 
 if TYPE_CHECKING:
-    from virnucpro.results.outputs import InputResults
+    from virnucpro.results.called import InputResults
 
 NOVEL, UNKNOWN = "novel", "unknown"
 """What hits without a name are counted as; a novel one below a named taxon as ``novel in`` that."""
@@ -158,34 +158,12 @@ def fragments_of(
 ) -> Iterator[tuple[int, bytes]]:
     """The fragments of some regions that are not masked: place of the region, and bases."""
     table, fragments = results.table, results.table.fragments
-    for place, bases in region_bases(results, regions, wanted):
-        region = regions[place]
+    for place, _, bases in results.bases_of(regions[wanted]):
+        region = regions[wanted[place]]
         low, high = np.searchsorted(fragments["sequence"], (region["sequence"], region["sequence"] + 1)).tolist()
         for each in table.fragments[low:high]:
             if not each["masked"] and each["start"] >= region["start"] and each["stop"] <= region["stop"]:
-                yield place, bases[each["start"] - region["start"] : each["stop"] - region["start"]]
-
-
-def region_bases(
-    results: InputResults, regions: NDArray[np.void], wanted: NDArray[np.int64]
-) -> Iterator[tuple[int, bytes]]:
-    """Place and bases of each wanted region."""
-    of_sequence: dict[int, list[int]] = {}
-    for place in wanted.tolist():
-        of_sequence.setdefault(int(regions["sequence"][place]), []).append(place)
-    last, parts = -1, list[bytes]()
-    for pieces, numbers, _ in results.source.bases() if of_sequence else ():
-        for position in np.flatnonzero(np.isin(numbers, list(of_sequence))).tolist():
-            if numbers[position] != last:
-                yield from _cut(regions, of_sequence.get(last, ()), parts)
-                last, parts = int(numbers[position]), []
-            parts.append(pieces[position].tobytes())
-    yield from _cut(regions, of_sequence.get(last, ()), parts)
-
-
-def _cut(regions: NDArray[np.void], places: Sequence[int], parts: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    bases = b"".join(parts)
-    yield from ((place, bases[regions["start"][place] : regions["stop"][place]]) for place in places)
+                yield wanted[place], bases[each["start"] - region["start"] : each["stop"] - region["start"]]
 
 
 def _some_at_a_time(items: Iterator[tuple[int, bytes]]) -> Iterator[tuple[NDArray[np.int64], Ragged]]:

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote_from_bytes
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_128
 
 from virnucpro.nearest.repeats import topology
 from virnucpro.results import legacy, schema, tables
-from virnucpro.results.calls import CALL_NAMES, Call, Calling, call_sequences, evidence_of
-from virnucpro.results.formats import (
-    NOTHING,
-    Cells,
-    arrow_schema,
-    arrow_table,
-    decimals,
-    lines,
-    open_output,
-    open_table,
-)
-from virnucpro.results.fragments import Fragments
+from virnucpro.results.called import InputResults
+from virnucpro.results.calls import CALL_NAMES, Call, Calling
+from virnucpro.results.formats import NOTHING, Cells, decimals, lines, open_output, open_table
 from virnucpro.results.lineages import Lineages
-from virnucpro.results.prevalence import Prevalence
-from virnucpro.results.regions import proviruses, regions
 from virnucpro.results.schema import Table
 from virnucpro.run_dir import RunDir
-from virnucpro.sequence.ragged import Ragged
-from virnucpro.sequence.table import UnitTable
 from virnucpro.settings import TABLE_FORMATS, TableFormat
 
 WHOLE, PROVIRUS = "whole", "provirus"
@@ -42,45 +28,11 @@ WHOLE, PROVIRUS = "whole", "provirus"
 _KINDS = (WHOLE.encode(), PROVIRUS.encode())
 _GFF3_TYPES = (b"viral_sequence", b"proviral_region")
 """Of either kind; terms of the Sequence Ontology: SO:0001041 and SO:0000751."""
-_GFF3_LINE = b"%b%b\tvirnucpro\t%b\t%d\t%d\t%b\t.\t.\tID=region_%d;Name=%b;kind=%b;p_virus=%b;num_fragments=%d\n"
+_GFF3_LINE = b"%b\tvirnucpro\t%b\t%d\t%d\t%b\t.\t.\tID=region_%d;Name=%b;kind=%b;p_virus=%b;num_fragments=%d\n"
 _LEGACY = "<stem>_merged/"
 _GFF3_PLAIN = ".:^*$@!+_?-|"
 """Besides letters and digits, what the GFF3 specification lets a seqid hold unescaped."""
 _GFF3_SAFE = re.compile(b"[A-Za-z0-9%b]*" % re.escape(_GFF3_PLAIN).encode())
-
-
-@dataclass(frozen=True)
-class ScoredUnit:
-    """A unit with the scores of all its rows."""
-
-    table: UnitTable  # the unit; only the strings that were asked for are in it
-    scores: NDArray[np.float32]  # (n, 2) float32, not virus and virus; NaN if a row has none
-    failed: NDArray[np.bool_]  # (n,) whether a row could not be computed
-    # for each model (f,) what the nearest proteins say of the fragments; None if it does not ask
-    nearest: tuple[NDArray[np.float32] | None, ...] = (None,)
-
-
-class Source(Protocol):
-    """The units of an input, for what is not in the table of fragments."""
-
-    def units(self, strings: Collection[str]) -> Iterator[ScoredUnit]:
-        """Each with its scores; ``strings`` are the lists that are read."""
-
-    def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64], Ragged]]:
-        """The bases as read, in pieces, with the number of the sequence of each, and its description at its first."""
-
-
-class NoUnits:
-    """A ``Source`` of nothing, for a table without its run."""
-
-    def units(self, strings: Collection[str]) -> Iterator[ScoredUnit]:
-        """None."""
-        del strings
-        return iter(())
-
-    def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64], Ragged]]:
-        """None."""
-        return iter(())
 
 
 @dataclass(frozen=True)
@@ -94,81 +46,6 @@ class Wanted:
     directory: Path | None = None  # where results go; None is the run's own
     proteins: Path | None = None  # the table of proteins by which hits are named; None names none
     num_threads: int = 1  # that share the search in it
-
-
-@dataclass(frozen=True, eq=False)
-class InputResults:
-    """What is known of an input, or of some of its sequences, once they are called."""
-
-    table: Fragments  # fragments and sequences
-    calls: NDArray[np.void]  # (m,) CALL_DTYPE
-    proviruses: NDArray[np.void]  # REGION_DTYPE, the viral parts of longer sequences
-    calling: Calling  # what calls were made by
-    prevalence: Prevalence  # at which they were made
-    source: Source = field(default_factory=NoUnits)  # the units, for what only they hold
-    lineages: Lineages | None = None  # of the hits; None if they were not asked for
-
-    @classmethod
-    def of(cls, table: Fragments, calling: Calling, source: Source | None = None) -> InputResults:
-        """Call the sequences of a table and look for regions."""
-        parts = proviruses(table)
-        evidence = evidence_of(table, parts)
-        prevalence = calling.prevalence_of(evidence)
-        calls = call_sequences(table, calling, evidence, prevalence)
-        return cls(table, calls, parts, calling, prevalence, source or NoUnits())
-
-    @property
-    def models(self) -> list[bytes]:
-        """What each model of a cascade is called: its name, with its fingerprint if both have the same; else empty."""
-        rules = self.table.rules
-        is_same = len({each.name for each in rules}) < len(rules)
-        titles = [f"{each.name}@{each.fingerprint[:8]}" if is_same else each.name for each in rules]
-        return [title.encode() for title in titles] if len(rules) > 1 else []
-
-    @property
-    def regions(self) -> NDArray[np.void]:
-        """(r,) REGION_DTYPE in the order of the sequences."""
-        return regions(self.table, self.calls["call"] == Call.VIRUS, self.calls["p_virus"], self.proviruses)
-
-    @property
-    def digest(self) -> str:
-        """Of the calls as they are shown: what each sequence is called, its four decimals, and the proviruses."""
-        calls, parts = self.calls, self.proviruses
-        added = xxh3_128(np.ascontiguousarray(calls["call"]).tobytes())
-        for name in ("p_virus", "fdr"):
-            shown = np.nan_to_num(calls[name].astype(np.float64), nan=-1)
-            added.update(np.rint(10_000 * shown).astype("<i4").tobytes())
-        for name in ("sequence", "start", "stop"):
-            added.update((parts[name] - (self.table.first if name == "sequence" else 0)).astype("<i8").tobytes())
-        return added.hexdigest()
-
-    def parts(self) -> Iterator[InputResults]:
-        """Some thousand sequences at a time."""
-        done = 0
-        for table in self.table.parts():
-            calls = self.calls[done : done + len(table)]
-            low, high = np.searchsorted(self.proviruses["sequence"], (table.first, table.first + len(table)))
-            done += len(table)
-            yield replace(self, table=table, calls=calls, proviruses=self.proviruses[low:high])
-
-    def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
-        """The table of sequences as a ``pyarrow.Table``, with the columns of ``.sequences.parquet``."""
-        table = schema.CASCADE if self.models else schema.SEQUENCES
-        cells = tables.sequence_cells(self.table, self.calls, self.models)
-        return arrow_table(arrow_schema(table), table.columns, cells)
-
-    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is not needed to run
-        """The table of sequences as a ``pandas.DataFrame``."""
-        return self.to_arrow().to_pandas()
-
-    def names_of(self, numbers: NDArray[np.int64]) -> list[bytes]:
-        """Ids of sequences by their numbers in the run."""
-        positions = numbers - self.table.first
-        if (np.diff(positions) > 0).all():
-            return self.table.names.bytes_at(positions)
-        unique, places = np.unique(positions, return_inverse=True)
-        names = self.table.names.bytes_at(unique)
-        return [names[place] for place in places.tolist()]
 
 
 @dataclass(frozen=True)
@@ -254,87 +131,42 @@ def _legacy_highest(results: InputResults) -> Iterator[Cells]:
 
 def _called(call: Call, results: InputResults) -> Iterator[bytes]:
     """The sequences of one call as FASTA, as they were read."""
-    is_asked = results.calls["call"] == call
-    last = -1
-    for pieces, numbers, descriptions in results.source.bases() if is_asked.any() else ():
-        places = np.flatnonzero(is_asked[numbers - results.table.first])
-        if not len(places):
-            continue
-        begins = np.diff(numbers[places], prepend=last) != 0
-        titles = map(_title, results.names_of(numbers[places][begins]), descriptions.bytes_at(places[begins]))
-        first = b"\n>%b\n" if last >= 0 else b">%b\n"
-        text = []
-        for is_first, piece in zip(begins.tolist(), pieces.bytes_at(places), strict=True):
-            if is_first:
-                text.append(first % next(titles))
-                first = b"\n>%b\n"
-            text.append(piece)
-        yield b"".join(text)
-        last = int(numbers[places[-1]])
-    if last >= 0:
-        yield b"\n"
-
-
-def _title(name: bytes, description: bytes) -> bytes:
-    return b"%b %b" % (name, description) if description else name
+    names, first = results.table.names, results.table.first
+    for number, description, bases in results.records(results.calls["call"] == call):
+        yield _fasta(names[number - first].tobytes(), description, bases)
 
 
 def _provirus_bases(results: InputResults) -> Iterator[bytes]:
     """The bases of the proviruses as FASTA, as they were read."""
-    wanted: dict[int, list[tuple[int, int, bytes]]] = {}
-    for region, name in zip(results.proviruses, _region_names(results, results.proviruses), strict=True):
-        wanted.setdefault(int(region["sequence"]), []).append((int(region["start"]), int(region["stop"]), name))
-    last, begin, description = -1, 0, b""
-    for pieces, numbers, descriptions in results.source.bases() if wanted else ():
-        for place in np.flatnonzero(np.isin(numbers, list(wanted))).tolist():
-            number, piece = int(numbers[place]), pieces[place]
-            if number != last:
-                begin, description = 0, descriptions[place].tobytes()
-            for start, stop, name in wanted[number]:
-                low, high = max(start, begin), min(stop, begin + len(piece))
-                if low < high:
-                    title = b">%b\n" % _title(name, description) if low == start else b""
-                    yield title + piece[low - begin : high - begin].tobytes() + (b"\n" if high == stop else b"")
-            last, begin = number, begin + len(piece)
+    names = _region_names(results, results.proviruses)
+    for place, description, bases in results.bases_of(results.proviruses):
+        yield _fasta(names[place], description, bases)
 
 
-def _topologies(results: InputResults) -> dict[int, bytes]:
-    """What the ends of each whole sequence that is called virus say, by its number."""
-    is_asked = results.calls["call"] == Call.VIRUS
-    is_asked[results.proviruses["sequence"] - results.table.first] = False
-    found: dict[int, bytes] = {}
-    last, parts, description = -1, list[bytes](), b""
-    for pieces, numbers, descriptions in results.source.bases() if is_asked.any() else ():
-        places = np.flatnonzero(is_asked[numbers - results.table.first])
-        items = zip(numbers[places].tolist(), pieces.bytes_at(places), descriptions.bytes_at(places), strict=True)
-        for number, piece, said in items:
-            if number != last:
-                found[last] = topology(b"".join(parts), description)
-                last, parts, description = number, [], said
-            parts.append(piece)
-    found[last] = topology(b"".join(parts), description)
-    return {number: seen for number, seen in found.items() if seen}
+def _fasta(name: bytes, description: bytes, bases: bytes) -> bytes:
+    return b">%b %b\n%b\n" % (name, description, bases) if description else b">%b\n%b\n" % (name, bases)
 
 
 def _regions(results: InputResults) -> Iterator[Cells]:
-    topologies = _topologies(results)
+    is_whole = results.calls["call"] == Call.VIRUS
+    is_whole[results.proviruses["sequence"] - results.table.first] = False
+    ends = {number: topology(bases, description) or NOTHING for number, description, bases in results.records(is_whole)}
     for part in results.parts():
         found = part.regions
+        kinds, numbers = found["is_provirus"].tolist(), found["sequence"].tolist()
         yield (
             _region_names(part, found),
             part.names_of(found["sequence"]),
             found["start"] + 1,
             found["stop"],
             found["stop"] - found["start"],
-            [_KINDS[kind] for kind in found["is_provirus"].tolist()],
+            [_KINDS[kind] for kind in kinds],
             found["p_virus"],
             found["score"],
             found["num_fragments"],
             found["num_genes"],
-            [
-                NOTHING if is_provirus else topologies.get(number, NOTHING)
-                for number, is_provirus in zip(found["sequence"].tolist(), found["is_provirus"].tolist(), strict=True)
-            ],
+            # a sequence with proviruses is no region as a whole
+            [ends.get(number, NOTHING) for number in numbers],
         )
 
 
@@ -346,10 +178,8 @@ def _genes(results: InputResults) -> Iterator[Cells]:
 def _bed(results: InputResults) -> Iterator[bytes]:
     for part in results.parts():
         found = part.regions
-        names, scores = (
-            list(map(_bed_name, part.names_of(found["sequence"]))),
-            np.rint(1000 * found["p_virus"]).astype(np.int64),
-        )
+        names = [_bed_name(name) for name in part.names_of(found["sequence"])]
+        scores = np.rint(1000 * found["p_virus"]).astype(np.int64)
         yield lines((names, found["start"], found["stop"], _region_names(part, found), scores, [b"."] * len(found)))
 
 
@@ -359,31 +189,21 @@ def _gff3(results: InputResults) -> Iterator[bytes]:
     num, last = 0, -1
     for part in results.parts():
         found = part.regions
-        numbers, kinds = found["sequence"], found["is_provirus"].tolist()
-        escaped = [_escape(name) for name in part.names_of(numbers)]
-        lengths = part.table.sequences["length"][numbers - part.table.first].tolist()
-        begins = (np.diff(numbers, prepend=last) != 0).tolist()
-        heads = [
-            b"##sequence-region %b 1 %d\n" % (name, length) if is_first else b""
-            for is_first, name, length in zip(begins, escaped, lengths, strict=True)
-        ]
-        rows = zip(
-            heads,
-            escaped,
-            [_GFF3_TYPES[kind] for kind in kinds],
-            (found["start"] + 1).tolist(),
-            found["stop"].tolist(),
+        items = zip(
+            found[["sequence", "start", "stop", "is_provirus", "num_fragments"]].tolist(),
+            part.table.sequences["length"][found["sequence"] - part.table.first].tolist(),
+            map(_escape, part.names_of(found["sequence"])),
+            map(_escape, _region_names(part, found)),
             decimals(found["score"], 2),
-            range(num + 1, num + 1 + len(found)),
-            [_escape(name) for name in _region_names(part, found)],
-            [_KINDS[kind] for kind in kinds],
             decimals(found["p_virus"]),
-            found["num_fragments"].tolist(),
             strict=True,
         )
-        yield b"".join([_GFF3_LINE % row for row in rows])
-        num += len(found)
-        last = int(numbers[-1]) if len(numbers) else last
+        for (number, start, stop, kind, num_fragments), length, name, region, score, p_virus in items:
+            if number != last:
+                yield b"##sequence-region %b 1 %d\n" % (name, length)
+            num, last = num + 1, number
+            place = name, _GFF3_TYPES[kind], start + 1, stop, score
+            yield _GFF3_LINE % (*place, num, region, _KINDS[kind], p_virus, num_fragments)
 
 
 def _windows(results: InputResults) -> Iterator[bytes]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALL_NAMES, EVIDENCE_NAMES, STATUS_NAMES, Call
-from virnucpro.results.outputs import InputResults
 from virnucpro.results.tables import fragment_probabilities
 
 CALLS = ("virus", "uncertain", "not_virus", "no_call")

@@ -34,11 +34,12 @@ from virnucpro.progress import Reporter
 from virnucpro.request import Options, Request
 from virnucpro.resources import available_cpus
 from virnucpro.results import formats
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.outputs import InputResults, Wanted
+from virnucpro.results.outputs import Wanted
 from virnucpro.results.pages import Pages, renew
 from virnucpro.run.record import first_record, run_record
 from virnucpro.run.units import Embedder, asked_bundle, embedder_of, estimate_rows, make_run, pinned, run_units

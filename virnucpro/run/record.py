@@ -78,7 +78,7 @@ def run_record(
             "num_rows_computed": sum(unit.num_sources for unit in index.units),
             **{name: value for name, value in asdict(total).items() if isinstance(value, dict) and value},
         },
-        "outputs": write.output_digests(run.dir, index),
+        "outputs": write.output_digests(run.dir, index.inputs),
         "seconds": {"total": round(seconds, 3), **{k: round(v, 3) for k, v in run.reporter.seconds.items()}},
     }
 

@@ -7,21 +7,18 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from virnucpro.atomic import check_json, write_json
+from virnucpro.atomic import write_json
 from virnucpro.embeddings.taxa import Reference, name_by_reference
 from virnucpro.errors import UsageError
 from virnucpro.logs import log_to
 from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
-from virnucpro.results.finished import FinishedRun, open_run
-from virnucpro.results.lineages import Hit, Lineages, find_lineages, region_bases
-from virnucpro.results.outputs import TAXONOMY_OUTPUTS, InputResults, Wanted
+from virnucpro.results.called import InputResults
+from virnucpro.results.finished import open_runs
+from virnucpro.results.lineages import Hit, Lineages, find_lineages
+from virnucpro.results.outputs import TAXONOMY_OUTPUTS, Wanted
 from virnucpro.results.pages import Pages, renew
-from virnucpro.results.stored import RunRecord
 from virnucpro.run_dir import RunDir
 from virnucpro.stages import genes
 from virnucpro.stages.call import finished_index, stored_results
@@ -59,8 +56,7 @@ def name_hits(
         index = finished_index(run_dir)
         with log_to(run_dir.result(index.run_stem, "log")), stored_results(run_dir, index, reporter) as (_, scores):
             _log.info("hits are named: %s", shlex.join(sys.argv))
-            for item in index.inputs:
-                finished = open_run(root, item.stem)
+            for item, finished in zip(index.inputs, open_runs(root, [item.stem for item in index.inputs]), strict=True):
                 results = replace(finished.results, source=InputUnits(scores, index, item))
                 if reference is not None:
                     lineages = _by_reference(results, reference, devices, num_threads)
@@ -70,22 +66,17 @@ def name_hits(
                 results = replace(results, lineages=lineages)
                 for output in TAXONOMY_OUTPUTS:
                     output.write(results, root, item.stem, Wanted())
-                record = _recorded(run_dir, index.run_stem)
-                record["outputs"] = output_digests(run_dir, index)
+                record = finished.record
+                record["outputs"] = record.get("outputs", {}) | output_digests(run_dir, [item])
                 write_json(run_dir.result(index.run_stem, "run.json"), record)
-                shown = FinishedRun(root, item.stem, record, finished.summary, results)
-                renew(shown, Pages.there(root, item.stem))
+                renew(replace(finished, results=results), Pages.there(root, item.stem))
     return named
-
-
-def _recorded(run_dir: RunDir, stem: str) -> dict[str, Any]:
-    path = run_dir.result(stem, "run.json")
-    return check_json(path, RunRecord) if path.is_file() else {}
 
 
 def _by_reference(results: InputResults, reference: Reference, devices: tuple[str, ...], num_threads: int) -> Lineages:
     regions = results.regions
-    found = name_by_reference(region_bases(results, regions, np.arange(len(regions))), reference, devices, num_threads)
+    sequences = ((place, bases) for place, _, bases in results.bases_of(regions))
+    found = name_by_reference(sequences, reference, devices, num_threads)
     named = (found.get(place) for place in range(len(regions)))
     hits = [Hit() if each is None else Hit(each[0], int(bool(each[1])), each[1]) for each in named]
     return Lineages(regions, hits)

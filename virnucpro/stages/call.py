@@ -152,7 +152,7 @@ def _write_record(
     }
     if "request" in record:
         record["request"] = _request(record["request"], wanted)
-    record["outputs"] = write.output_digests(results, index)
+    record["outputs"] = write.output_digests(results, index.inputs)
     record["called"] = {"version": __version__, "command": sys.argv, "run": str(run_dir.root.absolute())}
     write_json(results.root / name, record)
     return record

@@ -17,8 +17,8 @@ from virnucpro import store
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError
 from virnucpro.mapped import let_go, new_scratch
+from virnucpro.results.called import ScoredUnit, Source
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
-from virnucpro.results.outputs import ScoredUnit
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES, UnitTable, are_own_source
 from virnucpro.stages import genes
@@ -126,8 +126,8 @@ class ScoredModels:
 
 
 @dataclass(frozen=True, eq=False)
-class InputUnits:
-    """The units of one input; see ``results.outputs.Source``."""
+class InputUnits(Source):
+    """The units of one input."""
 
     scores: ScoredModels
     index: Index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
 from virnucpro.results import counts as counting
 from virnucpro.results import formats
+from virnucpro.results.called import InputResults
 from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import Fragments, read_facts
 from virnucpro.results.lineages import find_lineages
-from virnucpro.results.outputs import OUTPUTS, InputResults, Wanted
+from virnucpro.results.outputs import OUTPUTS, Wanted
 from virnucpro.run_dir import RunDir
 from virnucpro.samples import SUMMARY_NAME, SampleCounts, write_summary
 from virnucpro.stages.base import Index, IndexedInput
@@ -86,9 +87,9 @@ def _check(item: IndexedInput, counts: Counts) -> None:
         raise CountError(f"{item.source}: {item.num_bases} bases in, {sum(counts.bases.values())} out")
 
 
-def output_digests(folder: RunDir, index: Index) -> dict[str, str]:
-    """Digest of each result file that is there, by its path in the directory."""
-    paths = [path for item in index.inputs for path in folder.results(item.stem)]
+def output_digests(folder: RunDir, inputs: Iterable[IndexedInput]) -> dict[str, str]:
+    """Digest of each result file of some inputs that is there, and of the one of samples, by its path."""
+    paths = [path for item in inputs for path in folder.results(item.stem)]
     return {
         str(path.relative_to(folder.root)): f"sha256:{file_digest(path)}"
         for path in (*paths, *folder.root.glob(SUMMARY_NAME))

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from virnucpro.atomic import atomic_write
 from virnucpro.bundles.records import GENE_CLASSES, RecordWeights
 from virnucpro.errors import InputError
+from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Call, Calling, evidence_of, probability
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.outputs import InputResults
 from virnucpro.results.prevalence import Prevalence, estimate
 from virnucpro.results.records import record_features
 from virnucpro.training.evaluation import auroc

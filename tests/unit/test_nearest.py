@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from Bio.Align import substitution_matrices
 from Bio.Seq import Seq
 from hypothesis import given, settings
@@ -205,13 +207,21 @@ def test_a_table_comes_back_from_its_file_as_it_was(tmp_path):
     assert again.describe(1) == ("organism 1", "virus group 1", "virus")
 
 
-@pytest.mark.parametrize("harm", ["missing", "cut", "other"])
+@pytest.mark.parametrize("harm", ["missing", "cut", "flipped", "objects", "other"])
 def test_a_damaged_table_is_one_clear_line(tmp_path: Path, harm: str):
     path = tmp_path / "proteins.npz.zst"
     if harm != "missing":
         large(2)[0].save(path)
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:-500])
+    if harm in ("flipped", "objects"):
+        content = bytearray(zstandard.decompress(path.read_bytes()))
+        content[300] ^= 1
+        if harm == "objects":
+            file = io.BytesIO()
+            np.savez(file, residues=np.array([None]))
+            content = bytearray(file.getvalue())
+        path.write_bytes(zstandard.compress(content))
     if harm == "other":
         path.write_bytes(b"no table at all")
     with pytest.raises(ModelError, match=r"proteins\.npz"):

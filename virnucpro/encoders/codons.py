@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +81,7 @@ class Bags(NamedTuple):
     openness: torch.Tensor  # (6 B, 2) float32, codons in the longest stop-free stretch and stop codons, both over N
 
 
+@cache
 def canonical_kmers(length: int) -> tuple[torch.Tensor, int]:
     """Number k-mers so that a k-mer and its reverse complement are one.
 
@@ -87,10 +89,12 @@ def canonical_kmers(length: int) -> tuple[torch.Tensor, int]:
         (4**length + 1,) int64, from ``ngram_index`` to a number (0 stays 0), and how many numbers there are.
     """
     kmers = np.arange(4**length)
-    digits = (kmers[:, None] // 4 ** np.arange(length)) % 4
-    reverse = ((3 - digits) * 4 ** np.arange(length - 1, -1, -1)).sum(axis=1)
-    names, numbers = np.unique(np.minimum(kmers, reverse), return_inverse=True)
-    return torch.from_numpy(np.concatenate([[0], numbers + 1])), len(names) + 1
+    reverse = np.zeros_like(kmers)
+    for place in range(length):
+        reverse = 4 * reverse + 3 - (kmers >> 2 * place & 3)
+    is_lesser = kmers <= reverse
+    numbers = np.cumsum(is_lesser)[np.minimum(kmers, reverse)]
+    return torch.from_numpy(np.concatenate([[0], numbers])), int(is_lesser.sum()) + 1
 
 
 def table_sizes() -> dict[str, int]:

@@ -38,13 +38,11 @@ class ConvTower(nn.Module):
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.embedding = nn.Embedding(shape.symbols + 1, shape.channels[0], padding_idx=shape.symbols)
-        convolutions = [
+        convolutions = (
             nn.Conv2d(wide_in, wide_out, (1, kernel), stride=(1, _STRIDE), padding=(0, kernel // 2))
             for (wide_in, wide_out), kernel in zip(pairwise(shape.channels), shape.kernels, strict=True)
-        ]
-        for convolution in convolutions:
-            convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
-        self.convolutions = nn.ModuleList(convolutions)
+        )
+        self.convolutions = nn.ModuleList(convolutions).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pairs: torch.Tensor | None = None
 
     def forward(self, symbols: torch.Tensor) -> torch.Tensor:

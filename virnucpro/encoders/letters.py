@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.layers import FEWEST_ROWS
-from virnucpro.encoders.ngram_bag import pack_bags, unpack_bags
+from virnucpro.encoders.ngram_bag import left_empty, pack_bags, unpack_bags
 from virnucpro.encoders.weights import check_tensors, setting
 from virnucpro.engine.batch import PackedBatch
 from virnucpro.sequence.ragged import Ragged
@@ -68,10 +68,11 @@ class LetterEncoder(Generic[Network]):
         widths = {field.name: setting(config, field.name) for field in fields(cls.shape_class)}
         shape = cls.shape_class(**{name: tuple(w) if isinstance(w, list) else w for name, w in widths.items()})
         tensors = unpack_bags(tensors)
-        network = cls.network_class(shape)
+        with left_empty():
+            network = cls.network_class(shape)
         check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-        network.to(next(iter(tensors.values())).device)
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=True)
+        network.to(next(iter(tensors.values())).device, memory_format=torch.channels_last)
         return cls(network)
 
     @classmethod

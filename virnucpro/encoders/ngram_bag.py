@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -39,14 +41,29 @@ def ngram_index(symbols: torch.Tensor, length: int, num_symbols: int) -> torch.T
     return torch.where(largest < num_symbols, index + 1, 0)
 
 
+_are_drawn = ContextVar("are_drawn", default=True)
+
+
+@contextmanager
+def left_empty() -> Iterator[None]:
+    """Tables of bags that are made meanwhile hold nothing yet: drawing them takes longer than reading them."""
+    token = _are_drawn.set(False)
+    try:
+        yield
+    finally:
+        _are_drawn.reset(token)
+
+
 class NgramBag(nn.Module):
     """Mean vector of a bag of n-grams; number 0 is no n-gram and its vector stays zero."""
 
     def __init__(self, num_ngrams: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_ngrams, width) * 0.5)
-        with torch.no_grad():
-            self.weight[0] = 0
+        self.weight = nn.Parameter(torch.empty(num_ngrams, width))
+        if _are_drawn.get():
+            with torch.no_grad():
+                self.weight.normal_(std=0.5)
+                self.weight[0] = 0
 
     def forward(self, ngrams: torch.Tensor) -> torch.Tensor:
         """Average the vectors of each row of (B, N) numbers: (B, width), zero for an empty bag."""
@@ -74,15 +91,13 @@ def pack_bags(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def unpack_bags(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Undo ``pack_bags``: all tensors in float32, but for those of packed bits (uint8)."""
-    unpacked = {
-        name: tensor if tensor.dtype == torch.uint8 else tensor.float()
-        for name, tensor in tensors.items()
-        if not name.endswith(SCALE)
-    }
-    for name, scale in tensors.items():
-        table = name.removesuffix(SCALE)
-        if name.endswith(SCALE) and table in unpacked:
-            unpacked[table] *= scale.float()[:, None]
+    unpacked: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if name + SCALE in tensors:
+            unpacked[name] = tensor * tensors[name + SCALE].float()[:, None]
+        elif not name.endswith(SCALE):
+            # A copy: libraries may sum in another order where numbers lie as they do in a file.
+            unpacked[name] = tensor if tensor.dtype == torch.uint8 else tensor.to(torch.float32, copy=True)
     return unpacked
 
 

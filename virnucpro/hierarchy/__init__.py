@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from virnucpro.hierarchy.build import HierarchyBuilder, build_hierarchy
 from virnucpro.hierarchy.cache import AnswerCache
-from virnucpro.hierarchy.chat import ChatResolver
 from virnucpro.hierarchy.resolvers import (
     BusyError,
     CallableResolver,
@@ -25,6 +26,9 @@ from virnucpro.hierarchy.resolvers import (
 )
 from virnucpro.hierarchy.tables import read_ictv, read_taxdump, read_tsv
 from virnucpro.hierarchy.tree import Decision, Node, Tree, read_tree, write_tree
+
+if TYPE_CHECKING:
+    from virnucpro.hierarchy.chat import ChatResolver
 
 __all__ = [
     "AnswerCache",
@@ -49,3 +53,11 @@ __all__ = [
     "read_tsv",
     "write_tree",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the package's own lazy attribute
+    if name == "ChatResolver":  # with its HTTP client, which those who only name lineages do without
+        from virnucpro.hierarchy.chat import ChatResolver  # noqa: PLC0415
+
+        return ChatResolver
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,11 +9,13 @@ UTF-8, one a line.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +24,15 @@ from virnucpro.errors import ModelError
 from virnucpro.nearest.residues import BREAK, CODES, MASKED, mask
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
+if TYPE_CHECKING:
+    from zstandard import ZstdDecompressionReader
+
 _NO_GROUP = -1
 """Of the organism whose proteins are left out."""
 _LEVEL = 3
 """Higher ones look for repeats, of which proteins have none: larger files, and slower to read."""
+_ZIP_HEAD = struct.Struct("<14xI8xHH")
+"""Of a member of a ZIP file: CRC-32, and the lengths of its name and of its extra field."""
 
 
 @dataclass(frozen=True)
@@ -190,25 +197,47 @@ def _load(path: Path, _mtime_ns: int, _size: int) -> Table:
     import zstandard  # noqa: PLC0415 - only tables of proteins need it
 
     try:
-        content = io.BytesIO(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
-        with np.load(content) as file:
-            lengths = file["lengths"].astype(np.int64)
-            table = Table(
-                np.concatenate([np.array([BREAK], dtype=np.uint8), file["residues"]]),
-                1 + offsets_of(lengths + 1),
-                file["organisms"],
-                file["groups"],
-                file["viral"],
-                _unpacked(file["organism_names"]),
-                _unpacked(file["group_names"]),
-                _unpacked(file["classes"]),
-            )
-    except (OSError, zstandard.ZstdError, BadZipFile, KeyError, ValueError, EOFError) as error:
+        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_size=1 << 20) as content:
+            members = dict(_read_members(content))
+        lengths = members["lengths"][1:].astype(np.int64)
+        residues = members["residues"]
+        residues[0] = BREAK
+        organisms, groups, viral, *names = (
+            members[name][1:] for name in ("organisms", "groups", "viral", "organism_names", "group_names", "classes")
+        )
+        table = Table(residues, 1 + offsets_of(lengths + 1), organisms, groups, viral, *map(_unpacked, names))
+    except (OSError, zstandard.ZstdError, KeyError, ValueError, EOFError, struct.error) as error:
         raise ModelError(f"{path}: not a readable table of proteins ({error}). Get the file again.") from error
     if table.starts[-1] != len(table.residues) or len(lengths) != len(table):
         raise ModelError(f"{path}: the table of proteins is not whole. Get the file again.")
     _hide(table.residues, table.starts, table.group_of_protein == _NO_GROUP)
     return table
+
+
+def _read_members(content: ZstdDecompressionReader) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Names and items of the one-dimensional arrays of an ``.npz``, each with room for one more before it.
+
+    NumPy reads them by way of a copy, which takes as long as all the rest.
+
+    Raises:
+        EOFError, ValueError, struct.error: this is not, or no longer, what was written.
+    """
+    while (head := content.read(_ZIP_HEAD.size))[:4] == b"PK\3\4":
+        crc, name_bytes, extra_bytes = _ZIP_HEAD.unpack(head)
+        name = content.read(name_bytes).decode().removesuffix(".npy")
+        content.read(extra_bytes)
+        start = content.read(10)  # of the .npy: magic, version, length of the rest of its header
+        header = start + content.read(int.from_bytes(start[8:], "little"))
+        (count,), _, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header[8:]))
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds objects")
+        items = np.empty(count + 1, dtype)
+        data = items.data.cast("B")[dtype.itemsize :]
+        if content.readinto(data) != len(data):
+            raise EOFError(f"{name} is cut off")
+        if zlib.crc32(data, zlib.crc32(header)) != crc:
+            raise ValueError(f"{name} is damaged")
+        yield name, items
 
 
 def _packed(names: Sequence[str]) -> NDArray[np.uint8]:

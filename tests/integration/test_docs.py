@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 import pytest
+from command_reference import reference, walk
 from conftest import read_tsv
 
 from virnucpro.cli import cli
-from virnucpro.cli.reference import reference, walk
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {context.command_path: context for context in walk()}
@@ -66,7 +66,7 @@ def check(arguments):
 
 
 def test_the_reference_is_what_the_commands_say():
-    """Write it anew: python -m virnucpro.cli.reference > docs/commands.md."""
+    """Write it anew: python tests/command_reference.py > docs/commands.md."""
     assert REFERENCE.read_text() == reference()
 
 
@@ -121,10 +121,10 @@ def test_the_check_of_examples_sees_what_is_wrong():
 def test_help_of_no_command_loads_torch():
     """Asking for help is answered at once."""
     code = (
-        "import sys; from virnucpro.cli.reference import walk; texts = [c.get_help() for c in walk()]; "
+        "import sys; from command_reference import walk; texts = [c.get_help() for c in walk()]; "
         "sys.exit(17 if 'torch' in sys.modules or not texts else 0)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 

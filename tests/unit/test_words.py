@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from virnucpro.cli.reference import walk
+from command_reference import walk
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")])

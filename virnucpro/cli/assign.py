@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from virnucpro.cli.options import FILE, SOURCE, run_argument
+from virnucpro.cli.options import FILE, SOURCE, output_option, reference_option, run_argument
 from virnucpro.errors import UsageError
-
-if TYPE_CHECKING:
-    from virnucpro.results.assign import ReadCounts
-
-_SHARE = click.FloatRange(0, 1)
 
 _EPILOG = """\
 Writes RUN/STEM.reads.tsv.gz, a line for each read, and RUN/STEM.reads.json, counts that add up. A read
@@ -39,7 +33,7 @@ Examples:
 @click.option("--sample", metavar="NAME", help="Sample of RUN that holds the contigs, if there are several.")
 @click.option(
     "--min-identity",
-    type=_SHARE,
+    type=click.FloatRange(0, 1),
     metavar="X",
     default=0.95,
     show_default=True,
@@ -47,14 +41,14 @@ Examples:
 )
 @click.option(
     "--min-coverage",
-    type=_SHARE,
+    type=click.FloatRange(0, 1),
     metavar="X",
     default=0.8,
     show_default=True,
     help="Lowest share of the read that is aligned.",
 )
-@click.option("--reference", type=FILE, metavar="FASTA", help="FASTA of the contigs, for a CRAM.")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Table to write.  [default: RUN/STEM.reads.tsv.gz]")
+@reference_option
+@output_option(FILE, "FILE", "Table to write.  [default: RUN/STEM.reads.tsv.gz]")
 def assign(
     run: Path,
     reads: str,
@@ -73,15 +67,18 @@ def assign(
     from virnucpro.results.finished import open_run, stems_of  # noqa: PLC0415
 
     stem = _stem(run, stems_of(run), sample)
+    table = f"{stem}.sequences.tsv"
     output = output or run / f"{stem}.reads.tsv.gz"
     refuse_overwriting(
         [reads, reference, *read_by_run(run), *run.glob("*.sequences.tsv")], [output, summary_path(output)]
     )
-    limits = Limits(min_identity, min_coverage)
-    contigs = open_run(run, stem).results
-    table = f"{stem}.sequences.tsv"
+    contigs, limits = open_run(run, stem).results, Limits(min_identity, min_coverage)
     counts = assign_reads(contigs, table, reads, output, limits, str(reference) if reference else None)
-    _print(counts)
+    click.echo(f"reads\t{counts.num_reads}")
+    for status, number in counts.statuses.items():  # these add up to reads, calls to assigned reads
+        click.echo(f"{status}\t{number}")
+    for call, number in sorted(counts.calls.items()):
+        click.echo(f"assigned to {call}\t{number}")
     click.echo(f"{output}", err=True)
 
 
@@ -96,12 +93,3 @@ def _stem(run: Path, stems: list[str], sample: str | None) -> str:
     if sample is None and len(stems) > 1:
         raise UsageError(f"{run} holds several samples ({', '.join(stems)}). Choose one with --sample.")
     return sample or stems[0]
-
-
-def _print(counts: ReadCounts) -> None:
-    """Statuses add up to reads, calls to assigned reads."""
-    click.echo(f"reads\t{counts.num_reads}")
-    for status, number in counts.statuses.items():
-        click.echo(f"{status}\t{number}")
-    for call, number in sorted(counts.calls.items()):
-        click.echo(f"assigned to {call}\t{number}")

@@ -6,11 +6,7 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import (
-    COUNT,
-    FILE,
-    measured_options,
-)
+from virnucpro.cli.options import COUNT, FILE, measured_options, output_option
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.logs import start_logging
 
@@ -55,7 +51,7 @@ def _sections(context: click.Context, option: click.Parameter, value: str) -> tu
 @click.option(
     "--reads", "num_reads", type=COUNT, metavar="N", default=20_000, show_default=True, help="Reads of 300 bases."
 )
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Also write the figures to this JSON file.")
+@output_option(FILE, "FILE", "Also write the figures to this JSON file.")
 @click.option("--compare", type=FILE, metavar="OLD", help="Compare with the figures of an older JSON file.")
 def benchmark(
     only: tuple[str, ...],

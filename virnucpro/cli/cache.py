@@ -14,6 +14,11 @@ from virnucpro.errors import UsageError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _folder = click.argument("folder", type=FOLDER, metavar="DIR")
+_EXAMPLE = """\
+\b
+Example:
+  virnucpro cache %s embeddings
+"""
 
 
 def _size(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
@@ -26,31 +31,27 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
     return int(found[1]) * _UNITS[found[2].upper()]
 
 
-@click.group(
-    epilog="""\
-\b
-Example:
-  virnucpro cache info embeddings
-"""
-)
+def _existing(folder: Path) -> Path:
+    from virnucpro.embeddings.cache import FILE_NAME  # noqa: PLC0415 - --help should not wait for it
+
+    if not (folder / FILE_NAME).is_file():
+        raise UsageError(f"{folder} is not a cache of embeddings: there is no {FILE_NAME} in it.")
+    return folder
+
+
+@click.group(epilog=_EXAMPLE % "info")
 def cache() -> None:
-    """Look at a cache of embeddings, and make it smaller.
+    """Inspect, shrink or remove a cache of embeddings.
 
     DIR is the folder that --cache names.
     """
 
 
-@cache.command(
-    epilog="""\
-\b
-Example:
-  virnucpro cache info embeddings
-"""
-)
+@cache.command(epilog=_EXAMPLE % "info")
 @_folder
 @json_option
 def info(folder: Path, as_json: bool) -> None:
-    """Say what a cache holds, by encoder."""
+    """Show what a cache holds, by encoder."""
     from virnucpro.embeddings.cache import EmbeddingCache  # noqa: PLC0415 - --help should not wait for it
 
     with EmbeddingCache(_existing(folder)) as found:
@@ -68,7 +69,7 @@ def info(folder: Path, as_json: bool) -> None:
 
 @cache.command(
     epilog="""\
-Sizes are bytes, or such as 500M and 20G.
+SIZE is a number of bytes, or a size such as 500M or 20G.
 
 \b
 Examples:
@@ -77,7 +78,12 @@ Examples:
 """
 )
 @_folder
-@click.option("--max-size", callback=_size, metavar="SIZE", help="Largest size; what was not used for longest goes.")
+@click.option(
+    "--max-size",
+    callback=_size,
+    metavar="SIZE",
+    help="Shrink the cache to this size: what was not used for longest is removed.",
+)
 @click.option("--unused-days", type=click.IntRange(min=0), metavar="N", help="Remove what was not used for N days.")
 def prune(folder: Path, max_size: int | None, unused_days: int | None) -> None:
     """Remove embeddings that are not used."""
@@ -90,25 +96,11 @@ def prune(folder: Path, max_size: int | None, unused_days: int | None) -> None:
         click.echo(f"{num_gone:,} embeddings removed, {found.num_bytes() / 1e6:,.1f} MB left")
 
 
-@cache.command(
-    epilog="""\
-\b
-Example:
-  virnucpro cache clear embeddings
-"""
-)
+@cache.command(epilog=_EXAMPLE % "clear")
 @_folder
 def clear(folder: Path) -> None:
-    """Remove a cache's file, of another version or damaged too."""
+    """Remove a cache, even if it is damaged or of another version."""
     from virnucpro.embeddings.cache import remove_cache  # noqa: PLC0415 - --help should not wait for it
 
     remove_cache(_existing(folder))
     click.echo(f"{folder}: no embeddings are kept")
-
-
-def _existing(folder: Path) -> Path:
-    from virnucpro.embeddings.cache import FILE_NAME  # noqa: PLC0415 - --help should not wait for it
-
-    if not (folder / FILE_NAME).is_file():
-        raise UsageError(f"{folder} is no cache of embeddings: there is no {FILE_NAME} in it.")
-    return folder

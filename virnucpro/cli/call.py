@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
-from virnucpro.cli.options import FOLDER, legacy_option, rows_option, run_argument, terminal_options, together
+from virnucpro.cli.options import (
+    FOLDER,
+    legacy_option,
+    output_option,
+    rows_option,
+    run_argument,
+    terminal_options,
+    together,
+)
 from virnucpro.settings import PRESETS, TABLE_FORMATS, TableFormat, make_settings
 
 CALL_SETTINGS = ("preset", "threshold", "fdr", "prevalence")
 
 
-class _Prevalence(click.ParamType[Any]):
+def _prevalence(context: click.Context, option: click.Parameter, value: str | None) -> float | Literal["auto"] | None:
     """A share between 0 and 1, or auto."""
-
-    name = "prevalence"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | Literal["auto"]:
-        """A number, or the word."""
-        if value == "auto":
-            return "auto"
-        try:
-            share = float(str(value))
-        except ValueError:
-            share = 0.0
-        if not 0 < share < 1:
-            self.fail(f"{value!r} is neither auto nor a share between 0 and 1, such as 0.05.", param, ctx)
-        return share
+    if value is None or value == "auto":
+        return "auto" if value else None
+    try:
+        share = float(value)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise click.BadParameter(
+            f"{value!r} is neither auto nor a share between 0 and 1, such as 0.05.", context, option
+        )
+    return share
 
 
 call_options = together(
@@ -53,7 +56,7 @@ call_options = together(
     ),
     click.option(
         "--prevalence",
-        type=_Prevalence(),
+        callback=_prevalence,
         metavar="P",
         help="Expected share of viral sequences, which p_virus and fdr depend on; auto estimates it from the scores "
         "of each input (of 200 sequences or more; for fewer it takes 0.5).  [default: auto]",
@@ -81,13 +84,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @run_argument
 @call_options
-@click.option(
-    "-o",
-    "--output",
-    type=FOLDER,
-    metavar="DIR",
-    help="Directory for the results.  [default: RUN, where they are replaced]",
-)
+@output_option(FOLDER, "DIR", "Directory for the results.  [default: RUN, where they are replaced]")
 @format_option
 @rows_option
 @legacy_option
@@ -106,15 +103,13 @@ def call(
     RUN is the output directory of predict. No model is run.
     """
     from virnucpro.inputs import read_by_run, refuse_overwriting, results_of  # noqa: PLC0415 - brings numpy, which --help should not wait for
+    from virnucpro.results.calls import Calling  # noqa: PLC0415
+    from virnucpro.results.outputs import Wanted  # noqa: PLC0415
+    from virnucpro.stages import call as stage  # noqa: PLC0415
 
     stems = {path.name.removesuffix(".summary.json") for path in run.glob("*.summary.json")}
     refuse_overwriting(read_by_run(run), results_of(output or run, stems))
     science = make_settings(None, {f"science.{name}": value for name, value in settings.items()}).science
-
-    from virnucpro.results.calls import Calling  # noqa: PLC0415 - brings numpy, which --help should not wait for
-    from virnucpro.results.outputs import Wanted  # noqa: PLC0415
-    from virnucpro.stages import call as stage  # noqa: PLC0415
-
     stage.run(
         run,
         Wanted(

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from virnucpro.cli.options import (
-    DEVICES,
     FILE,
     FOLDER,
     SOURCE,
+    device_option,
+    dtype_option,
+    fragment_length_option,
+    fresh_option,
+    gpus_option,
+    output_option,
     terminal_options,
     threads_option,
 )
-
-if TYPE_CHECKING:
-    from virnucpro.embeddings.levels import Level
-    from virnucpro.embeddings.loader import Alphabet
 
 _EPILOG = """\
 OUT ends with .h5, .npz, .parquet or .h5ad (AnnData). An encoder is MODEL:nucleotide, MODEL:protein, an encoder file
@@ -33,11 +34,9 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("source", type=SOURCE, metavar="INPUT")
-@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="File for the embeddings.")
+@output_option(FILE, "OUT", "File for the embeddings.", required=True)
 @click.option(
-    "-e",
-    "--encoder",
-    "encoders",
+    *("-e", "--encoder", "encoders"),
     multiple=True,
     metavar="NAME",
     help="Encoder; may be given several times.  [default: those of lite that read the input]",
@@ -57,40 +56,23 @@ Examples:
     help="Precision of the values in the file.",
 )
 @click.option("--alphabet", type=click.Choice(["nt", "aa"]), help="What INPUT holds.  [default: by its first records]")
-@click.option(
-    "--fragment-length",
-    type=click.IntRange(min=3),
-    metavar="NT",
-    help="Bases of a fragment.  [default: the model's, else 500]",
-)
-@click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}.")
-@click.option("--gpus", metavar="NUMBERS", help="GPUs to use, such as 0,1; each takes a part at a time.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Float type of the encoders.",
-)
+@fragment_length_option
+@device_option
+@gpus_option
+@dtype_option
 @click.option("--cache", type=FOLDER, metavar="DIR", help="Use the embeddings kept in this folder, and add to them.")
-@click.option("--fresh", is_flag=True, help="Begin again, whatever an earlier run left.")
+@fresh_option
 @threads_option
 @terminal_options("no_progress", "quiet", "verbose")
 def embed(
     source: str,
     output: Path,
-    encoders: tuple[str, ...],
-    level: Level,
-    precision: str,
-    alphabet: Alphabet | None,
-    fragment_length: int | None,
     device: str,
     gpus: str | None,
-    dtype: str,
-    cache: Path | None,
-    fresh: bool,
     threads: int | None,
+    fresh: bool,
     show_bars: bool,
+    **asked: Any,  # noqa: ANN401 - Click's
 ) -> None:
     """Write embeddings of sequences to a file.
 
@@ -103,19 +85,8 @@ def embed(
     from virnucpro.resources import available_cpus  # noqa: PLC0415
 
     refuse_overwriting([source], [output])
-    request = EmbedRequest(
-        source,
-        output,
-        encoders,
-        level,
-        precision,
-        alphabet,
-        fragment_length,
-        tuple(choose_devices(device, gpus)),
-        threads or available_cpus(),
-        dtype,
-        cache,
-    )
+    devices = tuple(choose_devices(device, gpus))
+    request = EmbedRequest(source, output, devices=devices, threads=threads or available_cpus(), **asked)
     num_rows, about = embed_file(request, Reporter(show_bars), fresh=fresh)
     if not click.get_current_context().params["quiet"]:
         widths = ", ".join(f"{facts.name} {facts.width}" for facts in about.encoders)

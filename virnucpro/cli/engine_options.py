@@ -17,24 +17,31 @@ _OPTIONS = {
         type=click.Choice(["local", "slurm", "ray"]),
         default="local",
         show_default=True,
-        help="Who computes: this machine, jobs of Slurm (or of another scheduler), or a Ray cluster.",
+        help="Where to compute: on this machine, in jobs of Slurm (or another scheduler), or on a Ray cluster.",
     ),
     "jobs": click.option("--jobs", type=COUNT, metavar="N", default=8, show_default=True, help="Jobs at a time."),
     "parts": click.option("--parts", type=COUNT, metavar="N", help="Parts of the work.  [default: 4 times --jobs]"),
     "job_gpus": click.option(
-        "--job-gpus", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="GPUs of a job."
+        "--job-gpus", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="GPUs for each job."
     ),
     "job_threads": click.option(
-        "--job-threads", type=COUNT, metavar="N", default=1, show_default=True, help="CPU threads of a job or actor."
+        "--job-threads",
+        type=COUNT,
+        metavar="N",
+        default=1,
+        show_default=True,
+        help="CPU threads for each job or actor.",
     ),
     "address": click.option(
         "--address", metavar="HOST:PORT", default="local", show_default=True, help="The Ray cluster."
     ),
     "no_shared_files": click.option(
-        "--no-shared-files", is_flag=True, help="With Ray: send files to all machines, though some may see them."
+        "--no-shared-files",
+        is_flag=True,
+        help="With Ray: send files to every machine, even if they seem to share a file system.",
     ),
     "engine_profile": click.option(
-        "--engine-profile", metavar="NAME", help="A Snakemake profile, whose scheduler takes the place of Slurm."
+        "--engine-profile", metavar="NAME", help="A Snakemake profile; its scheduler is used in place of Slurm."
     ),
     "engine_args": click.option(
         "--engine-arg", "engine_args", multiple=True, metavar="ARG", help="Passed on to Snakemake; may be repeated."

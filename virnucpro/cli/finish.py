@@ -9,9 +9,9 @@ import click
 from virnucpro.cli.options import FOLDER, run_argument, terminal_options
 
 _EPILOG = """\
-Every unit must have its receipt, of this run and of its rows, and every file must be what the receipt says. Else
-what is missing or wrong is listed with its units and rows, exit code 1, and no result is written. The inputs must
-be where they were. Results are those of predict, byte for byte.
+Every unit must have its receipt, made for this run and these rows, and every file must match its receipt. Otherwise
+everything missing or wrong is listed with its units and rows, no result is written, and the exit code is 1. The
+inputs must be where they were. Results are those of predict, byte for byte.
 
 \b
 Examples:
@@ -28,7 +28,7 @@ Examples:
     type=FOLDER,
     multiple=True,
     metavar="FOLDER",
-    help="First take finished units from this copy of the run, such as 'sync' brought from another machine.",
+    help="First take finished units from this copy of the run, such as one that 'sync' fetched.",
 )
 @terminal_options("no_progress", "quiet")
 def finish(run: Path, folders: tuple[Path, ...], show_bars: bool) -> None:

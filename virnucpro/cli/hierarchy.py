@@ -6,18 +6,18 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from virnucpro.cli.options import COUNT, FILE, FOLDER, SOURCE, terminal_options
+from virnucpro.cli.options import COUNT, FILE, FOLDER, SOURCE, output_option, terminal_options
 from virnucpro.errors import IncompleteRunError, InputError, UsageError
 
 if TYPE_CHECKING:
     from virnucpro.hierarchy import Resolver, Tree
 
 _EPILOG = """\
-TREE ends with .json (everything), .tsv or .nwk (Newick; both with TREE.decisions.tsv). A question that fails is listed
+TREE ends with .json (everything), .tsv or .nwk (Newick; both with TREE.decisions.tsv). Questions that fail are listed
 there, and the exit code is 5.
 
 \b
@@ -30,7 +30,7 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("terms", type=SOURCE, metavar="TERMS")
-@click.option("-o", "--output", type=FILE, required=True, metavar="TREE", help="File for the tree.")
+@output_option(FILE, "TREE", "File for the tree.", required=True)
 @click.option("--table", type=FILE, metavar="FILE", help="Ask a table: TSV with the columns name and parent.")
 @click.option("--taxdump", type=FOLDER, metavar="DIR", help="Ask NCBI's taxonomy: names.dmp and nodes.dmp.")
 @click.option("--ictv", type=FILE, metavar="FILE", help="Ask an MSL or VMR table of the ICTV (.xlsx, .csv or text).")
@@ -44,20 +44,33 @@ Examples:
     help="With --chat: environment variable that holds the key.",
 )
 @click.option(
-    "--topic", metavar="TEXT", default="virus taxonomy", show_default=True, help="With --chat: what the names are of."
+    "--topic",
+    metavar="TEXT",
+    default="virus taxonomy",
+    show_default=True,
+    help="With --chat: what the names belong to.",
 )
-@click.option("--siblings", is_flag=True, help="Also take in the names right below each parent.")
-@click.option("--evidence", is_flag=True, help="Show every edge to the resolver at the end, in batches.")
+@click.option("--siblings", "with_siblings", is_flag=True, help="Also include the names directly below each parent.")
+@click.option(
+    "--evidence", "with_evidence", is_flag=True, help="Show every edge to the resolver at the end, in batches."
+)
 @click.option("--cache", type=FOLDER, metavar="DIR", help="Keep answers in this folder; a second run asks nothing.")
 @click.option(
-    "--max-concurrent", type=COUNT, metavar="N", default=8, show_default=True, help="Questions at the same time."
-)
-@click.option("--requests-per-minute", type=COUNT, metavar="N", help="Most questions a minute.  [default: no limit]")
-@click.option(
-    "--batch-size", type=COUNT, metavar="N", default=20, show_default=True, help="Names in a question about many."
+    "--max-concurrent", type=COUNT, metavar="N", default=8, show_default=True, help="Questions asked at the same time."
 )
 @click.option(
-    "--max-siblings", type=COUNT, metavar="N", default=100, show_default=True, help="Most names below a parent."
+    "--requests-per-minute", type=COUNT, metavar="N", help="Largest number of questions a minute.  [default: no limit]"
+)
+@click.option(
+    "--batch-size", type=COUNT, metavar="N", default=20, show_default=True, help="Names in one question about several."
+)
+@click.option(
+    "--max-siblings",
+    type=COUNT,
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="Largest number of names taken in below a parent.",
 )
 @terminal_options("no_progress", "quiet", "verbose")
 def hierarchy(
@@ -70,18 +83,14 @@ def hierarchy(
     chat_model: str | None,
     key_variable: str,
     topic: str,
-    siblings: bool,
-    evidence: bool,
     cache: Path | None,
-    max_concurrent: int,
     requests_per_minute: int | None,
-    batch_size: int,
-    max_siblings: int,
     show_bars: bool,
+    **options: Any,  # noqa: ANN401 - Click's
 ) -> None:
     """Build a tree over names by asking for their parents.
 
-    TERMS is a file with a name a line, or - for standard input.
+    TERMS is a file with one name on each line, or - for standard input.
     """
     if sum(place is not None for place in (table, taxdump, ictv, chat)) != 1:
         raise UsageError("say who is asked: one of --table, --taxdump, --ictv and --chat.")
@@ -109,15 +118,11 @@ def hierarchy(
         tree = room.build_hierarchy(
             names,
             resolver,
-            with_siblings=siblings,
-            with_evidence=evidence,
             cache=kept,
-            max_concurrent=max_concurrent,
-            batch_size=batch_size,
-            max_siblings=max_siblings,
             desc="hierarchy" if show_bars else None,
             retry=Retry(attempts=5, first_wait_seconds=1.0, on=(room.BusyError, room.NonsenseError)),
             rate_limit=RateLimit(requests_per_minute) if requests_per_minute else None,
+            **options,
         )
     written = room.write_tree(tree, output)
     _report(tree, written, quiet=click.get_current_context().params["quiet"])

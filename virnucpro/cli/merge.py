@@ -6,17 +6,16 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import COUNT, FILE, terminal_options
+from virnucpro.cli.options import COUNT, FILE, output_option, terminal_options
 from virnucpro.errors import UsageError
 
 _EPILOG = """\
-Of a run: a unit is merged when both of its shards are there; one that is merged already is left alone. predict
-does this by itself: the command is for runs whose embeddings were made elsewhere, or whose merging stopped.
-Exit code 1 if some pairs cannot be merged; they are listed with the reason, and all others are merged.
---check looks at a run made by prepare and work: every unit has its receipt and files, from the first row to
-the last, or is named (exit code 1).
+For a run: every unit whose two shards are there is merged, unless it already was. predict does this by itself: the
+command is for runs whose embeddings were made elsewhere, or whose merging stopped. Exit code 1 if some pairs
+cannot be merged; they are listed with the reason, and all others are merged.
+--check examines a run made by prepare and work: a unit without its receipt or files is named (exit code 1).
 
-Of other files of embeddings (HDF5, .npz, torch.save or pickled dicts with embeddings, start_index, end_index
+For other files of embeddings (HDF5, .npz, torch.save or pickled dicts with embeddings, start_index, end_index
 and model; no code in them is run): they are sorted by start index, must cover 0 to N without gap or overlap,
 with one width and one model, and become one HDF5 file with figures of their quality. Exit code 3 if something
 is wrong: every fault is listed with its file and range, and nothing is written.
@@ -32,13 +31,13 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN | FILES...")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Merge files of embeddings into this one.")
+@output_option(FILE, "FILE", "Merge files of embeddings into this one.")
 @click.option(
     "--check", is_flag=True, help="Check every number of files of embeddings, or every receipt of a run; write nothing."
 )
 @click.option("--take", type=COUNT, metavar="N", help="Take the first N items of each file, where files hold more.")
 @click.option("--metadata", type=FILE, metavar="TABLE", help="Join a .tsv, .csv or .jsonl by its column index.")
-@click.option("--merge-threads", type=COUNT, metavar="N", help="Of a run: processes that merge.  [default: one a CPU]")
+@click.option("--merge-threads", type=COUNT, metavar="N", help="For a run: processes that merge.  [default: one a CPU]")
 @terminal_options("no_progress", "quiet")
 def merge(
     places: tuple[Path, ...],
@@ -53,28 +52,20 @@ def merge(
 
     RUN is the output directory of predict, FILES are files of embeddings or folders of them.
     """
-    if check and output is None and len(places) == 1 and (places[0] / "run" / "manifest.json").is_file():
-        _check_run(places[0])
-        return
-    if output is not None or check:
+    is_run = len(places) == 1 and (places[0] / "run" / "manifest.json").is_file()
+    if output is not None or (check and not is_run):
         merge_files(places, output, check=check, take=take, metadata=metadata, show_bars=show_bars)
+        return
+
+    from virnucpro.run import by_hand, upkeep  # noqa: PLC0415 - --help should not wait for it
+
+    if check:
+        index = by_hand.check(places[0])
+        click.echo(f"{len(index.units):,} units are here and intact, rows 0 to {index.num_rows:,}")
         return
     if len(places) > 1 or take is not None or metadata is not None:
         raise UsageError("files of embeddings are merged into one file. Name it with --output, or use --check.")
-    _merge_run(places[0], merge_threads, show_bars=show_bars)
-
-
-def _check_run(run: Path) -> None:
-    from virnucpro.run import by_hand  # noqa: PLC0415 - --help should not wait for it
-
-    index = by_hand.check(run)
-    click.echo(f"{len(index.units):,} units are here and intact, rows 0 to {index.num_rows:,}")
-
-
-def _merge_run(run: Path, merge_threads: int | None, *, show_bars: bool) -> None:
-    from virnucpro.run import upkeep  # noqa: PLC0415 - --help should not wait for it
-
-    merged = upkeep.merge(run, num_processes=merge_threads, show_bars=show_bars)
+    merged = upkeep.merge(places[0], num_processes=merge_threads, show_bars=show_bars)
     click.echo(
         f"{merged.num_merged} merged now, {merged.num_here} were merged already, {merged.num_scored} are scored and "
         f"need it no more, {merged.num_waiting} wait for their embeddings"

@@ -12,20 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from virnucpro.cli.options import (
-    COUNT,
-    DEVICES,
-    FILE,
-    terminal_options,
-    threads_option,
-)
+from virnucpro.cli.options import COUNT, FILE, device_option, output_option, terminal_options, threads_option
 
 if TYPE_CHECKING:
     from virnucpro.embeddings.levels import Embeddings
 
 _EPILOG = """\
 Columns: query, rank, nearest, similarity; of fragments and frames also where both lie (start and stop, 0-based
-half-open). A query that has nothing to compare is left out.
+half-open). A query that has no embedding is left out.
 
 \b
 Examples:
@@ -37,10 +31,18 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("query", type=FILE, metavar="QUERY")
 @click.option("--against", type=FILE, required=True, metavar="EMB", help="Embeddings to look in: .h5 or .npz of embed.")
-@click.option("-k", "num_nearest", type=COUNT, default=5, show_default=True, metavar="K", help="Neighbours of a query.")
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="File for the table.  [default: standard output]")
+@click.option(
+    "-k",
+    "num_nearest",
+    type=COUNT,
+    default=5,
+    show_default=True,
+    metavar="K",
+    help="Neighbours to list for each query.",
+)
+@output_option(FILE, "FILE", "File for the table.  [default: standard output]")
 @click.option("--skip-self", is_flag=True, help="Leave out neighbours with the query's id.")
-@click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}.")
+@device_option
 @threads_option
 @terminal_options("no_progress", "quiet", "verbose")
 def nearest(
@@ -53,7 +55,7 @@ def nearest(
     threads: int | None,
     show_bars: bool,
 ) -> None:
-    """Find the most similar embeddings of each sequence.
+    """Find the most similar embeddings for each sequence.
 
     QUERY is a file of embeddings, or of sequences, which are embedded as those of EMB were.
     """
@@ -74,11 +76,9 @@ def nearest(
     found, similarities = find(queries.joined(), known.joined(), num_nearest + num_own)
     rows = _rows(queries, known, found.tolist(), similarities.tolist(), num_nearest, skip_self=skip_self)
     with nullcontext() if output is None else atomic_write(output) as temporary:
-        if temporary is None:
-            csv.writer(sys.stdout, delimiter="\t", lineterminator="\n").writerows(rows)
-        else:
-            with temporary.open("w", encoding="utf-8", newline="") as stream:
-                csv.writer(stream, delimiter="\t", lineterminator="\n").writerows(rows)
+        stream = sys.stdout if temporary is None else temporary.open("w", encoding="utf-8", newline="")
+        with nullcontext() if temporary is None else stream:
+            csv.writer(stream, delimiter="\t", lineterminator="\n").writerows(rows)
 
 
 def _rows(
@@ -91,23 +91,14 @@ def _rows(
     skip_self: bool,
 ) -> Iterator[list[object]]:
     """The table, its header first."""
-    has_places = known.level != "sequence"
-    yield [
-        *("query", *(("query_start", "query_stop") if has_places else ()), "rank"),
-        *("nearest", *(("nearest_start", "nearest_stop") if has_places else ()), "similarity"),
-    ]
-    for row, (numbers, values) in enumerate(zip(found, similarities, strict=True)):
-        named = [(number, value) for number, value in zip(numbers, values, strict=True) if number >= 0]
-        mine = _place(queries, row, has_places=has_places)
-        if skip_self:
-            named = [
-                (number, value) for number, value in named if _place(known, number, has_places=False)[0] != mine[0]
-            ]
-        for rank, (number, value) in enumerate(named[:num_nearest], start=1):
-            yield [*mine, rank, *_place(known, number, has_places=has_places), f"{value:.6f}"]
-
-
-def _place(embeddings: Embeddings, row: int, *, has_places: bool) -> list[object]:
-    key = embeddings.keys[row]
-    place = [int(key["start"]), int(key["stop"])] if has_places else []
-    return [embeddings.ids[int(key["sequence"])], *place]
+    ends = ("",) if known.level == "sequence" else ("", "_start", "_stop")
+    yield [*(f"query{end}" for end in ends), "rank", *(f"nearest{end}" for end in ends), "similarity"]
+    names = [end.removeprefix("_") or "id" for end in ends]
+    of_queries, of_known = (
+        list(zip(*(each.columns()[name] for name in names), strict=True)) for each in (queries, known)
+    )
+    for mine, numbers, values in zip(of_queries, found, similarities, strict=True):
+        named = [(of_known[number], value) for number, value in zip(numbers, values, strict=True) if number >= 0]
+        others = [(place, value) for place, value in named if not skip_self or place[0] != mine[0]]
+        for rank, (place, value) in enumerate(others[:num_nearest], start=1):
+            yield [*mine, rank, *place, f"{value:.6f}"]

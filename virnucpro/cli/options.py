@@ -33,7 +33,7 @@ SOURCE = click.Path(dir_okay=True, readable=False)
 """A file of sequences, or ``-``. Whether it can be read is found out, and said with more words, when it is read."""
 COUNT = click.IntRange(min=1)
 MODELS = ("lite", "300", "500")
-PLOTS = click.Choice(["png", "svg", "pdf"])
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 _Command = Callable[..., Any]
 
@@ -43,15 +43,21 @@ def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return lambda command: reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
+def output_option(
+    kind: click.Path, metavar: str, help_text: str, *, required: bool = False
+) -> Callable[[_Command], _Command]:
+    """Where a command writes to, as ``output``."""
+    return click.option("-o", "--output", type=kind, metavar=metavar, required=required, help=help_text)
+
+
+reference_option = click.option(
+    "--reference", type=FILE, metavar="FASTA", help="FASTA that the reads of a CRAM were aligned to."
+)
 input_options = together(
     click.argument("inputs", nargs=-1, type=SOURCE, metavar="INPUT..."),
+    click.option("-1", "--reads1", type=SOURCE, metavar="FILE", multiple=True, help="First reads of a pair; see -2."),
     click.option(
-        "-1", "--reads1", "reads1", type=SOURCE, metavar="FILE", multiple=True, help="First reads of a pair; see -2."
-    ),
-    click.option(
-        "-2",
-        "--reads2",
-        "reads2",
+        *("-2", "--reads2"),
         type=SOURCE,
         metavar="FILE",
         multiple=True,
@@ -64,7 +70,7 @@ input_options = together(
         help="Table of samples: sample, path and, for pairs, path2 (or fastq_1, fastq_2).",
     ),
     click.option("--name", metavar="NAME", help="Name of the sample, for one input, pair or stdin."),
-    click.option("--reference", type=FILE, metavar="FASTA", help="FASTA that the reads of a CRAM were aligned to."),
+    reference_option,
 )
 """The inputs of ``predict``; ``given_samples`` takes what they hold."""
 
@@ -87,9 +93,6 @@ def given_samples(
     if not samples:
         raise UsageError("no input. Name a FASTA or FASTQ file, or - for stdin: virnucpro predict in.fasta -o DIR")
     return samples_of(samples, name)
-
-
-DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 
 def complete_model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -158,25 +161,54 @@ def terminal_options(*names: str) -> Callable[[_Command], _Command]:
 
 
 run_argument = click.argument("run", type=FOLDER, metavar="RUN")
-threads_option = click.option("-t", "--threads", type=COUNT, metavar="N", help="CPU threads in all.  [default: all]")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+fresh_option = click.option("--fresh", is_flag=True, help="Start over: delete what an earlier run stored.")
 rows_option = click.option(
     "--keep-intermediate", is_flag=True, help="Also write STEM.rows.tsv.gz: every kept frame with its scores."
 )
 legacy_option = click.option("--legacy-output", is_flag=True, help="Also write the published program's two files.")
+plots_option = click.option(
+    "--plots", type=click.Choice(["png", "svg", "pdf"]), help="Also write figures, in STEM.plots/ next to the results."
+)
+fragment_length_option = click.option(
+    "--fragment-length", type=click.IntRange(min=3), metavar="N", help="Bases of a fragment.  [default: the model's]"
+)
+
+device_option = click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}.")
+gpus_option = click.option("--gpus", metavar="NUMBERS", help="Physical GPUs to use, such as 0,1.  [default: all]")
+threads_option = click.option("-t", "--threads", type=COUNT, metavar="N", help="CPU threads in all.  [default: all]")
+dtype_option = click.option(
+    "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Float type of the encoders."
+)
 measured_options = together(
     click.option(
-        "-m",
-        "--model",
+        *("-m", "--model"),
         metavar="MODEL",
         default="lite",
         show_default=True,
         shell_complete=complete_model,
         help="Model, as in predict.",
     ),
-    click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}."),
-    click.option(
-        "--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Float type of the encoders."
-    ),
+    device_option,
+    dtype_option,
     threads_option,
 )
+runtime_options = together(
+    click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: auto]"),
+    gpus_option,
+    click.option("--parallel", is_flag=True, default=None, help="Use several worker processes if there is no GPU."),
+    threads_option,
+    click.option(
+        "--loader-workers",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Processes per encoder that read ahead.  [default: from a profile, otherwise by device]",
+    ),
+    click.option(
+        "--token-budget",
+        type=COUNT,
+        metavar="N",
+        help="Tokens in a batch of the encoders.  [default: from a profile, otherwise by device]",
+    ),
+)
+"""How the encoders compute; none of these changes a result, and each has the name of its setting."""

@@ -38,8 +38,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @input_options
 @click.option(
-    "-o",
-    "--output",
+    *("-o", "--output"),
     type=FOLDER,
     metavar="DIR",
     default=Path("results"),
@@ -111,21 +110,27 @@ def plan(
         reference=reference,
     )
     made = make_plan(settings, lambda paths, folder: pipeline.predict(paths, folder, asked).record)
-    pairs = [part for first, second in zip(reads1, reads2, strict=True) for part in ("-1", first, "-2", second)]
-    options: dict[str, object] = {"--samplesheet": samplesheet, "--name": name, "--reference": reference, "-o": output}
-    usual = {"-m": ("model", "lite"), "--device": ("device", "auto"), "--dtype": ("dtype", "auto")}
-    options |= {option: given[key] for option, (key, value) in usual.items() if given[key] != value}
-    options |= {"-t": given["threads"], "--cascade": given["cascade"]}
-    options["--cascade-limits"] = ",".join(f"{limit:g}" for limit in cascade_limits) if cascade_limits else None
-    words = [
-        word
-        for option, value in options.items()
-        if value is not None
-        for word in ([option] if value is True else [option, str(value)])
-    ]
-    command = shlex.join(["virnucpro", "predict", *inputs, *pairs, *words])
+    command = _command(click.get_current_context())
     if as_json:
         total = asdict(made.total_seconds)
         click.echo(json.dumps({**asdict(made), "total_seconds": total, "command": command}, indent=2))
     else:
         click.echo(f"{plan_text(made)}\n\n{command}")
+
+
+def _command(context: click.Context) -> str:
+    """The same command of predict, without what only plan takes."""
+    words: list[str] = ["virnucpro", "predict", *context.params["inputs"]]
+    for option in context.command.params:
+        value = context.params[option.name or ""]
+        if not isinstance(option, click.Option) or option.name in ("seconds", "as_json"):
+            continue
+        if not value or (value == option.get_default(context) and option.name != "output"):
+            continue
+        if value is True:
+            words.append(option.opts[0])
+        elif option.multiple:
+            words += [word for each in value for word in (option.opts[0], each)]
+        else:
+            words += [option.opts[0], ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)

@@ -15,19 +15,20 @@ from virnucpro.cli.engine_options import ENGINE_OPTIONS, engine_options, take_en
 from virnucpro.cli.forms import Command
 from virnucpro.cli.options import (
     COUNT,
-    DEVICES,
     FILE,
     FOLDER,
-    PLOTS,
     cascade_options,
     complete_model,
+    fragment_length_option,
+    fresh_option,
     given_samples,
     input_options,
     legacy_option,
     only_one,
+    plots_option,
     rows_option,
+    runtime_options,
     terminal_options,
-    threads_option,
 )
 from virnucpro.errors import UsageError
 from virnucpro.request import Options
@@ -88,10 +89,7 @@ See 'virnucpro predict --help'.\
 @click.command(cls=Command, groups=GROUPS, epilog=_EPILOG)
 @input_options
 @click.option(
-    "-o",
-    "--output",
-    "--output-dir",
-    "output",
+    *("-o", "--output", "--output-dir", "output"),
     type=FOLDER,
     metavar="DIR",
     multiple=True,
@@ -99,8 +97,7 @@ See 'virnucpro predict --help'.\
     help="Directory for the results.  [required]",
 )
 @click.option(
-    "-m",
-    "--model",
+    *("-m", "--model"),
     metavar="MODEL",
     shell_complete=complete_model,
     help="lite (bundled), 300 or 500 (published), a bundle folder or a head file.  [default: lite]",
@@ -116,9 +113,7 @@ See 'virnucpro predict --help'.\
     metavar="PATH",
     help="Use --model instead: bundle folder or head file (.pth, .safetensors).",
 )
-@click.option(
-    "--fragment-length", type=click.IntRange(min=3), metavar="N", help="Bases of a fragment.  [default: the model's]"
-)
+@fragment_length_option
 @click.option(
     "--expected-length",
     type=click.IntRange(min=3),
@@ -129,28 +124,13 @@ See 'virnucpro predict --help'.\
 @call_options
 @format_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")
-@click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: auto]")
-@click.option("--gpus", metavar="NUMBERS", help="Physical GPUs to use, such as 0,1; one process each.  [default: all]")
-@click.option("--parallel", is_flag=True, default=None, help="Use several worker processes if there is no GPU.")
-@threads_option
+@runtime_options
 @click.option(
     "--merge-threads",
     type=COUNT,
     metavar="N",
     help="Merge the two embeddings of each unit into one file for the head, in N processes.  [default: the head reads "
     "both; with --keep-embeddings 1, with --parallel too, --threads]",
-)
-@click.option(
-    "--loader-workers",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Processes per encoder that read ahead.  [default: from a profile, otherwise by device]",
-)
-@click.option(
-    "--token-budget",
-    type=COUNT,
-    metavar="N",
-    help="Tokens in a batch of the encoders.  [default: from a profile, otherwise by device]",
 )
 @click.option(
     "--compile/--no-compile",
@@ -164,15 +144,15 @@ See 'virnucpro predict --help'.\
     "--config", "config_file", type=FILE, metavar="FILE", help="YAML with science:, layout: and runtime: settings."
 )
 @click.option("--resume", is_flag=True, help="Resume an earlier run (always done; accepted for scripts).")
-@click.option("--fresh", is_flag=True, help="Start over: delete what an earlier run stored in DIR.")
-@click.option("--force", is_flag=True, help="Replace files in DIR that have a result's name and are not of a run.")
+@fresh_option
+@click.option("--force", is_flag=True, help="Replace files in DIR that have the name of a result but belong to no run.")
 @engine_options
 @rows_option
 @click.option("--keep-embeddings", is_flag=True, help="Keep embeddings and features in DIR/run.")
 @legacy_option
 @click.option("--taxonomy", is_flag=True, help="Also say which viruses the hits are: STEM.taxonomy.tsv and more.")
 @click.option("--no-report", is_flag=True, help="Do not write STEM.report.html and the files for MultiQC.")
-@click.option("--plots", type=PLOTS, help="Also write figures: DIR/STEM.plots/.")
+@plots_option
 @terminal_options("no_progress", "quiet", "verbose")
 def predict(
     inputs: tuple[str, ...],
@@ -265,18 +245,14 @@ def _settings_of(given: Mapping[str, Any]) -> Settings:
 
 
 def _options_of(given: Mapping[str, Any]) -> Options:
-    reference = given["reference"]
-    return Options(
-        keep_intermediate=given["keep_intermediate"],
-        keep_embeddings=given["keep_embeddings"],
-        legacy_output=given["legacy_output"],
-        is_length_meant=given["expected_length"] is not None,
-        table_format=given["table_format"],
-        reference=str(reference) if reference else None,
-        with_report=not given["no_report"],
-        plots=given["plots"],
-        with_taxonomy=given["taxonomy"],
-    )
+    named = {
+        **given,
+        "is_length_meant": given["expected_length"] is not None,
+        "reference": str(given["reference"]) if given["reference"] else None,
+        "with_report": not given["no_report"],
+        "with_taxonomy": given["taxonomy"],
+    }
+    return Options(**{item.name: named[item.name] for item in fields(Options)})
 
 
 def _model(model: str | None, model_type: str | None, model_path: str | None) -> str | None:

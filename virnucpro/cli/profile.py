@@ -8,10 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from virnucpro.cli.options import (
-    json_option,
-    measured_options,
-)
+from virnucpro.cli.options import json_option, measured_options
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 

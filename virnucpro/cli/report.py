@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import FILE, PLOTS, run_argument, terminal_options
+from virnucpro.cli.options import FILE, output_option, plots_option, run_argument, terminal_options
 from virnucpro.errors import UsageError
 
 _EPILOG = """\
@@ -23,33 +23,25 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @run_argument
-@click.option(
-    "-o",
-    "--output",
-    type=FILE,
-    metavar="FILE",
-    help="Page to write, if RUN holds one input.  [default: RUN/STEM.report.html]",
-)
-@click.option("--plots", "file_format", type=PLOTS, help="Also write figures: RUN/STEM.plots/.")
+@output_option(FILE, "FILE", "Page to write, if RUN holds one input.  [default: RUN/STEM.report.html]")
+@plots_option
 @click.option("--multiqc", is_flag=True, help="Also write what MultiQC reads: RUN/STEM.virnucpro_mqc.json.")
 @terminal_options("quiet")
-def report(run: Path, output: Path | None, file_format: str | None, multiqc: bool, show_bars: bool) -> None:
+def report(run: Path, output: Path | None, plots: str | None, multiqc: bool, show_bars: bool) -> None:
     """Show the results of a run as a page."""
     del show_bars
 
-    from virnucpro.results.finished import open_runs, stems_of  # noqa: PLC0415 - --help should not wait for these
+    from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - --help should not wait for these
+    from virnucpro.results.finished import open_runs, stems_of  # noqa: PLC0415
     from virnucpro.results.page import write_report  # noqa: PLC0415
     from virnucpro.results.pages import Pages, write_pages  # noqa: PLC0415
 
     stems = stems_of(run)
-    if output is not None and len(stems) > 1:
-        raise UsageError(f"{run} holds {len(stems)} inputs, and --output names one file. Leave --output out.")
-    from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - brings numpy, which --help should not wait for
-
     if output is not None:
+        if len(stems) > 1:
+            raise UsageError(f"{run} holds {len(stems)} inputs, and --output names one file. Leave --output out.")
         refuse_overwriting([*read_by_run(run), *(path for path in run.rglob("*") if path.suffix != ".html")], [output])
     for finished in open_runs(run, stems):
         if output is not None:
             click.echo(write_report(finished, output))
-        figures = () if file_format is None else (file_format,)
-        write_pages(finished, Pages(output is None, multiqc, figures), say=click.echo)
+        write_pages(finished, Pages(output is None, multiqc, (plots,) if plots else ()), say=click.echo)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from virnucpro.cli.options import COUNT, DEVICES, FOLDER, terminal_options
+from virnucpro.cli.options import COUNT, DEVICES, FOLDER, output_option, terminal_options
 from virnucpro.errors import IncompleteRunError, UsageError, VirNucProError
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("record", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    metavar="DIR",
-    type=FOLDER,
-    help="Directory for the new results.  [default: that of RECORD with -rerun at its end]",
-)
+@output_option(FOLDER, "DIR", "Directory for the new results.  [default: that of RECORD with -rerun at its end]")
 @click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: as recorded]")
 @click.option("-t", "--threads", metavar="N", type=COUNT, help="CPU threads in all.  [default: as recorded]")
 @terminal_options("no_progress", "quiet")
@@ -77,8 +71,7 @@ def _on(request: Request, device: str | None, threads: int | None) -> Request:
     runtime = request.settings.runtime
     if device is not None:
         runtime = replace(runtime, device=device, gpus=None)
-    if threads is not None:
-        runtime = replace(runtime, threads=threads)
+    runtime = replace(runtime, threads=threads or runtime.threads)
     return replace(request, settings=replace(request.settings, runtime=runtime))
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import DEVICES, FILE, FOLDER, run_argument, terminal_options, threads_option
+from virnucpro.cli.options import FILE, FOLDER, device_option, run_argument, terminal_options, threads_option
 from virnucpro.errors import UsageError
 
 _EPILOG = """\
 Writes STEM.taxonomy.tsv (a line for every hit), STEM.taxonomy.counts.tsv (by taxon), STEM.taxonomy.nwk (a tree) and
-STEM.taxonomy.krona.txt (for ktImportText) into RUN, and the page again if it is there. No model is run, unless a
-reference is given.
+STEM.taxonomy.krona.txt (for ktImportText) into RUN, and the page again if it is there. A model runs only with
+--reference: --device and --threads are for it.
 
 \b
 Examples:
@@ -31,7 +31,7 @@ Examples:
     help="Name hits by these embeddings of known sequences (.h5 or .npz of embed), whose ids are names in --taxdump.",
 )
 @click.option("--taxdump", type=FOLDER, metavar="DIR", help="NCBI's taxonomy: a folder with names.dmp and nodes.dmp.")
-@click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}; for --reference.")
+@device_option
 @threads_option
 @terminal_options("no_progress", "quiet", "verbose")
 def taxonomy(

@@ -1,6 +1,6 @@
 """The reference of all commands, from the commands themselves.
 
-    python -m virnucpro.cli.reference > docs/commands.md
+    python tests/command_reference.py > docs/commands.md
 
 Where ``docs/commands.md`` is not what this prints, a test fails.
 """
@@ -17,7 +17,7 @@ from virnucpro.cli.forms import Command
 
 _HEAD = """\
 # Commands
-`virnucpro COMMAND --help` prints the same on the terminal. Made by `python -m virnucpro.cli.reference`.
+`virnucpro COMMAND --help` prints the same on the terminal. Made by `python tests/command_reference.py`.
 """
 _VERBATIM = "\b"
 

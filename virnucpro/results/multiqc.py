@@ -19,62 +19,36 @@ from virnucpro.results.overview import CALLS
 from virnucpro.run_dir import MULTIQC_SUFFIXES
 
 _DESCRIPTION = "tells which sequences of a metagenome are viral, from nucleotide and protein language models."
+
+
+def _column(title: str, description: str, scale: str = "Oranges", *, is_percent: bool = False) -> dict[str, object]:
+    """A column of the general statistics."""
+    head = {"title": title, "description": description}
+    if is_percent:
+        return {**head, "suffix": "%", "format": "{:,.1f}", "scale": scale, "min": 0, "max": 100}
+    return {**head, "format": "{:,.0f}", "scale": scale, "min": 0}
+
+
 _STATISTICS = {
-    "num_sequences": {
-        "title": "Sequences",
-        "description": "Sequences that were read",
-        "format": "{:,.0f}",
-        "scale": "Greys",
-        "min": 0,
-    },
-    "percent_virus": {
-        "title": "% virus",
-        "description": "Share of sequences called virus",
-        "suffix": "%",
-        "format": "{:,.1f}",
-        "scale": "Oranges",
-        "min": 0,
-        "max": 100,
-    },
-    "num_proviruses": {
-        "title": "Proviruses",
-        "description": "Viral parts of longer sequences",
-        "format": "{:,.0f}",
-        "scale": "Oranges",
-        "min": 0,
-    },
-    "percent_viral_bases": {
-        "title": "% viral bases",
-        "description": "Share of all bases that lie in whole viruses or in proviruses",
-        "suffix": "%",
-        "format": "{:,.1f}",
-        "scale": "Oranges",
-        "min": 0,
-        "max": 100,
-    },
-    "bases_virus": {
-        "title": "Bases virus",
-        "description": "Bases in sequences called virus",
-        "format": "{:,.0f}",
-        "scale": "Oranges",
-        "min": 0,
-    },
+    "num_sequences": _column("Sequences", "Sequences that were read", "Greys"),
+    "percent_virus": _column("% virus", "Share of sequences called virus", is_percent=True),
+    "num_proviruses": _column("Proviruses", "Viral parts of longer sequences"),
+    "percent_viral_bases": _column(
+        "% viral bases", "Share of all bases that lie in whole viruses or in proviruses", is_percent=True
+    ),
+    "bases_virus": _column("Bases virus", "Bases in sequences called virus"),
 }
 
 
 def write_multiqc(run: FinishedRun) -> list[Path]:
     """Write bars, columns and the version that made them: ``<stem>.`` and each of ``MULTIQC_SUFFIXES``."""
-    written = []
-    bars, columns, versions = MULTIQC_SUFFIXES
-    for suffix, content in ((bars, _calls(run.stem, run.summary)), (columns, _statistics(run.stem, run.summary))):
-        path = run.path(suffix)
+    bars, columns, versions = (run.path(suffix) for suffix in MULTIQC_SUFFIXES)
+    for path, content in ((bars, _calls(run.stem, run.summary)), (columns, _statistics(run.stem, run.summary))):
         write_json(path, content | {"calls": run.calls_mark})
-        written.append(path)
-    path = run.path(versions)
     version = run.record.get("called", run.record).get("version", "unknown")
-    with atomic_write(path) as temporary:
+    with atomic_write(versions) as temporary:
         temporary.write_text(f"# {run.calls_mark}\nVirNucPro: {json.dumps(str(version))}\n", encoding="utf-8")
-    return [*written, path]
+    return [bars, columns, versions]
 
 
 def _calls(stem: str, summary: dict[str, Any]) -> dict[str, object]:

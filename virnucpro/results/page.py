@@ -14,10 +14,9 @@ import math
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -30,7 +29,7 @@ from virnucpro.results import gene_maps as maps
 from virnucpro.results.drawing import Canvas, variable
 from virnucpro.results.figures import CALL_TITLES
 from virnucpro.results.finished import FinishedRun
-from virnucpro.results.overview import CALLS, Overview, Track, overview
+from virnucpro.results.overview import CALLS, Overview, overview
 from virnucpro.results.schema import CASCADE, SEQUENCES, Table
 from virnucpro.results.sentences import (
     bases,
@@ -60,32 +59,12 @@ STATUS_MEANINGS = {
 """Status to what it means, for the table of counts."""
 
 
-@dataclass(frozen=True)
-class BigNumber:
-    """A number at the top of the page."""
-
-    title: str
-    value: str
-    more: str
-    is_virus: bool = False
-
-
-@dataclass(frozen=True)
-class PageFigure:
+class PageFigure(NamedTuple):
     """A figure with its title and what it shows in words."""
 
     title: str | bytes
     svg: Markup
     text: str
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage took, and its share of all stages."""
-
-    name: str
-    seconds: float
-    percent: float
 
 
 def write_report(run: FinishedRun, output: Path | None = None) -> Path:
@@ -101,8 +80,7 @@ def write_report(run: FinishedRun, output: Path | None = None) -> Path:
     shown = overview(run.results)
     path = output or run.path("report.html")
     with atomic_write(path) as temporary:
-        page = _render(run, shown)
-        temporary.write_bytes(page.encode("utf-8", "backslashreplace"))  # a file may have any name
+        temporary.write_bytes(_render(run, shown).encode("utf-8", "backslashreplace"))  # a file may have any name
     _log.info("%s: %s sequences, %d tracks", path, f"{shown.num_sequences:,}", len(shown.tracks))
     return path
 
@@ -130,38 +108,34 @@ def _render(run: FinishedRun, tally: Overview) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {
+        "bases": bases,
         "count": lambda value: f"{value:,}",
         "percent": percent,
         "probability": probability,
         "short_name": short_name,
     }
     works = parse_cff(read_cff())
-    calls = {call: CALL_TITLES[call] for call in CALLS}
+    started = run.record.get("started")
     script = templates.get_source(environment, "filter.js")[0]
     return environment.get_template("report.html.j2").render(
         _run_facts(run)
         | {
-            "lead": _lead(run, tally),
-            "hits_text": _list_text(tally),
-            "checks": _checks(run, tally),
             "css": Markup(templates.get_source(environment, "report.css")[0]),  # noqa: S704 - our own file
             "script": Markup(script),  # noqa: S704 - our own file
             "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             "run": run,
+            "started": datetime.fromisoformat(started) if started else None,
             "version": __version__,
             "tally": tally,
-            "calls": calls,
+            "calls": {call: CALL_TITLES[call] for call in CALLS},
             "colour": variable,
             "share_text": share_text,
-            "statuses": tally.statuses,
-            "models": {
-                model: (number, run.summary["cascade"]["bases_by_model"][model])
-                for model, number in _sequences_by_model(run).items()
-            },
             "status_meanings": STATUS_MEANINGS,
-            "numbers": _big_numbers(run, tally),
+            "cascade": run.summary.get("cascade", {}),
             "figures": _figures(tally, run.thresholds),
-            "tracks": _track_figures(tally.tracks),
+            "tracks": [
+                _figure(track.line.name, figures.track_figure(track), track_text(track)) for track in tally.tracks
+            ],
             "gene_maps": [
                 _figure(shown.name, maps.draw(shown), maps.described(shown))
                 for shown in maps.gene_maps(run.results, tally)
@@ -191,75 +165,6 @@ def _columns(table: Table) -> dict[str, str]:
     }
 
 
-def _checks(run: FinishedRun, tally: Overview) -> list[str]:
-    """Sums that add up to all sequences."""
-    calls = [f"{tally.calls[call]:,} {call}" for call in CALLS]
-    statuses = [f"{number:,} {status}" for status, number in tally.statuses.items()]
-    by_model = [f"{number:,} decided by {model}" for model, number in _sequences_by_model(run).items()]
-    sums = [" + ".join(parts) or "0" for parts in (calls, statuses)] + ([" + ".join(by_model)] if by_model else [])
-    return [f"{tally.num_sequences:,} sequences were read = {parts}" for parts in sums]
-
-
-def _list_text(tally: Overview) -> str:
-    """Which sequences the list holds."""
-    num_virus, num_uncertain, shown = tally.calls["virus"], tally.calls["uncertain"], len(tally.listed)
-    if shown == tally.num_sequences:
-        which = f"All {shown:,} sequences"
-    elif shown == num_virus + num_uncertain:
-        which = f"All {num_virus:,} sequences called virus and {num_uncertain:,} uncertain ones"
-    else:
-        which = f"{shown:,} of {num_virus:,} sequences called virus and {num_uncertain:,} uncertain ones"
-    return f"{which}, by call and probability, the longer first among equals; the table of sequences has all."
-
-
-def _sequences_by_model(run: FinishedRun) -> dict[str, int]:
-    """Of a cascade, the model asked for before the one that looked first; empty for other runs."""
-    return dict(run.summary.get("cascade", {}).get("sequences_by_model", {}))
-
-
-def _lead(run: FinishedRun, tally: Overview) -> str:
-    source = run.summary.get("input", run.stem)
-    started = run.record.get("started")
-    when = f", run on {datetime.fromisoformat(started):%Y-%m-%d at %H:%M %Z}" if started else ""
-    number, share = f"{tally.calls['virus']:,}", percent(tally.calls["virus"], tally.num_sequences)
-    return (
-        f"{number} of {tally.num_sequences:,} sequences of {short_name(str(source))} were called virus ({share}), "
-        f"with model {_models(run)} of VirNucPro {run.record.get('version', 'unknown')}{when}."
-    )
-
-
-def _models(run: FinishedRun) -> str:
-    """The model, and the one that looked first."""
-    first = run.summary.get("cascade", {}).get("first")
-    return f"{run.summary.get('model', 'unknown')}" + (f" after {first}" if first else "")
-
-
-def _big_numbers(run: FinishedRun, tally: Overview) -> list[BigNumber]:
-    calls, total = tally.calls, tally.num_sequences
-    shown = [
-        BigNumber("Sequences", f"{total:,}", bases(tally.num_bases)),
-        BigNumber(
-            "Virus",
-            f"{calls['virus']:,}",
-            f"{percent(calls['virus'], total)}, {bases(tally.bases['virus'])}",
-            is_virus=True,
-        ),
-    ]
-    if not math.isnan(tally.largest_fdr):
-        expected = f"about {tally.largest_fdr * calls['virus']:,.0f} of {calls['virus']:,} virus calls"
-        at = f"at {run.results.prevalence.sentence()}"
-        shown.append(BigNumber("Estimated false calls", f"{100 * tally.largest_fdr:.1f} %", f"{expected}, {at}"))
-    shown.append(BigNumber("Proviruses", f"{tally.num_proviruses:,}", "viral parts of longer sequences"))
-    if calls["uncertain"]:
-        shown.append(BigNumber("Uncertain", f"{calls['uncertain']:,}", percent(calls["uncertain"], total)))
-    by_model = _sequences_by_model(run)
-    if by_model:
-        went_on, _ = by_model.values()
-        shown.append(BigNumber("Went on to the second model", f"{went_on:,}", percent(went_on, total)))
-    shown.append(BigNumber("No call", f"{calls['no_call']:,}", percent(calls["no_call"], total)))
-    return shown
-
-
 def _figures(tally: Overview, thresholds: Sequence[float]) -> list[PageFigure]:
     if not tally.num_sequences:
         return []
@@ -268,10 +173,6 @@ def _figures(tally: Overview, thresholds: Sequence[float]) -> list[PageFigure]:
         _figure("Calls by length", figures.length_figure(tally), lengths_text(tally)),
         _figure("Share of calls by length", figures.share_figure(tally), shares_text(tally)),
     ]
-
-
-def _track_figures(tracks: Sequence[Track]) -> list[PageFigure]:
-    return [_figure(track.line.name, figures.track_figure(track), track_text(track)) for track in tracks]
 
 
 def _figure(title: str | bytes, drawn: Canvas, text: str) -> PageFigure:
@@ -284,12 +185,11 @@ def _run_facts(run: FinishedRun) -> dict[str, object]:
     seconds, cascade = dict(record.get("seconds", {})), record.get("cascade", {})
     seconds |= {f"{stage}, first model": took for stage, took in cascade.get("seconds", {}).items()}
     total = float(seconds.pop("total", sum(seconds.values())))
-    in_stages = sum(seconds.values()) or 1.0
     return {
         "command": short_command(record.get("command", [])),
         "warnings": _warnings(run),
         "total_seconds": total,
-        "stages": [Stage(name, float(took), 100 * float(took) / in_stages) for name, took in seconds.items()],
+        "stages": seconds,
         "fact_groups": {
             "Input": _facts({"file": run.summary.get("input", run.stem)} | run.input, leave_out=_NOT_OF_AN_INPUT),
             "Model": _facts(_model_facts(run)),

@@ -22,7 +22,7 @@ from virnucpro.bundles import load_bundle
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError
 from virnucpro.results import drawing
-from virnucpro.results.calls import FAILED, NO_OPEN_FRAME, Call, Calling, FalseDiscovery, call_sequences
+from virnucpro.results.calls import FAILED, NO_OPEN_FRAME, Call, Calling, call_sequences, false_discovery_rates
 from virnucpro.results.formats import decimals
 from virnucpro.results.schema import SEQUENCES
 from virnucpro.results.tables import sequence_cells
@@ -58,10 +58,10 @@ def called(rules, p_virus, **calling):
 def test_the_false_discovery_rate_is_the_mean_doubt_of_all_that_are_at_least_as_likely(p_virus):
     """Sequence by sequence in plain Python; ties share a value, and what has no probability has no rate."""
     known = [p for p in p_virus if p == p]  # noqa: PLR0124 - NaN
-    p_virus = np.array(p_virus)
-    found = FalseDiscovery(p_virus.astype(np.float32)).at(p_virus)
+    p_virus = np.array(p_virus, dtype=np.float32)
+    found = false_discovery_rates(p_virus)
     for p, rate in zip(p_virus.tolist(), found.tolist(), strict=True):
-        above = [1 - other for other in known if np.float32(other) >= np.float32(p)]
+        above = [1 - other for other in known if np.float32(other) >= p]
         assert np.isnan(rate) if np.isnan(p) else abs(rate - np.mean(above)) < 1e-6
 
 
@@ -69,11 +69,9 @@ def test_the_false_discovery_rate_is_the_mean_doubt_of_all_that_are_at_least_as_
 @given(p_virus=probabilities, seed=st.integers(0, 99))
 def test_false_discovery_rates_do_not_depend_on_the_order_of_sequences(p_virus, seed):
     """To the last bit."""
-    p_virus = np.array(p_virus)
+    p_virus = np.array(p_virus, dtype=np.float32)
     order = np.random.default_rng(seed).permutation(len(p_virus))
-    rates = FalseDiscovery(p_virus.astype(np.float32)).at(p_virus)
-    again = FalseDiscovery(p_virus[order].astype(np.float32)).at(p_virus[order])
-    assert rates[order].tobytes() == again.tobytes()
+    assert false_discovery_rates(p_virus)[order].tobytes() == false_discovery_rates(p_virus[order]).tobytes()
 
 
 def test_two_thresholds_part_three_calls(rules):

@@ -90,34 +90,26 @@ class Calling:
         }
 
 
-class FalseDiscovery:
-    """Estimated share of false calls among all sequences with a probability at least as high.
+def false_discovery_rates(p_virus: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n,) estimated share of false calls among all sequences with a probability at least as high; NaN for NaN.
 
     The probabilities are calibrated, so ``1 - p`` is the expected number of false calls that a sequence adds: the share
-    is its mean over them (Storey 2003; Käll et al. 2008). They are kept in float32, 8 bytes a sequence, which is off by
+    is its mean over them (Storey 2003; Käll et al. 2008). What is kept of each sequence is float32, which is off by
     less than 1e-7.
-
-    Args:
-        p_virus: (n,) of all sequences of an input, in any order; NaN where there is none. It is sorted where it is.
     """
-
-    def __init__(self, p_virus: NDArray[np.float32]) -> None:
-        p_virus.sort()  # NaN comes last
-        self._ascending = p_virus[: len(p_virus) - np.count_nonzero(np.isnan(p_virus))]
-        self._shares = np.empty_like(self._ascending)
-        num_false = 0.0
-        for part in chunks(len(self._ascending)):  # from the highest down
-            false = np.cumsum(1.0 - self._ascending[::-1][part], dtype=np.float64) + num_false
-            self._shares[::-1][part] = false / np.arange(part.start + 1, part.start + len(false) + 1)
-            num_false = false[-1]
-
-    def at(self, p_virus: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(n,) rate of each of the probabilities it was made from; NaN for NaN."""
-        rates = np.full(len(p_virus), np.nan)
-        known = ~np.isnan(p_virus)
-        if known.any():
-            rates[known] = self._shares[np.searchsorted(self._ascending, p_virus[known].astype(np.float32))]
-        return rates
+    ascending = np.sort(p_virus)  # NaN comes last
+    ascending = ascending[: len(ascending) - np.count_nonzero(np.isnan(ascending))]
+    shares = np.empty_like(ascending)
+    num_false = 0.0
+    for part in chunks(len(ascending)):  # from the highest down
+        false = np.cumsum(1.0 - ascending[::-1][part], dtype=np.float64) + num_false
+        shares[::-1][part] = false / np.arange(part.start + 1, part.start + len(false) + 1)
+        num_false = false[-1]
+    rates = np.full_like(p_virus, np.nan)
+    for part in chunks(len(p_virus)):
+        known = ~np.isnan(p_virus[part])
+        rates[part][known] = shares[np.searchsorted(ascending, p_virus[part][known])]
+    return rates
 
 
 CALL_DTYPE = np.dtype([("p_virus", "f4"), ("fdr", "f4"), ("call", "i1"), ("status", "i1"), ("has_open", "?")])
@@ -227,10 +219,9 @@ def call_sequences(
             compared = p_virus if calling.threshold is not None else probability(log_odds)
             is_not_virus = compared < np.minimum(not_virus, _EVEN)
             mine["call"] = np.select([compared >= virus, is_not_virus], [Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN)
-    false_discovery = FalseDiscovery(calls["p_virus"].copy())
+    calls["fdr"] = false_discovery_rates(calls["p_virus"])
     for span in chunks(len(calls)):
         mine = calls[span]
-        mine["fdr"] = false_discovery.at(mine["p_virus"])
         if calling.fdr is not None:
             # What is more likely viral than not but beyond the list would be a bad "not virus".
             is_virus, is_not_virus = mine["fdr"] <= calling.fdr, mine["p_virus"] < _EVEN

@@ -121,18 +121,10 @@ class Fragments:
         Raises:
             StoreError: it is missing, damaged or of another version.
         """
-        arrays = read_arrays(folder)
-        names = Ragged(arrays["names"], arrays["name_offsets"])
+        arrays: dict[str, Any] = read_arrays(folder)
+        names = Ragged(arrays.pop("names"), arrays.pop("name_offsets"))
         organisms = {int(number): (name, family) for number, (name, family) in read_facts(folder)["organisms"].items()}
-        return cls(
-            names=names,
-            sequences=arrays["sequences"],
-            fragments=arrays["fragments"],
-            genes=arrays["genes"],
-            rules=tuple(rules),
-            sites=arrays["sites"],
-            organisms=organisms,
-        )
+        return cls(names=names, rules=tuple(rules), organisms=organisms, **arrays)
 
     @classmethod
     def of(
@@ -167,15 +159,14 @@ class Fragments:
             begin = int(sequences["first_fragment"][0]) - origin
             end = int(sequences["first_fragment"][-1]) - origin + int(sequences["num_fragments"][-1])
         numbers = (self.first + start, self.first + stop)
-        low, high = np.searchsorted(self.genes["sequence"], numbers).tolist()
-        first_site, last_site = np.searchsorted(self.sites["sequence"], numbers).tolist()
+        genes, sites = (each[slice(*np.searchsorted(each["sequence"], numbers))] for each in (self.genes, self.sites))
         return replace(
             self,
             names=self.names.slice(start, min(stop, len(self))),
             sequences=sequences,
             fragments=self.fragments[begin:end],
-            genes=self.genes[low:high],
-            sites=self.sites[first_site:last_site],
+            genes=genes,
+            sites=sites,
             first=self.first + start,
         )
 
@@ -196,14 +187,10 @@ class Fragments:
 
     def in_memory(self) -> Fragments:
         """A copy that needs no file."""
-        return replace(
-            self,
-            names=Ragged(np.array(self.names.values), np.array(self.names.offsets)),
-            sequences=np.array(self.sequences),
-            fragments=np.array(self.fragments),
-            genes=np.array(self.genes),
-            sites=np.array(self.sites),
-        )
+        arrays: dict[str, Any] = {
+            name: np.array(getattr(self, name)) for name in ("sequences", "fragments", "genes", "sites")
+        }
+        return replace(self, names=Ragged(np.array(self.names.values), np.array(self.names.offsets)), **arrays)
 
     def call(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class GeneMap:
     stop: int  # one after the last
     region: tuple[int, int] | None  # of the provirus, 0-based half-open; None for a whole virus
     genes: NDArray[np.void]  # (g,) GENE_DTYPE
-    organisms: dict[int, tuple[str, str]]  # number of an organism to its name and family
+    organisms: Mapping[int, tuple[str, str]]  # number of an organism to its name and family; empty for none
     num_left_out: int = 0  # genes of the sequence that are not shown though they belong to the virus
 
     @property
@@ -48,41 +48,23 @@ class GeneMap:
 
 def gene_maps(results: InputResults, shown: Overview) -> list[GeneMap]:
     """Of the proviruses that are shown, then of the hits that have genes."""
-    maps = []
-    for found in shown.proviruses:
-        genes, length = _genes_of(results, found.position)
-        start, stop = max(0, found.start - 1 - FLANK_NT), min(length, found.stop + FLANK_NT)
-        maps.append(_map(results, found.position, genes, (start, stop), (found.start - 1, found.stop)))
+    maps = [_map(results, found.position, (found.start - 1, found.stop)) for found in shown.proviruses]
     has_region = {found.position for found in shown.proviruses}
-    for hit in shown.hits:
-        genes, length = _genes_of(results, hit.position)
-        if len(genes) and hit.position not in has_region:
-            maps.append(_map(results, hit.position, genes, (0, length), None))
-    return maps
+    whole = [_map(results, hit.position) for hit in shown.hits if hit.position not in has_region]
+    return [*maps, *(found for found in whole if len(found.genes))]
 
 
-def _genes_of(results: InputResults, position: int) -> tuple[NDArray[np.void], int]:
+def _map(results: InputResults, position: int, region: tuple[int, int] | None = None) -> GeneMap:
     table = results.table.slice(position, position + 1)
-    return table.genes, int(table.sequences["length"][0])
-
-
-def _map(
-    results: InputResults,
-    position: int,
-    genes: NDArray[np.void],
-    bounds: tuple[int, int],
-    region: tuple[int, int] | None,
-) -> GeneMap:
-    start, stop = bounds
-    inside = np.array(genes[(genes["stop"] > start) & (genes["start"] < stop)])
+    start, stop = 0, int(table.sequences["length"][0])
+    if region is not None:
+        start, stop = max(start, region[0] - FLANK_NT), min(stop, region[1] + FLANK_NT)
+    inside = np.array(table.genes[(table.genes["stop"] > start) & (table.genes["start"] < stop)])
     kept = inside[:MOST_GENES]
     if len(kept) < len(inside):
         stop = int(kept["stop"][-1])
-    organisms = {
-        int(number): results.table.organisms.get(int(number), ("", "")) for number in np.unique(kept["nearest"])
-    }
-    name = results.table.names[position].tobytes()
-    return GeneMap(name, start, stop, region, kept, organisms, len(inside) - len(kept))
+    organisms = {number: table.organisms.get(number, ("", "")) for number in np.unique(kept["nearest"]).tolist()}
+    return GeneMap(table.names[0].tobytes(), start, stop, region, kept, organisms, len(inside) - len(kept))
 
 
 def draw(shown: GeneMap) -> Canvas:
@@ -112,7 +94,7 @@ def _arrow(gene: np.void, left: float, right: float, kind: str, shown: GeneMap) 
     back, front, neck = (left, right, right - tip) if strand > 0 else (right, left, left + tip)
     bottom = top + _THICK
     points = [(back, top), (neck, top), (front, top + _THICK / 2), (neck, bottom), (back, bottom)]
-    name, family = shown.organisms.get(int(gene["nearest"]), ("", ""))
+    name, family = shown.organisms[int(gene["nearest"])]
     nearest = f", nearest virus {name}{f' ({family})' if family else ''}" if name and kind in ("virus", "both") else ""
     text = (
         f"{gene['start'] + 1:,} to {gene['stop']:,}: {gene['bits_virus']:.0f} bits to viruses, "
@@ -138,7 +120,7 @@ def described(shown: GeneMap) -> str:
         within = (middle >= shown.region[0]) & (middle < shown.region[1])
         inside, kinds = inside[within], kinds[within]
     parts = [f"{int((kinds == kind).sum())} {words}" for kind, words in _WORDS.items() if (kinds == kind).any()]
-    families = [shown.organisms.get(int(number), ("", ""))[1] for number in inside["nearest"][kinds == "virus"]]
+    families = [shown.organisms[int(number)][1] for number in inside["nearest"][kinds == "virus"]]
     known = [family for family in families if family]
     most = max(sorted(set(known)), key=known.count) if known else ""
     place = (

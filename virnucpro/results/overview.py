@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.results.called import InputResults
-from virnucpro.results.calls import CALL_NAMES, EVIDENCE_NAMES, STATUS_NAMES, Call
+from virnucpro.results.calls import CALL_NAMES, EVIDENCE_NAMES, Call
+from virnucpro.results.counts import Counts
 from virnucpro.results.tables import fragment_probabilities
 
 CALLS = ("virus", "uncertain", "not_virus", "no_call")
@@ -52,8 +53,7 @@ class Provirus:
     sequence: bytes  # its id
     start: int  # first base, 1-based
     stop: int  # last base, 1-based
-    p_virus: float  # mean of its windows
-    score: float  # of the finder
+    p_virus: float  # mean over its genes
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,6 @@ def overview(results: InputResults) -> Overview:
     """Add up an input and pick what is shown by itself."""
     scores = np.zeros((len(CALLS), NUM_SCORE_BINS), np.int64)
     lengths = np.zeros((len(CALLS), len(LENGTH_EDGES) - 1), np.int64)
-    calls, bases = np.zeros(len(CALLS), np.int64), np.zeros(len(CALLS), np.int64)
-    statuses = np.zeros(max(STATUS_NAMES) + 1, np.int64)
     for part in results.parts():
         call, length, p_virus = _PLACES[part.calls["call"]], part.table.sequences["length"], part.calls["p_virus"]
         scored = ~np.isnan(p_virus)
@@ -108,20 +106,17 @@ def overview(results: InputResults) -> Overview:
         np.add.at(scores, (call[scored], np.minimum(shown * NUM_SCORE_BINS // 10_000, NUM_SCORE_BINS - 1)), 1)
         length_bin = np.searchsorted(LENGTH_EDGES, length, side="right") - 1
         np.add.at(lengths, (call, np.clip(length_bin, 0, len(LENGTH_EDGES) - 2)), 1)
-        np.add.at(bases, call, length)
-        calls += np.bincount(call, minlength=len(CALLS))
-        statuses += np.bincount(part.calls["status"], minlength=len(statuses))
     virus = np.flatnonzero(results.calls["call"] == Call.VIRUS)
     sizes = results.table.sequences["length"][virus]
     best = virus[np.lexsort((-sizes, -results.calls["p_virus"][virus]))[:NUM_HITS]]
     several = results.table.sequences["num_fragments"][virus] > 1
     longest = virus[several][np.argsort(-sizes[several], kind="stable")[:NUM_TRACKS]]
-    proviruses = _best_proviruses(results)
+    proviruses, counts = _best_proviruses(results), Counts.of(results, {})
     return Overview(
-        calls=dict(zip(CALLS, calls.tolist(), strict=True)),
-        bases=dict(zip(CALLS, bases.tolist(), strict=True)),
-        statuses={name: int(statuses[status]) for status, name in STATUS_NAMES.items() if statuses[status]},
-        largest_fdr=float(np.fmax.reduce(results.calls["fdr"][virus], initial=np.nan)),
+        calls={call: counts.calls[call] for call in CALLS},
+        bases={call: counts.bases[call] for call in CALLS},
+        statuses={name: number for name, number in counts.statuses.items() if number},
+        largest_fdr=counts.virus_fdr,
         scores=scores,
         lengths=lengths,
         listed=[_hit(results, position) for position in _listed(results)],
@@ -165,7 +160,6 @@ def _best_proviruses(results: InputResults) -> list[Provirus]:
             start=int(region["start"]) + 1,
             stop=int(region["stop"]),
             p_virus=float(region["p_virus"]),
-            score=float(region["score"]),
         )
         for region in found[order]
     ]

@@ -27,11 +27,8 @@ from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
 from virnucpro.results import figures, sunburst
 from virnucpro.results import gene_maps as maps
 from virnucpro.results.drawing import Canvas, variable
-from virnucpro.results.figures import CALL_TITLES
-from virnucpro.results.finished import FinishedRun
-from virnucpro.results.overview import CALLS, Overview, overview
-from virnucpro.results.schema import CASCADE, SEQUENCES, Table
-from virnucpro.results.sentences import (
+from virnucpro.results.figures import (
+    CALL_TITLES,
     bases,
     lengths_text,
     percent,
@@ -41,6 +38,9 @@ from virnucpro.results.sentences import (
     shares_text,
     track_text,
 )
+from virnucpro.results.finished import FinishedRun
+from virnucpro.results.overview import CALLS, Overview, overview
+from virnucpro.results.schema import CASCADE, SEQUENCES, Table
 
 _log = logging.getLogger(__name__)
 

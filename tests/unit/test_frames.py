@@ -19,10 +19,10 @@ def find_rows(fragment, score_frameless=False, before="", after=""):
     start = len(before)
     bounds = np.array([[start], [start + len(fragment)]])
     kept = find_frames(record, *bounds, score_frameless=score_frameless)
-    assert kept.counts == [len(kept.frames)]
+    assert kept.counts.tolist() == [len(kept.frames)]
     strings = [[item.decode() for item in items] for items in (kept.nucleotides, kept.proteins)]
-    places = [[place - start for place in items] for items in (kept.starts, kept.stops)]
-    return list(zip(kept.frames, *strings, *places, strict=True))
+    places = [(items - start).tolist() for items in (kept.starts, kept.stops)]
+    return list(zip(kept.frames.tolist(), *strings, *places, strict=True))
 
 
 @settings(deadline=None)

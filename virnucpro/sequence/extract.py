@@ -166,7 +166,7 @@ class UnitBuilder:
                 score_frameless=self._score_frameless,
                 is_masked=~batch.is_fragment | (batch.masked != Mask.NONE),
             )
-            num_rows = np.array(kept.counts, dtype=np.int64)
+            num_rows = kept.counts
             rows = _row_table(kept, batch, num_rows, sequences, first_bases)
             ends = offsets_of(num_rows)
             start = 0
@@ -268,8 +268,8 @@ def _row_table(
     rows["sequence"] = sequences["number"][items.records[of]]
     rows["fragment"] = items.indices[of]
     rows["frame"] = kept.frames
-    rows["start"] = np.array(kept.starts, dtype=np.int64) - first_bases[of]
-    rows["stop"] = np.array(kept.stops, dtype=np.int64) - first_bases[of]
+    rows["start"] = kept.starts - first_bases[of]
+    rows["stop"] = kept.stops - first_bases[of]
     return rows
 
 

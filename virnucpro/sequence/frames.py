@@ -5,23 +5,27 @@ A codon that holds a letter other than A C G T yields nothing, so the protein cl
 kept nucleotide string is ``strand[f : f + 3 * len(protein) + 1]``: one base more than the codons.
 
 Both strands of a stretch are translated once, in the three frames of its first base; a frame of a fragment is then a
-piece of one of these six proteins, and a stop codon in it a letter to look for.
+piece of one of these six proteins, and what is open is told from the places of all stop codons.
 
 Source: Li et al., Briefings in Bioinformatics 26(3), bbaf224, 2025, and its reference scripts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.sequence.ragged import offsets_of
+
 AMINO_ACIDS = b"KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 """NCBI genetic code 1; the first base varies slowest, in the order A C G T."""
 MAX_FRAMES = 6
+_FRAMES = np.array([1, 2, 3, -1, -2, -3, 0])
 
-_STOP, _NOTHING = b"*", b"\0"
+_STOP, _NOTHING = ord("*"), b"\0"
 _NO_CODON = 64
 _TRANSLATE = AMINO_ACIDS + _NOTHING + bytes(range(65, 256))
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
@@ -49,15 +53,15 @@ _LETTERS = _letter_table()
 
 @dataclass(frozen=True)
 class KeptFrames:
-    """Kept frames of some fragments, in order of the fragments."""
+    """Kept frames of w fragments, n in all, in order of the fragments."""
 
-    counts: list[int] = field(default_factory=list)  # how many each fragment has
-    # +1 +2 +3 -1 -2 -3, or 0 for a whole fragment without an open frame
-    frames: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)  # where each begins, in the letters that were read
-    stops: list[int] = field(default_factory=list)  # where each ends
-    nucleotides: list[bytes] = field(default_factory=list)  # kept strings
-    proteins: list[bytes] = field(default_factory=list)  # of each; empty where the frame is 0
+    counts: NDArray[np.int64]  # (w,) how many each fragment has
+    # (n,) +1 +2 +3 -1 -2 -3, or 0 for a whole fragment without an open frame
+    frames: NDArray[np.int64]
+    starts: NDArray[np.int64]  # (n,) where each begins, in the letters that were read
+    stops: NDArray[np.int64]  # (n,) where each ends
+    nucleotides: list[bytes]  # n kept strings
+    proteins: list[bytes]  # of each; empty where the frame is 0
 
 
 def normalise(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -82,70 +86,82 @@ def find_frames(
         score_frameless: a fragment without a kept frame gives one row of frame 0, the whole fragment.
         is_masked: (w,) fragments that have no rows at all.
     """
-    kept = KeptFrames()
     masked = np.zeros(len(starts), dtype=np.bool_) if is_masked is None else is_masked
-    for at in range(0, len(starts), _BATCH_WINDOWS):
-        batch = slice(at, at + _BATCH_WINDOWS)
-        first, last = int(starts[batch].min()), int(stops[batch].max())
-        text = letters[first:last].tobytes()
-        turned = text.translate(_COMPLEMENT)[::-1]
-        strands = ((1, text, _translated(text)), (-1, turned, _translated(turned)))
-        bounds = zip(starts[batch].tolist(), stops[batch].tolist(), masked[batch].tolist(), strict=True)
-        for start, stop, is_silent in bounds:
-            before = len(kept.frames)
-            if not is_silent:
-                for sign, strand, proteins in strands:
-                    begin = start - first if sign > 0 else last - stop
-                    _keep(kept, sign, strand, proteins, begin, begin + stop - start, first if sign > 0 else last)
-                if score_frameless and len(kept.frames) == before:
-                    _append(kept, 0, start, stop, text[start - first : stop - first], b"")
-            kept.counts.append(len(kept.frames) - before)
-    return kept
+    parts = [
+        _frames_of(letters, starts[batch], stops[batch], masked[batch], score_frameless=score_frameless)
+        for batch in (slice(at, at + _BATCH_WINDOWS) for at in range(0, max(1, len(starts)), _BATCH_WINDOWS))
+    ]
+    arrays = (np.concatenate(values) for values in zip(*(part[:4] for part in parts), strict=True))
+    strings = (list(chain.from_iterable(values)) for values in zip(*(part[4:] for part in parts), strict=True))
+    return KeptFrames(*arrays, *strings)
 
 
-def _keep(
-    kept: KeptFrames, sign: int, strand: bytes, proteins: tuple[bytes, ...], start: int, stop: int, origin: int
-) -> None:
-    """Append what is kept of a strand of a fragment.
+def _frames_of(
+    letters: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    masked: NDArray[np.bool_],
+    *,
+    score_frameless: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[bytes], list[bytes]]:
+    """Fields of ``KeptFrames`` for some fragments that lie together.
 
-    Args:
-        kept: to be added to.
-        sign: 1 or -1.
-        strand: the stretch, reverse-complemented where ``sign`` is -1.
-        proteins: it in its three frames.
-        start: of the fragment in it.
-        stop: of the fragment in it.
-        origin: where the strand's first base lies in the letters; where it ends, for the reverse strand.
+    Both strands of their stretch are one string, forward first: places in it are those of the two, end to end.
     """
-    for begin in range(start, min(start + 3, stop)):
-        codon, phase = begin // 3, begin % 3
-        last = codon + (stop - begin) // 3
-        if proteins[phase].find(_STOP, codon, last) >= 0:
-            continue
-        protein = proteins[phase][codon:last]
-        if _NOTHING in protein:
-            protein = protein.replace(_NOTHING, b"")
-        if not protein:
-            continue
-        end = min(stop, begin + 3 * len(protein) + 1)
-        bounds = (origin + begin, origin + end) if sign > 0 else (origin - end, origin - begin)
-        _append(kept, sign * (begin - start + 1), *bounds, strand[begin:end], protein)
+    first, last = int(starts.min(initial=len(letters))), int(stops.max(initial=0))
+    text = letters[first : max(first, last)].tobytes()
+    both = text + text.translate(_COMPLEMENT)[::-1]
+    residues, phase_starts = _translated(both)
+    phases = np.arange(3)
+    lengths = (stops - starts)[:, None, None]
+    begins = np.stack([starts - first, len(text) + last - stops], axis=1)[:, :, None] + phases  # (w, strands, 3)
+    num_codons = np.broadcast_to(np.maximum((lengths - phases) // 3, 0), begins.shape)
+    codons = phase_starts[begins % 3] + begins // 3  # the first of each, in ``residues``
+    is_open, num_silent = _look(residues, codons, codons + num_codons)
+    num_residues = num_codons - num_silent
+    ends = np.minimum(begins - phases + lengths, begins + 3 * num_residues + 1)
+    is_kept = is_open & (num_residues > 0) & ~masked[:, None, None]
+    # Frame 0 is one more, the last: the whole fragment.
+    is_frameless = ~is_kept.any(axis=(1, 2)) & ~masked & score_frameless
+    fragments, numbers = np.nonzero(np.column_stack([is_kept.reshape(-1, 6), is_frameless]))
+    whole = starts - first, stops - first, 0 * starts, 0 * starts
+    begins, ends, codons, num_codons = (
+        np.column_stack([each.reshape(-1, 6), of_whole])[fragments, numbers]
+        for each, of_whole in zip((begins, ends, codons, num_codons), whole, strict=True)
+    )
+    nucleotides = [both[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    proteins = [residues[at:to] for at, to in zip(codons.tolist(), (codons + num_codons).tolist(), strict=True)]
+    if num_silent.any():
+        proteins = [protein.replace(_NOTHING, b"") for protein in proteins]
+    is_reverse = (numbers >= 3) & (numbers < 6)
+    starts = np.where(is_reverse, last + len(text) - ends, first + begins)
+    return (
+        np.bincount(fragments, minlength=len(masked)),
+        _FRAMES[numbers],
+        starts,
+        starts + ends - begins,
+        nucleotides,
+        proteins,
+    )
 
 
-def _append(kept: KeptFrames, frame: int, start: int, stop: int, nucleotides: bytes, protein: bytes) -> None:
-    kept.frames.append(frame)
-    kept.starts.append(start)
-    kept.stops.append(stop)
-    kept.nucleotides.append(nucleotides)
-    kept.proteins.append(protein)
+def _look(
+    residues: bytes, starts: NDArray[np.int64], stops: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether stretches of residues hold no stop, and how many of their codons yield nothing; both of their shape."""
+    letters = np.frombuffer(residues, dtype=np.uint8)
+    stop_places = np.append(np.flatnonzero(letters == _STOP), len(letters))
+    silent = np.flatnonzero(letters == _NOTHING[0])
+    num_silent = np.searchsorted(silent, stops) - np.searchsorted(silent, starts) if len(silent) else 0 * starts
+    return stop_places[np.searchsorted(stop_places[:-1], starts)] >= stops, num_silent
 
 
-def _translated(strand: bytes) -> tuple[bytes, ...]:
-    """A strand's proteins in three frames; a zero where a codon has another letter than A C G T."""
+def _translated(strand: bytes) -> tuple[bytes, NDArray[np.int64]]:
+    """Residues of the codons of a strand, frame after frame, a zero for one that yields nothing; where frames begin."""
     codes = np.frombuffer(strand.translate(_CODES), dtype=np.uint8)
     codons = (codes[:-2] << 4) | (codes[1:-1] << 2) | codes[2:]
     is_other = codes == _OTHER_LETTER
     if is_other.any():
         codons[is_other[:-2] | is_other[1:-1] | is_other[2:]] = _NO_CODON
-    residues = codons.tobytes().translate(_TRANSLATE)
-    return tuple(residues[frame::3] for frame in range(3))
+    frames = [codons[frame::3] for frame in range(3)]
+    return np.concatenate(frames).tobytes().translate(_TRANSLATE), offsets_of(np.array(list(map(len, frames))))[:3]

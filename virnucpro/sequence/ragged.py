@@ -30,7 +30,7 @@ class Ragged:
         items = list(items)
         return cls(
             np.frombuffer(b"".join(items), dtype=np.uint8),
-            offsets_of(np.fromiter((len(item) for item in items), dtype=np.int64, count=len(items))),
+            offsets_of(np.fromiter(map(len, items), dtype=np.int64, count=len(items))),
         )
 
     @classmethod

@@ -76,24 +76,39 @@ class Fasta:
             # a line feed is held back, since the next chunk may begin with '>'
             held = b"\n" if text.endswith(b"\n") else b""
             text = text[: len(text) - len(held)]
-            at = 0
-            headers: list[bytes] = []
-            bases: list[bytes] = []
-            for i, piece in enumerate(text.split(b"\n>")):
-                if i:
-                    if is_open:
-                        self._close(headers, bases)
-                    is_open = True
-                    self._begin()
+            first, *whole = text.split(b"\n>")
+            last = whole.pop() if whole else None
+            records: Records = [], []
+            if is_open:
+                self._add(first, text, 0)
+            if last is not None:
                 if is_open:
-                    self._add(piece, text, at)
-                at += len(piece) + 2
+                    self._close(records)
+                self._take(whole, text, len(first) + 2, records)
+                is_open = True
+                self._begin()
+                self._add(last, text, len(text) - len(last))
             self._line += text.count(b"\n")
-            yield headers, bases
+            yield records
         if is_open:
-            headers, bases = [], []
-            self._close(headers, bases)
-            yield headers, bases
+            records = [], []
+            self._close(records)
+            yield records
+
+    def _take(self, whole: list[bytes], text: bytes, at: int, records: Records) -> None:
+        """Take whole records, the first of which is at ``at`` of the text."""
+        parts = [piece.partition(b"\n") for piece in whole]
+        headers, lines = [header for header, _, _ in parts], [lines for _, _, lines in parts]
+        is_plain = max(map(len, headers), default=0) <= LONGEST_NAME_BYTES and len(text) <= self._longest
+        if is_plain and _are_letters(b"".join(lines)):
+            records[0].extend(headers)
+            records[1].extend([line.replace(b"\n", b"") for line in lines])
+            return
+        for piece in whole:
+            self._begin()
+            self._add(piece, text, at)
+            self._close(records)
+            at += len(piece) + 2
 
     def _add(self, piece: bytes, text: bytes, at: int) -> None:
         """Take some more of the open record, which is at ``at - 2`` of the text (``at`` of it where it goes on)."""
@@ -127,12 +142,12 @@ class Fasta:
         first = self._header.split(None, 1)
         return bytes(first[0]) if first else b""
 
-    def _close(self, headers: list[bytes], bases: list[bytes]) -> None:
+    def _close(self, records: Records) -> None:
         name = self._name()
         if len(name) > LONGEST_NAME_BYTES:
             raise name_too_long(self._refuse, name)
-        headers.append(bytes(self._header))
-        bases.append(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
+        records[0].append(bytes(self._header))
+        records[1].append(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
 
 
 class Fastq:
@@ -284,12 +299,17 @@ def _four_lines_each(lines: list[bytes]) -> Records | None:
         return None
     if list(map(len, bases)) != list(map(len, qualities)):
         return None
-    checked = b"".join(bases).translate(_CHECK)
-    if _WRONG in checked or _BLANK in checked:
+    if not _are_letters(b"".join(bases)):
         return None
     if max(map(len, headers), default=0) > LONGEST_NAME_BYTES:
         return None
     return [header[1:] for header in headers], bases
+
+
+def _are_letters(lines: bytes) -> bool:
+    """Nothing but letters of nucleotides and line feeds."""
+    checked = lines.translate(_CHECK)
+    return _WRONG not in checked and _BLANK not in checked
 
 
 def with_line_feeds(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, 
 _FRAGMENTS_A_ROW = 4
 _NUM_EXAMPLES = 5
 
-_BATCH_ITEMS = 1 << 12  # whose frames are in memory at once
+_BATCH_ITEMS = 1 << 11  # whose frames are in memory at once
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ Source: Li et al., Briefings in Bioinformatics 26(3), bbaf224, 2025, and its ref
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,6 @@ from virnucpro.sequence.ragged import offsets_of
 
 AMINO_ACIDS = b"KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 """NCBI genetic code 1; the first base varies slowest, in the order A C G T."""
-MAX_FRAMES = 6
 _FRAMES = np.array([1, 2, 3, -1, -2, -3, 0])
 
 _STOP, _NOTHING = ord("*"), b"\0"
@@ -30,7 +28,6 @@ _NO_CODON = 64
 _TRANSLATE = AMINO_ACIDS + _NOTHING + bytes(range(65, 256))
 _COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _OTHER_LETTER = 4
-_BATCH_WINDOWS = 1 << 11  # whose stretch is translated at once: about a million bases
 
 
 def _code_table() -> bytes:
@@ -77,7 +74,7 @@ def find_frames(
     score_frameless: bool,
     is_masked: NDArray[np.bool_] | None = None,
 ) -> KeptFrames:
-    """The frames of fragments that are kept.
+    """The frames of fragments that are kept; what lies between the fragments is translated too.
 
     Args:
         letters: from :func:`normalise`.
@@ -87,27 +84,7 @@ def find_frames(
         is_masked: (w,) fragments that have no rows at all.
     """
     masked = np.zeros(len(starts), dtype=np.bool_) if is_masked is None else is_masked
-    parts = [
-        _frames_of(letters, starts[batch], stops[batch], masked[batch], score_frameless=score_frameless)
-        for batch in (slice(at, at + _BATCH_WINDOWS) for at in range(0, max(1, len(starts)), _BATCH_WINDOWS))
-    ]
-    arrays = (np.concatenate(values) for values in zip(*(part[:4] for part in parts), strict=True))
-    strings = (list(chain.from_iterable(values)) for values in zip(*(part[4:] for part in parts), strict=True))
-    return KeptFrames(*arrays, *strings)
-
-
-def _frames_of(
-    letters: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
-    masked: NDArray[np.bool_],
-    *,
-    score_frameless: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], list[bytes], list[bytes]]:
-    """Fields of ``KeptFrames`` for some fragments that lie together.
-
-    Both strands of their stretch are one string, forward first: places in it are those of the two, end to end.
-    """
+    # Both strands of the stretch are one string, forward first: places in it are those of the two, end to end.
     first, last = int(starts.min(initial=len(letters))), int(stops.max(initial=0))
     text = letters[first : max(first, last)].tobytes()
     both = text + text.translate(_COMPLEMENT)[::-1]
@@ -135,14 +112,8 @@ def _frames_of(
         proteins = [protein.replace(_NOTHING, b"") for protein in proteins]
     is_reverse = (numbers >= 3) & (numbers < 6)
     starts = np.where(is_reverse, last + len(text) - ends, first + begins)
-    return (
-        np.bincount(fragments, minlength=len(masked)),
-        _FRAMES[numbers],
-        starts,
-        starts + ends - begins,
-        nucleotides,
-        proteins,
-    )
+    counts = np.bincount(fragments, minlength=len(masked))
+    return KeptFrames(counts, _FRAMES[numbers], starts, starts + ends - begins, nucleotides, proteins)
 
 
 def _look(

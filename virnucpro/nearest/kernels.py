@@ -1,4 +1,9 @@
-"""What is compiled of the search: the table streamed past an index of the queries' seeds."""
+"""What is compiled of the search: the table streamed past an index of the queries' seeds.
+
+Memory is what a search waits for, so the seeds of a large index are sorted into parts that fit a core's cache: those of
+the queries once, those of the table a chunk at a time, part after part. What is found in a chunk is brought back into
+the order of the table before it is extended, so that what a query gets does not depend on the parts.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +18,22 @@ from virnucpro.nearest.residues import SCORES, SEED_LETTERS
 SPAN = 17
 """Places of a seed."""
 BLOCK = 2048
-"""Places of the table that are looked at together: what is known of them fits a core's cache, and memory is waited for
-once and not for each."""
+"""Places of the table, or seeds, that are looked at together: what is known of them fits a core's cache, and memory is
+waited for once and not for each."""
+CHUNK = 1 << 21
+"""Places of the table whose seeds are sorted together, where the index has several parts."""
 OWNER_BITS = 6
 """Of a place among the queries, which say nothing of where to look for its query."""
 LEAST_SCORE = 26
 """Alignments of a seed that score less are not extended."""
 DROP = 14
 """An extension ends where its score has fallen by more than this below its best."""
+_GROUP = 256
+"""Alignments that are looked at one after the other once all that they read has been brought into the cache: memory is
+waited for by many at a time. (Places are unsigned, since for a signed one numba asks whether it counts from the end.)
+"""
+_DIGIT_BITS = 11
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 END, LEFT_OUT, DIAGONAL, LOOKED, SCORE, FOUND = 0, 1, 2, 3, 4, 6
@@ -45,11 +58,12 @@ class Index(NamedTuple):
         ends: (n,) where each query ends.
         owners: the query at each 64th place, or the first one behind it.
         factors: (17,) uint32, by which the letters of a seed make its hash.
-        filter_shift: from a hash to its word of ``seen``,
+        part_shift: from a hash to its part,
+        filter_shift: to its word of ``seen``,
         bucket_shift: and to its bucket.
         seen: the filter, words with two bits for each seed.
         bounds: where the seeds of each bucket lie in ``entries``.
-        entries: hash and place of each seed, 32 bits each, rising; and one more.
+        entries: hash and place of each seed, 32 bits each, by bucket and place; and one more.
         room: pairs of seeds that are looked at together, no fewer than a bucket has.
     """
 
@@ -57,6 +71,7 @@ class Index(NamedTuple):
     ends: NDArray[np.int64]
     owners: NDArray[np.int64]
     factors: NDArray[np.uint32]
+    part_shift: int
     filter_shift: int
     bucket_shift: int
     seen: NDArray[np.uint64]
@@ -64,19 +79,30 @@ class Index(NamedTuple):
     entries: NDArray[np.uint64]
     room: int
 
+    @property
+    def num_parts(self) -> int:
+        """Parts of the index."""
+        return 1 << (32 - self.part_shift)
+
 
 class Work(NamedTuple):
-    """What a thread knows of a block, and of each query (``states``, (n, 8), a cache line each, see ``END``)."""
+    """What a thread knows of a chunk, and of each query (``states``, (n, 8), a cache line each, see ``END``).
+
+    ``seeds`` (parts, room) are those of the table in a chunk by the part that queries may have them in, and ``found``
+    are alignments; both as 32 bits and a place: the hash and the place in the table, the place in the table and the one
+    among the queries. Places in the table count from the start of the chunk.
+    """
 
     letters: NDArray[np.uint8]
     whole: NDArray[np.uint8]
     sums: NDArray[np.uint32]
-    hashes: NDArray[np.uint64]
-    places: NDArray[np.int64]
+    num_seeds: NDArray[np.int64]
+    seeds: NDArray[np.uint64]
     bounds: NDArray[np.int64]
     firsts: NDArray[np.uint64]
-    pairs: NDArray[np.int64]
-    scores: NDArray[np.int32]
+    pairs: NDArray[np.uint64]
+    found: NDArray[np.uint64]
+    sorted: NDArray[np.uint64]
     states: NDArray[np.int64]
 
     @classmethod
@@ -85,164 +111,259 @@ class Work(NamedTuple):
         states = np.zeros((len(left_out), 8), dtype=np.int64)
         states[:, END], states[:, LEFT_OUT] = index.ends, left_out
         states[:, DIAGONAL], states[:, FOUND : FOUND + 2] = -(1 << 60), -1
+        parts = index.num_parts
+        most = max(index.room, BLOCK if parts == 1 else CHUNK // 4)
         return cls(
             letters=np.empty(BLOCK + SPAN, dtype=np.uint8),
             whole=np.empty(BLOCK + SPAN, dtype=np.uint8),
             sums=np.empty(BLOCK, dtype=np.uint32),
-            hashes=np.empty(BLOCK + 1, dtype=np.uint64),
-            places=np.empty(BLOCK + 1, dtype=np.int64),
+            num_seeds=np.empty(parts, dtype=np.int64),
+            seeds=np.empty((parts, 2 * BLOCK if parts == 1 else 2 * CHUNK // parts), dtype=np.uint64),
             bounds=np.empty((BLOCK, 2), dtype=np.int64),
             firsts=np.empty(BLOCK, dtype=np.uint64),
-            pairs=np.empty((index.room + 1, 2), dtype=np.int64),
-            scores=np.empty(index.room + 1, dtype=np.int32),
+            pairs=np.empty(index.room + 1, dtype=np.uint64),
+            found=np.empty(most, dtype=np.uint64),
+            sorted=np.empty(most, dtype=np.uint64),
             states=states,
         )
 
 
 @part_of_kernels
-def _pass_filter(
-    table: NDArray[np.uint8],
+def read_block(
+    residues: NDArray[np.uint8],
     start: int,
     count: int,
-    index: Index,
-    work: Work,
-) -> int:
-    """Hashes of seeds that begin at ``count`` places of the table and that queries may have; returns how many."""
-    letters, whole, sums, hashes, places = work.letters, work.whole, work.sums, work.hashes, work.places
+    factors: NDArray[np.uint32],
+    letters: NDArray[np.uint8],
+    whole: NDArray[np.uint8],
+    sums: NDArray[np.uint32],
+) -> None:
+    """Hash of the seed that begins at each of ``count`` places, and at its end whether all its places have letters."""
     last_other = -1
     for i in range(count + SPAN - 1):
-        code = table[start + i]
+        code = residues[start + i]
         letters[i] = SEED_LETTERS[code]
         last_other = i if code >= 20 else last_other
         whole[i] = i - last_other > SPAN - 1
     for i in range(count):
         sums[i] = 0
     for k in range(SPAN):
-        factor = index.factors[k]
+        factor = factors[k]
         if factor:
             for i in range(count):
                 sums[i] += letters[i + k] * factor
-    shift, last_bits = np.uint64(index.filter_shift), np.uint64(63)
-    num_passed = 0
-    for i in range(count):
-        number = np.uint64(sums[i])
-        word = index.seen[number >> shift]
-        is_seen = (word >> (number & last_bits)) & (word >> ((number >> np.uint64(6)) & last_bits))
-        hashes[num_passed] = number
-        places[num_passed] = start + i
-        num_passed += (is_seen & np.uint64(whole[i + SPAN - 1])) != 0
-    return num_passed
 
 
 @part_of_kernels
-def _join(
-    entries: NDArray[np.uint64],
-    bounds: NDArray[np.int64],
-    hashes: NDArray[np.uint64],
-    places: NDArray[np.int64],
-    k: int,
-    count: int,
-    pairs: NDArray[np.int64],
-) -> tuple[int, int]:
-    """Places in the queries and in the table of the seeds ``k`` to ``count``, as many as there is room for.
+def _score(one: np.uint8, other: np.uint8) -> np.int8:
+    """Of a pair of residues."""
+    return SCORES[np.uint64(one) << np.uint64(5) | np.uint64(other)]
+
+
+@part_of_kernels
+def _may_have(index: Index, number: np.uint64) -> np.uint64:
+    """1 where a query may have the seed with this hash."""
+    word, last_bits = index.seen[number >> np.uint64(index.filter_shift)], np.uint64(63)
+    return (word >> (number & last_bits)) & (word >> ((number >> np.uint64(6)) & last_bits)) & np.uint64(1)
+
+
+@part_of_kernels
+def _sort_seeds(table: NDArray[np.uint8], start: int, size: int, index: Index, work: Work) -> bool:
+    """Write the seeds of a chunk of the table by part; whether there was room for them.
+
+    Of an index with one part, which fits the cache, those that no query has are left out at once.
+    """
+    sums, whole, seeds, num_seeds = work.sums, work.whole, work.seeds, work.num_seeds
+    num_seeds[:] = 0
+    has_parts = len(num_seeds) > 1
+    shift = np.uint64(index.part_shift)
+    for at in range(start, start + size, BLOCK):
+        if num_seeds.max() + BLOCK > seeds.shape[1]:
+            return False
+        count = min(BLOCK, start + size - at)
+        read_block(table, at, count, index.factors, work.letters, whole, sums)
+        first = at - start
+        if has_parts:
+            for i in range(count):
+                number = np.uint64(sums[i])
+                part = number >> shift
+                seeds[part, num_seeds[part]] = number << np.uint64(32) | np.uint64(first + i)
+                num_seeds[part] += whole[i + SPAN - 1]
+        else:
+            passed = num_seeds[0]
+            for i in range(count):
+                number = np.uint64(sums[i])
+                seeds[0, passed] = number << np.uint64(32) | np.uint64(first + i)
+                passed += np.int64(_may_have(index, number) & np.uint64(whole[i + SPAN - 1]))
+            num_seeds[0] = passed
+    return True
+
+
+@part_of_kernels
+def _join(index: Index, work: Work, seeds: NDArray[np.uint64], k: int) -> tuple[int, int]:
+    """Alignments of the seeds from ``k`` on, as many as there is room for.
 
     Returns:
-        How many pairs, and the first seed that there was no room for.
+        How many, and the first seed that there was no room for.
     """
+    entries, bounds, pairs = index.entries, work.bounds, work.pairs
     num_pairs = 0
-    while k < count and num_pairs + bounds[k, 1] - bounds[k, 0] < len(pairs):
+    while k < len(seeds) and num_pairs + bounds[k, 1] - bounds[k, 0] < len(pairs):
+        number, place = seeds[k] >> np.uint64(32), (seeds[k] & _LOW) << np.uint64(32)
         for i in range(bounds[k, 0], bounds[k, 1]):
-            pairs[num_pairs, 0], pairs[num_pairs, 1] = np.int64(entries[i] & np.uint64(0xFFFFFFFF)), places[k]
-            num_pairs += (entries[i] >> np.uint64(32)) == hashes[k]
+            pairs[num_pairs] = place | (entries[i] & _LOW)
+            num_pairs += (entries[i] >> np.uint64(32)) == number
         k += 1
     return num_pairs, k
 
 
 @part_of_kernels
-def _score_seeds(
-    query: NDArray[np.uint8],
-    table: NDArray[np.uint8],
-    pairs: NDArray[np.int64],
-    num_pairs: int,
-    scores: NDArray[np.int32],
-) -> None:
-    """Scores of the alignments of the seeds alone."""
-    for k in range(num_pairs):  # brings what is read next from memory, many at a time
-        scores[k] = query[pairs[k, 0]]
-    for k in range(num_pairs):
-        q, t = pairs[k, 0], pairs[k, 1]
-        score = 0
-        for j in range(SPAN):
-            score += SCORES[(np.int64(query[q + j]) << 5) | table[t + j]]
-        scores[k] = score
+def _score_pairs(table: NDArray[np.uint8], start: int, index: Index, work: Work, num_pairs: int, num_found: int) -> int:
+    """Keep the alignments whose seeds alone score enough; returns how many there are now."""
+    query, pairs, found = index.residues, work.pairs, work.found
+    base, to_last = np.uint64(start), np.uint64(SPAN - 1)
+    for first in range(0, num_pairs, _GROUP):
+        last = min(first + _GROUP, num_pairs)
+        brought = np.uint8(0)
+        for k in range(first, last):
+            q, t = pairs[k] & _LOW, base + (pairs[k] >> np.uint64(32))
+            brought |= query[q] | query[q + to_last] | table[t] | table[t + to_last]
+        work.firsts[0] = brought
+        for k in range(first, last):
+            q, t = pairs[k] & _LOW, base + (pairs[k] >> np.uint64(32))
+            score = 0
+            for j in range(SPAN):
+                score += _score(query[q + np.uint64(j)], table[t + np.uint64(j)])
+            found[num_found] = pairs[k]
+            num_found += score >= LEAST_SCORE
+    return num_found
 
 
 @part_of_kernels
-def _extend(query: NDArray[np.uint8], q: int, table: NDArray[np.uint8], t: int, score: int) -> tuple[int, int]:
+def _look_up(table: NDArray[np.uint8], start: int, index: Index, work: Work) -> int:
+    """Find the alignments of the seeds of a chunk that score enough, part by part; -1 where there is no room for all."""
+    num_found, has_parts = 0, len(work.num_seeds) > 1
+    for part in range(len(work.num_seeds)):
+        count = work.num_seeds[part]
+        all_seeds = work.seeds[part]
+        if has_parts:
+            passed = 0
+            for i in range(count):
+                all_seeds[passed] = all_seeds[i]
+                passed += np.int64(_may_have(index, all_seeds[i] >> np.uint64(32)))
+            count = passed
+        for first in range(0, count, BLOCK):
+            seeds = all_seeds[first : min(first + BLOCK, count)]
+            for k in range(len(seeds)):
+                bucket = seeds[k] >> np.uint64(32 + index.bucket_shift)
+                work.bounds[k, 0], work.bounds[k, 1] = index.bounds[bucket], index.bounds[bucket + np.uint64(1)]
+            for k in range(len(seeds)):  # brings what is read next from memory, many at a time
+                work.firsts[k] = index.entries[work.bounds[k, 0]]
+            k = int(np.int64(0))  # as a plain 0 the parts would be compiled for it and for all others
+            while k < len(seeds):
+                num_pairs, k = _join(index, work, seeds, k)
+                if num_found + num_pairs > len(work.found):
+                    return -1
+                num_found = _score_pairs(table, start, index, work, num_pairs, num_found)
+    return num_found
+
+
+@part_of_kernels
+def _by_place(found: NDArray[np.uint64], other: NDArray[np.uint64], count: int) -> None:
+    """Sort alignments by their place in the table, in place; those of one place stay in order."""
+    counts = np.empty(1 << _DIGIT_BITS, dtype=np.int64)
+    for shift in (32, 32 + _DIGIT_BITS):
+        counts[:] = 0
+        for i in range(count):
+            counts[(found[i] >> np.uint64(shift)) & np.uint64(len(counts) - 1)] += 1
+        total = 0
+        for digit in range(len(counts)):
+            counts[digit], total = total, total + counts[digit]
+        for i in range(count):
+            digit = (found[i] >> np.uint64(shift)) & np.uint64(len(counts) - 1)
+            other[counts[digit]] = found[i]
+            counts[digit] += 1
+        found, other = other, found
+
+
+@part_of_kernels
+def _extend(query: NDArray[np.uint8], q: np.uint64, table: NDArray[np.uint8], t: np.uint64) -> tuple[int, int]:
     """Best score of an alignment through a seed at ``q`` and ``t``, and how far right of ``t`` it was looked."""
-    best, total, j = score, score, SPAN
+    one, total = np.uint64(1), 0
+    for j in range(SPAN):
+        total += _score(query[q + np.uint64(j)], table[t + np.uint64(j)])
+    best, at, other = total, q + np.uint64(SPAN), t + np.uint64(SPAN)
     while True:
-        total += SCORES[(np.int64(query[q + j]) << 5) | table[t + j]]
+        total += _score(query[at], table[other])
         if total > best:
             best = total
         elif total < best - DROP:
             break
-        j += 1
-    right = j
-    total, j = best, 1
+        at, other = at + one, other + one
+    right = np.int64(other - t)
+    total, at, other = best, q - one, t - one
     while True:
-        total += SCORES[(np.int64(query[q - j]) << 5) | table[t - j]]
+        total += _score(query[at], table[other])
         if total > best:
             best = total
         elif total < best - DROP:
             break
-        j += 1
+        at, other = at - one, other - one
     return best, right
 
 
 @part_of_kernels
-def _keep_best(proteins: Proteins, index: Index, work: Work, num_pairs: int, protein: int) -> int:
-    """Extend the seeds that score enough; returns the protein of the last of these, ``protein`` or a later one.
+def _keep_best(proteins: Proteins, start: int, index: Index, work: Work, num_found: int, protein: int) -> int:
+    """Extend alignments of a chunk; returns the protein of the last of these, ``protein`` or a later one.
 
     A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over.
     """
-    pairs, states = work.pairs, work.states
-    for pair in range(num_pairs):
-        if work.scores[pair] < LEAST_SCORE:
-            continue
-        q, t = pairs[pair, 0], pairs[pair, 1]
-        owner = index.owners[q >> OWNER_BITS]
-        while states[owner, END] <= q:
-            owner += 1
-        while proteins.starts[protein + 1] <= t:
-            protein += 1
-        state = states[owner]
-        is_looked_at = state[DIAGONAL] == t - q and t <= state[LOOKED]
-        if is_looked_at or (state[LEFT_OUT] >= 0 and state[LEFT_OUT] == proteins.folds[protein]):
-            continue
-        score, right = _extend(index.residues, q, proteins.residues, t, work.scores[pair])
-        state[DIAGONAL], state[LOOKED] = t - q, t + right
-        side = 0 if proteins.is_viral[protein] else 1
-        if score > state[SCORE + side]:
-            state[SCORE + side], state[FOUND + side] = score, protein
+    found, states, query, table = work.found, work.states, index.residues, proteins.residues
+    base, around = np.uint64(start), np.uint64(SPAN)
+    for first in range(0, num_found, _GROUP):
+        last = min(first + _GROUP, num_found)
+        brought = np.int64(0)
+        for k in range(first, last):
+            q, t = found[k] & _LOW, base + (found[k] >> np.uint64(32))
+            brought |= states[index.owners[q >> np.uint64(OWNER_BITS)], END]
+            brought |= query[q] | query[q + around] | table[t] | table[t + around]
+        work.firsts[0] = np.uint64(brought)
+        for k in range(first, last):
+            q, t = found[k] & _LOW, base + (found[k] >> np.uint64(32))
+            owner = index.owners[q >> np.uint64(OWNER_BITS)]
+            while states[owner, END] <= np.int64(q):
+                owner += 1
+            while proteins.starts[protein + 1] <= np.int64(t):
+                protein += 1
+            state, diagonal = states[owner], np.int64(t) - np.int64(q)
+            is_looked_at = state[DIAGONAL] == diagonal and np.int64(t) <= state[LOOKED]
+            if is_looked_at or (state[LEFT_OUT] >= 0 and state[LEFT_OUT] == proteins.folds[protein]):
+                continue
+            score, right = _extend(query, q, table, t)
+            state[DIAGONAL], state[LOOKED] = diagonal, np.int64(t) + right
+            side = 0 if proteins.is_viral[protein] else 1
+            if score > state[SCORE + side]:
+                state[SCORE + side], state[FOUND + side] = score, protein
     return protein
 
 
 @kernel
 def stream(first: int, last: int, proteins: Proteins, index: Index, work: Work) -> None:
     """Stream proteins past the index and keep the best of each query in the states of ``work``."""
-    table, hashes, bounds = proteins.residues, work.hashes, work.bounds
     protein = first
-    end = proteins.starts[last] - SPAN + 1
-    for start in range(proteins.starts[first], end, BLOCK):
-        count = _pass_filter(table, start, min(BLOCK, end - start), index, work)
-        for k in range(count):
-            bucket = hashes[k] >> np.uint64(index.bucket_shift)
-            bounds[k, 0], bounds[k, 1] = index.bounds[bucket], index.bounds[bucket + np.uint64(1)]
-        for k in range(count):  # brings what is read next from memory, many at a time
-            work.firsts[k] = index.entries[bounds[k, 0]]
-        k = int(np.int64(0))  # as a plain 0 the parts would be compiled for it and for all others
-        while k < count:
-            num_pairs, k = _join(index.entries, bounds, hashes, work.places, k, count, work.pairs)
-            _score_seeds(index.residues, table, work.pairs, num_pairs, work.scores)
-            protein = _keep_best(proteins, index, work, num_pairs, protein)
+    start, end = proteins.starts[first], proteins.starts[last] - SPAN + 1
+    most = CHUNK if len(work.num_seeds) > 1 else BLOCK
+    size = most
+    while start < end:
+        size = min(size, end - start)
+        num_found = -1
+        if _sort_seeds(proteins.residues, start, size, index, work):
+            num_found = _look_up(proteins.residues, start, index, work)
+        if num_found < 0:
+            size = (size + 1) // 2
+            continue
+        if len(work.num_seeds) > 1:
+            _by_place(work.found, work.sorted, num_found)
+        protein = _keep_best(proteins, start, index, work, num_found, protein)
+        start += size
+        size = min(2 * size, most)

@@ -25,8 +25,8 @@ VIRUS, CELL = 0, 1
 """Columns of what is found."""
 NONE = -1
 """No protein; no group left out."""
-MOST_POSITIONS = 1 << 23
-"""Residues of queries that are indexed at a time: some 250 MB with their index."""
+MOST_POSITIONS = 1 << 24
+"""Residues of queries that are indexed at a time: some 300 MB with their index."""
 
 _BITS_A_POINT, _BITS_AT_ZERO = 0.4588, 2.9  # lambda 0.318 and K 0.134 of ungapped BLOSUM62, in bits
 

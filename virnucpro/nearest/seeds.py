@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.kernels import BLOCK, OWNER_BITS, SPAN, Index
-from virnucpro.nearest.residues import LETTERS, SEED_LETTERS, mask
+from virnucpro.kernels import kernel
+from virnucpro.nearest.kernels import BLOCK, OWNER_BITS, SPAN, Index, read_block
+from virnucpro.nearest.residues import SEED_LETTERS, mask
 from virnucpro.nearest.table import with_breaks
-from virnucpro.sequence.ragged import Ragged, offsets_of
+from virnucpro.sequence.ragged import Ragged
 
 PATTERN = "11010010110001011"
 """Places of a seed that must agree; source: chosen on dev among patterns of its weight (EXPERIMENTS.md)."""
@@ -26,9 +27,11 @@ _BASE, _MULTIPLIER = 11, 0x9E3779B1
 _SHARES = np.array([0.110, 0.205, 0.013, 0.072, 0.022, 0.260, 0.082, 0.045, 0.122, 0.080])
 _COSTS = np.zeros(len(SEED_LETTERS), dtype=np.uint16)
 _COSTS[:20] = np.round(-1000 * np.log2(_SHARES))[SEED_LETTERS[:20]]
-_LETTERS = SEED_LETTERS.astype(np.uint32)
-_PLACES_AT_A_TIME = 1 << 17
 _FEWEST_BITS = 10
+_BITS_OF_A_PART = 15
+"""A part of the index has 2^15 buckets: with their seeds and filter they fit the cache of a core."""
+_BITS_AT_ONCE = 19
+"""An index of up to 2^19 buckets is one part: its filter fits."""
 
 
 def index_of(queries: Ragged, pattern: str) -> Index:
@@ -37,32 +40,26 @@ def index_of(queries: Ragged, pattern: str) -> Index:
     mask(residues)
     owners = np.searchsorted(starts[1:] - 1, np.arange(0, len(residues), 1 << OWNER_BITS), side="right")
     factors = _factors(pattern)
-    entries = np.concatenate(
-        [np.zeros(0, np.uint64)]
-        + [_seeds(residues, at, factors) for at in range(0, len(residues) - SPAN + 1, _PLACES_AT_A_TIME)]
-    )
-    entries.sort()
-    bits = max(_FEWEST_BITS, len(entries).bit_length() - 1)
-    counts = np.bincount((entries >> np.uint64(64 - bits)).view(np.int64), minlength=1 << bits)
-    bounds = np.zeros(len(counts) + 1, dtype=np.int32)
-    np.cumsum(counts, dtype=np.int32, out=bounds[1:])
-    marks = np.uint64(1) << (entries >> np.uint64(32) & np.uint64(63))
-    marks |= np.uint64(1) << (entries >> np.uint64(38) & np.uint64(63))
-    words = np.flatnonzero(counts.reshape(-1, 4).sum(axis=1))  # of the filter: four buckets each
-    seen = np.zeros(1 << (bits - 2), dtype=np.uint64)
-    if len(words):
-        seen[words] = np.bitwise_or.reduceat(marks, bounds[4 * words])
+    seeds = np.empty(len(residues), dtype=np.uint64)
+    seeds = seeds[: _find(residues, factors, _COSTS, seeds)]
+    bits = max(_FEWEST_BITS, len(seeds).bit_length() - 1)
+    bounds = np.zeros((1 << bits) + 1, dtype=np.int32)
+    seen = np.zeros(1 << (bits - 2), dtype=np.uint64)  # a word for each four buckets
+    entries = np.zeros(len(seeds) + 1, dtype=np.uint64)
+    most = _sort(seeds, 64 - bits, bounds, seen, entries)
+    part_bits = bits - _BITS_OF_A_PART if bits > _BITS_AT_ONCE else 0
     return Index(
         residues,
         starts[1:] - 1,
         owners,
         factors,
+        32 - part_bits,
         34 - bits,
         32 - bits,
         seen,
         bounds,
-        np.append(entries, np.uint64(0)),
-        max(4 * BLOCK, int(counts.max())),
+        entries,
+        max(4 * BLOCK, most),
     )
 
 
@@ -75,15 +72,54 @@ def _factors(pattern: str) -> NDArray[np.uint32]:
     return np.array(factors, dtype=np.uint32)
 
 
-def _seeds(residues: NDArray[np.uint8], at: int, factors: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Hash and place, 32 bits each, of the seeds that begin at some places from ``at`` on and say enough."""
-    codes = residues[at : at + _PLACES_AT_A_TIME + SPAN - 1]
-    count = len(codes) - SPAN + 1
-    letters, costs = _LETTERS[codes], _COSTS[codes]
-    num_others = offsets_of((codes >= len(LETTERS)).astype(np.int64))  # residues that are in no seed, before each place
-    hashes, cost = np.zeros(count, dtype=np.uint32), np.zeros(count, dtype=np.uint16)
-    for place in np.flatnonzero(factors).tolist():
-        hashes += letters[place : place + count] * factors[place]
-        cost += costs[place : place + count]
-    places = np.flatnonzero((cost >= LEAST_COST) & (num_others[SPAN:] == num_others[:-SPAN]))
-    return hashes[places].astype(np.uint64) << np.uint64(32) | (at + places).astype(np.uint64)
+@kernel
+def _find(
+    residues: NDArray[np.uint8], factors: NDArray[np.uint32], costs: NDArray[np.uint16], seeds: NDArray[np.uint64]
+) -> int:
+    """Write hash and place, 32 bits each, of all seeds that say enough; returns how many there are."""
+    letters, whole = np.empty(BLOCK + SPAN, dtype=np.uint8), np.empty(BLOCK + SPAN, dtype=np.uint8)
+    sums, totals = np.empty(BLOCK, dtype=np.uint32), np.empty(BLOCK, dtype=np.uint16)
+    of_place = np.empty(BLOCK + SPAN, dtype=np.uint16)
+    num_seeds = 0
+    for start in range(0, len(residues) - SPAN + 1, BLOCK):
+        count = min(BLOCK, len(residues) - SPAN + 1 - start)
+        read_block(residues, start, count, factors, letters, whole, sums)
+        for i in range(count + SPAN - 1):
+            of_place[i] = costs[residues[start + i]]
+        totals[:] = 0
+        for k in range(SPAN):
+            if factors[k]:
+                for i in range(count):
+                    totals[i] += of_place[i + k]
+        for i in range(count):
+            seeds[num_seeds] = np.uint64(sums[i]) << np.uint64(32) | np.uint64(start + i)
+            num_seeds += whole[i + SPAN - 1] & (totals[i] >= LEAST_COST)
+    return num_seeds
+
+
+@kernel
+def _sort(
+    seeds: NDArray[np.uint64],
+    shift: int,
+    bounds: NDArray[np.int32],
+    seen: NDArray[np.uint64],
+    entries: NDArray[np.uint64],
+) -> int:
+    """Write the seeds by bucket, their filter, and where each bucket lies; returns how many the largest has."""
+    bucket_of, last_bits = np.uint64(shift), np.uint64(63)
+    for seed in seeds:
+        bounds[(seed >> bucket_of) + np.uint64(1)] += 1
+    most = 0
+    for bucket in range(1, len(bounds)):
+        most = max(most, bounds[bucket])
+        bounds[bucket] += bounds[bucket - 1]
+    for seed in seeds:
+        bucket, number = seed >> bucket_of, seed >> np.uint64(32)
+        entries[bounds[bucket]] = seed
+        bounds[bucket] += 1
+        marks = np.uint64(1) << (number & last_bits) | np.uint64(1) << (number >> np.uint64(6) & last_bits)
+        seen[bucket >> np.uint64(2)] |= marks
+    for bucket in range(len(bounds) - 1, 0, -1):  # each has moved to its end, which is where the next begins
+        bounds[bucket] = bounds[bucket - 1]
+    bounds[0] = 0
+    return most

@@ -32,7 +32,7 @@ def with_table(tiny_bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
     records = mixed_records(12, 5)
     fasta = write_fasta(tmp_path / "in.fa", records)
     text = Ragged.from_bytes(record.encode() for record in records.values())
-    frames = open_frames(text.values, text.offsets[:-1], text.offsets[1:]).queries
+    frames = open_frames(text).queries
     letters = np.frombuffer((LETTERS + "X*").encode(), dtype=np.uint8)
     proteins = Ragged(letters[frames.values], frames.offsets)
     kinds = [("organism", "group", "virus" if i % 2 else "bacteria") for i in range(len(proteins))]

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import virnucpro.nearest.search as search_module
+import virnucpro.nearest.seeds as seeds_module
 from virnucpro.errors import ModelError
 from virnucpro.nearest.fragments import NUM_FRAMES, open_frames
 from virnucpro.nearest.kernels import DROP, LEAST_SCORE
@@ -171,6 +172,21 @@ def test_neither_batch_nor_threads_change_a_number(monkeypatch, num_threads, mos
     assert (alone.scores[0] == whole.scores[7]).all()
 
 
+@pytest.mark.parametrize("bits_at_once", [1, 30])
+def test_parts_of_the_index_and_chunks_that_do_not_fit_change_no_number(monkeypatch, bits_at_once):
+    """Thousands of like reads find more alignments in a chunk of the table than there is room for."""
+    table, queries = large(5)
+    whole = search(table, ragged(queries))
+    copies = search(table, ragged(queries[:4])).scores
+    monkeypatch.setattr(seeds_module, "_BITS_OF_A_PART", 8)
+    monkeypatch.setattr(seeds_module, "_BITS_AT_ONCE", bits_at_once)
+    again = search(table, ragged(queries))
+    np.testing.assert_array_equal(again.scores, whole.scores)
+    np.testing.assert_array_equal(again.proteins, whole.proteins)
+    many = search(table, ragged(queries[:4] * 4400), num_threads=2)
+    np.testing.assert_array_equal(many.scores, np.tile(copies, (4400, 1)))
+
+
 def test_proteins_of_the_querys_own_fold_do_not_count():
     table, queries = large(9)
     folds = np.arange(len(table), dtype=np.int32) % 3
@@ -247,10 +263,7 @@ def test_nothing_to_search_for_finds_nothing():
 @given(st.lists(st.text(alphabet="ACGTN", min_size=0, max_size=90), min_size=1, max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_the_most_open_frames_are_searched_with(fragments):
-    starts = np.cumsum([2, *(len(fragment) + 2 for fragment in fragments)])[:-1]
-    letters = np.frombuffer(b"TA" + b"TA".join(fragment.encode() for fragment in fragments), dtype=np.uint8)
-    stops = starts + [len(fragment) for fragment in fragments]
-    frames = open_frames(letters, starts, stops)
+    frames = open_frames(ragged(fragments), num_threads=2)
     for number, fragment in enumerate(fragments):
         translated = []
         for strand in (Seq(fragment), Seq(fragment).reverse_complement()):
@@ -275,9 +288,7 @@ def test_a_fragment_finds_the_protein_it_codes_for_on_either_strand():
     longest = max(range(len(proteins)), key=lambda i: len(proteins[i].partition("*")[0]))
     coding = "".join(codon[letter] for letter in proteins[longest].partition("*")[0])
     for text in (coding, str(Seq(coding).reverse_complement())):
-        letters = np.frombuffer(text.encode(), dtype=np.uint8)
-        frames = open_frames(letters, np.array([0]), np.array([len(letters)]))
-        found = search_codes(table, frames.queries)
+        found = search_codes(table, open_frames(ragged([text])).queries)
         assert longest in found.proteins[0]
 
 

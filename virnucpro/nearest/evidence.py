@@ -43,7 +43,7 @@ class Found:
 
 def search_fragments(table: Table, fragments: Ragged, num_threads: int = 1) -> tuple[Frames, Hits]:
     """The most open frames of fragments (ASCII bases), and what is nearest to them."""
-    frames = open_frames(fragments.values, fragments.offsets[:-1], fragments.offsets[1:])
+    frames = open_frames(fragments, num_threads)
     found = Hits(np.zeros((len(fragments), 2), np.int32), np.full((len(fragments), 2), NONE, np.int32))
     is_short = fragments.lengths <= SHORT_NT
     for some, pattern in ((is_short, SENSITIVE), (~is_short, PATTERN)):

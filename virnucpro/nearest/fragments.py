@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 from virnucpro.kernels import kernel
 from virnucpro.nearest.codons import OPEN, read_codons, translate
 from virnucpro.nearest.residues import BREAK
+from virnucpro.nearest.search import MOST_POSITIONS
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
 NUM_FRAMES = 2
 """Frames of a fragment that are searched with: those with the longest stop-free runs."""
+BASES_AT_A_TIME = 3 * MOST_POSITIONS // NUM_FRAMES
+"""Of fragments that are searched for together: each time the whole table is read."""
 
 _BASES = np.zeros((2, 256), dtype=np.int64)
 """Whether a letter is one of A C G T (U), and whether it is G or C."""
@@ -36,14 +40,20 @@ class Frames:
     gc: NDArray[np.float32]
 
 
-def open_frames(letters: NDArray[np.uint8], starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Frames:
-    """Translate fragments.
+def open_frames(fragments: Ragged, num_threads: int = 1) -> Frames:
+    """Translate fragments (n strings of ASCII bases)."""
+    bounds = np.linspace(0, len(fragments), num_threads + 1).astype(int).tolist()
+    with ThreadPoolExecutor(num_threads) as pool:
+        parts = list(pool.map(lambda *some: _open_frames(fragments.slice(*some)), bounds, bounds[1:]))
+    return Frames(
+        Ragged.concatenate(part.queries for part in parts),
+        np.concatenate([part.open_runs for part in parts]),
+        np.concatenate([part.gc for part in parts]),
+    )
 
-    Args:
-        letters: ASCII bases that hold all fragments.
-        starts: (n,) where each begins.
-        stops: (n,) where each ends.
-    """
+
+def _open_frames(fragments: Ragged) -> Frames:
+    letters, starts, stops = fragments.values, fragments.offsets[:-1], fragments.offsets[1:]
     codons, opposite = read_codons(letters)
     runs = np.zeros((len(starts), 6), dtype=np.int32)
     counts = np.zeros((len(starts), 2), dtype=np.int64)

@@ -155,16 +155,16 @@ def read_block(
 
 
 @part_of_kernels
-def _score(one: np.uint8, other: np.uint8) -> np.int8:
+def _score(one: np.uint8, other: np.uint8) -> int:
     """Of a pair of residues."""
-    return SCORES[np.uint64(one) << np.uint64(5) | np.uint64(other)]
+    return int(SCORES[np.uint64(one) << np.uint64(5) | np.uint64(other)])
 
 
 @part_of_kernels
-def _may_have(index: Index, number: np.uint64) -> np.uint64:
+def _may_have(index: Index, number: np.uint64) -> int:
     """1 where a query may have the seed with this hash."""
     word, last_bits = index.seen[number >> np.uint64(index.filter_shift)], np.uint64(63)
-    return (word >> (number & last_bits)) & (word >> ((number >> np.uint64(6)) & last_bits)) & np.uint64(1)
+    return int((word >> (number & last_bits)) & (word >> ((number >> np.uint64(6)) & last_bits)) & np.uint64(1))
 
 
 @part_of_kernels
@@ -194,7 +194,7 @@ def _sort_seeds(table: NDArray[np.uint8], start: int, size: int, index: Index, w
             for i in range(count):
                 number = np.uint64(sums[i])
                 seeds[0, passed] = number << np.uint64(32) | np.uint64(first + i)
-                passed += np.int64(_may_have(index, number) & np.uint64(whole[i + SPAN - 1]))
+                passed += _may_have(index, number) & whole[i + SPAN - 1]
             num_seeds[0] = passed
     return True
 
@@ -241,16 +241,16 @@ def _score_pairs(table: NDArray[np.uint8], start: int, index: Index, work: Work,
 
 @part_of_kernels
 def _look_up(table: NDArray[np.uint8], start: int, index: Index, work: Work) -> int:
-    """Find the alignments of the seeds of a chunk that score enough, part by part; -1 where there is no room for all."""
+    """Find the alignments of the seeds of a chunk that score enough; -1 where there is no room for all."""
     num_found, has_parts = 0, len(work.num_seeds) > 1
     for part in range(len(work.num_seeds)):
-        count = work.num_seeds[part]
+        count = int(work.num_seeds[part])
         all_seeds = work.seeds[part]
         if has_parts:
             passed = 0
             for i in range(count):
                 all_seeds[passed] = all_seeds[i]
-                passed += np.int64(_may_have(index, all_seeds[i] >> np.uint64(32)))
+                passed += _may_have(index, all_seeds[i] >> np.uint64(32))
             count = passed
         for first in range(0, count, BLOCK):
             seeds = all_seeds[first : min(first + BLOCK, count)]
@@ -300,7 +300,7 @@ def _extend(query: NDArray[np.uint8], q: np.uint64, table: NDArray[np.uint8], t:
         elif total < best - DROP:
             break
         at, other = at + one, other + one
-    right = np.int64(other - t)
+    right = int(other - t)
     total, at, other = best, q - one, t - one
     while True:
         total += _score(query[at], table[other])

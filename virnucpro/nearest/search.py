@@ -89,7 +89,9 @@ def search_codes(
     parts = _cut(table.starts, num_threads)
     searched = Proteins(table.residues, table.starts, folds, table.is_viral)
     for start, stop in _batches(queries):
-        scan = partial(_scan, searched, index_of(queries.slice(start, stop), pattern), left_out[start:stop])
+        scan = partial(
+            _scan, searched, index_of(queries.slice(start, stop), pattern, num_threads), left_out[start:stop]
+        )
         if len(parts) == 1:
             found_by = [scan(parts[0])]
         else:

@@ -7,6 +7,8 @@ a hash name a bucket of the index; a filter of two bits a seed says of most seed
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +36,7 @@ _BITS_AT_ONCE = 19
 """An index of up to 2^19 buckets is one part: its filter fits."""
 
 
-def index_of(queries: Ragged, pattern: str) -> Index:
+def index_of(queries: Ragged, pattern: str, num_threads: int = 1) -> Index:
     """Index queries (residue codes)."""
     residues, starts = with_breaks(queries)
     mask(residues)
@@ -43,10 +45,16 @@ def index_of(queries: Ragged, pattern: str) -> Index:
     seeds = np.empty(len(residues), dtype=np.uint64)
     seeds = seeds[: _find(residues, factors, _COSTS, seeds)]
     bits = max(_FEWEST_BITS, len(seeds).bit_length() - 1)
-    bounds = np.zeros((1 << bits) + 1, dtype=np.int32)
-    seen = np.zeros(1 << (bits - 2), dtype=np.uint64)  # a word for each four buckets
+    num_words = 1 << (bits - 2)  # of the filter, one for each four buckets
+    counts, seen = np.zeros(4 * num_words, dtype=np.int32), np.zeros(num_words, dtype=np.uint64)
     entries = np.zeros(len(seeds) + 1, dtype=np.uint64)
-    most = _sort(seeds, 64 - bits, bounds, seen, entries)
+    ranges = 4 * np.linspace(0, num_words, num_threads + 1).astype(np.int64)
+    bounds = np.zeros(len(counts) + 1, dtype=np.int32)
+    with ThreadPoolExecutor(num_threads) as pool:  # each reads all seeds and writes those of a range of buckets
+        list(pool.map(lambda *some: _count(seeds, 64 - bits, some, counts), ranges, ranges[1:]))
+        np.cumsum(counts, dtype=np.int32, out=bounds[1:])
+        places = bounds[:-1].copy()
+        list(pool.map(lambda *some: _place(seeds, 64 - bits, some, places, seen, entries), ranges, ranges[1:]))
     part_bits = bits - _BITS_OF_A_PART if bits > _BITS_AT_ONCE else 0
     return Index(
         residues,
@@ -59,7 +67,7 @@ def index_of(queries: Ragged, pattern: str) -> Index:
         seen,
         bounds,
         entries,
-        max(4 * BLOCK, most),
+        max(4 * BLOCK, int(counts.max())),
     )
 
 
@@ -98,28 +106,29 @@ def _find(
 
 
 @kernel
-def _sort(
+def _count(seeds: NDArray[np.uint64], shift: int, buckets: tuple[int, int], counts: NDArray[np.int32]) -> None:
+    """Count the seeds of each of a range of buckets."""
+    for seed in seeds:
+        bucket = np.int64(seed >> np.uint64(shift))
+        if buckets[0] <= bucket < buckets[1]:
+            counts[bucket] += 1
+
+
+@kernel
+def _place(
     seeds: NDArray[np.uint64],
     shift: int,
-    bounds: NDArray[np.int32],
+    buckets: tuple[int, int],
+    places: NDArray[np.int32],
     seen: NDArray[np.uint64],
     entries: NDArray[np.uint64],
-) -> int:
-    """Write the seeds by bucket, their filter, and where each bucket lies; returns how many the largest has."""
-    bucket_of, last_bits = np.uint64(shift), np.uint64(63)
+) -> None:
+    """Write the seeds of a range of buckets, from ``places`` on, and their filter."""
+    last_bits = np.uint64(63)
     for seed in seeds:
-        bounds[(seed >> bucket_of) + np.uint64(1)] += 1
-    most = 0
-    for bucket in range(1, len(bounds)):
-        most = max(most, bounds[bucket])
-        bounds[bucket] += bounds[bucket - 1]
-    for seed in seeds:
-        bucket, number = seed >> bucket_of, seed >> np.uint64(32)
-        entries[bounds[bucket]] = seed
-        bounds[bucket] += 1
-        marks = np.uint64(1) << (number & last_bits) | np.uint64(1) << (number >> np.uint64(6) & last_bits)
-        seen[bucket >> np.uint64(2)] |= marks
-    for bucket in range(len(bounds) - 1, 0, -1):  # each has moved to its end, which is where the next begins
-        bounds[bucket] = bounds[bucket - 1]
-    bounds[0] = 0
-    return most
+        bucket, number = np.int64(seed >> np.uint64(shift)), seed >> np.uint64(32)
+        if buckets[0] <= bucket < buckets[1]:
+            entries[places[bucket]] = seed
+            places[bucket] += 1
+            marks = np.uint64(1) << (number & last_bits) | np.uint64(1) << (number >> np.uint64(6) & last_bits)
+            seen[bucket >> 2] |= marks

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from virnucpro.hierarchy.tree import Node, Tree
 from virnucpro.nearest.evidence import search_fragments
+from virnucpro.nearest.fragments import BASES_AT_A_TIME
 from virnucpro.nearest.search import VIRUS
 from virnucpro.nearest.table import Table
 from virnucpro.results.formats import NOTHING, Cells
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 NOVEL, UNKNOWN = "novel", "unknown"
 """What hits without a name are counted as; a novel one below a named taxon as ``novel in`` that."""
-_BASES_AT_A_TIME = 12_000_000
 _NO_NAME = Named(is_novel=False)
 
 
@@ -172,7 +172,7 @@ def _some_at_a_time(items: Iterator[tuple[int, bytes]]) -> Iterator[tuple[NDArra
     strings: list[bytes] = []
     num_bases = 0
     for place, string in items:
-        if num_bases >= _BASES_AT_A_TIME and place != places[-1]:
+        if num_bases >= BASES_AT_A_TIME and place != places[-1]:
             yield np.array(places), Ragged.from_bytes(strings)
             places, strings, num_bases = [], [], 0
         places.append(place)

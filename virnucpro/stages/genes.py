@@ -8,7 +8,9 @@ of the nearest viral proteins are called.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +32,8 @@ from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run
 
 KIND = "genes"
-_RESIDUES_A_PASS = 1 << 23
-"""Units are searched together until their genes have so many residues, some 30 Mb of a bacterium."""
+_RESIDUES_A_PASS = 1 << 24
+"""Units are searched together until their genes have so many residues, some 60 Mb of bacteria."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def run(run: Run, index: Index, num_threads: int) -> None:
         return
     table = load_table(path)
     with run.reporter.stage("genes", len(todo), "units") as advance:
-        for batch in _batches(run, index, todo):
+        for batch in _batches(run, index, todo, num_threads):
             _search(run, table, batch, num_threads)
             advance(len(batch.units))
     _write_organisms(run, index, table)
@@ -103,21 +105,35 @@ def read_organisms(run_dir: RunDir) -> dict[str, tuple[str, str]]:
     return read_json(run_dir.organisms, dict[str, tuple[str, str]]) if run_dir.organisms.exists() else {}
 
 
-def _batches(run: Run, index: Index, todo: list[int]) -> Iterator[_Batch]:
+def _batches(run: Run, index: Index, todo: list[int], num_threads: int) -> Iterator[_Batch]:
+    """Units with the genes of their records; a thread looks for those of a record while others are read."""
     batch = _Batch()
-    for unit in todo:
-        batch.units.append(unit)
-        for number, letters in _records(run, index, unit):
-            found = find_genes(letters)
-            genes = np.zeros(len(found.starts), dtype=GENE_DTYPE)
-            genes["sequence"], genes["nearest"] = number, -1
-            genes["start"], genes["stop"], genes["strand"] = found.starts, found.stops, found.strands
-            batch.add(_Record(unit, letters, genes, found.proteins))
-        if batch.num_residues >= _RESIDUES_A_PASS:
-            yield batch
-            batch = _Batch()
+    finding: deque[Future[_Record]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for unit in todo:
+            for number, letters in _records(run, index, unit):
+                finding.append(pool.submit(_find, unit, number, letters))
+                while len(finding) > num_threads:
+                    batch.add(finding.popleft().result())
+            batch.units.append(unit)
+            if batch.num_residues >= _RESIDUES_A_PASS:
+                while finding:
+                    batch.add(finding.popleft().result())
+                yield batch
+                batch = _Batch()
+        while finding:
+            batch.add(finding.popleft().result())
     if batch.units:
         yield batch
+
+
+def _find(unit: int, number: int, letters: NDArray[np.uint8]) -> _Record:
+    """A record with its genes."""
+    found = find_genes(letters)
+    genes = np.zeros(len(found.starts), dtype=GENE_DTYPE)
+    genes["sequence"], genes["nearest"] = number, -1
+    genes["start"], genes["stop"], genes["strand"] = found.starts, found.stops, found.strands
+    return _Record(unit, letters, genes, found.proteins)
 
 
 def _records(run: Run, index: Index, unit: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -153,19 +169,21 @@ def _search(run: Run, table: Table, batch: _Batch, num_threads: int) -> None:
     """Search the genes of some units and write their files."""
     hits = search_codes(table, Ragged.concatenate([each.proteins for each in batch.records]), num_threads=num_threads)
     bits, done = hits.bits, 0
-    of_unit: dict[int, list[_Record]] = {unit: [] for unit in batch.units}
-    for record in batch.records:
+    of_unit: dict[int, list[int]] = {unit: [] for unit in batch.units}
+    for place, record in enumerate(batch.records):
         mine = slice(done, done + len(record.genes))
         done = mine.stop
         record.genes["bits_virus"], record.genes["bits_cell"] = bits[mine].T
         nearest = hits.proteins[mine, VIRUS]
         record.genes["nearest"] = np.where(nearest >= 0, table.organisms[nearest], -1)
-        of_unit[record.unit].append(record)
+        of_unit[record.unit].append(place)
+    with ThreadPoolExecutor(num_threads) as pool:
+        sites_of = list(pool.map(_sites, batch.records))
     made_from = {"fingerprint": run.bundle.fingerprint}
-    for unit, records in of_unit.items():
+    for unit, places in of_unit.items():
         unit_digest = store.read_attributes(run.dir.unit(unit), "unit")["digest"]
-        genes = np.concatenate([np.zeros(0, GENE_DTYPE), *(record.genes for record in records)])
-        sites = np.concatenate([np.zeros(0, SITE_DTYPE), *(_sites(record) for record in records)])
+        genes = np.concatenate([np.zeros(0, GENE_DTYPE), *(batch.records[place].genes for place in places)])
+        sites = np.concatenate([np.zeros(0, SITE_DTYPE), *(sites_of[place] for place in places)])
         arrays = {"genes": genes, "sites": sites}
         store.write_arrays(run.dir.genes(unit), KIND, arrays, made_from | {"unit_digest": unit_digest})
 

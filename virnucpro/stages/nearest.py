@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.bundles import Bundle
 from virnucpro.nearest.evidence import look_at
+from virnucpro.nearest.fragments import BASES_AT_A_TIME
 from virnucpro.nearest.table import Table, load_table
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run, features_made_from
-
-BASES_AT_A_TIME = 12_000_000
-"""Of fragments that are searched for together: each time the whole table is read."""
 
 
 @dataclass(frozen=True)

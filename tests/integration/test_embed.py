@@ -333,7 +333,7 @@ def test_kill_9_then_the_same_command_computes_the_rest(tmp_path):
     contigs = write_fasta(tmp_path / "c.fasta", {f"s{k}": random_dna(60, k) for k in range(6000)})
     command = ("embed", contigs, "-e", "slow", "--device", "cpu", "-t", 1)
     killed = start(*command, "-o", tmp_path / "a.npz", env={**os.environ, "PYTHONPATH": place})
-    first = tmp_path / "a.npz.parts" / "run" / "part_0.npz"
+    first = tmp_path / "a.npz.parts" / "run" / "part_0.h5"
     while not first.exists():
         assert killed.poll() is None, killed.stderr.read()
         time.sleep(0.01)
@@ -370,7 +370,7 @@ def test_another_request_does_not_go_on_from_it(virnucpro, tiny_bundle, contigs,
     monkeypatch.setattr(levels, "_UNIT_ROWS", 20)
     ended = virnucpro(*command, "--level", "frame")
     assert (ended.code, "level" in ended.err, "--fresh" in ended.err) == (2, True, True)
-    part = tmp_path / "a.h5.parts" / "run" / "part_1.npz"
+    part = tmp_path / "a.h5.parts" / "run" / "part_1.h5"
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 0xFF
     part.write_bytes(content)

@@ -24,16 +24,11 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.atomic import atomic_write
-from virnucpro.embeddings.levels import KEY_DTYPE, Embeddings, Level
+from virnucpro.embeddings.levels import COLUMNS, KEY_DTYPE, Embeddings, Level
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.sequence.ragged import Ragged
 
 FORMAT, VERSION = "virnucpro embeddings", 1
-_COLUMNS: dict[str, tuple[str, ...]] = {
-    "sequence": (),
-    "fragment": ("fragment", "start", "stop"),
-    "frame": ("fragment", "start", "stop", "frame"),
-}
 _ROWS_A_GROUP = 8192
 
 
@@ -81,14 +76,14 @@ def writer_for(path: Path) -> Callable[[Path, Embeddings, About], None]:
     return _WRITERS[path.suffix]
 
 
-def _arrays(embeddings: Embeddings) -> dict[str, NDArray[Any]]:
-    """Everything but ids, by the names of the format."""
-    arrays: dict[str, NDArray[Any]] = {"length": embeddings.lengths[embeddings.keys["sequence"]]}
-    arrays |= {name: np.ascontiguousarray(embeddings.keys[name]) for name in _COLUMNS[embeddings.level]}
+def _arrays(embeddings: Embeddings) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """The id of each row, and everything else by the names of the format."""
+    arrays: dict[str, Any] = embeddings.index()
+    ids = arrays.pop("id")
     for name, values in embeddings.values.items():
         arrays[f"embedding/{_safe(name)}"] = values
         arrays[f"count/{_safe(name)}"] = embeddings.counts[name]
-    return arrays
+    return ids, arrays
 
 
 def _safe(name: str) -> str:
@@ -96,19 +91,17 @@ def _safe(name: str) -> str:
     return name.replace("/", "_")
 
 
-def _row_ids(embeddings: Embeddings) -> list[str]:
-    return [embeddings.ids[number] for number in embeddings.keys["sequence"].tolist()]
-
-
 def _write_h5(path: Path, embeddings: Embeddings, about: About) -> None:
-    ids = Ragged.from_bytes(name.encode() for name in _row_ids(embeddings))
-    arrays = {"ids/values": ids.values, "ids/offsets": ids.offsets, **_arrays(embeddings)}
+    names, arrays = _arrays(embeddings)
+    ids = Ragged.from_bytes(name.encode() for name in names)
+    arrays |= {"ids/values": ids.values, "ids/offsets": ids.offsets}
     arrays["about"] = np.frombuffer(about.to_json().encode(), dtype=np.uint8)
     store.write_arrays(path, "embeddings", arrays, {})
 
 
 def _write_npz(path: Path, embeddings: Embeddings, about: About) -> None:
-    arrays = _arrays(embeddings) | {"id": np.array(_row_ids(embeddings)), "about": np.array(about.to_json())}
+    ids, arrays = _arrays(embeddings)
+    arrays |= {"id": np.array(ids), "about": np.array(about.to_json())}
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **cast("dict[str, Any]", arrays))
 
@@ -119,7 +112,7 @@ def _write_parquet(path: Path, embeddings: Embeddings, about: About) -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415 - of an extra
     except ModuleNotFoundError as error:
         raise UsageError(f"{path}: .parquet needs pyarrow ('pip install pyarrow').") from error
-    arrays, ids = _arrays(embeddings), _row_ids(embeddings)
+    ids, arrays = _arrays(embeddings)
 
     def column(values: NDArray[Any]) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
         if values.ndim == 1:
@@ -145,9 +138,8 @@ def _write_h5ad(path: Path, embeddings: Embeddings, about: About) -> None:
         import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - of an extra
     except ModuleNotFoundError as error:
         raise UsageError(f"{path}: .h5ad needs anndata ('pip install anndata').") from error
-    ids, arrays = _row_ids(embeddings), _arrays(embeddings)
-    obs = {name: values for name, values in arrays.items() if not name.startswith("embedding/")}
-    obs = {name.replace("/", "_"): values for name, values in obs.items()}
+    ids, arrays = _arrays(embeddings)
+    obs = {name.replace("/", "_"): column for name, column in arrays.items() if not name.startswith("embedding/")}
     names = ids if embeddings.level == "sequence" else [f"{name}_{row}" for row, name in enumerate(ids)]
     var = [(_safe(facts.name), number) for facts in about.encoders for number in range(facts.width)]
     made = anndata.AnnData(
@@ -203,7 +195,7 @@ def _read(path: Path, ids: list[str], arrays: dict[str, NDArray[Any]], about: by
         facts = tuple(EncoderFacts(**each) for each in said["encoders"])
         keys = np.zeros(len(ids), dtype=KEY_DTYPE)
         keys["sequence"] = np.arange(len(ids))
-        for name in _COLUMNS[said["level"]]:
+        for name in COLUMNS[said["level"]]:
             keys[name] = arrays[name]
         counts = {each.name: arrays[f"count/{_safe(each.name)}"] for each in facts}
         values = {each.name: arrays[f"embedding/{_safe(each.name)}"] for each in facts}

@@ -5,21 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.embeddings.loader import EncoderSource, ModelLoader
+from virnucpro.embeddings.loader import EncoderSource, ModelLoader, torch_threads
 from virnucpro.embeddings.validation import EmbeddingValidator, ModelValidationError, check_text
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.parallel import chunk_list, run_parallel
 from virnucpro.progress import in_notebook
+from virnucpro.resources import available_cpus
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,43 +28,25 @@ ProgressCallback = Callable[[int, int], None]
 
 
 class Statistics(TypedDict):
-    """What a generator has done so far.
+    """What a generator has done so far."""
 
-    Attributes:
-        processed: chunks with an embedding.
-        failed: chunks without one.
-        retried: chunks that were tried again by themselves.
-        batches: that were computed.
-        seconds: spent in ``process_chunks`` and its kin.
-        items_per_second: processed chunks a second.
-    """
-
-    processed: int
-    failed: int
-    retried: int
-    batches: int
-    seconds: float
-    items_per_second: float
+    processed: int  # chunks with an embedding
+    failed: int  # chunks without one
+    retried: int  # chunks that were tried again by themselves
+    batches: int  # that were computed
+    seconds: float  # spent in ``process_chunks`` and ``process_batch``
+    items_per_second: float  # processed chunks a second
 
 
 class ProgressSummary(TypedDict):
-    """How far the latest call is.
+    """How far the latest call of ``process_chunks`` is."""
 
-    Attributes:
-        done: chunks.
-        total: chunks in all.
-        percent: of them.
-        seconds: since it began.
-        items_per_second: so far.
-        seconds_left: about; None while nothing is done.
-    """
-
-    done: int
-    total: int
+    done: int  # chunks
+    total: int  # chunks in all
     percent: float
-    seconds: float
+    seconds: float  # since it began
     items_per_second: float
-    seconds_left: float | None
+    seconds_left: float | None  # about; None while nothing is done
 
 
 class EmbeddingGenerator:
@@ -105,8 +86,7 @@ class EmbeddingGenerator:
         self.validator = EmbeddingValidator(self.loader.width, "float32")
         self._desc = "embedding" if show_progress or (show_progress is None and in_notebook()) else None
         self._lock = threading.Lock()
-        self._processed = self._failed = self._retried = self._batches = 0
-        self._seconds = 0.0
+        self._statistics = Statistics(processed=0, failed=0, retried=0, batches=0, seconds=0.0, items_per_second=0.0)
         self._done = self._total = 0
         self._begun = time.monotonic()
 
@@ -185,14 +165,7 @@ class EmbeddingGenerator:
     def get_statistics(self) -> Statistics:
         """What was done since this object was made."""
         with self._lock:
-            return Statistics(
-                processed=self._processed,
-                failed=self._failed,
-                retried=self._retried,
-                batches=self._batches,
-                seconds=self._seconds,
-                items_per_second=self._processed / self._seconds if self._seconds else 0.0,
-            )
+            return self._statistics.copy()
 
     def _text_of(self, chunk: Chunk) -> str:
         if not isinstance(chunk, Mapping):
@@ -229,13 +202,14 @@ class EmbeddingGenerator:
             else self.validate_and_enrich_chunk(chunk, answer)
             for number, chunk in enumerate(given)
         ]
-        num_failed = sum(chunk["error"] is not None for chunk in enriched)
+        num_failed, so_far = sum(chunk["error"] is not None for chunk in enriched), self._statistics
         with self._lock:
-            self._processed += len(enriched) - num_failed
-            self._failed += num_failed
-            self._retried += len(retried)
-            self._batches += len(batches) + len(retried)
-            self._seconds += time.monotonic() - begun
+            so_far["processed"] += len(enriched) - num_failed
+            so_far["failed"] += num_failed
+            so_far["retried"] += len(retried)
+            so_far["batches"] += len(batches) + len(retried)
+            so_far["seconds"] += time.monotonic() - begun
+            so_far["items_per_second"] = so_far["processed"] / max(so_far["seconds"], 1e-9)
         return enriched
 
     def _embed(
@@ -249,14 +223,17 @@ class EmbeddingGenerator:
         """Compute batches and note what comes out; returns the numbers of the chunks whose batch failed."""
         if not batches:
             return []
-        in_processes = not self.use_threading and num_workers > 1
-        call: Callable[[list[str]], NDArray[np.float32]] = self.loader.encode
-        if in_processes:
-            call = _EmbedTexts(self.loader.name, self.loader.precision, self.loader.device, num_workers)
-        with nullcontext() if in_processes or num_workers == 1 else _a_thread_each(num_workers) as begin:
+        share = max(1, available_cpus() // num_workers)
+        loader, in_processes = self.loader, not self.use_threading and num_workers > 1
+        loader_of: Callable[[], ModelLoader] = (
+            partial(_loader_of_process, loader.name, loader.precision, loader.device, share)
+            if in_processes
+            else lambda: loader
+        )
+        with torch_threads(share):
             results = run_parallel(
                 [[texts[number] for number in batch] for batch in batches],
-                call if begin is None else begin(call),
+                partial(_embed_texts, loader_of, share),
                 num_workers,
                 self._desc,
                 return_exceptions=True,
@@ -274,50 +251,19 @@ class EmbeddingGenerator:
         return failed
 
 
-_Embed = Callable[[list[str]], NDArray[np.float32]]
-
-
-@contextmanager
-def _a_thread_each(num_workers: int) -> Iterator[Callable[[_Embed], _Embed]]:
-    """Let each call use its share of the CPUs: threads that share every operation wait for one another."""
+def _embed_texts(loader_of: Callable[[], ModelLoader], num_threads: int, texts: list[str]) -> NDArray[np.float32]:
+    """Embed some sequences with a share of the CPUs: threads that share every operation wait for one another."""
     import torch  # noqa: PLC0415 - slow to import
 
-    from virnucpro.resources import available_cpus  # noqa: PLC0415
-
-    before, share = torch.get_num_threads(), max(1, available_cpus() // num_workers)
-
-    def begin(embed: _Embed) -> _Embed:
-        def embedded(texts: list[str]) -> NDArray[np.float32]:
-            torch.set_num_threads(share)  # of this thread alone
-            return embed(texts)
-
-        return embedded
-
-    try:
-        yield begin
-    finally:
-        torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class _EmbedTexts:
-    """Embeds some sequences in a process of its own, which loads the encoder once."""
-
-    name: str
-    precision: str
-    device: str | None
-    num_workers: int
-
-    def __call__(self, texts: list[str]) -> NDArray[np.float32]:
-        from virnucpro.engine.threads import use_threads  # noqa: PLC0415
-        from virnucpro.resources import available_cpus  # noqa: PLC0415
-
-        use_threads(max(1, available_cpus() // self.num_workers))
-        return _loader_of_process(self.name, self.precision, self.device).encode(texts)
+    torch.set_num_threads(num_threads)  # of this thread alone
+    return loader_of().encode(texts)
 
 
 @lru_cache(maxsize=4)
-def _loader_of_process(name: str, precision: str, device: str | None) -> ModelLoader:
+def _loader_of_process(name: str, precision: str, device: str | None, num_threads: int) -> ModelLoader:
+    from virnucpro.engine.threads import use_threads  # noqa: PLC0415 - imports torch
+
+    use_threads(num_threads)
     return ModelLoader(name, precision, device)
 
 

@@ -1,4 +1,4 @@
-"""``virnucpro embed``: a file of sequences in, a file of embeddings out; goes on where it was stopped.
+"""``virnucpro embed``: a file of sequences in, a file of embeddings out; resumes where it was stopped.
 
 1. The input is cut into parts; what a part holds depends on the input alone.
 2. Each part is embedded by one device and kept in ``<OUT>.parts/run/``; a part that is there is not computed again.
@@ -11,14 +11,15 @@ import logging
 import queue
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.atomic import atomic_write
+from virnucpro import store
 from virnucpro.embeddings import levels
 from virnucpro.embeddings.cache import EmbeddingCache
 from virnucpro.embeddings.files import About, EncoderFacts, write_embeddings, writer_for
@@ -26,7 +27,8 @@ from virnucpro.embeddings.inputs import alphabet_of, protein_records
 from virnucpro.embeddings.levels import FRAGMENT_LENGTH, Level, Part, PartRows
 from virnucpro.embeddings.loader import Alphabet, EncoderSource, LoadedEncoder, ModelLoader, find_encoder
 from virnucpro.errors import IncompleteRunError, StoreError, UsageError
-from virnucpro.progress import Advance, Reporter
+from virnucpro.mapped import new_table
+from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.streams import STDIN, digest_of
@@ -34,6 +36,7 @@ from virnucpro.sequence.streams import STDIN, digest_of
 _LOG = logging.getLogger(__name__)
 PRECISIONS = {"single": np.float32, "half": np.float16}
 _NAMED = 5
+_PART = "part of embeddings"
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,10 @@ def embed_file(request: EmbedRequest, reporter: Reporter, *, fresh: bool = False
             | {"dtype": request.dtype, "encoders": asked}
         )
         cut = _cut(request.source, alphabet, length, sources)
-        about, num_parts = _embed_parts(request, sources, cut, run, reporter)
-        parts = [run.work / f"part_{n}.npz" for n in range(num_parts)]
-        num_rows = _put_together(request, about, parts, reporter)
-        failed = np.concatenate([np.zeros(0, dtype=levels.KEY_DTYPE), *(_read_part(path).failed for path in parts)])
+        about, parts = _embed_parts(request, sources, cut, run, reporter)
+        num_rows = _put_together(request, about, parts, run.work, reporter)
+        none = np.zeros(0, dtype=levels.KEY_DTYPE)
+        failed = np.concatenate([none, *(_read_part(path, about).failed for path in parts)])
     shutil.rmtree(run.root)
     if len(failed):
         raise IncompleteRunError(f"{request.output} is written; {_described(failed)}.")
@@ -130,8 +133,8 @@ def _cut(path: str, alphabet: Alphabet, length: int, sources: Sequence[EncoderSo
 
 def _embed_parts(
     request: EmbedRequest, sources: Sequence[EncoderSource], cut: Iterable[Part], run: RunDir, reporter: Reporter
-) -> tuple[About, int]:
-    """Embed all parts that are not there; returns what they are, and how many there are."""
+) -> tuple[About, list[Path]]:
+    """Embed all parts that are not there; returns what they are, and where."""
     import torch  # noqa: PLC0415 - slow to import
 
     from virnucpro.engine.threads import ComputeThreads, use_threads  # noqa: PLC0415
@@ -139,62 +142,53 @@ def _embed_parts(
     use_threads(request.threads)
     free: queue.SimpleQueue[list[LoadedEncoder]] = queue.SimpleQueue()
     for device in request.devices:
-        free.put([ModelLoader(source, request.dtype, device).get_model() for source in sources])
-    models = free.get()
+        models = [ModelLoader(source, request.dtype, device).get_model() for source in sources]
+        free.put(models)
     facts = tuple(EncoderFacts(m.source.name, m.source.fingerprint, m.dtype, m.source.width) for m in models)
-    free.put(models)
-    cache = None if request.cache is None else EmbeddingCache(request.cache)
-    num_parts = 0
+    about = About(request.level, request.precision, facts)
+    paths = []
 
-    def embed(part: Part) -> int:
-        path = run.work / f"part_{part.number}.npz"
-        if not _is_there(path):
+    def embed(part: Part) -> tuple[Path, int]:
+        path = run.work / f"part_{part.number}.h5"
+        if not _is_there(path, about):
             mine = free.get()
             try:
                 _write_part(path, levels.embed_part(part, mine, request.level, cache))
             finally:
                 free.put(mine)
-        return len(part.lengths)
+        return path, len(part.lengths)
 
-    try:
-        with reporter.stage("embed", None, "sequences") as advance:
-            if len(request.devices) == 1:  # its own threads share a part's batches
-                for num_sequences in map(embed, cut):
-                    num_parts += 1
-                    advance(num_sequences)
-            else:
-                each = max(1, torch.get_num_threads() // len(request.devices))
-                with ComputeThreads(len(request.devices), threads_each=each) as threads:
-                    for num_sequences in threads.map(embed, cut):
-                        num_parts += 1
-                        advance(num_sequences)
+    num_devices = len(request.devices)  # of one its own threads share a part's batches
+    each = max(1, torch.get_num_threads() // num_devices) if num_devices > 1 else torch.get_num_threads()
+    with (
+        nullcontext() if request.cache is None else EmbeddingCache(request.cache) as cache,
+        ComputeThreads(num_devices, threads_each=each) as threads,
+        reporter.stage("embed", None, "sequences") as advance,
+    ):
+        for path, num_sequences in threads.map(embed, cut):
+            paths.append(path)
+            advance(num_sequences)
         if cache is not None:
-            _LOG.info("cache: %s of %s embeddings were there", f"{cache.num_hits:,}", f"{_asked(cache):,}")
-    finally:
-        if cache is not None:
-            cache.close()
-    return About(request.level, request.precision, facts), num_parts
+            asked = cache.num_hits + cache.num_misses
+            _LOG.info("cache: %s of %s embeddings were there", f"{cache.num_hits:,}", f"{asked:,}")
+    return about, paths
 
 
-def _asked(cache: EmbeddingCache) -> int:
-    return cache.num_hits + cache.num_misses
-
-
-def _is_there(path: Path) -> bool:
+def _is_there(path: Path, about: About) -> bool:
     """Whether a part can be read; one that cannot is computed again."""
     if not path.exists():
         return False
     try:
-        _read_part(path)
+        _read_part(path, about)
     except StoreError as error:
-        _LOG.warning("%s; it is computed again", error.problem)
+        _LOG.warning("%s %s; it is computed again", path.name, error.problem)
         return False
     return True
 
 
 def _write_part(path: Path, rows: PartRows) -> None:
     arrays = {
-        "first_sequence": np.array([rows.number, rows.first_sequence]),
+        "number": np.array([rows.number, rows.first_sequence]),
         "names": rows.names.values,
         "offsets": rows.names.offsets,
         "lengths": rows.lengths,
@@ -202,56 +196,41 @@ def _write_part(path: Path, rows: PartRows) -> None:
         "failed": rows.failed,
     }
     for position, name in enumerate(rows.values):
-        arrays |= {f"count_{position}_{name}": rows.counts[name], f"value_{position}_{name}": rows.values[name]}
-    with atomic_write(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **cast("dict[str, Any]", arrays))
+        arrays |= {f"count/{position}": rows.counts[name], f"value/{position}": rows.values[name]}
+    store.write_arrays(path, _PART, arrays, {})
 
 
-def _read_part(path: Path) -> PartRows:
-    """A stored part; each array in it carries a checksum (CRC-32 of the zip format), which is held against it."""
-    try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-        number, first_sequence = arrays["first_sequence"].tolist()
-        names = [name.removeprefix("value_") for name in arrays if name.startswith("value_")]
-        return PartRows(
-            number,
-            first_sequence,
-            Ragged(arrays["names"], arrays["offsets"]),
-            arrays["lengths"],
-            arrays["keys"],
-            {name.partition("_")[2]: arrays[f"count_{name}"] for name in names},
-            {name.partition("_")[2]: arrays[f"value_{name}"] for name in names},
-            arrays["failed"],
-        )
-    except Exception as error:  # a damaged zip raises whatever it likes
-        raise StoreError(path, f"{path.name} is damaged ({type(error).__name__})") from error
+def _read_part(path: Path, about: About) -> PartRows:
+    arrays = store.verify(path, _PART, {})
+    number, first_sequence = arrays["number"].tolist()
+    names = [facts.name for facts in about.encoders]
+    counts, values = (
+        {name: arrays[f"{what}/{position}"] for position, name in enumerate(names)} for what in ("count", "value")
+    )
+    strings = Ragged(arrays["names"], arrays["offsets"])
+    return PartRows(
+        number, first_sequence, strings, arrays["lengths"], arrays["keys"], counts, values, arrays["failed"]
+    )
 
 
-def _put_together(request: EmbedRequest, about: About, parts: Sequence[Path], reporter: Reporter) -> int:
+def _put_together(request: EmbedRequest, about: About, paths: Sequence[Path], folder: Path, reporter: Reporter) -> int:
     """Write the file; values lie in mapped files until then, so that memory does not grow with the input."""
-    widths = {facts.name: facts.width for facts in about.encoders}
 
-    def read(advance: Advance | Callable[[int], None]) -> Iterator[PartRows]:
-        for path in parts:
-            rows = _read_part(path)
+    def rows_of(advance: Callable[[int], object]) -> Iterator[PartRows]:
+        for path in paths:
+            rows = _read_part(path, about)
             yield rows
             advance(len(rows.keys))
 
-    num_sequences, num_rows = levels.num_rows_of(read(lambda _: None), request.level)
-    room = levels.room_for(num_sequences, num_rows, request.level, {})
-    folder = parts[0].parent if parts else None
-    for number, (name, width) in enumerate(widths.items()):
-        room.counts[name] = np.zeros(num_rows, np.int32)
-        dtype = PRECISIONS[request.precision]
-        room.values[name] = (
-            np.zeros((num_rows, width), dtype)
-            if folder is None or not num_rows
-            else np.lib.format.open_memmap(
-                folder / f"values_{number}.npy", mode="w+", dtype=dtype, shape=(num_rows, width)
-            )
-        )
+    numbers = count()
+
+    def make(shape: tuple[int, int]) -> NDArray[np.floating]:
+        return new_table(folder / f"values_{next(numbers)}.npy", PRECISIONS[request.precision], shape)
+
+    num_sequences, num_rows = levels.num_rows_of(rows_of(lambda _: None), request.level)
+    widths = {facts.name: facts.width for facts in about.encoders}
+    room = levels.room_for(num_sequences, num_rows, request.level, widths, make)
     with reporter.stage("write", num_rows, "rows") as advance:
-        levels.fill(room, read(advance))
+        levels.fill(room, rows_of(advance))
         write_embeddings(request.output, room, about)
     return num_rows

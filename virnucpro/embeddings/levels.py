@@ -12,9 +12,9 @@ NaN.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice, pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,6 +34,12 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 KEY_DTYPE = np.dtype([("sequence", "i8"), ("fragment", "i4"), ("frame", "i1"), ("start", "i8"), ("stop", "i8")])
 """What a row is of: the sequence's number; where they apply, the fragment's number within it and the frame (+1 to -3, 0
 for a whole fragment); where it lies, 0-based half-open on the forward strand."""
+COLUMNS: dict[Level, tuple[str, ...]] = {
+    "sequence": (),
+    "fragment": ("fragment", "start", "stop"),
+    "frame": ("fragment", "start", "stop", "frame"),
+}
+"""What of a key says something, at each level."""
 FRAGMENT_LENGTH = 500
 _FAILURES = (VirNucProError, RuntimeError, ValueError, ArithmeticError, LookupError)
 """What an encoder may raise at a string that it cannot embed."""
@@ -44,29 +50,17 @@ _PROTEINS_A_PART = 2048
 
 @dataclass(frozen=True)
 class Part:
-    """Some records, or a piece of a long one.
+    """Some records, or a piece of a long one."""
 
-    Attributes:
-        number: of the part.
-        first_sequence: number of the first sequence that begins here.
-        names: of the sequences that begin here.
-        lengths: (m,) of these.
-        keys: (n,) KEY_DTYPE of each string.
-        nucleotides: n strings; None for proteins.
-        proteins: n strings.
-        fragments: (f,) KEY_DTYPE of all fragments, those without a string too; for proteins, one a sequence.
-        fragment_of: (n,) position in ``fragments``.
-    """
-
-    number: int
-    first_sequence: int
-    names: Ragged
-    lengths: NDArray[np.int64]
-    keys: NDArray[np.void]
-    nucleotides: Ragged | None
-    proteins: Ragged
-    fragments: NDArray[np.void]
-    fragment_of: NDArray[np.int64]
+    number: int  # of the part
+    first_sequence: int  # number of the first sequence that begins here
+    names: Ragged  # of the m sequences that begin here
+    lengths: NDArray[np.int64]  # (m,) of these
+    keys: NDArray[np.void]  # (n,) KEY_DTYPE of each string
+    nucleotides: Ragged | None  # n strings; None for proteins
+    proteins: Ragged  # n strings
+    fragments: NDArray[np.void]  # (f,) KEY_DTYPE, those without a string too; of proteins, one a sequence
+    fragment_of: NDArray[np.int64]  # (n,) position in ``fragments``
 
     def strings(self, alphabet: Alphabet) -> Ragged:
         """What an encoder of this alphabet reads.
@@ -83,27 +77,17 @@ class Part:
 
 @dataclass(frozen=True)
 class PartRows:
-    """What comes of a part.
+    """What comes of a part."""
 
-    Attributes:
-        number: of the part.
-        first_sequence: number of the first sequence that begins here.
-        names: of these.
-        lengths: (m,) of these.
-        keys: (k,) KEY_DTYPE.
-        counts: encoder to (k,) how many embeddings each row is the mean of (of a sequence, how many fragments).
-        values: encoder to (k, width); float64 sums of fragments for a sequence, which may go on in the next part.
-        failed: (x,) KEY_DTYPE of the strings that an encoder could not embed; no row has them.
-    """
-
-    number: int
-    first_sequence: int
-    names: Ragged
-    lengths: NDArray[np.int64]
-    keys: NDArray[np.void]
-    counts: dict[str, NDArray[np.int32]]
+    number: int  # of the part
+    first_sequence: int  # number of the first sequence that begins here
+    names: Ragged  # of the m sequences that begin here
+    lengths: NDArray[np.int64]  # (m,) of these
+    keys: NDArray[np.void]  # (k,) KEY_DTYPE
+    counts: dict[str, NDArray[np.int32]]  # encoder to (k,) how many embeddings (of a sequence: fragments) a row is of
+    # Encoder to (k, width); of a sequence float64 sums of its fragments, which may continue in the next part.
     values: dict[str, NDArray[np.floating]]
-    failed: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=KEY_DTYPE))
+    failed: NDArray[np.void]  # (x,) KEY_DTYPE of the strings that an encoder could not embed; no row has them
 
 
 def parts_of_dna(source: str, fragment_length: int = FRAGMENT_LENGTH) -> Iterator[Part]:
@@ -129,22 +113,19 @@ def _part_of_table(number: int, first_sequence: int, table: UnitTable) -> Part:
         keys[name] = table.rows[name]
     fragment_of = np.repeat(np.arange(len(fragments)), table.fragments["num_rows"])
     lengths = table.sequences["length"].astype(np.int64)
-    return Part(
-        number, first_sequence, table.names, lengths, keys, table.nucleotides, table.proteins, fragments, fragment_of
-    )
+    strings = (table.nucleotides, table.proteins)
+    return Part(number, first_sequence, table.names, lengths, keys, *strings, fragments, fragment_of)
 
 
 def parts_of_proteins(records: Iterable[tuple[bytes, bytes]], max_letters: int | None) -> Iterator[Part]:
     """Gather proteins; those longer than ``max_letters`` are cut into windows."""
-    batch: list[tuple[bytes, bytes]] = []
-    number = first = 0
-    for record in records:
-        batch.append(record)
-        if len(batch) == _PROTEINS_A_PART:
-            yield _part_of_proteins(number, first, batch, max_letters)
-            number, first, batch = number + 1, first + len(batch), []
-    if batch:
+    todo, first = iter(records), 0
+    for number in count():
+        batch = list(islice(todo, _PROTEINS_A_PART))
+        if not batch:
+            return
         yield _part_of_proteins(number, first, batch, max_letters)
+        first += len(batch)
 
 
 def _part_of_proteins(
@@ -154,13 +135,12 @@ def _part_of_proteins(
     fragments = np.zeros(len(records), dtype=KEY_DTYPE)
     fragments["sequence"] = np.arange(first_sequence, first_sequence + len(records))
     fragments["stop"] = lengths
-    bounds = [_windows(len(protein), max_letters) for _, protein in records]
-    fragment_of = np.repeat(np.arange(len(records)), [len(each) for each in bounds])
+    ends = [_windows(len(protein), max_letters) for _, protein in records]
+    fragment_of = np.repeat(np.arange(len(records)), [len(each) for each in ends])
     keys = fragments[fragment_of]
-    ends = [end for each in bounds for end in each]
-    keys["start"], keys["stop"] = (np.array([end[side] for end in ends], dtype=np.int64) for side in (0, 1))
+    keys["start"], keys["stop"] = np.concatenate(ends).T
     windows = Ragged.from_bytes(
-        records[at][1][start:stop] for at, (start, stop) in zip(fragment_of.tolist(), ends, strict=True)
+        protein[start:stop] for (_, protein), each in zip(records, ends, strict=True) for start, stop in each
     )
     names = Ragged.from_bytes(name for name, _ in records)
     return Part(number, first_sequence, names, lengths, keys, None, windows, fragments, fragment_of)
@@ -301,48 +281,52 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def columns(self) -> dict[str, NDArray[np.generic] | list[str]]:
-        """The index: a column a property, as far as the level has it."""
+    def index(self) -> dict[str, NDArray[np.generic] | list[str]]:
+        """What the rows are of: a column a property, as far as the level has it."""
         of = self.keys["sequence"]
-        found: dict[str, NDArray[np.generic] | list[str]] = {
-            "id": [self.ids[number] for number in of.tolist()],
-            "length": self.lengths[of],
-        }
-        if self.level != "sequence":
-            found |= {name: self.keys[name] for name in ("fragment", "start", "stop")}
-        if self.level == "frame":
-            found["frame"] = self.keys["frame"]
-        return found | {f"num_{name}": number for name, number in self.counts.items()}
+        found: dict[str, NDArray[np.generic] | list[str]] = {"length": self.lengths[of]}
+        found |= {name: np.ascontiguousarray(self.keys[name]) for name in COLUMNS[self.level]}
+        return {"id": [self.ids[number] for number in of.tolist()]} | found
+
+    def columns(self) -> dict[str, NDArray[np.generic] | list[str]]:
+        """The index, and for each encoder how many embeddings a row is the mean of."""
+        return self.index() | {f"num_{name}": number for name, number in self.counts.items()}
 
     def joined(self) -> NDArray[np.floating]:
         """(k, sum of widths) all encoders side by side; 0 where one had nothing to read and another had."""
         has_any = np.any([number > 0 for number in self.counts.values()], axis=0)
-        parts = []
-        for name, rows in self.values.items():
-            parts.append(np.where((self.counts[name] == 0)[:, None] & has_any[:, None], 0, rows).astype(rows.dtype))
+        parts = [
+            np.where((self.counts[name] == 0)[:, None] & has_any[:, None], 0, rows).astype(rows.dtype)
+            for name, rows in self.values.items()
+        ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def num_rows_of(parts: Iterable[PartRows], level: Level) -> tuple[int, int]:
-    """Sequences and rows of consecutive parts; a sequence that goes on in the next part is one."""
-    num_sequences = num_rows = 0
-    for part in parts:
-        num_sequences += len(part.lengths)
-        num_rows += len(part.keys)
-    return num_sequences, num_sequences if level == "sequence" else num_rows
+    """Sequences and rows of consecutive parts; a sequence that continues in the next part is one."""
+    sizes = [(len(part.lengths), len(part.lengths if level == "sequence" else part.keys)) for part in parts]
+    return sum(each for each, _ in sizes), sum(each for _, each in sizes)
+
+
+def _in_memory(shape: tuple[int, int]) -> NDArray[np.floating]:
+    return np.zeros(shape, dtype=np.float32)
 
 
 def room_for(
-    num_sequences: int, num_rows: int, level: Level, widths: Mapping[str, int], dtype: type[np.floating] = np.float32
+    num_sequences: int,
+    num_rows: int,
+    level: Level,
+    widths: Mapping[str, int],
+    make: Callable[[tuple[int, int]], NDArray[np.floating]] = _in_memory,
 ) -> Embeddings:
-    """Empty arrays for so many rows."""
+    """Empty arrays for so many rows; ``make`` makes those of the values."""
     return Embeddings(
         ids=[],
         lengths=np.zeros(num_sequences, np.int64),
         level=level,
         keys=np.zeros(num_rows, KEY_DTYPE),
         counts={name: np.zeros(num_rows, np.int32) for name in widths},
-        values={name: np.zeros((num_rows, width), dtype) for name, width in widths.items()},
+        values={name: make((num_rows, width)) for name, width in widths.items()},
     )
 
 

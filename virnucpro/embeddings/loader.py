@@ -9,16 +9,18 @@ A name is one of
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.atomic import file_digest
 from virnucpro.bundles.bundle import cache_dir, load_bundle
 from virnucpro.embeddings.validation import check_text
 from virnucpro.encoders import load_encoder, load_tokenizer, read_config
@@ -54,27 +56,16 @@ class ModelLoadError(ModelError):
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Where an encoder comes from, and what is known before a weight is read.
+    """Where an encoder comes from, and what is known before a weight is read."""
 
-    Attributes:
-        name: as it was asked for.
-        alphabet: ``nt`` or ``aa``.
-        width: of an embedding.
-        max_letters: the most it reads of a sequence; None for any number.
-        fingerprint: identity of its weights; empty where nothing tells it.
-        load: onto a device, in a dtype.
-        fragment_length: nt, of the bundle it belongs to; None if it belongs to none.
-        is_named: whether another process finds it by its name.
-    """
-
-    name: str
+    name: str  # as it was asked for
     alphabet: Alphabet
-    width: int
-    max_letters: int | None
-    fingerprint: str
+    width: int  # of an embedding
+    max_letters: int | None  # the most it reads of a sequence; None for any number
+    fingerprint: str  # identity of its weights; empty if nothing tells it
     load: Callable[[torch.device, torch.dtype], Encoder]
-    fragment_length: int | None = None
-    is_named: bool = True
+    fragment_length: int | None = None  # nt, of the bundle it belongs to; None if it belongs to none
+    is_named: bool = True  # whether another process finds it by its name
 
 
 def find_encoder(name: str) -> EncoderSource:
@@ -103,19 +94,10 @@ def find_encoder(name: str) -> EncoderSource:
 def _in_file(name: str, path: Path, digest: str | None) -> EncoderSource:
     config = read_config(path)
     load_tokenizer(path)  # its kind is known
-    if digest is None:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     longest = config.settings.get("max_residues")
     max_letters = longest if isinstance(longest, int) else 1024 if config.kind == "esm2" else None
-    return EncoderSource(
-        name,
-        config.alphabet,
-        config.width,
-        max_letters,
-        digest,
-        lambda device, dtype: load_encoder(path, device, dtype),
-    )
+    fingerprint = digest or file_digest(path)
+    return EncoderSource(name, config.alphabet, config.width, max_letters, fingerprint, partial(load_encoder, path))
 
 
 def _plugged_in(name: str, made: Callable[[torch.device, torch.dtype], Encoder]) -> EncoderSource:
@@ -137,21 +119,27 @@ def source_of(encoder: Encoder, name: str = "given", fingerprint: str = "") -> E
     return EncoderSource(name, encoder.alphabet, encoder.width, None, fingerprint, lambda *_: encoder, is_named=False)
 
 
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads for the block."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass
 class LoadedEncoder:
-    """An encoder on its device, that takes strings. Several threads may use it at the same time.
-
-    Attributes:
-        source: where it comes from.
-        encoder: with its weights.
-        device: torch's name of it.
-        dtype: torch's name of the type it computes in.
-    """
+    """An encoder on its device, that takes strings. Several threads may use it at the same time."""
 
     source: EncoderSource
-    encoder: Encoder
-    device: str
-    dtype: str
+    encoder: Encoder  # with its weights
+    device: str  # torch's name of it
+    dtype: str  # torch's name of the type it computes in
 
     def embed(self, strings: Ragged) -> NDArray[np.float32]:
         """(n, width) embeddings of n upper-case strings; zero for one that is empty.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from virnucpro.bundles.bundle import Bundle
 from virnucpro.embeddings.cache import EmbeddingCache
 from virnucpro.embeddings.inputs import Sequences, as_records, checked_records
-from virnucpro.embeddings.levels import LEVELS, Embeddings, Level, embed_part, fill, num_rows_of, parts_of_dna, room_for
-from virnucpro.embeddings.loader import ModelLoader
+from virnucpro.embeddings.levels import LEVELS, Level, embed_part, fill, num_rows_of, parts_of_dna, room_for
+from virnucpro.embeddings.loader import ModelLoader, torch_threads
 from virnucpro.errors import UsageError
+from virnucpro.resources import available_cpus
 
 Which = Literal["nucleotide", "protein", "both"]
 _ROLES: dict[str, tuple[str, ...]] = {
@@ -49,21 +51,15 @@ class EmbeddingIndex:
 
     def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is not needed to run
         """A pandas table."""
-        import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - where it is installed
-
-        return pd.DataFrame(self.columns)
+        return import_module("pandas").DataFrame(self.columns)
 
     def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
         """A pyarrow table."""
-        import pyarrow as pa  # noqa: PLC0415 - where it is installed
-
-        return pa.table(self.columns)
+        return import_module("pyarrow").table(self.columns)
 
     def to_polars(self) -> Any:  # noqa: ANN401 - polars is not needed to run
         """A polars table."""
-        import polars as pl  # noqa: PLC0415 - where it is installed
-
-        return pl.DataFrame(self.columns)
+        return import_module("polars").DataFrame(self.columns)
 
 
 class EmbeddingModel:
@@ -115,25 +111,20 @@ class EmbeddingModel:
             raise UsageError(f"level is one of {', '.join(LEVELS)}, which one of {', '.join(_ROLES)}.")
         models = [self._loaders[role].get_model() for role in _ROLES[which]]
         widths = {model.source.name: model.source.width for model in models}
-        with as_file(sequences) as (path, ids), _threads(self.threads):
+        with as_file(sequences) as (path, ids), torch_threads(self.threads or available_cpus()):
             made = [
                 embed_part(part, models, level, self._cache) for part in parts_of_dna(path, self.bundle.fragment_length)
             ]
         embeddings = fill(room_for(*num_rows_of(made, level), level, widths), made)
         if ids is not None:
             embeddings.ids[:] = ids
-        return embeddings.joined(), EmbeddingIndex(_plain_names(embeddings, _ROLES[which]).columns())
+        counts = dict(zip(_ROLES[which], embeddings.counts.values(), strict=True))
+        return embeddings.joined(), EmbeddingIndex(replace(embeddings, counts=counts).columns())
 
     def close(self) -> None:
         """Close the cache; the encoders go with their last user."""
         if self._cache is not None:
             self._cache.close()
-
-
-def _plain_names(embeddings: Embeddings, roles: Sequence[str]) -> Embeddings:
-    """The same with encoders called by their role."""
-    counts = dict(zip(roles, embeddings.counts.values(), strict=True))
-    return Embeddings(embeddings.ids, embeddings.lengths, embeddings.level, embeddings.keys, counts, embeddings.values)
 
 
 @contextmanager
@@ -150,18 +141,3 @@ def as_file(sequences: Sequences) -> Iterator[tuple[str, list[str] | None]]:
                 ids.append(name)
                 stream.write(f">{number}\n{sequence}\n")
         yield str(path), ids
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Let torch use so many threads for the block."""
-    import torch  # noqa: PLC0415 - slow to import
-
-    from virnucpro.resources import available_cpus  # noqa: PLC0415
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or available_cpus())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from virnucpro.errors import ModelError
 
@@ -68,18 +67,27 @@ class EmbeddingValidator:
         array = np.asarray(embedding)
         if array.shape != (self.width,):
             return [f"expected {self.width} numbers, got shape {array.shape}"]
-        return self._problems_of_rows(array[None])[0]
+        return self.problems_of_batch(array[None])[0]
 
     def problems_of_batch(self, embeddings: ArrayLike) -> list[list[str]]:
         """The same for each of (n, width) embeddings.
 
         Raises:
-            ModelValidationError: it is no such array.
+            ModelValidationError: it is not such an array.
         """
         array = np.asarray(embeddings)
         if array.ndim != 2 or array.shape[1] != self.width:
             raise ModelValidationError(f"expected embeddings of shape (n, {self.width}), got {array.shape}.")
-        return self._problems_of_rows(array)
+        if array.dtype.kind != "f" or (self.dtype is not None and array.dtype != np.dtype(self.dtype)):
+            return [[f"expected {self.dtype or 'float'} values, got {array.dtype}"] for _ in array]
+        norms = np.linalg.norm(array.astype(np.float64), axis=1)  # not finite where a value is not
+        low, high = self.norm_range
+        problems: list[list[str]] = [[] for _ in array]
+        for row in np.flatnonzero(~(np.isfinite(norms) & (low <= norms) & (norms <= high))).tolist():
+            is_finite = np.isfinite(array[row]).all()
+            text = f"norm {norms[row]:.4g} is not from {low:g} to {high:g}" if is_finite else "holds NaN or Inf"
+            problems[row].append(text)
+        return problems
 
     def validate(self, embedding: ArrayLike) -> None:
         """Refuse one embedding that is not right.
@@ -87,8 +95,7 @@ class EmbeddingValidator:
         Raises:
             ModelValidationError: with all that is wrong.
         """
-        found = self.problems(embedding)
-        if found:
+        if found := self.problems(embedding):
             raise ModelValidationError(f"not an embedding: {'; '.join(found)}.")
 
     def validate_batch(self, embeddings: ArrayLike) -> None:
@@ -101,21 +108,3 @@ class EmbeddingValidator:
         if wrong:
             shown = [f"row {row}: {'; '.join(found)}" for row, found in list(wrong.items())[:5]]
             raise ModelValidationError(f"{len(wrong):,} are not embeddings: {' / '.join(shown)}.")
-
-    def _problems_of_rows(self, array: NDArray[Any]) -> list[list[str]]:
-        problems: list[list[str]] = [[] for _ in array]
-        if array.dtype.kind != "f" or (self.dtype is not None and array.dtype != np.dtype(self.dtype)):
-            return [[f"expected {self.dtype or 'float'} values, got {array.dtype}"] for _ in array]
-        finite = np.isfinite(array).all(axis=1)
-        norms = np.linalg.norm(array.astype(np.float64), axis=1)
-        low, high = self.norm_range
-        _add(problems, ~finite, "holds NaN or Inf")
-        for row in np.flatnonzero(finite & ((norms < low) | (norms > high))).tolist():
-            problems[row].append(f"norm {norms[row]:.4g} is not from {low:g} to {high:g}")
-        return problems
-
-
-def _add(problems: list[list[str]], is_wrong: NDArray[np.bool_], problem: str) -> None:
-    rows: Iterable[int] = np.flatnonzero(is_wrong).tolist()
-    for row in rows:
-        problems[row].append(problem)

@@ -19,13 +19,13 @@ import httpx2
 import pytest
 from conftest import mixed_records, read_tsv, start, write_fasta
 
+from virnucpro.bundles.catalogue import MODELS, PARTS, HubSource, Part, RemoteFile
 from virnucpro.cli import exit_code_of
 from virnucpro.errors import ModelError, ResourceError, UsageError
 from virnucpro.progress import Reporter
-from virnucpro.registry import archive, hub, inventory, receipts
-from virnucpro.registry.catalogue import MODELS, PARTS, HubSource, Part, UrlSource
+from virnucpro.registry import archive, inventory, receipts
 from virnucpro.registry.download import Patience, SourceError, _Transfer, download, mirrored
-from virnucpro.registry.fetch import Fetching, fetch_part
+from virnucpro.registry.fetch import Fetching, fetch_part, list_files
 
 QUICK = Patience(attempts=3, first_wait_seconds=0.01, timeout_seconds=5)
 WEIGHTS = random.Random(1).randbytes(300_000)
@@ -154,7 +154,7 @@ def closed_port():
 
 
 def test_a_file_comes_with_its_size_and_sha256(site, tmp_path):
-    record = download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    record = download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
     assert (record.size_bytes, record.sha256) == (len(WEIGHTS), sha256(WEIGHTS))
     assert "recorded when it first came" in record.checked
@@ -165,7 +165,7 @@ def test_a_cut_connection_is_taken_up_where_it_was_cut(site, tmp_path):
     """Within one call, and every byte is asked for once."""
     site.cut = [100_000, 50_000]
     seen = []
-    download(UrlSource(site.url("/w.pth"), git_blob=git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, seen.append)
+    download(RemoteFile(site.url("/w.pth"), git_blob=git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, seen.append)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
     assert [range_ for _, _, range_ in site.asked] == [None, "bytes=100000-", "bytes=150000-"]
     assert sum(seen) == len(WEIGHTS)
@@ -175,10 +175,10 @@ def test_a_stopped_fetch_goes_on_with_the_next_call(site, tmp_path):
     site.cut = [120_000]
     once = Patience(attempts=1)
     with pytest.raises(SourceError, match="120,000 bytes are kept"):
-        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", once, nothing)
+        download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", once, nothing)
     assert not (tmp_path / "w.pth").exists()
     assert (tmp_path / "w.pth.part").stat().st_size == 120_000
-    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", once, nothing)
+    download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", once, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
     assert site.asked[-1] == ("GET", "/w.pth", "bytes=120000-")
 
@@ -187,23 +187,23 @@ def test_a_file_that_changed_on_the_server_is_begun_anew(site, tmp_path):
     """The half of one version is never joined with the half of another."""
     site.cut = [120_000]
     with pytest.raises(SourceError):
-        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", Patience(attempts=1), nothing)
+        download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", Patience(attempts=1), nothing)
     site.files["/w.pth"] = OTHER
-    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == OTHER
 
 
 def test_a_part_that_cannot_be_told_apart_is_begun_anew(site, tmp_path):
     """No version of the server's, no checksum known before: what lies there may be of any file."""
     (tmp_path / "w.pth.part").write_bytes(OTHER[:1000])
-    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
 
 
 def test_a_server_without_ranges_gives_the_whole_file_again(site, tmp_path):
     site.ranges = False
     site.cut = [100_000]
-    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
 
 
@@ -211,13 +211,13 @@ def test_a_server_that_always_cuts_at_the_same_place_is_given_up(site, tmp_path)
     site.ranges = False
     site.cut = [100_000] * 10
     with pytest.raises(SourceError):
-        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert len(site.asked) == QUICK.attempts
 
 
 def test_a_busy_server_is_asked_again(site, tmp_path):
     site.statuses = [503, 429]
-    download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert len(site.asked) == 3
 
 
@@ -225,14 +225,14 @@ def test_wrong_bytes_never_take_the_place_of_a_file(site, tmp_path):
     """They are deleted, for no further attempt could mend them."""
     site.files["/w.pth"] = OTHER
     with pytest.raises(SourceError, match="expected"):
-        download(UrlSource(site.url("/w.pth"), git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, nothing)
+        download(RemoteFile(site.url("/w.pth"), git_blob=git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, nothing)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_complete_part_needs_no_byte_more(site, tmp_path):
     """A process killed between the last byte and the renaming."""
     (tmp_path / "w.pth.part").write_bytes(WEIGHTS)
-    download(UrlSource(site.url("/w.pth"), git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, nothing)
+    download(RemoteFile(site.url("/w.pth"), git_blob=git_blob(WEIGHTS)), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
     assert site.asked == [("GET", "/w.pth", f"bytes={len(WEIGHTS)}-")]
 
@@ -241,7 +241,7 @@ def test_a_web_page_is_no_checkpoint(site, tmp_path):
     """The log-in page of a network answers everything with 200."""
     site.headers = {"Content-Type": "text/html; charset=utf-8"}
     with pytest.raises(SourceError, match="web page"):
-        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/w.pth", "/loop.pth", "gopher://x/"])
@@ -250,19 +250,19 @@ def test_a_redirect_to_another_scheme_or_in_a_circle_is_refused(site, tmp_path, 
     site.files["/loop.pth"] = b""
     site.statuses, site.headers = [302] * 50, {"Location": target}
     with pytest.raises(SourceError):
-        download(UrlSource(site.url("/loop.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(RemoteFile(site.url("/loop.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_redirect_to_another_host_is_followed_and_only_with_encryption_from_there(site, tmp_path):
     """As hubs redirect to where their files lie."""
     site.statuses, site.headers = [302], {"Location": site.url("/w.pth").replace("127.0.0.1", "localhost")}
-    download(UrlSource(site.url("/x.pth")), tmp_path / "w.pth", QUICK, nothing)
+    download(RemoteFile(site.url("/x.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert (tmp_path / "w.pth").read_bytes() == WEIGHTS
     first, last = (httpx2.Request("GET", address) for address in ("https://a.org/w.pth", "http://b.org/w.pth"))
     answer = httpx2.Response(200, request=last, history=[httpx2.Response(302, request=first)])
     with pytest.raises(SourceError, match="without encryption"), (tmp_path / "part").open("wb") as stream:
-        _Transfer(UrlSource(str(first.url)), tmp_path / "part", stream, QUICK, nothing)._refuse_wrong(answer)  # noqa: SLF001 - the loopback has no encryption
+        _Transfer(RemoteFile(str(first.url)), tmp_path / "part", stream, QUICK, nothing)._refuse_wrong(answer)  # noqa: SLF001 - the loopback has no encryption
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_lengths_and_ranges_that_lie_never_make_a_file(site, tmp_path, headers, 
     """Also where nobody knows a checksum."""
     site.headers, site.ranges, site.cut = headers, False, [len(WEIGHTS)] * 20
     with pytest.raises(SourceError, match=problem):
-        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert not (tmp_path / "w.pth").exists()
 
 
@@ -287,7 +287,7 @@ def test_a_body_without_end_is_cut_off(site, tmp_path):
     """By the size that such a file may have."""
     site.headers = {"Content-Length": "", "Connection": "close"}
     with pytest.raises(SourceError, match="more than 1,000 bytes"):
-        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing, 1000)
+        download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing, 1000)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -296,14 +296,14 @@ def test_what_a_server_says_cannot_move_the_cursor(site, tmp_path, capsys, monke
     monkeypatch.setitem(BaseHTTPRequestHandler.responses, 418, ("\x1b[2Jgone\x07", ""))
     site.statuses = [418] * 10
     with pytest.raises(SourceError) as caught:
-        download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert exit_code_of(caught.value) == 6
     assert not set("\x1b\x07") & set(capsys.readouterr().err)
 
 
 def test_a_file_that_is_not_there_is_not_asked_for_twice(site, tmp_path):
     with pytest.raises(SourceError, match="404"):
-        download(UrlSource(site.url("/absent.pth")), tmp_path / "w.pth", QUICK, nothing)
+        download(RemoteFile(site.url("/absent.pth")), tmp_path / "w.pth", QUICK, nothing)
     assert len(site.asked) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -314,7 +314,7 @@ def test_two_processes_do_not_write_one_part(site, tmp_path):
     with (tmp_path / "w.pth.part").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(ResourceError, match="another process"):
-            download(UrlSource(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
+            download(RemoteFile(site.url("/w.pth")), tmp_path / "w.pth", QUICK, nothing)
 
 
 def test_a_mirror_takes_the_place_of_scheme_and_host():
@@ -333,7 +333,9 @@ def how(**more):
 
 
 def test_sources_are_tried_in_order(site, tmp_path):
-    part = Part("tiny", "head", "MIT", len(WEIGHTS), (UrlSource(site.url("/gone.pth")), UrlSource(site.url("/w.pth"))))
+    part = Part(
+        "tiny", "head", "MIT", len(WEIGHTS), (RemoteFile(site.url("/gone.pth")), RemoteFile(site.url("/w.pth")))
+    )
     fetch_part(part, tmp_path, how())
     receipt = receipts.read_receipt(tmp_path)
     assert [(file.name, file.sha256) for file in receipt.files] == [("w.pth", sha256(WEIGHTS))]
@@ -345,7 +347,7 @@ def test_sources_are_tried_in_order(site, tmp_path):
 
 
 def test_a_disk_too_small_is_known_before_the_first_byte(site, tmp_path):
-    part = Part("tiny", "head", "MIT", 10**18, (UrlSource(site.url("/w.pth")),))
+    part = Part("tiny", "head", "MIT", 10**18, (RemoteFile(site.url("/w.pth")),))
     with pytest.raises(ResourceError, match="are free"):
         fetch_part(part, tmp_path, how())
     assert site.asked == []
@@ -367,8 +369,8 @@ def serve_repository(site, repo, files, large, **lies):
 DNABERT = {"config.json": b"{}", "tokenizer.json": b'{"a": 1}', "bert_layers.py": b"print('no')", "README.md": b"# x"}
 
 
-def test_a_repository_comes_through_the_hub_library(virnucpro, site, cache):
-    """Weights and small files, no code; each held against what the hub lists."""
+def test_a_repository_comes_from_a_hub(virnucpro, site, cache):
+    """Weights and small files, no code; each compared with what the hub lists."""
     serve_repository(site, "zhihan1996/DNABERT-S", DNABERT | {"pytorch_model.bin": WEIGHTS}, {"pytorch_model.bin"})
     ended = virnucpro("models", "fetch", "DNABERT-S", "--mirror", site.address)
     assert ended.code == 0, ended.err
@@ -378,8 +380,8 @@ def test_a_repository_comes_through_the_hub_library(virnucpro, site, cache):
     ]  # fmt: skip
     files = {file.name: file for file in receipts.read_receipt(folder).files}
     assert files["pytorch_model.bin"].sha256 == sha256(WEIGHTS)
-    assert files["pytorch_model.bin"].checked == "SHA-256 of the hub"
-    assert files["config.json"].checked == "git object of the hub"
+    assert files["pytorch_model.bin"].checked == "SHA-256 that its source names"
+    assert files["config.json"].checked == "git object that its source names"
     assert virnucpro("models", "verify", "DNABERT-S").code == 0
     assert virnucpro("models", "path", "DNABERT-S").out.strip() == str(folder)
 
@@ -387,21 +389,19 @@ def test_a_repository_comes_through_the_hub_library(virnucpro, site, cache):
 def test_safetensors_are_preferred_to_pickles(site, tmp_path):
     files = {"config.json": b"{}", "model.safetensors": WEIGHTS, "pytorch_model.bin": OTHER}
     serve_repository(site, "some/one", files, {"model.safetensors", "pytorch_model.bin"})
-    groups = (("model*.safetensors",), ("pytorch_model*.bin",))
-    source = HubSource("some/one", ("config.json",), groups)
+    source = HubSource("some/one", ("config.json",))
     fetch_part(Part("one", "protein", "MIT", 1, (source,)), tmp_path, how(mirror=site.address))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "receipt.json"]
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_cut_download_of_the_hub_goes_on(virnucpro, site):
-    """The hub's library writes blocks of 10 MB, so it goes on from the last of them."""
-    weights = WEIGHTS * 60
-    serve_repository(site, "zhihan1996/DNABERT-S", DNABERT | {"pytorch_model.bin": weights}, {"pytorch_model.bin"})
-    site.cut = [10**9] * 3 + [15_000_000]  # listing and the two small files, then the weights
+    """Like any other file: every byte is asked for once."""
+    serve_repository(site, "zhihan1996/DNABERT-S", DNABERT | {"pytorch_model.bin": WEIGHTS}, {"pytorch_model.bin"})
+    site.cut = [10**9] * 3 + [150_000]  # listing and the two small files, then the weights
     ended = virnucpro("models", "fetch", "DNABERT-S", "--mirror", site.address)
     assert ended.code == 0, ended.err
-    assert {range_ for _, _, range_ in site.asked} - {None} == {f"bytes={10 << 20}-"}
+    assert {range_ for _, _, range_ in site.asked} - {None} == {"bytes=150000-"}
 
 
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "config.json"])
@@ -425,7 +425,7 @@ def test_names_in_a_listing_never_lead_out_of_the_folder(site, name):
     files = DNABERT | {name: WEIGHTS, "pytorch_model.bin": WEIGHTS}
     serve_repository(site, "zhihan1996/DNABERT-S", files, {name, "pytorch_model.bin"})
     (source,) = (part.sources[0] for part in PARTS.values() if part.name == "DNABERT-S")
-    names = [file.name for file in hub.list_files(source, site.address, QUICK)]
+    names = [file.name for file in list_files(source, f"{site.address}/{source.repo}", QUICK)]
     assert "pytorch_model.bin" in names
     assert set(names) <= {*DNABERT, "pytorch_model.bin"}
 
@@ -515,7 +515,7 @@ def test_what_the_catalogue_says_makes_sense():
     for part in PARTS.values():
         assert part.licence in ("MIT", "Apache-2.0")
         assert part.about_bytes > 0
-        assert all(source.url.startswith("https://") for source in part.sources if isinstance(source, UrlSource))
+        assert all(source.url.startswith("https://") for source in part.sources if isinstance(source, RemoteFile))
 
 
 # What is here
@@ -664,87 +664,84 @@ def entry(name, content=b"", **settings):
     return made, content
 
 
-def manifest_of(place, files, **more):
+PLACE = "downloads/500_model"
+GOOD = {"a.bin": b"content"}
+
+
+def receipt_of(files, **more):
+    """The receipt of a folder of an archive."""
     listed = [
         {"name": n, "size_bytes": len(c), "sha256": sha256(c), "source": "s", "checked": "c"} for n, c in files.items()
     ]
-    folder = {"place": place, "name": "x", "licence": "MIT", "fingerprint": None, "files": listed} | more
-    return {"schema": 1, "program": "virnucpro", "folders": [folder]}
+    return {"schema": 1, "name": "x", "licence": "MIT", "fingerprint": None, "files": listed} | more
 
 
-def write_tar(path, manifest, members):
+def folder_of(files=GOOD, place=PLACE, members=None, **more):
+    """Members of an archive: a receipt, and the files it names or others."""
+    receipt = entry(f"{place}/receipt.json", json.dumps(receipt_of(files, **more)).encode())
+    return [receipt, *([entry(f"{place}/{n}", c) for n, c in files.items()] if members is None else members)]
+
+
+def receipt_and(text):
+    """A receipt of any text, and the file."""
+    return [entry(f"{PLACE}/receipt.json", text), entry(f"{PLACE}/a.bin", b"content")]
+
+
+def odd_file(content=b"", **settings):
+    """A folder whose file is something else."""
+    return folder_of({"a.bin": content}, members=[entry(f"{PLACE}/a.bin", content, **settings)])
+
+
+def write_tar(path, members):
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        text = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
-        for made, content in [entry("manifest.json", text), *members]:
+        for made, content in members:
             tar.addfile(made, io.BytesIO(content))
     return path
 
 
-GOOD = {"a.bin": b"content"}
-PLACE = "downloads/x"
-MEMBER = entry("downloads/x/a.bin", b"content")
 ATTACKS = {
-    "absolute member": (manifest_of(PLACE, GOOD), [MEMBER, entry("/tmp/evil", b"x")]),  # noqa: S108
-    "member above": (manifest_of(PLACE, GOOD), [MEMBER, entry("../evil", b"x")]),
-    "member not in the manifest": (manifest_of(PLACE, GOOD), [MEMBER, entry("downloads/x/b.bin", b"x")]),
-    "place above": (manifest_of("../../evil", GOOD), [entry("../../evil/a.bin", b"content")]),
-    "place above within": (manifest_of("downloads/..", GOOD), [entry("downloads/../a.bin", b"content")]),
-    "place absolute": (manifest_of("/tmp/evil", GOOD), [entry("/tmp/evil/a.bin", b"content")]),  # noqa: S108
-    "place elsewhere": (manifest_of("other/x", GOOD), [entry("other/x/a.bin", b"content")]),
-    "file above": (manifest_of(PLACE, {"../a.bin": b"content"}), [entry("downloads/x/../a.bin", b"content")]),
-    "file hidden": (manifest_of(PLACE, {".a": b"content"}), [entry("downloads/x/.a", b"content")]),
-    "file with a newline": (manifest_of(PLACE, {"a\nb": b""}), [entry("downloads/x/a\nb")]),
-    "escape in a text": (manifest_of(PLACE, GOOD, licence="\x1b[2J"), [MEMBER]),
-    "receipt of its own": (manifest_of(PLACE, {"receipt.json": b"{}"}), [entry("downloads/x/receipt.json", b"{}")]),
-    "symbolic link": (
-        manifest_of(PLACE, {"a.bin": b""}),
-        [entry("downloads/x/a.bin", type=tarfile.SYMTYPE, linkname="/etc/passwd")],
-    ),
-    "hard link": (
-        manifest_of(PLACE, {"a.bin": b""}),
-        [entry("downloads/x/a.bin", type=tarfile.LNKTYPE, linkname="/etc/passwd")],
-    ),
-    "linked folder first": (
-        manifest_of(PLACE, GOOD),
-        [entry("downloads/x", type=tarfile.SYMTYPE, linkname="/tmp"), MEMBER],  # noqa: S108
-    ),
-    "device": (manifest_of(PLACE, {"a.bin": b""}), [entry("downloads/x/a.bin", type=tarfile.CHRTYPE)]),
-    "pipe": (manifest_of(PLACE, {"a.bin": b""}), [entry("downloads/x/a.bin", type=tarfile.FIFOTYPE)]),
-    "folder": (manifest_of(PLACE, GOOD), [entry("downloads/x", type=tarfile.DIRTYPE), MEMBER]),
-    "sparse file": (
-        manifest_of(PLACE, GOOD),
-        [entry("downloads/x/a.bin", b"content", pax_headers={"GNU.sparse.map": "0,7", "GNU.sparse.size": "7"})],
-    ),
-    "size below zero": (manifest_of(PLACE, GOOD), [entry("downloads/x/a.bin", pax_headers={"size": "-1024"})]),
-    "size past the end": (manifest_of(PLACE, GOOD), [entry("downloads/x/a.bin", pax_headers={"size": "9" * 30})]),
-    "size that is none": (manifest_of(PLACE, GOOD), [entry("downloads/x/a.bin", pax_headers={"size": "x"})]),
-    "member twice": (manifest_of(PLACE, GOOD), [MEMBER, MEMBER]),
-    "names that differ in case": (
-        manifest_of(PLACE, {"a.bin": b"1", "A.bin": b"2"}),
-        [entry("downloads/x/a.bin", b"1"), entry("downloads/x/A.bin", b"2")],
-    ),
-    "another size": (manifest_of(PLACE, GOOD), [entry("downloads/x/a.bin", b"content, longer")]),
-    "another content": (manifest_of(PLACE, GOOD), [entry("downloads/x/a.bin", b"cOntent")]),
-    "missing member": (manifest_of(PLACE, GOOD), []),
-    "manifest not first": (b"", []),
-    "manifest no JSON": (b"{", [MEMBER]),
-    "manifest another shape": ([1, 2], [MEMBER]),
-    "manifest deep": (b"[" * 100_000, [MEMBER]),
-    "manifest of a later schema": (manifest_of(PLACE, GOOD) | {"schema": 2}, [MEMBER]),
-    "size not a number": (
-        {"schema": 1, "folders": [{"place": PLACE, "name": "x", "licence": "y", "files": [
-            {"name": "a.bin", "size_bytes": True, "sha256": "0" * 64, "source": "", "checked": ""}]}]},
-        [MEMBER],
-    ),
-    "bundle that does not load": (manifest_of("bundles/x", GOOD), [entry("bundles/x/a.bin", b"content")]),
-}  # fmt: skip
+    "absolute member": [*folder_of(), entry("/tmp/evil", b"x")],  # noqa: S108
+    "member above": [*folder_of(), entry("../evil", b"x")],
+    "member that no receipt names": [*folder_of(), entry(f"{PLACE}/b.bin", b"x")],
+    "place above": folder_of(place="../../evil"),
+    "place above within": folder_of(place="downloads/.."),
+    "place absolute": folder_of(place="/tmp/evil"),  # noqa: S108
+    "place elsewhere": folder_of(place="other/500_model"),
+    "place that no model has": folder_of(place="downloads/x"),
+    "file above": folder_of({"../a.bin": b"content"}),
+    "file hidden": folder_of({".a": b"content"}),
+    "file with a newline": folder_of({"a\nb": b""}),
+    "escape in a text": folder_of(licence="\x1b[2J"),
+    "symbolic link": odd_file(type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    "hard link": odd_file(type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+    "linked folder first": [entry(PLACE, type=tarfile.SYMTYPE, linkname="/tmp"), *folder_of()],  # noqa: S108
+    "device": odd_file(type=tarfile.CHRTYPE),
+    "pipe": odd_file(type=tarfile.FIFOTYPE),
+    "folder": [entry(PLACE, type=tarfile.DIRTYPE), *folder_of()],
+    "sparse file": odd_file(b"content", pax_headers={"GNU.sparse.map": "0,7", "GNU.sparse.size": "7"}),
+    "size below zero": odd_file(b"content", pax_headers={"size": "-1024"}),
+    "size past the end": odd_file(b"content", pax_headers={"size": "9" * 30}),
+    "size that is none": odd_file(b"content", pax_headers={"size": "x"}),
+    "member twice": [*folder_of(), *folder_of()],
+    "names that differ in case": folder_of({"a.bin": b"1", "A.bin": b"2"}),
+    "another size": folder_of(members=[entry(f"{PLACE}/a.bin", b"content, longer")]),
+    "another content": folder_of(members=[entry(f"{PLACE}/a.bin", b"cOntent")]),
+    "missing member": folder_of(members=[]),
+    "no member": [],
+    "no receipt": folder_of()[1:],
+    "receipt no JSON": receipt_and(b"{"),
+    "receipt another shape": receipt_and(b"[1, 2]"),
+    "receipt deep": receipt_and(b"[" * 100_000),
+    "receipt of a later schema": folder_of(schema=2),
+    "bundle that does not load": folder_of(place="bundles/x"),
+}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_archive_that_is_not_ours_changes_nothing(virnucpro, cache, tmp_path, attack):
     """Exit 6, one line, and the cache as it was."""
     cache.mkdir()
-    path = write_tar(tmp_path / "evil.tar", *ATTACKS[attack])
+    path = write_tar(tmp_path / "evil.tar", ATTACKS[attack])
     before = {str(file) for file in tmp_path.rglob("*")}
     ended = virnucpro("models", "import", path, "-q")
     assert ended.code == 6, ended.err
@@ -755,9 +752,9 @@ def test_an_archive_that_is_not_ours_changes_nothing(virnucpro, cache, tmp_path,
 
 def test_the_archive_that_the_attacks_are_made_from_is_accepted(virnucpro, cache, tmp_path):
     """So each of them is refused for its own fault."""
-    path = write_tar(tmp_path / "good.tar", manifest_of(PLACE, GOOD), [MEMBER])
+    path = write_tar(tmp_path / "good.tar", folder_of())
     assert virnucpro("models", "import", path, "-q").code == 0
-    assert (cache / "downloads/x/a.bin").read_bytes() == b"content"
+    assert (cache / PLACE / "a.bin").read_bytes() == b"content"
 
 
 @pytest.mark.parametrize("damage", ["cut", "gzip", "text", "bit"])
@@ -801,8 +798,7 @@ def test_a_bundle_that_points_outside_its_folder_is_not_imported(cache, tmp_path
     files["bundle.yaml"] = files["bundle.yaml"].replace(b"head: head", f"head: {way}/head".encode())
     cache.mkdir()
     (cache / "head.safetensors").write_bytes(files["head.safetensors"])
-    members = [entry(f"bundles/x/{name}", content) for name, content in files.items()]
-    path = write_tar(tmp_path / "x.tar", manifest_of("bundles/x", files), members)
+    path = write_tar(tmp_path / "x.tar", folder_of(files, "bundles/x"))
     with pytest.raises(ModelError, match="not a plain file name"):
         archive.import_archive(path, Reporter(bars=False))
     assert not (cache / "bundles").exists()

@@ -45,6 +45,7 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 
 from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade, read_cascade
+from virnucpro.bundles.catalogue import MODELS
 from virnucpro.bundles.records import RecordWeights, read_record_weights
 from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds, read_calibration, read_presets
 from virnucpro.encoders import read_config
@@ -53,7 +54,6 @@ from virnucpro.nearest.evidence import Evidence, read_evidence
 
 SCHEMA = 1
 BUNDLED = ("lite",)
-PUBLISHED = ("300", "500")
 _MAX_BYTES = 1 << 20
 
 
@@ -182,7 +182,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
         ModelError: it cannot be found, lacks a file or makes no sense.
         ResourceError: the disk has no room for the converted encoders.
     """
-    if model in PUBLISHED or (model not in BUNDLED and Path(model).is_file()):
+    if model in MODELS or (model not in BUNDLED and Path(model).is_file()):
         from virnucpro.bundles.published import make_bundle  # noqa: PLC0415 - imports torch
 
         model = str(make_bundle(model, fragment_length=fragment_length, dtype=dtype))
@@ -238,13 +238,13 @@ def find_bundle(model: str) -> Path:
     """
     if model in BUNDLED:
         return Path(__file__).parent / model
-    if model in PUBLISHED:
+    if model in MODELS:
         return cache_dir() / "bundles" / model
     kept = cache_dir() / "bundles" / model
     for folder in (Path(model), kept):
         if folder.is_dir():
             return folder
-    known = ", ".join((*BUNDLED, *PUBLISHED))
+    known = ", ".join((*BUNDLED, *MODELS))
     raise ModelError(
         f"model {model!r} is neither one of {known}, nor a bundle folder, a head file or a name in {kept.parent}."
     )

@@ -13,22 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.bundles.bundle import cache_dir
+from virnucpro.bundles.catalogue import PARTS, HubSource, Part
 from virnucpro.bundles.foreign import read_foreign
 from virnucpro.encoders.weights import StoredTensor, stored_tensors
 from virnucpro.errors import ModelError
-
-NUCLEOTIDE = "DNABERT-S"
-NUCLEOTIDE_WIDTH = 768
-PROTEIN_OF_WIDTH = {
-    320: "esm2_t6_8M_UR50D",
-    480: "esm2_t12_35M_UR50D",
-    640: "esm2_t30_150M_UR50D",
-    1280: "esm2_t33_650M_UR50D",
-    2560: "esm2_t36_3B_UR50D",
-    5120: "esm2_t48_15B_UR50D",
-}
-PUBLISHED_PROTEIN = PROTEIN_OF_WIDTH[2560]
-HEADS = ("300_model", "500_model")
 
 _WEIGHTS = (  # best first
     "model.safetensors",
@@ -49,24 +37,22 @@ class Opened:
 
 
 def find_checkpoint(name: str, given: Path | None = None) -> Path:
-    """Find a checkpoint: a single file, or a folder in the form of the Hugging Face hub.
+    """Find a checkpoint of the catalogue: a single file, or a folder in the form of the Hugging Face hub.
 
     Raises:
         ModelError: it is in none of the places, which are named, with where it comes from.
     """
     if given is not None and given.is_file():
         return given
-    searched: list[str] = []
-    for folder in _places(name, given):
-        found, lacks = _checkpoint_in(folder, name)
+    part, searched = PARTS[name], ""
+    for folder in _places(part, given):
+        found, lacks = _checkpoint_in(folder, part)
         if found is not None:
             return found
-        searched.append(f"  {folder}{lacks}")
-    source, by_hand = _sources(name)
+        searched += f"  {folder}{lacks}\n"
     raise ModelError(
-        f"{name} is not on this machine. It comes from {source}. Searched, without the network:\n"
-        + "\n".join(searched)
-        + f"\nFetch it with 'virnucpro models fetch {name}', or bring {by_hand} to {cache_dir() / 'downloads' / name}. "
+        f"{name} is not on this machine. It comes from {part.addresses}. Searched, without the network:\n{searched}"
+        f"Fetch it with 'virnucpro models fetch {name}', or bring {part.files} to {cache_dir() / 'downloads' / name}. "
         "The bundled model needs nothing: --model lite."
     )
 
@@ -94,22 +80,21 @@ def open_checkpoint(path: Path) -> Opened:
     return Opened(path, tensors, _read_object(path / "config.json"), text)
 
 
-def _places(name: str, given: Path | None) -> Iterator[Path]:
+def _places(part: Part, given: Path | None) -> Iterator[Path]:
     """Folders that may hold a checkpoint, best first."""
     if given is not None:
         yield given
     cache = cache_dir()
-    yield from (cache / "downloads" / name, cache / name, cache)
+    yield from (cache / "downloads" / part.name, cache / part.name, cache)
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - raises nothing without a home
-    repository = _repository(name)
-    if repository is not None:
+    if part.repo is not None:
         hub = Path(
             os.environ.get("HF_HUB_CACHE")
             or os.environ.get("HUGGINGFACE_HUB_CACHE")
             or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
         )
-        yield from _snapshots(hub / f"models--{repository.replace('/', '--')}")
-    if name.startswith("esm2_"):
+        yield from _snapshots(hub / f"models--{part.repo.replace('/', '--')}")
+    if part.role == "protein":
         yield Path(os.environ.get("TORCH_HOME") or home / "torch") / "hub" / "checkpoints"
 
 
@@ -124,15 +109,15 @@ def _snapshots(repository: Path) -> list[Path]:
     return there or [snapshots]
 
 
-def _checkpoint_in(folder: Path, name: str) -> tuple[Path | None, str]:
+def _checkpoint_in(folder: Path, part: Part) -> tuple[Path | None, str]:
     """The checkpoint in a folder; else what an incomplete one lacks."""
     for suffix in (".pt", ".pth", ".safetensors"):
-        if (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}", ""
-    if name in HEADS or folder == cache_dir() or not any((folder / file).is_file() for file in _WEIGHTS):
+        if (folder / f"{part.name}{suffix}").is_file():
+            return folder / f"{part.name}{suffix}", ""
+    if part.repo is None or folder == cache_dir() or not any((folder / file).is_file() for file in _WEIGHTS):
         return None, ""
-    needed = ("config.json", "tokenizer.json") if name == NUCLEOTIDE else ("config.json",)
-    missing = [file for file in needed if not (folder / file).is_file()]
+    needed = [name for source in part.sources if isinstance(source, HubSource) for name in source.needed]
+    missing = [name for name in needed if not (folder / name).is_file()]
     return (None, f" (lacks {', '.join(missing)})") if missing else (folder, "")
 
 
@@ -160,21 +145,3 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: is not a JSON object. Fetch it again.")
     return content
-
-
-def _repository(name: str) -> str | None:
-    if name == NUCLEOTIDE:
-        return "zhihan1996/DNABERT-S"
-    return f"facebook/{name}" if name.startswith("esm2_") else None
-
-
-def _sources(name: str) -> tuple[str, str]:
-    """Where a checkpoint comes from, and which files to carry by hand."""
-    repository = _repository(name)
-    if repository is None:
-        return f"https://github.com/Li-Jing-1997/VirNucPro ({name}.pth)", f"{name}.pth"
-    hub = f"https://huggingface.co/{repository}"
-    if name == NUCLEOTIDE:
-        return hub, "config.json, tokenizer.json and pytorch_model.bin (or model.safetensors)"
-    url = f"https://dl.fbaipublicfiles.com/fair-esm/models/{name}.pt"
-    return f"{hub} or {url}", f"{name}.pt (or config.json and the weights of the hub)"

@@ -19,16 +19,9 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from virnucpro.atomic import atomic_write, write_json
-from virnucpro.bundles.bundle import PUBLISHED, SCHEMA, cache_dir, record_digest
-from virnucpro.bundles.checkpoints import (
-    NUCLEOTIDE,
-    NUCLEOTIDE_WIDTH,
-    PROTEIN_OF_WIDTH,
-    PUBLISHED_PROTEIN,
-    Opened,
-    find_checkpoint,
-    open_checkpoint,
-)
+from virnucpro.bundles.bundle import SCHEMA, cache_dir, record_digest
+from virnucpro.bundles.catalogue import MODELS, NUCLEOTIDE, NUCLEOTIDE_WIDTH, PROTEIN_OF_WIDTH, PUBLISHED_PROTEIN
+from virnucpro.bundles.checkpoints import Opened, find_checkpoint, open_checkpoint
 from virnucpro.bundles.foreign import read_foreign
 from virnucpro.encoders import dnabert_s, esm2
 from virnucpro.encoders.weights import StoredTensor, read_config, write_encoder
@@ -38,7 +31,7 @@ from virnucpro.heads import MLPHead, head_from_tensors, load_head, save_head
 _log = logging.getLogger(__name__)
 
 _WEAK_BELOW_NT = 200  # the published heads on 150-base reads: accuracy 0.53, AUROC 0.56
-_PUBLISHED_HEADS = tuple(f"{model}_model.pth" for model in PUBLISHED)
+_PUBLISHED_HEADS = tuple(f"{model}_model.pth" for model in MODELS)
 _BATCH_NORM_EPS = 1e-5
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -61,7 +54,7 @@ def make_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
     if dtype not in _DTYPES:
         raise ModelError(f"encoders are kept in {', '.join(_DTYPES)}, not in {dtype}.")
     bundles = cache_dir() / "bundles"
-    if model in PUBLISHED:
+    if model in MODELS:
         made = [bundles / f"{model}-{dtype}", bundles / model]
         there = next((folder for folder in made if (folder / "bundle.yaml").is_file()), None)
         if there is not None:

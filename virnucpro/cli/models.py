@@ -95,9 +95,9 @@ def fetch(name: str, mirror: str | None, retries: int, again: bool, show_bars: b
     """
     from virnucpro.registry import fetch as fetching  # noqa: PLC0415
     from virnucpro.registry.download import Patience  # noqa: PLC0415
-    from virnucpro.registry.inventory import places_of  # noqa: PLC0415
+    from virnucpro.registry.inventory import parts_of, places_of  # noqa: PLC0415
 
-    if not fetching.parts_of(name):
+    if not parts_of(name):
         for place in places_of(name):
             click.echo(f"{name}: nothing to fetch, it is already in {place.folder}")
         return
@@ -138,10 +138,11 @@ def record(name: str, answers: bool) -> None:
     NAME is a bundle, a bundle folder, or a checkpoint whose files were put into their folder by hand.
     """
     from virnucpro.registry import inventory, known_answers  # noqa: PLC0415
+    from virnucpro.registry.receipts import write_receipt  # noqa: PLC0415
 
     place = inventory.place_to_record(name)
     if answers:
-        if place.kind != "bundle":
+        if place.part is not None:
             raise UsageError(f"--answers is for bundles; {name} is a checkpoint.")
         from virnucpro.bundles import load_bundle  # noqa: PLC0415
         from virnucpro.cli.doctor import predict_known  # noqa: PLC0415
@@ -149,7 +150,8 @@ def record(name: str, answers: bool) -> None:
         given = known_answers.ask(predict_known(str(place.folder)))
         fingerprint = load_bundle(str(place.folder)).fingerprint
         known_answers.write_answers(place.folder, known_answers.KnownAnswers(fingerprint, tuple(given)))
-    receipt = inventory.record(place)
+    receipt = inventory.describe(place)
+    write_receipt(place.folder, receipt)
     for file in receipt.files:
         click.echo(f"{file.sha256}  {file.name}")
 
@@ -171,7 +173,7 @@ def export_models(file: Path, names: tuple[str, ...], force: bool, show_bars: bo
     wanted = names or tuple(place.name for place in places_here())
     refuse_overwriting([path for name in names for path in Path(name).glob("*")], [file])
     for folder in export_archive(wanted, file, Reporter(show_bars), force=force):
-        click.echo(f"{folder.place}: {len(folder.files)} files, {folder.size_bytes:,} bytes")
+        click.echo(f"{folder.place}: {len(folder.receipt.files)} files, {folder.receipt.size_bytes:,} bytes")
     click.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 

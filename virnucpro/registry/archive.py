@@ -1,67 +1,49 @@
-"""One file that carries models to a machine without a network: a plain tar with a manifest first.
+"""One file that carries models to a machine without a network: a plain tar of model folders, each with its receipt.
 
 ::
 
-    manifest.json                     {"schema": 1, "program": "virnucpro", "folders": [...]}
+    bundles/<name>/receipt.json     first in its folder
     bundles/<name>/<file> ...
+    downloads/<part>/receipt.json
     downloads/<part>/<file> ...
 
-A folder's entry in the manifest is its receipt without the date, and its place in the cache. The same models give the
-same bytes. An archive may come from anybody: every name, kind, size and SHA-256 is checked before anything takes its
-place, and a file that is here and good is never replaced by another.
+Receipts are without a date: the same models give the same bytes. An archive may come from anybody: its folders are
+unpacked next to the cache's own and checked like any model (``inventory.verify``) before anything takes its place, and
+a file that is here and good is never replaced by another.
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
-import shutil
+import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
 
 from virnucpro import stored_json
-from virnucpro.atomic import atomic_write, file_digest
-from virnucpro.bundles.bundle import BUNDLED, cache_dir, load_bundle
-from virnucpro.errors import DiskFullError, ModelError, ResourceError, StoreError, UsageError
-from virnucpro.progress import Advance, Reporter
-from virnucpro.registry.inventory import Place, check_room, places_of, sound_receipt
+from virnucpro.atomic import atomic_write
+from virnucpro.bundles.bundle import BUNDLED, cache_dir
+from virnucpro.bundles.catalogue import PARTS
+from virnucpro.errors import ModelError, StoreError, UsageError
+from virnucpro.progress import Reporter
+from virnucpro.registry.inventory import Place, cache_errors, check_room, describe, places_of, verify
 from virnucpro.registry.receipts import FILE_NAME, RECEIPT, FileRecord, Receipt, read_receipt, write_receipt
-from virnucpro.stored_json import Limits
 
-MANIFEST = "manifest.json"
-
-_MAX_MANIFEST_BYTES = 4 << 20
+_MEMBER = re.compile(rf"((bundles|downloads)/{FILE_NAME.pattern})/({FILE_NAME.pattern})")
 _MAX_FILES = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Folder(Receipt):
-    """A folder of an archive: its receipt, and its place in the cache, ``bundles/<name>`` or ``downloads/<part>``."""
-
-    place: Annotated[str, Limits(pattern=rf"^(bundles|downloads)/{FILE_NAME.pattern}\Z")]
-
-    def member(self, file: FileRecord) -> str:
-        """Name of a file in the archive."""
-        return f"{self.place}/{file.name}"
-
-    def receipt(self) -> Receipt:
-        """What the folder will hold."""
-        return Receipt(self.name, self.licence, self.fingerprint, self.files)
-
-
 @dataclass(frozen=True)
-class Manifest:
-    """First file of an archive."""
+class Exported:
+    """A folder of an archive."""
 
-    folders: tuple[Folder, ...]
-    program: str = "virnucpro"
-    schema: Literal[1] = 1
+    place: str  # in the cache, ``bundles/<name>`` or ``downloads/<part>``
+    folder: Path  # where it was read
+    receipt: Receipt  # of what it holds, without a date
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,7 @@ class Imported:
     num_here: int  # files that were here already
 
 
-def export_archive(names: Sequence[str], target: Path, reporter: Reporter, *, force: bool = False) -> list[Folder]:
+def export_archive(names: Sequence[str], target: Path, reporter: Reporter, *, force: bool = False) -> list[Exported]:
     """Write an archive of models.
 
     Args:
@@ -84,32 +66,28 @@ def export_archive(names: Sequence[str], target: Path, reporter: Reporter, *, fo
 
     Raises:
         ModelError: a model is not here, or is damaged.
-        UsageError: the target is there.
-        DiskFullError: no space is left.
+        UsageError: the target is there, or two folders would have one name.
+        PlaceError: the target cannot be written, for want of space or the like.
     """
     if target.exists() and not force:
         raise UsageError(f"{target} is there already. Name another file, or replace it with --force.")
     places = {place.folder.resolve(): place for name in names for place in places_of(name)}
-    packed = sorted(((_pack(place), place.folder) for place in places.values()), key=lambda item: item[0].place)
-    folders = [folder for folder, _ in packed]
+    folders = sorted(map(_sound, places.values()), key=lambda folder: folder.place)
     if len({folder.place.casefold() for folder in folders}) < len(folders):
         raise UsageError("two of these models have folders of the same name: export them to two files.")
-    manifest = asdict(Manifest(tuple(folders)))
-    text = (json.dumps(manifest, indent=1, ensure_ascii=True, sort_keys=True) + "\n").encode()
-    try:
-        with (
-            atomic_write(target) as temporary,
-            tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
-            reporter.stage("export", sum(folder.size_bytes for folder in folders), "bytes") as advance,
-        ):
-            tar.addfile(_tar_entry(MANIFEST, len(text)), io.BytesIO(text))
-            for folder, here in packed:
-                for file in folder.files:
-                    with (here / file.name).open("rb") as stream:
-                        tar.addfile(_tar_entry(folder.member(file), file.size_bytes), stream)
-                    advance(file.size_bytes)
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written ({error.strerror or error}).") from error
+    num_bytes = sum(folder.receipt.size_bytes for folder in folders)
+    with (
+        atomic_write(target) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
+        reporter.stage("export", num_bytes, "bytes") as advance,
+    ):
+        for folder in folders:
+            text = (json.dumps(asdict(folder.receipt), indent=1, sort_keys=True) + "\n").encode()
+            tar.addfile(_member(f"{folder.place}/{RECEIPT}", len(text)), io.BytesIO(text))
+            for file in folder.receipt.files:
+                with (folder.folder / file.name).open("rb") as stream:
+                    tar.addfile(_member(f"{folder.place}/{file.name}", file.size_bytes), stream)
+                advance(file.size_bytes)
     return folders
 
 
@@ -117,178 +95,127 @@ def import_archive(archive: Path, reporter: Reporter) -> list[Imported]:
     """Bring the models of an archive into the cache; all of them, or nothing.
 
     Raises:
-        ModelError: it is no such archive, it is damaged, it holds what it must not, or another file is in its place.
+        ModelError: it is not such an archive, it is damaged, holds what it must not, or another file is in its place.
         ResourceError: the disk is too small.
     """
     cache = cache_dir()
     try:
         with archive.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            folders = _read_manifest(archive, tar)
-            members = _check_members(archive, tar, folders)
-            new = {folder.place: _missing(archive, folder, cache / folder.place) for folder in folders}
-            check_room(cache, sum(file.size_bytes for files in new.values() for file in files))
-            num_bytes = sum(folder.size_bytes for folder in folders)
-            with (
-                _staging(cache) as name,  # in the cache, so that moving out of it is a renaming
-                reporter.stage("import", num_bytes, "bytes") as advance,
-            ):
+            members = _checked_members(tar)
+            num_bytes = sum(member.size for member in members)
+            check_room(cache, num_bytes)
+            with cache_errors(cache):
+                cache.mkdir(parents=True, exist_ok=True)
+                # In the cache, so that moving out of it is a renaming.
+                staging = TemporaryDirectory(prefix=".import-", dir=cache, ignore_cleanup_errors=True)
+            with staging as name, reporter.stage("import", num_bytes, "bytes") as advance:
                 staged = Path(name)
-                for folder in folders:
-                    _unpack(archive, tar, members, folder, staged, advance)
-                for folder in folders:
-                    _check_bundle(archive, folder, staged)
-                return [_put(folder, new[folder.place], staged, cache) for folder in folders]
-    except (tarfile.TarError, EOFError, OverflowError, UnicodeError) as error:
+                for member in members:
+                    with cache_errors(cache):
+                        tar.extract(member, staged, set_attrs=False, filter="data")
+                    advance(member.size)
+                arrived = [(path, _checked(path, staged)) for path in sorted(staged.glob("*/*"))]
+                new = [_missing(receipt, cache / path.relative_to(staged)) for path, receipt in arrived]
+                with cache_errors(cache):
+                    return [
+                        _put(path, receipt, files, cache / path.relative_to(staged))
+                        for (path, receipt), files in zip(arrived, new, strict=True)
+                    ]
+    except ModelError as error:
+        raise ModelError(f"{archive}: refused, nothing was changed: {error}") from error
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         raise ModelError(f"{archive}: is not an archive of models, or is damaged ({error}). Bring it again.") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(cache) from error
         raise ModelError(f"{error.filename or archive}: {error.strerror or error}.") from error
 
 
-def _pack(place: Place) -> Folder:
-    receipt = replace(sound_receipt(place), date="")
-    if place.kind == "checkpoint":
-        return Folder(place=f"downloads/{place.name}", **vars(receipt))
+def _sound(place: Place) -> Exported:
+    """What an archive says of a folder: its record, just compared with the files, else what is there now."""
+    receipt = read_receipt(place.folder)
+    if receipt is None:
+        receipt = describe(place)
+    elif problems := verify(place):
+        raise ModelError("; ".join(map(str, problems)))
+    receipt = replace(receipt, date="")
+    if place.part is not None:
+        return Exported(f"downloads/{place.name}", place.folder, receipt)
     if not FILE_NAME.fullmatch(place.name):
         raise UsageError(f"{place.folder}: rename the folder to letters, digits, '.', '_' and '-' to export it.")
     # A bundled model of another release must not stand in for the one of this program.
     name = f"{place.name}-{str(receipt.fingerprint)[:8]}" if place.name in BUNDLED else place.name
-    return Folder(place=f"bundles/{name}", **vars(receipt))
+    return Exported(f"bundles/{name}", place.folder, receipt)
 
 
-def _tar_entry(name: str, size: int) -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(name)
-    entry.size = size
-    entry.mode = 0o644
-    return entry
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member
 
 
-def _read_manifest(archive: Path, tar: tarfile.TarFile) -> tuple[Folder, ...]:
-    first = tar.next()
-    if first is None or first.name != MANIFEST or not first.isreg() or first.size > _MAX_MANIFEST_BYTES:
-        raise ModelError(f"{archive}: is not an archive of models: {MANIFEST} is not its first file.")
-    stream = tar.extractfile(first)
-    try:
-        folders = stored_json.decode(stream.read() if stream is not None else b"", Manifest, archive).folders
-        for folder in folders:
-            folder.check(archive)
-    except StoreError as error:
-        raise ModelError(f"{archive}: its {MANIFEST} {error.problem}. Nothing was changed.") from error
-    if any(folder.file(RECEIPT) is not None for folder in folders):
-        raise ModelError(f"{archive}: brings a {RECEIPT} of its own. Nothing was changed.")
-    if len({folder.place.casefold() for folder in folders}) < len(folders):
-        raise ModelError(f"{archive}: names a folder twice.")
-    return folders
-
-
-def _check_members(archive: Path, tar: tarfile.TarFile, folders: Sequence[Folder]) -> dict[str, tarfile.TarInfo]:
-    """Compare every header with the manifest; nothing is written yet."""
-    wanted = {folder.member(file): file for folder in folders for file in folder.files}
-    if len(wanted) > _MAX_FILES:
-        raise ModelError(f"{archive}: names {len(wanted):,} files, which no set of models has.")
-    found: dict[str, tarfile.TarInfo] = {}
+def _checked_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """Every header; nothing is written yet."""
+    members: dict[str, tarfile.TarInfo] = {}
     while (member := tar.next()) is not None:
         problem = None
-        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+        if not member.isreg() or member.issparse() or member.size < 0:
             problem = "is not a plain file"
-        elif member.name not in wanted:
-            problem = f"is not in its {MANIFEST}"
-        elif member.name in found:
+        elif not _MEMBER.fullmatch(member.name):
+            problem = "is not a file of a model"
+        elif member.name.casefold() in members:
             problem = "is in it twice"
-        elif member.size != wanted[member.name].size_bytes:
-            problem = f"has {member.size:,} bytes, its {MANIFEST} says {wanted[member.name].size_bytes:,}"
+        elif len(members) == _MAX_FILES:
+            problem = f"is one more file than the {_MAX_FILES:,} that a set of models may have"
         if problem is not None:
-            raise ModelError(f"{archive}: refused: {member.name!r} {problem}. Nothing was changed.")
-        found[member.name] = member
-    missing = sorted(wanted.keys() - found.keys())
-    if missing:
-        raise ModelError(f"{archive}: {missing[0]} is missing from it ({len(missing)} in all). Bring it again.")
-    return found
+            raise ModelError(f"{member.name!r} {problem}")
+        members[member.name.casefold()] = member
+    if not members:
+        raise ModelError("it holds no model")
+    return list(members.values())
 
 
-def _missing(archive: Path, packed: Folder, folder: Path) -> list[FileRecord]:
-    """Files of the archive that are not here, or are damaged by their own record.
+def _checked(folder: Path, staged: Path) -> Receipt:
+    """The receipt of a folder that was unpacked, once the folder is known to hold just what it says."""
+    name = folder.relative_to(staged).as_posix()
+    part = PARTS.get(folder.name)
+    try:
+        receipt = stored_json.read(folder / RECEIPT, Receipt)
+    except (FileNotFoundError, StoreError) as error:
+        raise ModelError(f"{name}/{RECEIPT} {getattr(error, 'problem', 'is missing')}") from error
+    if name.startswith("bundles/"):
+        part = None
+    elif part is None:
+        raise ModelError(f"{name} is not a checkpoint that this program knows")
+    problems = [str(problem) for problem in verify(Place(folder.name, folder, part))]
+    if sorted(path.name for path in folder.iterdir()) != sorted([RECEIPT, *(file.name for file in receipt.files)]):
+        problems.append(f"{name} holds other files than its {RECEIPT} names")
+    if problems:
+        raise ModelError(problems[0].replace(f"{staged}{os.sep}", ""))
+    return receipt
+
+
+def _missing(receipt: Receipt, folder: Path) -> list[FileRecord]:
+    """Files that are not here, or are damaged by their own record.
 
     Raises:
-        ModelError: another file is in the place of one of the archive.
+        ModelError: another file is in the place of one of them.
     """
-    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
-        raise ModelError(f"{folder}: is not a folder. Move it away, then import again.")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder. Move it away, then import again")
     recorded = read_receipt(folder)
-    new = []
-    for file in packed.files:
-        path = folder / file.name
-        if path.is_file() and file_digest(path) == file.sha256:
-            continue
-        if path.exists() or path.is_symlink():
-            before = recorded.file(file.name) if recorded is not None else None
-            if before is None or before.sha256 != file.sha256 or not path.is_file():
-                raise ModelError(
-                    f"{archive}: {path} is here and is another file than the archive's. Nothing was changed: "
-                    f"move {folder} away to take the archive's."
-                )
-        new.append(file)
+    new = [file for file in receipt.files if file.problem(folder) is not None]
+    for file in new:
+        path, before = folder / file.name, recorded.file(file.name) if recorded is not None else None
+        is_damaged = path.is_file() and before is not None and before.sha256 == file.sha256
+        if os.path.lexists(path) and not is_damaged:
+            raise ModelError(f"{path} is another file than the archive's. To take the archive's, move {folder} away")
     return new
 
 
-def _staging(cache: Path) -> TemporaryDirectory[str]:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return TemporaryDirectory(prefix=".import-", dir=cache, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise ResourceError(f"{cache}: cannot be written to ({error.strerror}). Set VIRNUCPRO_CACHE.") from error
-
-
-def _unpack(
-    archive: Path,
-    tar: tarfile.TarFile,
-    members: Mapping[str, tarfile.TarInfo],
-    folder: Folder,
-    staged: Path,
-    advance: Advance,
-) -> None:
-    """Stage every file of a folder and check its SHA-256."""
-    (staged / folder.place).mkdir(parents=True)
-    for file in folder.files:
-        name = folder.member(file)
-        source = tar.extractfile(members[name])
-        with (staged / name).open("xb") as stream:
-            if source is not None:
-                shutil.copyfileobj(source, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if (digest := file_digest(staged / name)) != file.sha256:
-            raise ModelError(
-                f"{archive}: {name} has SHA-256 {digest}, its {MANIFEST} says {file.sha256}. "
-                "Nothing was changed. Bring the archive again."
-            )
-        advance(file.size_bytes)
-
-
-def _check_bundle(archive: Path, packed: Folder, staged: Path) -> None:
-    """A bundle must load from the files of the archive alone, with the fingerprint it claims."""
-    if not packed.place.startswith("bundles/"):
-        return
-    folder = staged / packed.place
-    try:
-        fingerprint = load_bundle(str(folder)).fingerprint
-    except ModelError as error:
-        text = str(error).replace(f"{folder}{os.sep}", "")
-        raise ModelError(f"{archive}: {packed.place} is not an intact bundle: {text}") from error
-    if fingerprint != packed.fingerprint:
-        raise ModelError(
-            f"{archive}: {packed.place} has fingerprint {fingerprint}, its {MANIFEST} says {packed.fingerprint}. "
-            "Nothing was changed."
-        )
-
-
-def _put(packed: Folder, new: Sequence[FileRecord], staged: Path, cache: Path) -> Imported:
+def _put(staged: Path, receipt: Receipt, new: Sequence[FileRecord], folder: Path) -> Imported:
     """Move what is new into its place; the record last."""
-    folder = cache / packed.place
     folder.mkdir(parents=True, exist_ok=True)
     for file in new:
-        (staged / packed.member(file)).replace(folder / file.name)
+        (staged / file.name).replace(folder / file.name)
     if new or read_receipt(folder) is None:
-        write_receipt(folder, packed.receipt())
-    return Imported(folder, len(new), len(packed.files) - len(new))
+        write_receipt(folder, receipt)
+    return Imported(folder, len(new), len(receipt.files) - len(new))

@@ -18,7 +18,7 @@ from virnucpro.bundles.bundle import cache_dir, load_bundle
 from virnucpro.errors import VirNucProError
 from virnucpro.registry import known_answers
 from virnucpro.registry.inventory import Place, places_here, verify
-from virnucpro.registry.receipts import looks_complete, read_receipt
+from virnucpro.registry.receipts import read_receipt
 from virnucpro.resources import available_cpus, free_memory_bytes
 
 State = Literal["OK", "WARN", "FAIL"]
@@ -195,13 +195,13 @@ def _libraries() -> tuple[State, str]:
 def _model(place: Place) -> tuple[State, str]:
     receipt = read_receipt(place.folder)
     if receipt is None:
-        how = place.name if place.kind == "checkpoint" else place.folder
+        how = place.name if place.part else place.folder
         return "WARN", f"{place.folder}: no record of its SHA-256; to make one: virnucpro models record {how}"
     text = f"{place.folder}: {len(receipt.files)} files, {_size(receipt.size_bytes)}"
     if receipt.size_bytes > _LARGEST_READ_BYTES:
-        if looks_complete(place.folder, receipt):
-            return "OK", f"{text}, sizes as recorded; 'virnucpro models verify {place.name}' reads it all"
-        return "FAIL", f"{text}: incomplete; see 'virnucpro models verify {place.name}'"
+        if receipt.problems(place.folder, reads_content=False):
+            return "FAIL", f"{text}: incomplete; see 'virnucpro models verify {place.name}'"
+        return "OK", f"{text}, sizes as recorded; 'virnucpro models verify {place.name}' reads it all"
     problems = verify(place)
     if problems:
         return "FAIL", "; ".join(map(str, problems))

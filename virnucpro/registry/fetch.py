@@ -1,20 +1,25 @@
-"""Bringing the parts of a model into the cache."""
+"""Bringing the parts of a model into the cache.
+
+The hub's own library tells what a repository holds: sizes, the SHA-256 of large files and the git object of small ones.
+Never a token: the repositories are public, and ``--mirror`` may be anybody's.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from huggingface_hub import is_offline_mode
+import httpx2
+from huggingface_hub import HfApi, constants, is_offline_mode
 
-from virnucpro.errors import ModelError, ResourceError
+from virnucpro.bundles.catalogue import HubSource, Part, RemoteFile
+from virnucpro.errors import ModelError
 from virnucpro.progress import Reporter
-from virnucpro.registry import hub
-from virnucpro.registry.catalogue import MODELS, PARTS, HubSource, Part, UrlSource
 from virnucpro.registry.download import Patience, SourceError, download, mirrored
-from virnucpro.registry.inventory import check_room, downloads_dir, found_elsewhere
-from virnucpro.registry.receipts import FileRecord, Receipt, looks_complete, read_receipt, write_receipt
+from virnucpro.registry.inventory import check_room, downloads_dir, found_elsewhere, parts_of
+from virnucpro.registry.receipts import FILE_NAME, FileRecord, Receipt, read_receipt, write_receipt
 
 _log = logging.getLogger(__name__)
 
@@ -26,12 +31,6 @@ class Fetching:
     mirror: str | None  # address that takes the place of scheme and host of every source
     patience: Patience  # how long to try
     reporter: Reporter  # progress
-
-
-def parts_of(name: str) -> list[Part]:
-    """The parts of a published model, or the part of that name; empty where it is neither."""
-    names = MODELS.get(name, (name,) if name in PARTS else ())
-    return [PARTS[part] for part in names]
 
 
 def fetch(name: str, how: Fetching, *, again: bool = False) -> list[Path]:
@@ -49,18 +48,18 @@ def fetch(name: str, how: Fetching, *, again: bool = False) -> list[Path]:
         ModelError: a part cannot be had from any source; the others are fetched all the same.
         ResourceError: the disk is too small.
     """
-    places = [(part, downloads_dir() / part.name) for part in parts_of(name)]
     failed, there = [], []
-    for part, folder in places:
+    for part in parts_of(name):
+        folder = downloads_dir() / part.name
         elsewhere = None if again else found_elsewhere(part)
+        there.append(elsewhere or folder)
         if elsewhere is not None:
             _log.info("%s: was found in %s; --again fetches it all the same", part.name, elsewhere)
-        there.append(elsewhere or folder)
+            continue
         try:
-            if elsewhere is None:
-                fetch_part(part, folder, how)
+            fetch_part(part, folder, how)
         except SourceError as error:
-            failed.append(f"{part.name} ({_wanted(part)}) from {error}")
+            failed.append(f"{part.name} ({part.files}) from {error}")
     if failed:
         raise ModelError(
             f"{name} could not be fetched: {'; '.join(failed)}. By hand: on a machine with network run 'virnucpro "
@@ -79,7 +78,7 @@ def fetch_part(part: Part, folder: Path, how: Fetching) -> None:
         ResourceError: the disk is too small.
     """
     receipt = read_receipt(folder)
-    if receipt is not None and looks_complete(folder, receipt):
+    if receipt is not None and not receipt.problems(folder, reads_content=False):
         _log.info("%s: is here already (%s)", part.name, folder)
         return
     failed: list[str] = []
@@ -92,40 +91,58 @@ def fetch_part(part: Part, folder: Path, how: Fetching) -> None:
             failed.append(str(error))
         else:
             write_receipt(folder, Receipt(part.name, part.licence, None, files))
-            hub.sweep(folder)
             return
     raise SourceError(", or ".join(failed))
 
 
-def _fetch_from(source: HubSource | UrlSource, part: Part, folder: Path, how: Fetching) -> tuple[FileRecord, ...]:
-    if is_offline_mode():
-        place = hub.hub_address(how.mirror) + f"/{source.repo}" if isinstance(source, HubSource) else source.url
-        raise SourceError(f"{place}: not asked, HF_HUB_OFFLINE is set")
-    have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if isinstance(source, UrlSource):
-        check_room(folder, part.about_bytes - have)
-        with how.reporter.stage(source.file, None, "bytes") as advance:
-            there = replace(source, url=mirrored(source.url, how.mirror))
-            return (download(there, folder / source.file, how.patience, advance, 2 * part.about_bytes),)
-    files = hub.list_files(source, how.mirror and mirrored("", how.mirror), how.patience)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"{folder}: cannot be written to ({error.strerror}). Set VIRNUCPRO_CACHE.") from error
-    check_room(folder, sum(file.size_bytes for file in files) - have)
+def _fetch_from(source: HubSource | RemoteFile, part: Part, folder: Path, how: Fetching) -> tuple[FileRecord, ...]:
+    files = _files_of(source, how)
+    have = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+    sizes = [file.size_bytes for file in files if file.size_bytes is not None]
+    check_room(folder, (sum(sizes) if sizes else part.about_bytes) - have)
     records = []
     for file in files:
         with how.reporter.stage(f"{part.name}/{file.name}", file.size_bytes, "bytes") as advance:
-            records.append(hub.fetch_file(file, folder, how.patience, advance))
+            most_bytes = 2 * part.about_bytes if file.size_bytes is None else file.size_bytes
+            records.append(download(file, folder / file.name, how.patience, advance, most_bytes))
     return tuple(records)
 
 
-def _wanted(part: Part) -> str:
-    files = []
-    for source in part.sources:
-        if isinstance(source, UrlSource):
-            files.append(source.file)
-        else:
-            weights = " or ".join(group[0] for group in source.weights)
-            files.append(f"{', '.join(source.needed)} and {weights} of {source.repo}")
-    return ", or ".join(files)
+def _files_of(source: HubSource | RemoteFile, how: Fetching) -> list[RemoteFile]:
+    url = source.url if isinstance(source, RemoteFile) else f"{constants.ENDPOINT.rstrip('/')}/{source.repo}"
+    place = mirrored(url, how.mirror)
+    if is_offline_mode():
+        raise SourceError(f"{place}: not asked, HF_HUB_OFFLINE is set")
+    return [replace(source, url=place)] if isinstance(source, RemoteFile) else list_files(source, place, how.patience)
+
+
+def list_files(source: HubSource, place: str, patience: Patience) -> list[RemoteFile]:
+    """Ask a hub what the repository at the address ``place`` holds, and choose.
+
+    Raises:
+        SourceError: no answer, or the repository holds no weights.
+    """
+    api = HfApi(endpoint=place.removesuffix(f"/{source.repo}"), token=False)
+    try:
+        found = api.model_info(source.repo, revision="main", files_metadata=True, timeout=patience.timeout_seconds)
+    except (httpx2.HTTPError, OSError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, httpx2.HTTPError) else error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        raise SourceError(f"{place}: {lines[0].rstrip('.') if lines else type(error).__name__}") from error
+    if found.sha is None:
+        raise SourceError(f"{place}: the server does not name a commit, so it is not a hub")
+    files = [
+        RemoteFile(
+            f"{place}/resolve/{found.sha}/{item.rfilename}",
+            item.size,
+            sha256=item.lfs.sha256 if item.lfs else None,
+            git_blob=None if item.lfs else item.blob_id,
+        )
+        for item in found.siblings or []
+        if FILE_NAME.fullmatch(item.rfilename)
+    ]
+    for patterns in source.weights:
+        weights = [file for file in files if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
+        if weights:
+            return [*(file for file in files if file.name in source.needed), *weights]
+    raise SourceError(f"{place}: holds no weights named {' or '.join(group[0] for group in source.weights)}")

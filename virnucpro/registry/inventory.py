@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import re
+import errno
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from virnucpro.bundles.bundle import BUNDLED, cache_dir, find_bundle, load_bundle
+from virnucpro.bundles.catalogue import MODELS, PARTS, Part
 from virnucpro.bundles.checkpoints import find_checkpoint
-from virnucpro.errors import ModelError, ResourceError
-from virnucpro.registry.catalogue import MODELS, PARTS, HubSource, Part
+from virnucpro.errors import DiskFullError, ModelError, ResourceError
 from virnucpro.registry.receipts import (
     FILE_NAME,
     RECEIPT,
     Problem,
     Receipt,
-    check_files,
-    looks_complete,
     read_receipt,
     record_file,
-    write_receipt,
 )
 
 State = Literal["bundled", "here", "elsewhere", "incomplete", "not here"]
@@ -30,17 +29,34 @@ State = Literal["bundled", "here", "elsewhere", "incomplete", "not here"]
 _LARGEST_HASHED_BYTES = 1 << 30
 """A listing does not read more than this of a bundle to learn its fingerprint."""
 
-_IN_PROGRESS = re.compile(r".*\.part(\.json)?|\..*")
-
 
 @dataclass(frozen=True)
 class Place:
     """A folder that holds, or would hold, a model or a part of one."""
 
     name: str  # as users give it
-    kind: Literal["bundle", "checkpoint"]  # a bundle, or a released checkpoint
     folder: Path  # where
-    part: Part | None = None  # its entry in the catalogue, for a checkpoint
+    part: Part | None = None  # its entry in the catalogue, for a checkpoint; None for a bundle
+
+    @property
+    def licence(self) -> str:
+        """As far as it is known without a record."""
+        if self.part is not None:
+            return self.part.licence
+        return "MIT" if self.folder.resolve() in [find_bundle(name).resolve() for name in BUNDLED] else "unknown"
+
+    @property
+    def files(self) -> list[Path]:
+        """Its files, by name: no record, nothing hidden, nothing half fetched, no prose."""
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(
+            path
+            for path in there
+            if path.is_file()
+            and FILE_NAME.fullmatch(path.name)
+            and path.name != RECEIPT
+            and not path.name.endswith((".md", ".part", ".part.json"))
+        )
 
 
 @dataclass(frozen=True)
@@ -53,11 +69,11 @@ class Entry:
     state: State  # bundled, here, elsewhere (in a cache of the hub or of torch), incomplete or not here
     size_bytes: int  # of what is there, else of what would come
     size_is_exact: bool  # false for what would come
-    fingerprint: str | None  # of a bundle; None where there is none, or where it would take long to find out
+    fingerprint: str | None  # of a bundle; None if there is none, or if it would take long to find out
     licence: str  # SPDX identifier, or unknown
-    parts: tuple[str, ...]  # of a published model; roles and files of a bundle
+    parts: tuple[str, ...]  # of a published model; files of a bundle or checkpoint
     source: str  # where it comes from
-    where: Path | None  # its folder; None where it is not here
+    where: Path | None  # its folder; None if it is not here
 
 
 def bundles_dir() -> Path:
@@ -68,6 +84,23 @@ def bundles_dir() -> Path:
 def downloads_dir() -> Path:
     """Where fetched checkpoints are."""
     return cache_dir() / "downloads"
+
+
+@contextmanager
+def cache_errors(path: Path) -> Iterator[None]:
+    """Name what cannot be written in the cache, and the way out.
+
+    Raises:
+        DiskFullError: no space is left.
+        ResourceError: it cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(path) from error
+        reason = error.strerror or error
+        raise ResourceError(f"{path}: cannot be written to ({reason}). Set VIRNUCPRO_CACHE.") from error
 
 
 def check_room(folder: Path, size_bytes: int) -> None:
@@ -94,14 +127,21 @@ def list_entries() -> list[Entry]:
     ]
 
 
-def places_of(name: str) -> list[Place]:
-    """The folders behind a name, those that are here only.
+def parts_of(name: str) -> list[Part]:
+    """The parts of a published model, or the part of that name; empty if it is neither."""
+    names = MODELS.get(name, (name,) if name in PARTS else ())
+    return [PARTS[part] for part in names]
+
+
+def places_of(name: str, *, may_be_empty: bool = False) -> list[Place]:
+    """The folders behind a name.
 
     Args:
         name: a bundle, a published model, a checkpoint, or the path of a bundle folder.
+        may_be_empty: also those of checkpoints that are not here.
 
     Returns:
-        the bundle where there is one; else the checkpoints of that name or model.
+        the bundle if there is one; else the checkpoints of that name or model.
 
     Raises:
         ModelError: nothing has this name, or nothing of it is here.
@@ -110,15 +150,18 @@ def places_of(name: str) -> list[Place]:
         folder = Path(name)
         if not (folder / "bundle.yaml").is_file():
             raise ModelError(f"{name}: is not a bundle folder (bundle.yaml is missing).")
-        return [Place(folder.resolve().name, "bundle", folder)]
-    bundle = next((place for place in _bundles() if place.name == name), None)
+        return [Place(folder.resolve().name, folder)]
+    bundles = _bundles()
+    bundle = next((place for place in bundles if place.name == name), None)
     if bundle is not None:
         return [bundle]
-    wanted = [_part_place(PARTS[part]) for part in MODELS.get(name, (name,) if name in PARTS else ())]
+    wanted = [_part_place(part) for part in parts_of(name)]
     if not wanted:
-        raise ModelError(_unknown(name))
-    missing = [place.name for place in wanted if not _files(place.folder)]
-    if missing:
+        near = difflib.get_close_matches(name, [*(place.name for place in bundles), *MODELS, *PARTS], n=1)
+        hint = f"Did you mean {near[0]}?" if near else "See 'virnucpro models list'."
+        raise ModelError(f"there is no model {name!r}. {hint}")
+    missing = [place.name for place in wanted if not place.files]
+    if missing and not may_be_empty:
         raise ModelError(
             f"model {name}: {', '.join(missing)} is not in {downloads_dir()}. Fetch it with 'virnucpro models fetch "
             f"{name}', or bring it in an archive: 'virnucpro models import FILE'."
@@ -128,69 +171,57 @@ def places_of(name: str) -> list[Place]:
 
 def places_here() -> list[Place]:
     """Every folder that holds something: bundles, then checkpoints."""
-    checkpoints = [_part_place(part) for part in PARTS.values()]
-    return [*_bundles(), *(place for place in checkpoints if _files(place.folder))]
+    return [*_bundles(), *(place for place in map(_part_place, PARTS.values()) if place.files)]
 
 
 def verify(place: Place) -> list[Problem]:
-    """Hold a folder against its record, and a bundle against its own rules.
+    """Compare a folder with its record, and a bundle with its own rules.
 
     Raises:
         ModelError: its record cannot be read.
     """
     receipt = read_receipt(place.folder)
     if receipt is None:
-        command = f"virnucpro models record {place.name if place.kind == 'checkpoint' else place.folder}"
+        command = f"virnucpro models record {place.name if place.part else place.folder}"
         return [Problem(place.folder, f"has no {RECEIPT} to check against. Make one of what is there: {command}")]
-    problems = check_files(place.folder, receipt)
-    if place.kind == "bundle" and not problems:
+    problems = receipt.problems(place.folder)
+    if place.part is None and not problems:
         try:
             fingerprint = load_bundle(str(place.folder)).fingerprint
         except ModelError as error:
             return [Problem(place.folder, f"is not an intact bundle: {error}")]
         if fingerprint != receipt.fingerprint:
-            problems.append(Problem(place.folder, f"has fingerprint {fingerprint}, recorded is {receipt.fingerprint}"))
+            return [Problem(place.folder, f"has fingerprint {fingerprint}, recorded is {receipt.fingerprint}")]
     return problems
 
 
-def record(place: Place) -> Receipt:
-    """Write the record of what is in a folder now: the SHA-256 of every file.
+def describe(place: Place) -> Receipt:
+    """What is in a folder now: the SHA-256 of every file, with sources and licence as its record has them.
 
     Raises:
-        ModelError: it holds no file, or is no sound bundle.
+        ModelError: it holds no file, is not a sound bundle, or its record cannot be read.
     """
-    receipt = _describe(place, read_receipt(place.folder))
-    if not receipt.files:
-        raise ModelError(f"{place.folder}: holds no file to record.")
-    write_receipt(place.folder, receipt)
-    return receipt
-
-
-def _describe(place: Place, known: Receipt | None) -> Receipt:
-    """What is in a folder now, with sources and licence as ``known`` has them."""
-    files = []
-    for path in _files(place.folder):
+    known, files = read_receipt(place.folder), []
+    for path in place.files:
         now = record_file(path, "unknown", "nothing: recorded as it was found")
         before = known.file(path.name) if known is not None else None
         files.append(before if before is not None and before.sha256 == now.sha256 else now)
-    fingerprint = load_bundle(str(place.folder)).fingerprint if place.kind == "bundle" else None
-    licence = known.licence if known is not None else _licence(place)
-    return Receipt(place.name, licence, fingerprint, tuple(files))
+    if not files:
+        raise ModelError(f"{place.folder}: holds no file to record.")
+    fingerprint = None if place.part else load_bundle(str(place.folder)).fingerprint
+    return Receipt(place.name, known.licence if known is not None else place.licence, fingerprint, tuple(files))
 
 
-def sound_receipt(place: Place) -> Receipt:
-    """What an archive of this folder holds: its record, just held against the files, else what is there now.
+def place_to_record(name: str) -> Place:
+    """The folder of a name that stands for one.
 
     Raises:
-        ModelError: a file is not what its record says, or it is no sound bundle.
+        ModelError: it stands for several, or nothing of that name is here.
     """
-    receipt = read_receipt(place.folder)
-    if receipt is None:
-        return _describe(place, None)
-    problems = verify(place)
-    if problems:
-        raise ModelError("; ".join(map(str, problems)))
-    return receipt
+    places = places_of(name, may_be_empty=name in PARTS)
+    if len(places) != 1:
+        raise ModelError(f"{name} is several checkpoints: record {', '.join(place.name for place in places)} by name.")
+    return places[0]
 
 
 def found_elsewhere(part: Part) -> Path | None:
@@ -202,84 +233,47 @@ def found_elsewhere(part: Part) -> Path | None:
     return None if found.is_relative_to(downloads_dir() / part.name) else found
 
 
-def place_to_record(name: str) -> Place:
-    """A folder that ``record`` may describe, with or without a record so far.
-
-    Raises:
-        ModelError: nothing of that name is here.
-    """
-    if name in PARTS and name not in MODELS:
-        return _part_place(PARTS[name])
-    places = places_of(name)
-    if len(places) != 1:
-        raise ModelError(f"{name} is several checkpoints: record {', '.join(place.name for place in places)} by name.")
-    return places[0]
-
-
 def _bundles() -> list[Place]:
     there = sorted(path.parent for path in bundles_dir().glob("*/bundle.yaml"))
     return [
-        *(Place(name, "bundle", find_bundle(name)) for name in BUNDLED),
-        *(Place(folder.name, "bundle", folder) for folder in there if folder.name not in BUNDLED),
+        *(Place(name, find_bundle(name)) for name in BUNDLED),
+        *(Place(folder.name, folder) for folder in there if folder.name not in BUNDLED),
     ]
 
 
 def _part_place(part: Part) -> Place:
-    return Place(part.name, "checkpoint", downloads_dir() / part.name, part)
-
-
-def _files(folder: Path) -> list[Path]:
-    """Files of a model folder, by name: no record, nothing hidden, nothing half fetched, no prose."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file()
-        and path.name != RECEIPT
-        and path.suffix != ".md"
-        and FILE_NAME.fullmatch(path.name)
-        and not _IN_PROGRESS.fullmatch(path.name)
-    )
-
-
-def _licence(place: Place) -> str:
-    if place.part is not None:
-        return place.part.licence
-    return "MIT" if place.name in BUNDLED or place.folder.resolve() == find_bundle("lite").resolve() else "unknown"
+    return Place(part.name, downloads_dir() / part.name, part)
 
 
 def _bundle_entry(place: Place) -> Entry:
-    receipt = _receipt(place.folder)
-    files = _files(place.folder)
-    size = sum(path.stat().st_size for path in files)
-    bundled = place.name in BUNDLED
+    receipt, files = _receipt(place.folder), place.files
+    size_bytes, is_bundled = sum(path.stat().st_size for path in files), place.name in BUNDLED
+    state: State = "bundled" if is_bundled else "here"
     fingerprint = receipt.fingerprint if receipt is not None else None
-    state: State = "bundled" if bundled else "here"
-    try:
-        if receipt is None and size <= _LARGEST_HASHED_BYTES:
-            fingerprint = load_bundle(str(place.folder)).fingerprint
-        elif receipt is not None and not looks_complete(place.folder, receipt):
-            state = "incomplete"
-    except ModelError:
+    if receipt is not None and receipt.problems(place.folder, reads_content=False):
         state = "incomplete"
+    elif receipt is None and size_bytes <= _LARGEST_HASHED_BYTES:
+        try:
+            fingerprint = load_bundle(str(place.folder)).fingerprint
+        except ModelError:
+            state = "incomplete"
     sources = {file.source for file in receipt.files} - {"unknown"} if receipt is not None else set()
     return Entry(
         name=place.name,
         kind="bundle",
         state=state,
-        size_bytes=size,
+        size_bytes=size_bytes,
         size_is_exact=True,
         fingerprint=fingerprint,
-        licence=receipt.licence if receipt is not None else _licence(place),
+        licence=receipt.licence if receipt is not None else place.licence,
         parts=tuple(path.name for path in files),
-        source="this program" if bundled else "; ".join(sorted(sources)) or "unknown",
+        source="this program" if is_bundled else "; ".join(sorted(sources)) or "unknown",
         where=place.folder,
     )
 
 
 def _model_entry(name: str) -> Entry:
-    parts = [_part_entry(PARTS[part]) for part in MODELS[name]]
+    parts = [_part_entry(part) for part in parts_of(name)]
     states = {entry.state for entry in parts}
     return Entry(
         name=name,
@@ -289,33 +283,28 @@ def _model_entry(name: str) -> Entry:
         size_is_exact=all(entry.size_is_exact for entry in parts),
         fingerprint=None,
         licence=", ".join(dict.fromkeys(entry.licence for entry in parts)),
-        parts=tuple(MODELS[name]),
+        parts=MODELS[name],
         source="its parts",
         where=downloads_dir() if states == {"here"} else None,
     )
 
 
 def _part_entry(part: Part) -> Entry:
-    folder = downloads_dir() / part.name
-    receipt = _receipt(folder)
-    where: Path | None = folder
-    state: State = "here"
-    if receipt is None or not looks_complete(folder, receipt):
-        where = found_elsewhere(part)
-        is_begun = folder.is_dir() and any(folder.iterdir())
-        state = "elsewhere" if where is not None else "incomplete" if is_begun else "not here"
-    exact = receipt.size_bytes if receipt is not None and state == "here" else None
-    sources: list[str] = [source.repo if isinstance(source, HubSource) else source.url for source in part.sources]
+    place = _part_place(part)
+    receipt = _receipt(place.folder)
+    is_here = receipt is not None and not receipt.problems(place.folder, reads_content=False)
+    where = place.folder if is_here else found_elsewhere(part)
+    is_begun = place.folder.is_dir() and any(place.folder.iterdir())
     return Entry(
         name=part.name,
         kind="checkpoint",
-        state=state,
-        size_bytes=part.about_bytes if exact is None else exact,
-        size_is_exact=exact is not None,
+        state="here" if is_here else "elsewhere" if where else "incomplete" if is_begun else "not here",
+        size_bytes=receipt.size_bytes if receipt is not None and is_here else part.about_bytes,
+        size_is_exact=is_here,
         fingerprint=None,
         licence=part.licence,
-        parts=tuple(path.name for path in _files(folder)),
-        source="; or ".join(sources),
+        parts=tuple(path.name for path in place.files),
+        source=part.addresses,
         where=where,
     )
 
@@ -326,10 +315,3 @@ def _receipt(folder: Path) -> Receipt | None:
         return read_receipt(folder)
     except ModelError:
         return None
-
-
-def _unknown(name: str) -> str:
-    known = [*(place.name for place in _bundles()), *MODELS, *PARTS]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else " See 'virnucpro models list'."
-    return f"there is no model {name!r}.{hint}"

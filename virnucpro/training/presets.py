@@ -17,7 +17,7 @@ import torch
 from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.bundle import cache_dir
-from virnucpro.bundles.checkpoints import NUCLEOTIDE, PROTEIN_OF_WIDTH
+from virnucpro.bundles.catalogue import NUCLEOTIDE, PROTEIN_OF_WIDTH
 from virnucpro.bundles.published import convert_encoder, convert_esm2_file
 from virnucpro.encoders import read_config
 from virnucpro.encoders.weights import EncoderConfig, stored_tensors, write_encoder

@@ -13,11 +13,17 @@ from test_training import HOSTS, write_data
 from virnucpro.bundles import load_bundle
 from virnucpro.cli.evaluate import evaluate
 from virnucpro.errors import InputError
-from virnucpro.training.calibration import calibration_error, reliability
-from virnucpro.training.dev import DevSize, Rows, cut_rows, draw_dev, join_rows, mean_of_fragments
-from virnucpro.training.evaluation import auroc, average_precision, precision_recall_curve, roc_curve
+from virnucpro.training.dev import DevSize, Rows, ScoredDev, cut_rows, draw_dev, join_rows, mean_of_fragments
+from virnucpro.training.evaluation import (
+    auroc,
+    average_precision,
+    calibration_error,
+    describe,
+    precision_recall_curve,
+    reliability,
+    roc_curve,
+)
 from virnucpro.training.genomes import load_genomes
-from virnucpro.training.lite import describe
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,8 @@ def test_sequences_without_a_score_rank_last_and_are_never_called(data):
     dev = draw_dev(load_genomes(data, "dev"), 300, DevSize(20, 20))
     log_odds = np.where(dev.is_virus, 3.0, -3.0)
     log_odds[np.flatnonzero(dev.is_virus)[::2]] = np.nan
-    found = describe(dev, log_odds, load_bundle("lite").presets, np.zeros(len(log_odds), dtype=bool))
+    scored = ScoredDev(dev, cut_rows(dev.letters, 500), np.empty(0), np.zeros(len(log_odds), dtype=bool))
+    found = describe(scored, log_odds, load_bundle("lite").presets)
     assert found["num_unscored"] == 20
     assert found["auroc"] == pytest.approx(0.5)
     assert found["presets"]["sensitive"]["recall"] == pytest.approx(0.5)

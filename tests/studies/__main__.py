@@ -16,8 +16,6 @@ from virnucpro.errors import VirNucProError
 from virnucpro.machine.text import aligned
 from virnucpro.training.dev import DevSize
 from virnucpro.training.genomes import load_genomes
-from virnucpro.training.lite import calibrate_bundle
-from virnucpro.training.summary import length_table
 
 
 def main(arguments: list[str]) -> int:
@@ -71,23 +69,6 @@ def _cascade(arguments: list[str]) -> int:
     return 0
 
 
-def _calibrate(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m studies calibrate",
-        description="Refit calibration and presets of a stored bundle on the dev part, and print its dev figures.",
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with dev/ and manifest.tsv.gz")
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder, changed in place")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dev-share", type=float, default=1.0, help="share of the dev protocol's sequences to draw")
-    options = parser.parse_args(arguments)
-    use_threads(options.threads)
-    size = DevSize().scaled(options.dev_share)
-    figures = calibrate_bundle(load_genomes(options.data, "dev"), options.bundle, size)
-    sys.stdout.write(f"{length_table(figures)}\n")
-    return 0
-
-
 def cascade_table(lengths: Mapping[str, Mapping[str, float]]) -> str:
     """How a cascade does at each length, beside both of its models alone."""
     titles = {
@@ -101,7 +82,7 @@ def cascade_table(lengths: Mapping[str, Mapping[str, float]]) -> str:
     return aligned([["bases", *lengths], *rows])
 
 
-_STUDIES = {"simulate": _simulate, "cascade": _cascade, "calibrate": _calibrate, "taxonomy": taxonomy.main}
+_STUDIES = {"simulate": _simulate, "cascade": _cascade, "taxonomy": taxonomy.main}
 
 
 if __name__ == "__main__":

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from virnucpro.atomic import atomic_write
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Cascade, Limits
 from virnucpro.bundles.rules import DEFAULT_PRESET
 from virnucpro.errors import UsageError
 from virnucpro.results.calls import Call, probability
-from virnucpro.training.dev import DevSequences, DevSize, Model, load_model, sequence_log_odds
-from virnucpro.training.evaluation import auroc
+from virnucpro.training.calibration import read_settings, write_settings
+from virnucpro.training.dev import DevSequences, DevSize, ScoredDev, load_model, score_dev
+from virnucpro.training.evaluation import auroc, last_where_unscored
 from virnucpro.training.genomes import Genomes
-from virnucpro.training.lite import doubted, last_where_unscored, score_dev
 
 _GRID = np.arange(10_001) / 10_000
 """Limits that are tried: probabilities of four decimals, as tables have them."""
@@ -84,37 +81,21 @@ class Answered:
 
 def answer_dev(first: Bundle, full: Bundle, genomes: Genomes, size: DevSize, device: str) -> dict[int, Answered]:
     """Score the dev protocol by both models; length to answers."""
-    scored = {}
-    for name, bundle in (("first", first), ("full", full)):
-        model: Model = load_model(bundle, device)
-        scored[name] = score_dev(genomes, bundle, size, model)
-    return {
-        length: _answered(first, full, one.sequences, sequence_log_odds(first, one.rows, one.odds),
-                          sequence_log_odds(full, other.rows, other.odds))
-        for (length, one), other in zip(scored["first"].items(), scored["full"].values(), strict=True)
-    }  # fmt: skip
+    of_first, of_full = (score_dev(genomes, bundle, size, load_model(bundle, device)) for bundle in (first, full))
+    answered = {}
+    for length, one in of_first.items():
+        other = of_full[length]
+        log_odds = one.log_odds(first), other.log_odds(full)
+        calls = _calls(first, one, log_odds[0]), _calls(full, other, log_odds[1])
+        answered[length] = Answered(one.sequences, *log_odds, *calls, one.is_doubted | other.is_doubted)
+    return answered
 
 
-def _answered(
-    first: Bundle, full: Bundle, dev: DevSequences, of_first: NDArray[np.float64], of_full: NDArray[np.float64]
-) -> Answered:
-    return Answered(
-        dev,
-        of_first,
-        of_full,
-        _calls(first, dev, of_first),
-        _calls(full, dev, of_full),
-        doubted(first, dev) | doubted(full, dev),
-    )
-
-
-def _calls(bundle: Bundle, dev: DevSequences, log_odds: NDArray[np.float64]) -> NDArray[np.int64]:
+def _calls(bundle: Bundle, scored: ScoredDev, log_odds: NDArray[np.float64]) -> NDArray[np.int64]:
     p_virus, limits = probability(log_odds), bundle.rules.thresholds(DEFAULT_PRESET)
-    is_virus = (p_virus >= limits.virus) & ~doubted(bundle, dev)
-    found = np.select(
-        [np.isnan(p_virus), is_virus, p_virus < limits.not_virus], [Call.NO_CALL, Call.VIRUS, Call.NOT_VIRUS],
-        Call.UNCERTAIN,
-    )  # fmt: skip
+    is_virus = (p_virus >= limits.virus) & ~scored.is_doubted
+    cases = [np.isnan(p_virus), is_virus, p_virus < limits.not_virus]
+    found = np.select(cases, [Call.NO_CALL, Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN)
     return np.asarray(found, dtype=np.int64)
 
 
@@ -191,9 +172,6 @@ def measure(
 
 def write_cascade(name: str, cascade: Cascade) -> Path:
     """Store the limits in the ``bundle.yaml`` of the full model, which is returned; its fingerprint does not change."""
-    path = load_bundle(name).folder / "bundle.yaml"
-    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings["cascade"] = asdict(cascade)
-    with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    return path
+    folder = load_bundle(name).folder
+    write_settings(folder, read_settings(folder) | {"cascade": asdict(cascade)})
+    return folder / "bundle.yaml"

@@ -25,6 +25,7 @@ from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.taxonomy.lineages import Lineage, ictv
 from virnucpro.taxonomy.naming import Votes, Weights, all_votes, familiarity, name, steps
+from virnucpro.training.calibration import fit_logistic
 from virnucpro.training.dev import NOVEL, SEEN
 from virnucpro.training.genomes import LETTERS, Genomes, load_genomes
 from virnucpro.training.sampling import sample_fragments, virus_pool
@@ -98,7 +99,7 @@ def _looked_up(letters: NDArray[np.uint8], table: Table) -> Iterator[tuple[NDArr
 
 def fit(pieces: list[Piece]) -> Weights:
     """Weights for each rank, and of what is familiar."""
-    lines: dict[str, list[tuple[NDArray[np.float64], float]]] = {rank: [] for rank in (*RANKS, "familiar")}
+    lines: dict[str, list[tuple[NDArray[np.float64], bool]]] = {rank: [] for rank in (*RANKS, "familiar")}
     for piece in pieces:
         for step in steps(piece.votes):
             if step.rank in RANKS and (is_right := piece.judge(step.lineage[-1])) is not None:
@@ -108,14 +109,9 @@ def fit(pieces: list[Piece]) -> Weights:
     return {rank: _regression(*map(np.array, zip(*found, strict=True))) for rank, found in lines.items()}
 
 
-def _regression(features: NDArray[np.float64], is_right: NDArray[np.float64]) -> tuple[float, ...]:
-    """Logistic regression by Newton's steps."""
-    weights = np.zeros(features.shape[1])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-features @ weights))
-        curvature = (features * (p * (1 - p))[:, None]).T @ features + _RIDGE * np.eye(len(weights))
-        weights += np.linalg.solve(curvature, features.T @ (is_right - p) - _RIDGE * weights)
-    return tuple(np.round(weights, 2).tolist())
+def _regression(features: NDArray[np.float64], is_right: NDArray[np.bool_]) -> tuple[float, ...]:
+    found = fit_logistic(features, is_right, np.ones(len(features)), ridge=_RIDGE)
+    return tuple(np.round(found, 2).tolist())
 
 
 def measure(pieces: list[Piece]) -> list[Mapping[str, object]]:

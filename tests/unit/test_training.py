@@ -21,13 +21,13 @@ from virnucpro.encoders.residue_conv import ResidueConvShape
 from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import InputError, ModelError
 from virnucpro.sequence.ragged import offsets_of
-from virnucpro.training.calibration import calibration_error, fit_bend, fit_exponent, fit_line, threshold_at_fpr
+from virnucpro.training.calibration import calibrate_bundle, fit_bend, fit_exponent, fit_line, threshold_at_fpr
 from virnucpro.training.composition import first_vectors
 from virnucpro.training.dev import DevSize, cut_rows, draw_dev, join_rows
-from virnucpro.training.evaluation import auroc, average_precision, recall_at_fpr
+from virnucpro.training.evaluation import auroc, average_precision, calibration_error, recall_at_fpr
 from virnucpro.training.fit import Fit, Recipe, choose_open_frames, training_pools
 from virnucpro.training.genomes import Genomes, load_genomes
-from virnucpro.training.lite import calibrate_bundle, write_lite
+from virnucpro.training.lite import write_lite
 from virnucpro.training.profiles import ProfileFit
 from virnucpro.training.sampling import mutate, reverse_complement, sample_fragments, virus_pool
 

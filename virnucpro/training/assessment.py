@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle
 from virnucpro.results.calls import probability
-from virnucpro.training.calibration import reliability
-from virnucpro.training.dev import NOVEL, SEEN, DevSequences, DevSize, Model, sequence_log_odds
-from virnucpro.training.evaluation import average_precision, precision_recall_curve, recall_at_fpr, roc_curve
+from virnucpro.training.dev import NOVEL, SEEN, DevSequences, DevSize, Model, score_dev
+from virnucpro.training.evaluation import (
+    average_precision,
+    describe,
+    last_where_unscored,
+    precision_recall_curve,
+    recall_at_fpr,
+    reliability,
+    roc_curve,
+)
 from virnucpro.training.genomes import Genomes
-from virnucpro.training.lite import describe, doubted, last_where_unscored, score_dev
 from virnucpro.training.panel import draw_panel, measure_panel
 
 SCHEMA = 1
@@ -26,13 +32,12 @@ def assess(bundle: Bundle, model: Model, genomes: Genomes, size: DevSize, *, wit
     """Measure a bundle on the dev protocol; the same arguments give the same figures."""
     lengths = {}
     for length, scored in score_dev(genomes, bundle, size, model).items():
-        log_odds = sequence_log_odds(bundle, scored.rows, scored.odds)
-        is_doubted = doubted(bundle, scored.sequences)
-        lengths[str(length)] = describe(scored.sequences, log_odds, bundle.presets, is_doubted) | {
-            "by_virus": _by_virus(scored.sequences, log_odds),
-            "by_host": _by_host(scored.sequences, log_odds, bundle),
-            "by_family": _by_family(scored.sequences, log_odds),
-            "curves": _curves(scored.sequences, log_odds),
+        dev, log_odds = scored.sequences, scored.log_odds(bundle)
+        lengths[str(length)] = describe(scored, log_odds, bundle.presets) | {
+            "by_virus": _by_virus(dev, log_odds),
+            "by_host": _by_host(dev, np.where(scored.is_doubted, 0.0, probability(log_odds)), bundle),
+            "by_family": _by_family(dev, log_odds),
+            "curves": _curves(dev, log_odds),
         }
     return {
         "schema": SCHEMA,
@@ -58,9 +63,8 @@ def _by_virus(dev: DevSequences, log_odds: NDArray[np.float64]) -> dict[str, dic
     return figures
 
 
-def _by_host(dev: DevSequences, log_odds: NDArray[np.float64], bundle: Bundle) -> dict[str, dict[str, float]]:
+def _by_host(dev: DevSequences, p_virus: NDArray[np.float64], bundle: Bundle) -> dict[str, dict[str, float]]:
     """Share of each host class that each preset calls virus: its false positive rate."""
-    p_virus = np.where(doubted(bundle, dev), 0.0, probability(log_odds))
     names = list(bundle.presets) or ["threshold"]
     return {
         host: {

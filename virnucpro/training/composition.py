@@ -8,7 +8,7 @@ Benzécri 1973).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ def words(digits: NDArray[np.uint8], base: int, length: int) -> NDArray[np.int64
     return numbers[are_clear]
 
 
-def first_vectors(genomes: Genomes, widths: tuple[int, int, int, int]) -> tuple[NDArray[np.float32], ...]:
+def first_vectors(genomes: Genomes, widths: Sequence[int]) -> tuple[NDArray[np.float32], ...]:
     """Vectors of amino-acid 4-grams, 6-grams of classes, codon pairs and canonical 8-mers, of the given widths.
 
     Counts only records of the splits in ``genomes``. Number 0 gets the zero vector.

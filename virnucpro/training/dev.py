@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,7 +37,11 @@ from virnucpro.training.sampling import Pool, host_pool, sample_fragments, virus
 NOVEL, SEEN = "dev_novel", "dev_seen"
 SMALLEST_SCORE = 1e-7
 """Scores below it count as this, as in ``stages.tabulate``."""
-_FRAGMENT_LENGTH = 500  # of lite
+FRAGMENT_LENGTH = 500  # of lite
+CALIBRATED_LENGTHS = (150, 300, 500)
+CONTIG_LENGTHS = (1000, 3000)
+CONTIG_SHARE = 0.25
+"""Contigs have several fragments each, so fewer of them are drawn."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,6 @@ class DevSequences:
         """(n,) whether each is viral."""
         return np.isin(self.origins, (NOVEL, SEEN))
 
-    @cached_property
-    def are_repetitive(self) -> NDArray[np.bool_]:
-        """(n,) whether each repeats itself, which no bundle that doubts such sequences calls virus."""
-        return find_repetitive(self.letters)
-
     @property
     def hosts(self) -> list[str]:
         """Host classes present."""
@@ -89,7 +88,7 @@ class DevSequences:
 def find_repetitive(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(n,) whether each of the (n, length) sequences repeats itself, in half of its fragments or more."""
     offsets = np.arange(len(letters) + 1) * letters.shape[1]
-    _, status = mask_windows(letters.reshape(-1), offsets, _FRAGMENT_LENGTH, Masking(0, find_repetitive=True))
+    _, status = mask_windows(letters.reshape(-1), offsets, FRAGMENT_LENGTH, Masking(0, find_repetitive=True))
     return np.asarray(status == Status.REPETITIVE)
 
 
@@ -238,12 +237,6 @@ def fragment_log_odds(bundle: Bundle, rows: Rows, odds: NDArray[np.float64]) -> 
     return bundle.calibration.fragment_log_odds(join_rows(rows, odds, bundle.row_rule), rows.lengths)
 
 
-def sequence_log_odds(bundle: Bundle, rows: Rows, odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Calibrated log-odds of sequences from those of rows; NaN for a sequence without a row."""
-    mean, num_scored = mean_of_fragments(rows, fragment_log_odds(bundle, rows, odds))
-    return bundle.calibration.sequence_log_odds(mean, num_scored)
-
-
 def mean_of_fragments(rows: Rows, fragments: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Mean over the fragments of each sequence that are not NaN, and how many those are."""
     known = ~np.isnan(fragments)
@@ -251,3 +244,34 @@ def mean_of_fragments(rows: Rows, fragments: NDArray[np.float64]) -> tuple[NDArr
     counts = np.bincount(rows.sequences[known], minlength=num_sequences)
     sums = np.bincount(rows.sequences[known], weights=fragments[known], minlength=num_sequences)
     return np.divide(sums, counts, out=np.full(num_sequences, np.nan), where=counts > 0), counts
+
+
+@dataclass(frozen=True)
+class ScoredDev:
+    """Dev sequences of one length with the scores of a bundle."""
+
+    sequences: DevSequences  # n of them
+    rows: Rows  # of their fragments
+    odds: NDArray[np.float64]  # log-odds of the rows
+    is_doubted: NDArray[np.bool_]  # (n,) sequences that the bundle does not call virus, whatever their log-odds are
+
+    def mean(self, rule: str) -> NDArray[np.float64]:
+        """(n,) mean log-odds of the fragments of each sequence, before calibration; NaN without a row."""
+        return mean_of_fragments(self.rows, join_rows(self.rows, self.odds, rule))[0]
+
+    def log_odds(self, bundle: Bundle) -> NDArray[np.float64]:
+        """(n,) calibrated log-odds of the sequences; NaN for one without a row."""
+        fragments = fragment_log_odds(bundle, self.rows, self.odds)
+        return bundle.calibration.sequence_log_odds(*mean_of_fragments(self.rows, fragments))
+
+
+def score_dev(genomes: Genomes, bundle: Bundle, size: DevSize, model: Model | None = None) -> dict[int, ScoredDev]:
+    """Draw the dev sequences of each length and score their rows; ``model`` is the bundle's, where it is loaded."""
+    model = model or load_model(bundle)
+    scored = {}
+    for length in CALIBRATED_LENGTHS + CONTIG_LENGTHS:
+        dev = draw_dev(genomes, length, size.scaled(CONTIG_SHARE) if length > FRAGMENT_LENGTH else size)
+        rows = cut_rows(dev.letters, bundle.fragment_length, scores_frameless=bundle.scores_frameless)
+        is_doubted = find_repetitive(dev.letters) & bundle.doubts_repetitive
+        scored[length] = ScoredDev(dev, rows, model.log_odds(rows), is_doubted)
+    return scored

@@ -1,9 +1,18 @@
-"""Figures of merit, numpy only, with weights so that classes of different sizes count as one wishes."""
+"""Figures of merit, with weights so that classes of different sizes count as one wishes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from virnucpro.bundles.rules import Thresholds
+from virnucpro.results.calls import probability
+from virnucpro.training.dev import NOVEL, SEEN, ScoredDev
+
+Figures = dict[str, Any]
 
 
 def _sorted_mass(
@@ -65,3 +74,73 @@ def precision_recall_curve(
     grid = np.linspace(0, 1, num_points)
     reached = np.minimum(np.searchsorted(true / true[-1], grid - 1e-12), len(true) - 1)
     return grid, true[reached] / (true[reached] + false[reached])
+
+
+def reliability(
+    p_virus: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], num_bins: int = 15
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Bins of equal weight by probability: mean probability, share of viruses and weight of each that is not empty."""
+    order = np.argsort(p_virus, kind="stable")
+    p_virus, is_virus, weights = p_virus[order], is_virus[order], weights[order] / weights.sum()
+    bins = np.minimum((np.cumsum(weights) - weights / 2) * num_bins, num_bins - 1).astype(np.int64)
+    mass: NDArray[np.float64] = np.bincount(bins, weights=weights).astype(np.float64)
+    filled = mass > 0
+    mean = np.bincount(bins, weights=weights * p_virus)[filled] / mass[filled]
+    share = np.bincount(bins, weights=weights * is_virus)[filled] / mass[filled]
+    return mean, share, mass[filled]
+
+
+def calibration_error(
+    p_virus: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], num_bins: int = 15
+) -> float:
+    """Expected calibration error: how far the share of viruses is from the mean probability, over bins of equal weight.
+
+    Source: Naeini, Cooper and Hauskrecht (2015), with bins of equal mass instead of equal width.
+    """
+    mean, share, mass = reliability(p_virus, is_virus, weights, num_bins)
+    return float((mass * np.abs(mean - share)).sum())
+
+
+def describe(scored: ScoredDev, log_odds: NDArray[np.float64], presets: Mapping[str, Thresholds]) -> Figures:
+    """Figures of merit of calibrated log-odds, at equal prevalence.
+
+    A sequence without a score (NaN) ranks last, is never called virus, and does not count for calibration.
+    """
+    dev, is_scored, p_virus = scored.sequences, ~np.isnan(log_odds), probability(log_odds)
+    ranked, is_virus, weights = last_where_unscored(log_odds), dev.is_virus, dev.weights
+
+    def share(chosen: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
+        return round(float(weights[chosen & among].sum() / weights[among].sum()), 4)
+
+    def auroc_of(some: NDArray[np.bool_]) -> float:
+        return round(auroc(ranked[some], is_virus[some], weights[some]), 4)
+
+    def by_preset(limits: Thresholds) -> dict[str, float]:
+        is_called = (p_virus >= limits.virus) & ~scored.is_doubted
+        is_uncertain = (p_virus >= limits.not_virus) & ~is_called
+        return {
+            "recall": share(is_called, is_virus),
+            "fpr": share(is_called, ~is_virus),
+            "uncertain_viruses": share(is_uncertain, is_virus),
+            "uncertain_hosts": share(is_uncertain, ~is_virus),
+        }
+
+    return {
+        "auroc": round(auroc(ranked, is_virus, weights), 4),
+        "auroc_novel": auroc_of(~is_virus | (dev.origins == NOVEL)),
+        "auroc_seen": auroc_of(~is_virus | (dev.origins == SEEN)),
+        "auroc_by_class": {name: auroc_of(is_virus | (dev.origins == name)) for name in dev.hosts},
+        "average_precision": round(average_precision(ranked, is_virus, weights), 4),
+        "recall_at_1_percent_fpr": round(recall_at_fpr(ranked, is_virus, 0.01, weights), 4),
+        "recall_at_p_half": share(ranked >= 0, is_virus),
+        "fpr_at_p_half": share(ranked >= 0, ~is_virus),
+        "calibration_error": round(calibration_error(p_virus[is_scored], is_virus[is_scored], weights[is_scored]), 4),
+        "presets": {name: by_preset(limits) for name, limits in presets.items()},
+        "num_sequences": len(ranked),
+        "num_unscored": int((~is_scored).sum()),
+    }
+
+
+def last_where_unscored(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-odds in which NaN became a value below all others, for what ranks sequences."""
+    return np.where(np.isnan(log_odds), np.nanmin(log_odds, initial=0.0) - 1.0, log_odds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from virnucpro.encoders import load_encoder
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.encoders.device import default_dtype
-from virnucpro.progress import Reporter
+from virnucpro.progress import Advance, Reporter
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.dev import cut_rows, embed_all
 from virnucpro.training.genomes import LETTERS, Genomes
@@ -46,6 +46,19 @@ class Drawing:
     only_annotated: bool = False
     equal_rows: bool = False  # as many rows of hosts as of viruses: of the more frequent label some are left out
     seed: int = 1  # of everything random
+
+    def as_published(self) -> Drawing:
+        """The drawing of Li et al. 2025, of windows of the same length."""
+        return replace(
+            self,
+            shortest_nt=self.fragment_length,
+            longest_nt=self.fragment_length,
+            highest_mutation=0.0,
+            scores_frameless=False,
+            only_clear=True,
+            only_annotated=True,
+            equal_rows=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -117,25 +130,23 @@ class FeatureCache:
     def features(self, chunks: Sequence[Rows], reporter: Reporter) -> NDArray[np.float32]:
         """(n, width) features of the rows of all chunks; what is not kept yet is computed, encoder by encoder."""
         columns = []
-        for role, path in self.encoders.items():
+        for role in self.encoders:
             strings = [chunk.nucleotides if role == "nucleotide" else chunk.proteins for chunk in chunks]
-            columns.append(np.concatenate(list(self._embeddings(role, path, strings, reporter))))
+            with reporter.stage(f"embed {role}", sum(map(len, strings)), "rows") as advance:
+                columns.append(np.concatenate(list(self._embeddings(role, strings, advance))))
         return np.concatenate(columns, axis=1)
 
-    def _embeddings(
-        self, role: str, path: Path, chunks: Sequence[Ragged], reporter: Reporter
-    ) -> Iterator[NDArray[np.float32]]:
+    def _embeddings(self, role: str, chunks: Sequence[Ragged], advance: Advance) -> Iterator[NDArray[np.float32]]:
         encoder: Encoder | None = None
         device = torch.device(self.device)
-        with reporter.stage(f"embed {role}", sum(map(len, chunks)), "rows") as advance:
-            for strings in chunks:
-                kept = self.folder / f"{self._key(role, strings)}.safetensors"
-                if not kept.exists():
-                    encoder = encoder or load_encoder(path, device, default_dtype(device))
-                    with atomic_write(kept) as part:
-                        save_file({"embeddings": torch.from_numpy(embed_all(encoder, strings, device))}, part)
-                advance(len(strings))
-                yield load_file(kept)["embeddings"].numpy()
+        for strings in chunks:
+            kept = self.folder / f"{self._key(role, strings)}.safetensors"
+            if not kept.exists():
+                encoder = encoder or load_encoder(self.encoders[role], device, default_dtype(device))
+                with atomic_write(kept) as part:
+                    save_file({"embeddings": torch.from_numpy(embed_all(encoder, strings, device))}, part)
+            advance(len(strings))
+            yield load_file(kept)["embeddings"].numpy()
 
     def _key(self, role: str, strings: Ragged) -> str:
         precision = str(default_dtype(torch.device(self.device)))

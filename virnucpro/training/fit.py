@@ -26,7 +26,7 @@ from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import ModelError
 from virnucpro.heads import MLPHead, load_head
 from virnucpro.progress import Advance, Reporter
-from virnucpro.training.checkpoints import load_checkpoint, read_metadata, save_checkpoint
+from virnucpro.training.checkpoints import Checkpoint
 from virnucpro.training.composition import first_vectors, record_groups
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.profiles import ProfileRecipe, drop_evidence
@@ -180,11 +180,8 @@ class Batches:
         return Batch(bags, residues[:, :, : (length - 2) // 3], labels, torch.from_numpy(groups))
 
     def _length(self, generator: np.random.Generator) -> int:
-        draw = generator.random()
-        for length, end in zip(self.recipe.lengths, np.cumsum(self.recipe.length_shares), strict=True):
-            if draw < end:
-                return length
-        return int(generator.integers(100, 501))
+        which = int(np.searchsorted(np.cumsum(self.recipe.length_shares), generator.random(), side="right"))
+        return self.recipe.lengths[which] if which < len(self.recipe.lengths) else int(generator.integers(100, 501))
 
 
 def training_pools(genomes: Genomes) -> tuple[Pool, Pool]:
@@ -244,22 +241,20 @@ class Fit:
         )
         tables = {id(module.weight) for module in self.network.modules() if isinstance(module, NgramBag)}
         self._layers = [parameter for parameter in self.network.parameters() if id(parameter) not in tables]
-        self.step = 0
-        self._checkpoint = checkpoint
         self._minutes = minutes
-        self._seconds = 0.0
-        if checkpoint is not None and checkpoint.exists():
-            self._load(checkpoint)
+        networks = {"network": self.network, "average": self.average}
+        identity = json.dumps(asdict(recipe), sort_keys=True)
+        self._checkpoint = Checkpoint(checkpoint, identity, networks, "network", self.optimizer)
+        state = self._checkpoint.load()
+        self.step, self._seconds = int(state.get("step", 0)), state.get("seconds", 0.0)
+        if state:
+            _LOG.info("%s: resuming at step %d", checkpoint, self.step)
         else:
             if start is None:
                 set_first_vectors(self.network.nucleotide, genomes)
             else:
                 take_weights(self.network, start)
             self.average.load_state_dict(self.network.state_dict())
-
-    @property
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"network": self.network, "average": self.average}
 
     @property
     def progress(self) -> float:
@@ -342,24 +337,7 @@ class Fit:
 
     def save(self) -> None:
         """Write the checkpoint, where one is kept."""
-        if self._checkpoint is None:
-            return
-        save_checkpoint(self._checkpoint, self._networks, self.optimizer, "network", self._identity())
-
-    def _load(self, path: Path) -> None:
-        metadata = read_metadata(path)
-        if metadata.get("recipe") != self._identity()["recipe"]:
-            raise ModelError(f"{path}: a checkpoint of another recipe. Use another --output, or delete it.")
-        self.step, self._seconds = int(metadata["step"]), float(metadata["seconds"])
-        load_checkpoint(path, self._networks, self.optimizer, "network")
-        _LOG.info("%s: resuming at step %d", path, self.step)
-
-    def _identity(self) -> dict[str, str]:
-        return {
-            "recipe": json.dumps(asdict(self.recipe), sort_keys=True),
-            "step": str(self.step),
-            "seconds": str(self._seconds),
-        }
+        self._checkpoint.save(step=self.step, seconds=self._seconds)
 
 
 def take_weights(network: LiteNetwork, start: Bundle) -> None:
@@ -368,22 +346,19 @@ def take_weights(network: LiteNetwork, start: Bundle) -> None:
     Raises:
         ModelError: its parts are of other kinds or widths.
     """
-    found = _parts_of(start)
-    for part, first in zip((network.nucleotide, network.protein, network.head), found, strict=True):
-        if not isinstance(first, type(part)) or _shapes(first) != _shapes(part):
-            raise ModelError(f"model {start.name} is not made of the parts that are trained here. Start from another.")
-        part.load_state_dict(first.state_dict())
-
-
-def _parts_of(bundle: Bundle) -> list[object]:
-    """Networks of the encoders of a bundle and its head, without the evidence where it has some."""
-    encoders = [load_encoder(path, torch.device("cpu"), torch.float32) for path in (bundle.nucleotide, bundle.protein)]
-    nucleotide, protein = (getattr(encoder, "network", None) for encoder in encoders)
-    head = load_head(bundle.head)
+    cpu = torch.device("cpu")
+    nucleotide, protein = (
+        getattr(load_encoder(path, cpu, torch.float32), "network", None) for path in (start.nucleotide, start.protein)
+    )
+    head = load_head(start.head)
     if isinstance(nucleotide, ProfiledNetwork):
         head = drop_evidence(head, nucleotide.shape.width - 1)
         nucleotide = nucleotide.six_frame
-    return [nucleotide, protein, head]
+    parts = (network.nucleotide, network.protein, network.head)
+    for part, first in zip(parts, (nucleotide, protein, head), strict=True):
+        if not isinstance(first, type(part)) or _shapes(first) != _shapes(part):
+            raise ModelError(f"model {start.name} is not made of the parts that are trained here. Start from another.")
+        part.load_state_dict(first.state_dict())
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -393,7 +368,7 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 def set_first_vectors(network: SixFrameNetwork, genomes: Genomes) -> None:
     """Start the bags from the composition of the training genomes."""
     bags = (network.ngrams, network.classes, network.pairs, network.kmers)
-    ngrams, classes, pairs, kmers = (bag.weight.shape[1] for bag in bags)
+    vectors = first_vectors(genomes, [bag.weight.shape[1] for bag in bags])
     with torch.no_grad():
-        for bag, vectors in zip(bags, first_vectors(genomes, (ngrams, classes, pairs, kmers)), strict=True):
-            bag.weight.copy_(torch.from_numpy(vectors) * FIRST_SCALE)
+        for bag, first in zip(bags, vectors, strict=True):
+            bag.weight.copy_(torch.from_numpy(first) * FIRST_SCALE)

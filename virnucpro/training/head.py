@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
-from virnucpro.errors import InputError, ModelError
+from virnucpro.errors import InputError
 from virnucpro.heads import MLPHead
 from virnucpro.progress import Reporter
-from virnucpro.training.checkpoints import load_checkpoint, read_metadata, save_checkpoint
+from virnucpro.training.checkpoints import Checkpoint
 from virnucpro.training.genomes import Genomes
 
 _LOG = logging.getLogger(__name__)
@@ -109,11 +109,14 @@ class HeadFit:
         width = train.features.shape[1]
         self.head, self.best = MLPHead(width, recipe.hidden_width), MLPHead(width, recipe.hidden_width)
         self._optimizer = _optimizer_of(self.head, recipe)
-        self.epoch, self.best_epoch, self.best_loss = 0, 0, float("inf")
-        self._checkpoint = checkpoint
-        self._identity = json.dumps({"recipe": asdict(recipe), "features": identity}, sort_keys=True)
-        if checkpoint.exists():
-            self._load()
+        identity = json.dumps({"recipe": asdict(recipe), "features": identity}, sort_keys=True)
+        networks = {"head": self.head, "best": self.best}
+        self._checkpoint = Checkpoint(checkpoint, identity, networks, "head", self._optimizer)
+        state = self._checkpoint.load()
+        self.epoch, self.best_epoch = int(state.get("epoch", 0)), int(state.get("best_epoch", 0))
+        self.best_loss = state.get("best_loss", float("inf"))
+        if self.epoch:
+            _LOG.info("%s: resuming after epoch %d", checkpoint, self.epoch)
 
     @property
     def is_done(self) -> bool:
@@ -155,22 +158,7 @@ class HeadFit:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        state = {"epoch": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss}
-        metadata = {"identity": self._identity, "state": json.dumps(state)}
-        save_checkpoint(self._checkpoint, self._networks, self._optimizer, "head", metadata)
-
-    @property
-    def _networks(self) -> dict[str, torch.nn.Module]:
-        return {"head": self.head, "best": self.best}
-
-    def _load(self) -> None:
-        metadata = read_metadata(self._checkpoint)
-        if metadata.get("identity") != self._identity:
-            raise ModelError(f"{self._checkpoint}: a checkpoint of another recipe. Use another --output, or delete it.")
-        load_checkpoint(self._checkpoint, self._networks, self._optimizer, "head")
-        state = json.loads(metadata["state"])
-        self.epoch, self.best_epoch, self.best_loss = state["epoch"], state["best_epoch"], state["best_loss"]
-        _LOG.info("%s: resuming after epoch %d", self._checkpoint, self.epoch)
+        self._checkpoint.save(epoch=self.epoch, best_epoch=self.best_epoch, best_loss=self.best_loss)
 
 
 def _optimizer_of(head: MLPHead, recipe: HeadRecipe) -> torch.optim.Optimizer:

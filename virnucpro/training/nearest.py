@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle, load_bundle
@@ -23,10 +22,10 @@ from virnucpro.errors import UsageError
 from virnucpro.nearest.evidence import Evidence, Found, look_at
 from virnucpro.nearest.search import CELL, VIRUS
 from virnucpro.nearest.table import Table
-from virnucpro.training.calibration import log_loss
-from virnucpro.training.dev import DevSize, Model, cut_rows, draw_dev, join_rows, load_model
+from virnucpro.training.calibration import calibrate_bundle, fit_logistic, hats, read_settings, write_settings
+from virnucpro.training.dev import CALIBRATED_LENGTHS, DevSize, Model, cut_rows, draw_dev, join_rows, load_model
+from virnucpro.training.evaluation import Figures
 from virnucpro.training.genomes import Genomes, load_genomes
-from virnucpro.training.lite import CALIBRATED_LENGTHS, Figures, calibrate_bundle
 from virnucpro.training.presets import Request
 from virnucpro.training.proteins import Protein, fit_table, proteins_of, read_organisms, read_proteins
 
@@ -34,7 +33,6 @@ TABLE = "nearest.npz.zst"
 KNOTS = (0, 28, 34, 40, 50, 65, 90, 140, 250)
 """Scores between which evidence is linear."""
 _RIDGE = 3e-5
-_STEPS = 60
 
 
 def table_of(folder: Path, parts: Iterable[str], num_threads: int = 1) -> Table:
@@ -68,7 +66,8 @@ def train_nearest(
     figures = add_nearest(table, load_genomes(folder, "dev"), load_bundle(request.start or "lite"), output, size)
     if is_final:
         parts = [part for part in ("train", "dev", "release") if (folder / part).is_dir()]
-        replace_table(output, table_of(folder, parts, num_threads), parts)
+        _write(output, read_settings(output), table_of(folder, parts, num_threads), parts)
+        load_bundle(str(output))
     return figures
 
 
@@ -77,7 +76,7 @@ def add_nearest(table: Table, dev_genomes: Genomes, start: Bundle, output: Path,
     output.mkdir(parents=True, exist_ok=True)
     for role in ("nucleotide", "protein", "head"):
         shutil.copyfile(start.encoder(role) if role != "head" else start.head, output / f"{role}.safetensors")
-    settings: dict[str, Any] = yaml.safe_load((start.folder / "bundle.yaml").read_text(encoding="utf-8"))
+    settings = read_settings(start.folder)
     plain = load_model(replace(start, nearest=None, evidence=None))
     evidence = asdict(fit_evidence(table, plain, dev_genomes, size))
     settings |= {"nearest": TABLE, "evidence": json.loads(json.dumps(evidence))}  # lists in place of tuples
@@ -85,18 +84,10 @@ def add_nearest(table: Table, dev_genomes: Genomes, start: Bundle, output: Path,
     return calibrate_bundle(dev_genomes, output, size)
 
 
-def replace_table(output: Path, table: Table, parts: Sequence[str]) -> None:
-    """Put a table of more data in the place of the one that everything was chosen with."""
-    settings: dict[str, Any] = yaml.safe_load((output / "bundle.yaml").read_text(encoding="utf-8"))
-    _write(output, settings, table, parts)
-    load_bundle(str(output))
-
-
 def _write(output: Path, settings: dict[str, Any], table: Table, parts: Sequence[str]) -> None:
     table.save(output / TABLE)
     made_of = {"parts": list(parts), "proteins": len(table), "residues": table.num_residues}
-    settings["provenance"] = {**settings["provenance"], "nearest": made_of}
-    (output / "bundle.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    write_settings(output, settings | {"provenance": settings["provenance"] | {"nearest": made_of}})
 
 
 def fit_evidence(table: Table, plain: Model, dev_genomes: Genomes, size: DevSize) -> Evidence:
@@ -121,11 +112,7 @@ def fit_evidence(table: Table, plain: Model, dev_genomes: Genomes, size: DevSize
 
 def design_of(found: Found) -> NDArray[np.float64]:
     """(n, 2 knots + traits): how near each score is to each knot, and the traits."""
-    hats = [
-        np.stack([np.interp(found.scores[:, side], KNOTS, hat) for hat in np.eye(len(KNOTS))], axis=1)
-        for side in (VIRUS, CELL)
-    ]
-    return np.concatenate([*hats, found.traits], axis=1)
+    return np.concatenate([*(hats(found.scores[:, side], KNOTS) for side in (VIRUS, CELL)), found.traits], axis=1)
 
 
 def fit_weights(
@@ -134,7 +121,7 @@ def fit_weights(
     is_virus: NDArray[np.bool_],
     weights: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """(columns,) weights of a design beside log-odds, whose own weight is 1: ridge regression of the label, by Newton.
+    """(columns,) weights of a design beside log-odds, whose own weight is 1: ridge regression of the label.
 
     Args:
         log_odds: (n,) of a model.
@@ -143,22 +130,6 @@ def fit_weights(
         weights: (n,) of the sequences.
     """
     columns = np.concatenate([log_odds[:, None], np.ones((len(log_odds), 1)), design], axis=1)
-    weights = weights / weights.sum()
     ridge = _RIDGE * np.array([0.0, 0.0, *np.ones(design.shape[1])])
-
-    def loss(found: NDArray[np.float64]) -> float:
-        return log_loss(columns @ found, is_virus, weights) + float(ridge @ found**2) / 2
-
-    found = np.zeros(columns.shape[1])
-    for _ in range(_STEPS):
-        probability = 1 / (1 + np.exp(-(columns @ found)))
-        gradient = columns.T @ (weights * (is_virus - probability)) - ridge * found
-        curvature = (columns * (weights * probability * (1 - probability))[:, None]).T @ columns + np.diag(ridge)
-        step = np.linalg.solve(curvature + 1e-12 * np.eye(len(found)), gradient)
-        while np.abs(step).max() > 1e-9 and loss(found + step) > loss(found):
-            step = step / 2
-        found = found + step
-        if np.abs(step).max() < 1e-7:
-            break
-    scaled: NDArray[np.float64] = found[2:] / max(found[0], 0.1)
-    return scaled
+    found = fit_logistic(columns, is_virus, weights / weights.sum(), ridge=ridge)
+    return np.asarray(found[2:] / max(found[0], 0.1))

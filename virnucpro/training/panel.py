@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle
+from virnucpro.encoders.codons import CODON_RESIDUES, STOP
 from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
 from virnucpro.sequence.ragged import Ragged
@@ -55,7 +56,6 @@ _VECTOR_PARTS = (
 )
 _A, _C, _G, _T = range(4)
 _NUM_LETTERS = 5
-_STOPS = ((_T, _A, _A), (_T, _A, _G), (_T, _G, _A))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def open_random(originals: Codes, generator: np.random.Generator) -> Codes:
         return np.where(is_gc, np.where(second, _C, _G), np.where(second, _A, _T)).astype(np.uint8)
 
     codons = draw((count, -(-length // 3), 3), gc)
-    while (is_stop := _is_stop(codons)).any():
+    while (is_stop := CODON_RESIDUES[codons @ (16, 4, 1)] == STOP).any():
         sequence = np.nonzero(is_stop)[0]
         codons[is_stop] = draw((len(sequence), 3), gc[sequence, :, 0])
     return _either_strand(codons.reshape(count, -1)[:, :length], generator)
@@ -104,52 +104,49 @@ def open_random(originals: Codes, generator: np.random.Generator) -> Codes:
 
 def shuffled(word: int) -> Maker:
     """The original, its words of ``word`` bases as often as before."""
-
-    def make(originals: Codes, generator: np.random.Generator) -> Codes:
-        return np.stack([shuffle_words(codes, word, generator) for codes in originals])
-
-    return make
+    return lambda originals, generator: np.stack([shuffle_words(codes, word, generator) for codes in originals])
 
 
-def homopolymers(originals: Codes, generator: np.random.Generator) -> Codes:
+def one_by_one(make: Callable[[int, np.random.Generator], NDArray[np.integer]]) -> Maker:
+    """A maker by a function that draws base codes, at least as many as it is asked for, whatever the originals are."""
+
+    def make_all(originals: Codes, generator: np.random.Generator) -> Codes:
+        length = originals.shape[1]
+        return np.stack([make(length, generator)[:length].astype(np.uint8) for _ in originals])
+
+    return make_all
+
+
+@one_by_one
+def homopolymers(length: int, generator: np.random.Generator) -> NDArray[np.integer]:
     """Runs of one base, 10 to 80 long, end to end."""
-    made = np.empty_like(originals)
-    for row in made:
-        runs = generator.integers(10, 81, size=len(row) // 10 + 1)
-        row[:] = np.repeat(generator.integers(0, 4, size=len(runs)), runs)[: len(row)]
-    return made
+    runs = generator.integers(10, 81, size=length // 10 + 1)
+    return np.repeat(generator.integers(0, 4, size=len(runs)), runs)
 
 
-def two_letters(originals: Codes, generator: np.random.Generator) -> Codes:
+@one_by_one
+def two_letters(length: int, generator: np.random.Generator) -> NDArray[np.integer]:
     """Random sequences of two bases with one other in 20."""
-    made = np.empty_like(originals)
-    for row in made:
-        pair = generator.permutation(4)[:2]
-        row[:] = pair[(generator.random(len(row)) < generator.uniform(0.2, 0.8)).astype(np.int64)]
-        _replace(row, 0.05, generator)
-    return made
+    pair = generator.permutation(4)[:2]
+    row = pair[(generator.random(length) < generator.uniform(0.2, 0.8)).astype(np.int64)]
+    return _replaced(row, 0.05, generator)
 
 
 def repeats_of(shortest: int, longest: int) -> Maker:
     """A tandem repeat of one unit of ``shortest`` to ``longest`` bases, up to a tenth of the bases replaced."""
 
-    def make(originals: Codes, generator: np.random.Generator) -> Codes:
-        made = np.empty_like(originals)
-        for row in made:
-            row[:] = np.resize(generator.integers(0, 4, size=generator.integers(shortest, longest + 1)), len(row))
-            _replace(row, generator.uniform(0, 0.1), generator)
-        return made
+    @one_by_one
+    def make(length: int, generator: np.random.Generator) -> NDArray[np.integer]:
+        unit = generator.integers(0, 4, size=generator.integers(shortest, longest + 1))
+        return _replaced(np.resize(unit, length), generator.uniform(0, 0.1), generator)
 
     return make
 
 
-def adapter_concatemers(originals: Codes, generator: np.random.Generator) -> Codes:
+@one_by_one
+def adapter_concatemers(length: int, generator: np.random.Generator) -> NDArray[np.integer]:
     """Illumina adapters of either strand end to end, one base in a hundred wrong."""
-    made = np.empty_like(originals)
-    for row in made:
-        row[:] = _join(_ADAPTERS, len(row), 0, generator)
-        _replace(row, 0.01, generator)
-    return made
+    return _replaced(_join(_ADAPTERS, length, 0, generator), 0.01, generator)
 
 
 def adapter_poly_g(originals: Codes, generator: np.random.Generator) -> Codes:
@@ -157,13 +154,14 @@ def adapter_poly_g(originals: Codes, generator: np.random.Generator) -> Codes:
     made = adapter_concatemers(originals, generator)
     for row in made:
         row[int(generator.integers(20, 131)) :] = _G
-        _replace(row, 0.02, generator)
+        row[:] = _replaced(row, 0.02, generator)
     return made
 
 
-def vector_parts(originals: Codes, generator: np.random.Generator) -> Codes:
+@one_by_one
+def vector_parts(length: int, generator: np.random.Generator) -> NDArray[np.integer]:
     """Elements of cloning vectors, with random spacers of up to 60 bases."""
-    return np.stack([_join(_VECTOR_PARTS, originals.shape[1], 60, generator) for _ in originals])
+    return _join(_VECTOR_PARTS, length, 60, generator)
 
 
 KINDS = (
@@ -300,11 +298,6 @@ def _random_tree(successors: dict[int, list[int]], root: int, generator: np.rand
     return edges
 
 
-def _is_stop(codons: Codes) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = np.any([(codons == stop).all(axis=-1) for stop in _STOPS], axis=0)
-    return found
-
-
 def _either_strand(codes: Codes, generator: np.random.Generator) -> Codes:
     made = codes.copy()
     is_reverse = generator.random(len(made)) < 0.5
@@ -312,9 +305,10 @@ def _either_strand(codes: Codes, generator: np.random.Generator) -> Codes:
     return made
 
 
-def _replace(row: Codes, rate: float, generator: np.random.Generator) -> None:
+def _replaced(row: NDArray[np.integer], rate: float, generator: np.random.Generator) -> NDArray[np.integer]:
     places = np.flatnonzero(generator.random(len(row)) < rate)
     row[places] = generator.integers(0, 4, size=len(places))
+    return row
 
 
 def _join(elements: tuple[str, ...], length: int, longest_spacer: int, generator: np.random.Generator) -> Codes:

@@ -15,28 +15,31 @@ import numpy as np
 import torch
 
 from virnucpro.atomic import read_json, write_json
-from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.bundles import load_bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.bundles.catalogue import NUCLEOTIDE, PROTEIN_OF_WIDTH
 from virnucpro.bundles.published import convert_encoder, convert_esm2_file
 from virnucpro.encoders import read_config
 from virnucpro.encoders.weights import EncoderConfig, stored_tensors, write_encoder
 from virnucpro.errors import RunMismatchError, UsageError
-from virnucpro.heads import MLPHead
 from virnucpro.progress import Reporter
 from virnucpro.training.datasets import Dataset
 from virnucpro.training.dev import DevSize
+from virnucpro.training.evaluation import Figures
 from virnucpro.training.features import FRAGMENTS_A_CHUNK, Drawing, FeatureCache, Rows, draw_rows
 from virnucpro.training.fit import Recipe, training_pools
 from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
-from virnucpro.training.lite import CHECKPOINT, Figures, add_profiles, train_lite, write_bundle
+from virnucpro.training.lite import CHECKPOINT, add_profiles, train_lite, write_bundle
 from virnucpro.training.profiles import ProfileRecipe
 
 HEAD_FRAGMENTS = 40_960
 REPORT = "training.json"
 _REQUEST = "training-request.json"
-_LAYER_OF_KIND = {"esm2": r"layers\.(\d+)\.", "dnabert_s": r"encoder\.layer\.(\d+)\."}
-_DEPTH_OF_KIND = {"esm2": "num_layers", "dnabert_s": "num_hidden_layers"}
+_LAYERS_OF_KIND = {
+    "esm2": ("num_layers", r"layers\.(\d+)\."),
+    "dnabert_s": ("num_hidden_layers", r"encoder\.layer\.(\d+)\."),
+}
+"""Of encoders that can be cut: the setting that holds their depth, and names of the tensors of a layer."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,12 @@ def train(dataset: Dataset, output: Path, request: Request, reporter: Reporter) 
     size = DevSize().scaled(request.dev_share)
     if request.preset == "lite":
         start = load_bundle(request.start) if request.start else None
-        recipe = _lite_recipe(request, start)
+        recipe = Recipe(seed=request.seed, start=start.fingerprint if start else "")
+        recipe = replace(
+            recipe,
+            fragments=request.fragments or recipe.fragments,
+            learning_rate=request.learning_rate or recipe.learning_rate,
+        )
         figures = train_lite(dataset, output, recipe, size, request.minutes, reporter, start)
         described: dict[str, Any] = asdict(recipe)
     elif request.preset == "profiles":
@@ -111,7 +119,9 @@ def _train_head(
 ) -> tuple[Figures, dict[str, Any]]:
     is_published = request.preset == "published"
     recipe = replace(PUBLISHED if is_published else HeadRecipe(), seed=request.seed)
-    drawing = _drawing_of(request)
+    drawing = Drawing(request.fragment_length, seed=request.seed)
+    if is_published:
+        drawing = drawing.as_published()
     encoders = place_encoders(request.encoders, request.layer or 0, output)
     digests = {role: _digest(path) for role, path in encoders.items()}
     pools = training_pools(dataset.train)
@@ -122,8 +132,10 @@ def _train_head(
             chunks.append(draw_rows(dataset.train, pools, drawing, chunk, dataset.proteins))
             advance(1)
     cache = FeatureCache(cache_dir() / "features", encoders, digests, request.device)
-    examples = _examples(chunks, cache, reporter)
-    is_held_out = hold_out(np.concatenate([chunk.records for chunk in chunks]), dataset.train, recipe)
+    rows = Rows.concatenate(chunks)
+    features = torch.from_numpy(cache.features(chunks, reporter))
+    examples = Examples(features, torch.from_numpy(rows.labels), torch.from_numpy(rows.weights))
+    is_held_out = hold_out(rows.records, dataset.train, recipe)
     identity = f"{json.dumps(asdict(drawing), sort_keys=True)} {num_chunks} {sorted(digests.items())}"
     checkpoint = output / CHECKPOINT
     fit = HeadFit(
@@ -133,54 +145,20 @@ def _train_head(
         checkpoint,
         identity,
     )
-    head = fit.run(reporter)
-    figures = _write_head_bundle(head, dataset, output, request, drawing, size)
-    checkpoint.unlink(missing_ok=True)
-    stopped = {"epochs_taken": fit.epoch, "best_epoch": fit.best_epoch, "held_out_loss": round(fit.best_loss, 6)}
-    return figures, {"head": asdict(recipe), "drawing": asdict(drawing), "num_rows": len(examples), **stopped}
-
-
-def _lite_recipe(request: Request, start: Bundle | None) -> Recipe:
-    recipe = Recipe(seed=request.seed, start=start.fingerprint if start else "")
-    return replace(
-        recipe,
-        fragments=request.fragments or recipe.fragments,
-        learning_rate=request.learning_rate or recipe.learning_rate,
-    )
-
-
-def _drawing_of(request: Request) -> Drawing:
-    drawing = Drawing(request.fragment_length, seed=request.seed)
-    if request.preset == "head":
-        return drawing
-    return replace(
-        drawing,
-        shortest_nt=request.fragment_length,
-        longest_nt=request.fragment_length,
-        highest_mutation=0.0,
-        scores_frameless=False,
-        only_clear=True,
-        only_annotated=True,
-        equal_rows=True,
-    )
-
-
-def _write_head_bundle(
-    head: MLPHead, dataset: Dataset, output: Path, request: Request, drawing: Drawing, size: DevSize
-) -> Figures:
-    """Frameless windows get a score where the head has seen such."""
-    provenance = {"preset": request.preset, "encoders": list(request.encoders), "seed": request.seed}
-    return write_bundle(
+    figures = write_bundle(
         output,
         output.resolve().name,
-        head,
+        fit.run(reporter),
         dataset.dev,
         size,
         fragment_length=request.fragment_length,
-        scores_frameless=drawing.scores_frameless,
-        doubts_repetitive=request.preset == "head",
-        provenance=provenance,
+        scores_frameless=drawing.scores_frameless,  # where the head has seen such windows
+        doubts_repetitive=not is_published,
+        provenance={"preset": request.preset, "encoders": list(request.encoders), "seed": request.seed},
     )
+    checkpoint.unlink(missing_ok=True)
+    stopped = {"epochs_taken": fit.epoch, "best_epoch": fit.best_epoch, "held_out_loss": round(fit.best_loss, 6)}
+    return figures, {"head": asdict(recipe), "drawing": asdict(drawing), "num_rows": len(examples), **stopped}
 
 
 def place_encoders(names: Sequence[str], layer: int, output: Path) -> dict[str, Path]:
@@ -233,8 +211,7 @@ def _encoder_files(names: Sequence[str]) -> dict[str, Path]:
 
 def depth_of(config: EncoderConfig) -> int:
     """Layers of an encoder; 0 for a kind that cannot be cut."""
-    setting = _DEPTH_OF_KIND.get(config.kind)
-    return int(config.settings[setting]) if setting else 0
+    return int(config.settings[_LAYERS_OF_KIND[config.kind][0]]) if config.kind in _LAYERS_OF_KIND else 0
 
 
 def write_truncated(source: Path, layer: int, output: Path) -> None:
@@ -251,26 +228,14 @@ def write_truncated(source: Path, layer: int, output: Path) -> None:
     if not 1 <= layer <= depth:
         what = f"has {depth} layers" if depth else f"is of kind {config.kind}, which cannot be cut"
         raise UsageError(f"--layer {layer}: {source} {what}.")
-    settings = dict(config.settings)
-    num_kept = min(layer + 1, depth) if config.kind == "esm2" else layer
-    settings[_DEPTH_OF_KIND[config.kind]] = num_kept
-    if config.kind == "esm2":
-        settings["repr_layer"] = layer
-    pattern = re.compile(_LAYER_OF_KIND[config.kind])
+    setting, pattern = _LAYERS_OF_KIND[config.kind]
+    num_kept, more = (min(layer + 1, depth), {"repr_layer": layer}) if config.kind == "esm2" else (layer, {})
     tensors = {
         name: tensor
         for name, tensor in stored_tensors(source).items()
-        if not (found := pattern.match(name)) or int(found[1]) < num_kept
+        if not (found := re.match(pattern, name)) or int(found[1]) < num_kept
     }
-    write_encoder(output, settings, tensors, config.tokenizer_json)
-
-
-def _examples(chunks: Sequence[Rows], cache: FeatureCache, reporter: Reporter) -> Examples:
-    return Examples(
-        torch.from_numpy(cache.features(chunks, reporter)),
-        torch.from_numpy(np.concatenate([chunk.labels for chunk in chunks])),
-        torch.from_numpy(np.concatenate([chunk.weights for chunk in chunks])),
-    )
+    write_encoder(output, dict(config.settings) | {setting: num_kept} | more, tensors, config.tokenizer_json)
 
 
 def _agree(dataset: Dataset, output: Path, request: Request) -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from virnucpro.encoders.codons import CODON_RESIDUES, Bags, table_sizes
+from virnucpro.encoders.codons import CODON_RESIDUES, table_sizes
 from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.profiles import (
     NUM_STRETCH_GROUPS,
@@ -126,13 +125,12 @@ def count_tables(genomes: Genomes, groups: Groups) -> list[Tables]:
     families, genera = _count_stretches(genomes, groups)
     tables = []
     for left_out in range(NUM_FOLDS + 1):
-        is_counted = groups.folds != left_out
-        tables.append(
-            Tables(
-                {name: _log_ratios(counts[name], groups, is_counted, SMOOTHING[name]) for name in counts},
-                _conservation(_without(families, left_out), _without(genera, left_out)),
-            )
-        )
+        kept = [fold for fold in range(NUM_FOLDS) if fold != left_out]
+        profiles = {
+            name: _log_ratios(counts[name], groups, groups.folds != left_out, SMOOTHING[name]) for name in counts
+        }
+        sums = (sum(stretches[fold].astype(np.uint16) for fold in kept) for stretches in (families, genera))
+        tables.append(Tables(profiles, _conservation(*sums)))
     return tables
 
 
@@ -152,15 +150,6 @@ def _log_ratios(
     logs = np.log((shares + smoothing * background + 1e-12) / ((1 + smoothing) * background + 1e-12))
     logs[:, 0] = 0
     return np.ascontiguousarray(logs.T, dtype=np.float32)
-
-
-def _without(counts: NDArray[np.uint8], left_out: int) -> NDArray[np.uint16]:
-    """Sums over all folds but one."""
-    total = np.zeros(counts.shape[1], dtype=np.uint16)
-    for fold in range(NUM_FOLDS):
-        if fold != left_out:
-            total += counts[fold]
-    return total
 
 
 def _conservation(families: NDArray[np.uint16], genera: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -270,35 +259,19 @@ class ProfileFit:
         if num_synthetic:
             codes[-num_synthetic:] = synthesise(codes[generator.integers(0, 2 * half, size=num_synthetic)], generator)
             folds[-num_synthetic:] = generator.integers(0, NUM_FOLDS, size=num_synthetic)
-        order = np.argsort(folds, kind="stable")
-        bags, residues = index_bags(codes[order], 1.0, step)
-        flat = residues.flatten(0, 1)
-        frames, kmers = [], []
-        bounds = np.searchsorted(folds[order], np.arange(NUM_FOLDS + 1))
+        parts = []
         with torch.no_grad():
-            for fold, (first, stop) in enumerate(pairwise(bounds.tolist())):
-                if first < stop:
-                    part = _take(bags, first, stop)
-                    found = self._measures[fold].measure(part, flat[6 * first : 6 * stop])
-                    frames.append(found[0])
-                    kmers.append(found[1])
+            for fold, network in enumerate(self._measures):
+                mine = np.flatnonzero(folds == fold)
+                if len(mine):
+                    bags, residues = index_bags(codes[mine], 1.0, step)
+                    parts.append(network.measure(bags, residues.flatten(0, 1))[:2])
         labels = torch.full((2 * half,), recipe.label_smoothing)
-        labels[torch.from_numpy(order < half)] = 1 - recipe.label_smoothing
-        return _Measured(torch.cat(frames), torch.cat(kmers), length_nt, labels)
+        labels[torch.from_numpy(np.argsort(folds, kind="stable") < half)] = 1 - recipe.label_smoothing
+        frames, kmers = map(torch.cat, zip(*parts, strict=True))
+        return _Measured(frames, kmers, length_nt, labels)
 
 
-def _take(bags: Bags, first: int, stop: int) -> Bags:
-    """The bags of some fragments."""
-    return Bags(
-        ngrams=bags.ngrams[6 * first : 6 * stop],
-        classes=bags.classes[6 * first : 6 * stop],
-        pairs=bags.pairs[6 * first : 6 * stop],
-        kmers=bags.kmers[first:stop],
-        openness=bags.openness[6 * first : 6 * stop],
-    )
-
-
-@torch.no_grad()
 def add_evidence(head: MLPHead, column: int, largest: float) -> MLPHead:
     """A head that adds the number in a new column of its feature to its log-odds of virus.
 
@@ -310,37 +283,38 @@ def add_evidence(head: MLPHead, column: int, largest: float) -> MLPHead:
         largest: absolute value that it does not exceed.
     """
     width, hidden = head.input_width, head.hidden_layer.out_features
-    grown = MLPHead(width + 1, hidden + 1)
-    others = [i for i in range(width + 1) if i != column]
+    state = dict(head.state_dict())
     weight = torch.zeros(hidden + 1, width + 1)
-    weight[:hidden, others] = head.hidden_layer.weight
+    weight[:hidden, _all_but(column, width + 1)] = state["hidden_layer.weight"]
     weight[hidden, column] = 1.0
-    bias = torch.cat([head.hidden_layer.bias, torch.tensor([largest])])
-    grown.hidden_layer.weight.copy_(weight)
-    grown.hidden_layer.bias.copy_(bias)
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        old, new = getattr(head.bn1, name), getattr(grown.bn1, name)
-        new[:hidden] = old
-        new[hidden] = {"weight": 1.0, "running_var": 1.0 - head.bn1.eps}.get(name, 0.0)
-    grown.bn1.get_buffer("num_batches_tracked").copy_(head.bn1.get_buffer("num_batches_tracked"))
-    halves = torch.tensor([[-0.5], [0.5]])
-    grown.output_layer.weight.copy_(torch.cat([head.output_layer.weight, halves], dim=1))
-    grown.output_layer.bias.copy_(head.output_layer.bias - halves[:, 0] * largest)
+    of_unit = dict(zip(_OF_UNIT, (largest, 1.0, 0.0, 0.0, 1.0 - head.bn1.eps), strict=True))
+    halves = torch.tensor([-0.5, 0.5])
+    state |= {name: torch.cat([state[name], torch.tensor([value])]) for name, value in of_unit.items()}
+    state["hidden_layer.weight"] = weight
+    state["output_layer.weight"] = torch.cat([state["output_layer.weight"], halves[:, None]], dim=1)
+    state["output_layer.bias"] = state["output_layer.bias"] - halves * largest
+    grown = MLPHead(width + 1, hidden + 1)
+    grown.load_state_dict(state)
     return grown.eval()
 
 
-@torch.no_grad()
 def drop_evidence(head: MLPHead, column: int) -> MLPHead:
     """Undo ``add_evidence``."""
     width, hidden = head.input_width - 1, head.hidden_layer.out_features - 1
+    state = dict(head.state_dict())
+    carried = state["output_layer.weight"][:, hidden] * state["hidden_layer.bias"][hidden]
+    state |= {name: state[name][:hidden] for name in _OF_UNIT}
+    state["hidden_layer.weight"] = state["hidden_layer.weight"][:hidden, _all_but(column, width + 1)]
+    state["output_layer.weight"] = state["output_layer.weight"][:, :hidden]
+    state["output_layer.bias"] = state["output_layer.bias"] + carried
     shrunk = MLPHead(width, hidden)
-    others = [i for i in range(width + 1) if i != column]
-    largest = head.hidden_layer.bias[hidden]
-    shrunk.hidden_layer.weight.copy_(head.hidden_layer.weight[:hidden, others])
-    shrunk.hidden_layer.bias.copy_(head.hidden_layer.bias[:hidden])
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        getattr(shrunk.bn1, name).copy_(getattr(head.bn1, name)[:hidden])
-    shrunk.bn1.get_buffer("num_batches_tracked").copy_(head.bn1.get_buffer("num_batches_tracked"))
-    shrunk.output_layer.weight.copy_(head.output_layer.weight[:, :hidden])
-    shrunk.output_layer.bias.copy_(head.output_layer.bias + head.output_layer.weight[:, hidden] * largest)
+    shrunk.load_state_dict(state)
     return shrunk.eval()
+
+
+_OF_UNIT = ("hidden_layer.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var")
+"""Tensors of a head with one number for each hidden unit."""
+
+
+def _all_but(column: int, width: int) -> list[int]:
+    return [other for other in range(width) if other != column]

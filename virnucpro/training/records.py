@@ -5,6 +5,7 @@ Records are scored as ``predict`` does, so that what is measured is what users g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from virnucpro.atomic import atomic_write
 from virnucpro.bundles.records import GENE_CLASSES, RecordWeights
 from virnucpro.errors import InputError
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Call, Calling, evidence_of, probability
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.prevalence import Prevalence, estimate
+from virnucpro.results.prevalence import estimate
 from virnucpro.results.records import record_features
+from virnucpro.training.calibration import fit_logistic, read_settings, write_settings
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.genomes import LETTERS, Genomes, read_table
 
@@ -50,7 +50,6 @@ _TIED = np.array([[0, 0], [1, 0], [1, 0], [1, 0], [0, 0], [0, 1], [0, 1]])
 """(classes, 2) which of two weights a class of genes has: near to cells, near to viruses."""
 _PRIOR_MEAN = np.array([*np.zeros(len(FITTED_LENGTHS)), *np.full(len(FITTED_LENGTHS), 0.8), -0.6, 1.5])
 _PRIOR_WEIGHT = np.array([*np.full(2 * len(FITTED_LENGTHS), 0.1), 30.0, 30.0])
-_ROUNDS = 100
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,8 @@ def draw(genomes: Genomes, score: Score, pieces: Pieces) -> Labelled:
 
 
 def _weights(genomes: Genomes, members: NDArray[np.int64]) -> NDArray[np.float64]:
-    groups, place = np.unique(genomes.groups[members], return_inverse=True)
-    bases = np.bincount(place, genomes.lengths[members], len(groups))
-    each = np.sqrt(bases) / np.maximum(np.bincount(place, minlength=len(groups)), 1)
-    weights = each[place]
+    _, place, counts = np.unique(genomes.groups[members], return_inverse=True, return_counts=True)
+    weights = (np.sqrt(np.bincount(place, genomes.lengths[members])) / counts)[place]
     return np.asarray(weights / weights.sum())
 
 
@@ -137,12 +134,7 @@ def fit(labelled: Labelled) -> RecordWeights:
     nearness = np.stack([blank.at(tuple(hat), lengths) for hat in np.eye(len(FITTED_LENGTHS))], axis=1)
     rows = np.column_stack([nearness, nearness * features[:, :1], features[:, 1:] @ _TIED])[known]
     target, weights = labelled.is_virus[known], _balanced(labelled, known)
-    found = _PRIOR_MEAN
-    for _ in range(_ROUNDS):  # Newton's method
-        p = probability(rows @ found)
-        slope = rows.T @ (weights * (target - p)) - _PRIOR_WEIGHT * (found - _PRIOR_MEAN)
-        curve = (rows * (weights * p * (1 - p))[:, None]).T @ rows + np.diag(_PRIOR_WEIGHT)
-        found = found + np.clip(np.linalg.solve(curve, slope), -1, 1)
+    found = fit_logistic(rows, target, weights, ridge=_PRIOR_WEIGHT, prior=_PRIOR_MEAN)
     *lines, cell, virus = (round(float(value), 4) for value in SHRINKAGE * found)
     intercept, fragments = lines[: len(FITTED_LENGTHS)], lines[len(FITTED_LENGTHS) :]
     genes = (0.0, cell, cell, cell, 0.0, virus, virus)
@@ -175,13 +167,17 @@ def read_labelled(folder: Path, score: Score) -> Labelled:
     truth = {line["name"]: line for line in read_table(labels, ("name", "truth"))}
     files = sorted(path for path in folder.iterdir() if path.name.split(".")[1:2] in (["fasta"], ["fa"], ["fna"]))
     table = score([str(path) for path in files])
-    names = [name.decode("utf-8", "backslashreplace") for name in table.names.to_bytes()]
+    names = _names(table)
     unknown = [name for name in names if name not in truth]
     if unknown:
         raise InputError(str(labels), f"says nothing of {unknown[0]}" + f" and {len(unknown) - 1} others.")
     classes = np.array([truth[name]["truth"] for name in names])
     groups = np.array([truth[name].get("group") or truth[name].get("file") or "" for name in names])
     return Labelled(table, classes, groups)
+
+
+def _names(table: Fragments) -> list[str]:
+    return [name.decode("utf-8", "backslashreplace") for name in table.names.to_bytes()]
 
 
 def measure_folder(folder: Path, score: Score) -> dict[str, Any]:
@@ -265,29 +261,27 @@ def read_curated(path: Path) -> dict[str, list[tuple[int, int]]]:
 def measure_curated(table: Fragments, curated: Mapping[str, list[tuple[int, int]]]) -> dict[str, Any]:
     """Proviruses found (half covered), recall and precision of their bases, and regions that touch none."""
     parts = InputResults.of(table, Calling(prevalence=0.5)).proviruses
-    total = {"curated": 0, "found": 0, "regions": 0, "elsewhere": 0}
-    common = ours = theirs = 0
+    total: Counter[str] = Counter(curated=0, found=0, regions=0, elsewhere=0)
+    bases: Counter[str] = Counter()
     records = {}
-    for position in range(len(table)):
-        name = table.names[position].tobytes().decode("utf-8", "backslashreplace")
+    for position, name in enumerate(_names(table)):
         truth = curated.get(name.split("|")[-1].split(".")[0])
         if truth is None:
             continue
         mine = parts[parts["sequence"] == table.first + position]
         bounds = list(zip(mine["start"].tolist(), mine["stop"].tolist(), strict=True))
         shared = [[max(0, min(b, d) - max(a, c)) for a, b in bounds] for c, d in truth]
-        covered = [sum(row) for row in shared]
-        found = sum(num >= (d - c) / 2 for num, (c, d) in zip(covered, truth, strict=True))
+        found = sum(2 * sum(row) >= d - c for row, (c, d) in zip(shared, truth, strict=True))
         elsewhere = [bound for place, bound in enumerate(bounds) if not any(row[place] for row in shared)]
-        records[name] = {"curated": len(truth), "found": found, "regions": len(bounds), "elsewhere": elsewhere}
-        for key, number in (("curated", len(truth)), ("found", found), ("regions", len(bounds))):
-            total[key] += number
-        total["elsewhere"] += len(elsewhere)
-        common += sum(covered)
-        ours += sum(b - a for a, b in bounds)
-        theirs += sum(d - c for c, d in truth)
-    shares = {"base_recall": common / theirs if theirs else None, "base_precision": common / ours if ours else None}
-    return total | {key: value and round(value, 4) for key, value in shares.items()} | {"records": records}
+        counts = {"curated": len(truth), "found": found, "regions": len(bounds)}
+        records[name] = counts | {"elsewhere": elsewhere}
+        total.update(counts, elsewhere=len(elsewhere))
+        bases.update(
+            common=sum(map(sum, shared)), ours=sum(b - a for a, b in bounds), curated=sum(d - c for c, d in truth)
+        )
+    shares = {"base_recall": bases["curated"], "base_precision": bases["ours"]}
+    rounded = {name: round(bases["common"] / num, 4) if num else None for name, num in shares.items()}
+    return dict(total) | rounded | {"records": records}
 
 
 def measure_communities(labelled: Labelled, seed: int = 7) -> dict[str, Any]:
@@ -296,51 +290,33 @@ def measure_communities(labelled: Labelled, seed: int = 7) -> dict[str, Any]:
     results = InputResults.of(table, Calling(prevalence=0.5))
     evidence = evidence_of(table, results.proviruses).astype(np.float64)
     thresholds = np.array([rules.thresholds(Calling.preset).virus for rules in table.rules])[table.sequences["model"]]
+    is_called, is_virus = probability(evidence) >= thresholds, labelled.is_virus
     gen = np.random.default_rng(seed)
-    virus, host = (np.flatnonzero(side & ~np.isnan(evidence)) for side in (labelled.is_virus, ~labelled.is_virus))
+    viruses, hosts = (np.flatnonzero(side & ~np.isnan(evidence)) for side in (is_virus, ~is_virus))
     found = {}
     for share in SHARES:
-        num = round(share * COMMUNITY)
-        draws = []
+        num, draws = round(share * COMMUNITY), []
         for _ in range(NUM_COMMUNITIES):
-            members = np.concatenate([gen.choice(virus, num), gen.choice(host, COMMUNITY - num)])
-            called = probability(evidence[members]) >= thresholds[members]
+            members = np.concatenate([gen.choice(viruses, num), gen.choice(hosts, COMMUNITY - num)])
             prevalence = estimate([evidence[members]])
-            draws.append(_community(evidence[members], called, labelled.is_virus[members], prevalence))
-        means = np.array(draws, dtype=np.float64).mean(axis=0)
-        found[f"{share:g}"] = dict(zip(_OF_COMMUNITY, _rounded(share, *means.tolist()), strict=True))
+            called = members[is_called[members]]
+            said = (1 - probability(evidence[called] + prevalence.shift)).sum()
+            interval = (prevalence.value, prevalence.low, prevalence.high)
+            draws.append((*interval, len(called), said, (~is_virus[called]).sum(), is_virus[called].sum()))
+        value, low, high, num_called, said, false, true = np.array(draws, dtype=np.float64).mean(axis=0).tolist()
+        found[f"{share:g}"] = {
+            "prevalence": round(value, 5),
+            "low": round(low, 5),
+            "high": round(high, 5),
+            "called": round(num_called, 1),
+            "fdr_said": round(said / num_called, 5) if num_called else None,
+            "fdr_true": round(false / num_called, 5) if num_called else None,
+            "recall": round(true / (share * COMMUNITY), 4) if share else None,
+        }
     return found
-
-
-_OF_COMMUNITY = ("prevalence", "low", "high", "called", "fdr_said", "fdr_true", "recall")
-
-
-def _rounded(share: float, *means: float) -> list[float | None]:
-    """The means of a share; rates of nothing are none."""
-    prevalence, low, high, called, said, true, recall = means
-    rates = [said / called, true / called] if called else [None, None]
-    return [
-        *(round(value, 5) for value in (prevalence, low, high)),
-        round(called, 1),
-        *(None if rate is None else round(rate, 5) for rate in rates),
-        round(recall / (share * COMMUNITY), 4) if share else None,
-    ]
-
-
-def _community(
-    evidence: NDArray[np.float64], called: NDArray[np.bool_], is_virus: NDArray[np.bool_], prevalence: Prevalence
-) -> tuple[float, ...]:
-    """Prevalence and its interval; how many are called, how many of these are said to be false, are, and are not."""
-    said = float((1 - probability(evidence[called] + prevalence.shift)).sum())
-    true = int((called & ~is_virus).sum())
-    return (prevalence.value, prevalence.low, prevalence.high, int(called.sum()), said, true, int(called.sum()) - true)
 
 
 def write_weights(weights: RecordWeights, folder: Path) -> None:
     """Put weights into the ``bundle.yaml`` of a bundle; no score and no fingerprint depends on them."""
     names = ("lengths", "intercept", "fragments", "genes")
-    block = {name: list(getattr(weights, name)) for name in names}
-    path = folder / "bundle.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) | {"records": block}
-    with atomic_write(path) as temporary:
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    write_settings(folder, read_settings(folder) | {"records": {name: list(getattr(weights, name)) for name in names}})

@@ -330,12 +330,15 @@ def invoke(command: click.Command, *arguments: object) -> None:
     assert found.exit_code == 0, found.output
 
 
-def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: Path):
-    bundle_folder, evaluation = tmp_path / "bundle", tmp_path / "evaluation"
+def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: Path, monkeypatch):
+    """Also one whose folder is called as the bundled model is."""
+    bundle_folder, evaluation = tmp_path / "lite", tmp_path / "evaluation"
     share = ("--dev-share", "0.01")
-    invoke(train, "--data", data, "--output", bundle_folder, "--fragments", 1024, *share)
+    monkeypatch.chdir(tmp_path)
+    invoke(train, "--data", data, "--output", "lite", "--fragments", 1024, *share)
     figures = json.loads((bundle_folder / "training.json").read_text())["dev"]
     bundle = load_bundle(str(bundle_folder))
+    assert bundle.digests != load_bundle("lite").digests
     assert bundle.scores_frameless
     assert bundle.calibration.lengths == (150, 300, 500)
     assert not (bundle_folder / "checkpoint.safetensors").exists()

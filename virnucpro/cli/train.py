@@ -129,4 +129,4 @@ def train(
             presets.start_over(output)
         figures = presets.train(dataset, output, request, Reporter(show_bars))
     click.echo(length_table(figures))
-    click.echo(f"\n{output}: use it with virnucpro predict --model {output}")
+    click.echo(f"\n{output}: use it with virnucpro predict --model {output.absolute()}")

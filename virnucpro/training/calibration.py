@@ -163,6 +163,7 @@ def threshold_at_fpr(
 
 def calibrate_bundle(dev_genomes: Genomes, folder: Path, size: DevSize) -> Figures:
     """Set row rule, calibration and presets of a stored bundle from its scores on dev, and return its dev figures."""
+    folder = folder.absolute()  # "lite" alone would be the bundled model
     bundle, settings = load_bundle(str(folder)), read_settings(folder)
     scored = score_dev(dev_genomes, bundle, size)
 

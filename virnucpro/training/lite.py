@@ -102,12 +102,9 @@ def write_lite(
     shape = replace(evidence.shape, **{**asdict(network.nucleotide.shape), "width": network.nucleotide.shape.width + 1})
     profiled = ProfiledNetwork(shape)
     profiled.six_frame, profiled.profiles = network.nucleotide, profiles
-    for name, encoder in (
-        ("nucleotide", ProfiledEncoder(profiled)),
-        ("protein", ResidueConvEncoder(network.protein)),
-    ):
-        save_encoder(output / f"{name}.safetensors", encoder.config(), encoder.stored_tensors())
-    told = {"trained_on": "train part of the project's data: viruses by family, nine classes of hosts"}
+    nucleotide, protein = ProfiledEncoder(profiled), ResidueConvEncoder(network.protein)
+    save_encoder(output / "nucleotide.safetensors", nucleotide.config(), nucleotide.stored_tensors())
+    save_encoder(output / "protein.safetensors", protein.config(), protein.stored_tensors())
     return write_bundle(
         output,
         "lite",
@@ -115,7 +112,7 @@ def write_lite(
         dev_genomes,
         size,
         fragment_length=FRAGMENT_LENGTH,
-        provenance={**told, **provenance, "evidence_fragments": evidence.num_fragments},
+        provenance={**provenance, "evidence_fragments": evidence.num_fragments},
     )
 
 
@@ -127,7 +124,6 @@ def write_bundle(
     size: DevSize,
     *,
     fragment_length: int,
-    min_length: int = 100,
     scores_frameless: bool = True,
     doubts_repetitive: bool = True,
     provenance: Mapping[str, object],
@@ -138,7 +134,7 @@ def write_bundle(
         "schema": 1,
         "name": name,
         "fragment_length": fragment_length,
-        "min_length": min_length,
+        "min_length": 100,
         "frameless": "score" if scores_frameless else "skip",
         **({"repetitive": "doubt"} if doubts_repetitive else {}),
         "rows": "mean",

@@ -67,7 +67,7 @@ def train_nearest(
     if is_final:
         parts = [part for part in ("train", "dev", "release") if (folder / part).is_dir()]
         _write(output, read_settings(output), table_of(folder, parts, num_threads), parts)
-        load_bundle(str(output))
+        load_bundle(str(output.absolute()))
     return figures
 
 

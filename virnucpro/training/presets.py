@@ -147,7 +147,7 @@ def _train_head(
     )
     figures = write_bundle(
         output,
-        output.resolve().name,
+        output.absolute().name,
         fit.run(reporter),
         dataset.dev,
         size,

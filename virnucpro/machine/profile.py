@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from statistics import median
@@ -30,7 +31,7 @@ from virnucpro.machine.sample_units import draw_strings, store_units
 from virnucpro.resources import free_memory_bytes, held_memory_bytes
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import ROLES
-from virnucpro.stages.embed import EmbedSettings, EmbedWork, UnitStrings, usual_token_budget
+from virnucpro.stages.embed import EmbedSettings, EmbedWork, Source, read_strings, usual_token_budget
 
 CPU_BUDGETS = tuple(1024 << power for power in range(7))
 GPU_BUDGETS = tuple(8192 << power for power in range(5))
@@ -148,7 +149,7 @@ def _tokens_per_second(encoder: Encoder, unit: PackedUnit, device: torch.device)
 class _FewUnits:
     """Reads some stored units over and over, under ever new numbers."""
 
-    strings: UnitStrings
+    strings: Source
     num_units: int
 
     def __call__(self, unit: int) -> Ragged:
@@ -164,7 +165,7 @@ class _EmbedFewUnits:
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Embed each unit."""
-        sources = {role: _FewUnits(UnitStrings(self.embed.run_dir, role), self.num_units) for role in ROLES}
+        sources = {role: _FewUnits(partial(read_strings, self.embed.run_dir, role), self.num_units) for role in ROLES}
         for (unit, embedding), *_others in self.embed.embeddings(units, sources, worker):
             yield UnitDone(unit, len(embedding))
 

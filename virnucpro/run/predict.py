@@ -176,7 +176,7 @@ def execute(
             proteins=genes.protein_table(run.bundle) if options.with_taxonomy else None,
             num_threads=request.settings.runtime.threads or available_cpus(),
         )
-        described = None if look is None else look.described
+        described = None if look is None else cascade.described(look.run.rules, look.model.limits)
         results, counts = write.run(index, computed.table, computed.scores, wanted, run.reporter, described)
         record = run_record(run, index, request, computed.devices, counts, computed.started)
         record |= {"warnings": computed.cautions}

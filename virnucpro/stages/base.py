@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,9 +13,11 @@ from virnucpro import store
 from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.rules import Rules
+from virnucpro.errors import CountError
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import are_own_source
+from virnucpro.store import StoredArray
 from virnucpro.stored_json import Count
 
 ROLES = ("nucleotide", "protein")
@@ -32,6 +36,36 @@ def shard_made_from(bundle: Bundle, role: str, dtype: str, unit_digest: str) -> 
 def features_made_from(bundle: Bundle, dtype: str, unit_digest: str) -> dict[str, str]:
     """What a merged file and a scores file must carry."""
     return {"unit_digest": unit_digest, "fingerprint": fingerprint_of(bundle.fingerprint, dtype)}
+
+
+def unit_digest(run_dir: RunDir, unit: int) -> str:
+    """Digest of a unit, which whatever is made from it carries.
+
+    Raises:
+        StoreError: the unit is missing or damaged.
+    """
+    return str(store.read_attributes(run_dir.unit(unit), "unit")["digest"])
+
+
+@contextmanager
+def open_shards(run_dir: RunDir, unit: int, fingerprints: Mapping[str, str]) -> Iterator[list[StoredArray]]:
+    """The nucleotide and the protein embeddings of a unit; ``fingerprints`` (by role) must have made them.
+
+    Raises:
+        StoreError: they are missing, damaged or of another unit or encoder; damage may show when the block ends.
+        CountError: there are more of one kind than of the other.
+    """
+    digest = unit_digest(run_dir, unit)
+    with ExitStack() as files:
+        shards = []
+        for role in ROLES:
+            made_from = {"unit_digest": digest, "fingerprint": fingerprints[role]}
+            path = run_dir.embedding(role, unit)
+            shards.append(files.enter_context(store.open_array(path, "embedding", made_from, "embedding")))
+        num_nucleotide, num_protein = (shard.shape[0] for shard in shards)
+        if num_nucleotide != num_protein:
+            raise CountError(f"unit {unit}: {num_nucleotide} nucleotide and {num_protein} protein embeddings")
+        yield shards
 
 
 def computed_rows(run_dir: RunDir, unit: int, rows: NDArray[np.void], first_row: int) -> NDArray[np.bool_]:

@@ -69,8 +69,8 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
         with log_to(results.result(index.run_stem, "log")):
             _log.info("VirNucPro %s calls %s again: %s", __version__, root, shlex.join(sys.argv))
             with stored_results(run_dir, index, reporter) as (table, scores):
-                cascade_facts = described_cascade(run_dir, table)
-                written, counts = write.run(index, table, scores, wanted, reporter, cascade_facts)
+                facts = cascade.described(table.rules[1], _limits(run_dir)) if run_dir.is_cascade else None
+                written, counts = write.run(index, table, scores, wanted, reporter, facts)
                 record = _write_record(run_dir, index, results, counts, wanted, table.rules[0])
                 for item, result in zip(index.inputs, written, strict=True):
                     summary = check_json(results.result(item.stem, "summary.json"), Summary)
@@ -84,25 +84,17 @@ def stored_results(run_dir: RunDir, index: Index, reporter: Reporter) -> Iterato
     """The table of a finished run, which is made again if it is not there, and the scores of its rows."""
     runs = [StoredRun(part, Rules.read(part.rules), reporter) for part in reversed(run_dir.models)]
     with ExitStack() as stack:
-        if (run_dir.table / "table.json").is_file():
-            table = Fragments.open(run_dir.table, [stored.rules for stored in runs])
-            decided = table.sequences["model"] == 1 if run_dir.is_cascade else None
-        else:
-            table, decided = None, None
-        first = stack.enter_context(StoredScores(runs[1], index)) if run_dir.is_cascade else None
-        if first is not None and decided is None:
-            decided, _ = cascade.look(first, index, _limits(run_dir))
+        is_there = (run_dir.table / "table.json").is_file()
+        table = Fragments.open(run_dir.table, [stored.rules for stored in runs]) if is_there else None
+        first = decided = None
+        if run_dir.is_cascade:
+            first = stack.enter_context(StoredScores(runs[1], index))
+            decided = (
+                table.sequences["model"] == 1 if table is not None else cascade.look(first, index, _limits(run_dir))[0]
+            )
         asked = stack.enter_context(StoredScores(runs[0], index, decided))
         scores = ScoredModels(asked, first, decided)
-        yield table or tabulate.run(index, scores), scores
-
-
-def described_cascade(run_dir: RunDir, table: Fragments) -> dict[str, Any] | None:
-    """What summaries say of the model that looked first; None without one."""
-    if len(table.rules) == 1:
-        return None
-    first = table.rules[1]
-    return {"first": first.name, "first_fingerprint": first.fingerprint, **_limits(run_dir)._asdict()}
+        yield table if table is not None else tabulate.run(index, scores), scores
 
 
 def _limits(run_dir: RunDir) -> Limits:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
+from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.progress import Reporter
 from virnucpro.results.calls import probability, sequence_log_odds, sums
@@ -27,7 +28,7 @@ from virnucpro.results.fragments import Fragments
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import Status, are_own_source
 from virnucpro.stages import tabulate
-from virnucpro.stages.base import ROLES, Index, Run, ScoredRun
+from virnucpro.stages.base import ROLES, Index, Run, ScoredRun, unit_digest
 from virnucpro.stages.tabulate import ScoredModels, StoredScores, are_wanted
 
 _log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def select(run: ScoredRun, index: Index, decided: NDArray[np.bool_] | None) -> I
 
 
 def _store(run_dir: RunDir, unit: int, selected: NDArray[np.bool_]) -> None:
-    made_from = {"unit_digest": store.read_attributes(run_dir.unit(unit), "unit")["digest"]}
+    made_from = {"unit_digest": unit_digest(run_dir, unit)}
     path = run_dir.selection(unit)
     try:
         is_here = store.is_made_from(path, "selection", made_from)
@@ -151,12 +152,6 @@ class FirstLook:
     decided: NDArray[np.bool_]  # (num_sequences,) the sequences that it decided
     num_failed: int  # rows it could not compute; their sequences go on
 
-    @property
-    def described(self) -> dict[str, Any]:
-        """What summaries say of it."""
-        rules = self.run.rules
-        return {"first": rules.name, "first_fingerprint": rules.fingerprint, **self.model.limits._asdict()}
-
 
 @contextmanager
 def screened(run: Run, first: FirstModel, index: Index, compute: Callable[[Run, Index], None]) -> Iterator[FirstLook]:
@@ -175,6 +170,11 @@ def screened(run: Run, first: FirstModel, index: Index, compute: Callable[[Run, 
             run.bundle.name,
         )
         yield FirstLook(run, first, chosen, scores, decided, num_failed)
+
+
+def described(first: Rules, limits: Limits) -> dict[str, Any]:
+    """What summaries say of the model that looked first."""
+    return {"first": first.name, "first_fingerprint": first.fingerprint, **limits._asdict()}
 
 
 def look(first: StoredScores, index: Index, limits: Limits) -> tuple[NDArray[np.bool_], int]:

@@ -7,7 +7,7 @@ it is read instead and split again: the head then does the same arithmetic, and 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.encoders.weights import read_config
 from virnucpro.engine.threads import READ_AHEAD, ComputeThreads
-from virnucpro.errors import CountError, ModelError
+from virnucpro.errors import ModelError
 from virnucpro.heads import PackedHead, load_head
-from virnucpro.stages.base import ROLES, Index, Run, features_made_from, shard_made_from
+from virnucpro.stages.base import ROLES, Index, Run, features_made_from, fingerprint_of, open_shards, unit_digest
 
 _Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
 """Nucleotide and protein embeddings of some rows."""
@@ -41,7 +41,7 @@ class Scorer:
     def __init__(self, run: Run, num_threads: int, batch_size: int, *, keep_embeddings: bool) -> None:
         self._run_dir, self._bundle, self._dtype = run.dir, run.bundle, run.dtype
         self._num_threads, self._batch_size = min(num_threads, _MAX_THREADS), batch_size
-        self._keep_embeddings = keep_embeddings
+        self._num_alive, self._keep_embeddings = self._num_threads + READ_AHEAD, keep_embeddings
         widths = [read_config(run.bundle.encoder(role)).width for role in ROLES]
         self._head = PackedHead(load_head(run.bundle.head), widths)
 
@@ -52,46 +52,32 @@ class Scorer:
             StoreError: they are damaged.
             CountError: there are more embeddings of one kind than of the other.
         """
-        unit_digest = store.read_attributes(self._run_dir.unit(unit), "unit")["digest"]
-        shards = [self._run_dir.embedding(role, unit) for role in ROLES]
         merged = self._run_dir.merged(unit)
-        opened = self._of_merged if merged.exists() else self._of_shards
-        num_alive = self._num_threads + READ_AHEAD
-        with opened(unit, unit_digest, num_alive) as pairs, ComputeThreads(self._num_threads) as threads:
+        made_from = features_made_from(self._bundle, self._dtype, unit_digest(self._run_dir, unit))
+        opened = self._of_merged(unit, made_from) if merged.exists() else self._of_shards(unit)
+        with opened as pairs, ComputeThreads(self._num_threads) as threads:
             scores = np.concatenate([np.empty((0, 2), dtype=np.float32), *threads.map(self._scores, pairs)])
-        made_from = features_made_from(self._bundle, self._dtype, unit_digest)
         store.write_arrays(self._run_dir.scores(unit), "scores", {"scores": scores}, made_from)
         if not self._keep_embeddings:
-            for path in (*shards, merged):
+            for path in (*(self._run_dir.embedding(role, unit) for role in ROLES), merged):
                 path.unlink(missing_ok=True)
         return len(scores)
 
     @contextmanager
-    def _of_shards(self, unit: int, unit_digest: str, num_alive: int) -> Iterator[Iterator[_Pair]]:
-        """The embeddings of a unit, some rows at a time; each pair is gone when ``num_alive`` more are asked for.
-
-        Damage may show after the last pair.
-        """
-        with ExitStack() as files:
-            parts = []
-            for role in ROLES:
-                made_from = shard_made_from(self._bundle, role, self._dtype, unit_digest)
-                path = self._run_dir.embedding(role, unit)
-                parts.append(files.enter_context(store.open_array(path, "embedding", made_from, "embedding")))
-            num_nucleotide, num_protein = (part.shape[0] for part in parts)
-            if num_nucleotide != num_protein:
-                raise CountError(f"unit {unit}: {num_nucleotide} nucleotide and {num_protein} protein embeddings")
-            yield zip(*(part.blocks(self._batch_size, num_alive) for part in parts), strict=True)
+    def _of_shards(self, unit: int) -> Iterator[Iterator[_Pair]]:
+        """The embeddings of a unit, some rows at a time; each pair is gone when all threads have later ones."""
+        fingerprints = {role: fingerprint_of(self._bundle.digests[role], self._dtype) for role in ROLES}
+        with open_shards(self._run_dir, unit, fingerprints) as shards:
+            yield zip(*(shard.blocks(self._batch_size, self._num_alive) for shard in shards), strict=True)
 
     @contextmanager
-    def _of_merged(self, unit: int, unit_digest: str, num_alive: int) -> Iterator[Iterator[_Pair]]:
+    def _of_merged(self, unit: int, made_from: dict[str, str]) -> Iterator[Iterator[_Pair]]:
         """The same from the merged file."""
         width = read_config(self._bundle.nucleotide).width
-        made_from = features_made_from(self._bundle, self._dtype, unit_digest)
         with store.open_array(self._run_dir.merged(unit), "merged", made_from, "feature") as feature:
             yield (
                 (np.ascontiguousarray(block[:, :width]), np.ascontiguousarray(block[:, width:]))
-                for block in feature.blocks(self._batch_size, num_alive)
+                for block in feature.blocks(self._batch_size, self._num_alive)
             )
 
     def _scores(self, pair: _Pair) -> NDArray[np.float32]:

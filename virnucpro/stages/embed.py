@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import tee
 from typing import TypedDict
 
@@ -36,7 +37,7 @@ from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.settings import CompileChoice
 from virnucpro.stages import poison
-from virnucpro.stages.base import ROLES, Index, Run, computed_rows, shard_made_from
+from virnucpro.stages.base import ROLES, Index, Run, computed_rows, shard_made_from, unit_digest
 
 _log = logging.getLogger(__name__)
 GPU_TOKEN_BUDGET = 65_536
@@ -64,46 +65,33 @@ class EmbedSettings:
     rows_a_worker: float = 0  # that each worker has to embed, about; infinite where that is not known
 
 
-@dataclass(frozen=True)
-class UnitStrings:
-    """Reads the strings of a unit that are to be embedded: those of rows that the model computes."""
-
-    run_dir: RunDir  # where
-    role: str  # nucleotide or protein
-    # unit to the positions, among those rows, whose strings are given as empty
-    left_out: Mapping[int, Sequence[int]] = field(default_factory=dict)
-
-    def __call__(self, unit: int) -> Ragged:
-        """Strings of one unit, an item for each row to be computed."""
-        names = {"nucleotide": "nucleotides", "protein": "proteins"}
-        rows, first_row, strings = store.read_rows(self.run_dir.unit(unit), names[self.role])
-        is_computed = computed_rows(self.run_dir, unit, rows, first_row)
-        own = strings if is_computed.all() else strings.take(np.flatnonzero(is_computed))
-        if unit not in self.left_out:
-            return own
-        kept = np.ones(len(own), dtype=bool)
-        kept[list(self.left_out[unit])] = False
-        return own.keep(kept)
-
-
-@dataclass(frozen=True)
-class UnitPart:
-    """Reads the strings of one unit with all but some emptied, as if each part of it were a unit."""
-
-    whole: UnitStrings  # reads the unit
-    unit: int  # its number
-    parts: tuple[range, ...]  # positions of the strings that stay, for each part
-
-    def __call__(self, part: int) -> Ragged:
-        """Strings of one part."""
-        strings = self.whole(self.unit)
-        kept = np.zeros(len(strings), dtype=bool)
-        kept[self.parts[part]] = True
-        return strings.keep(kept)
-
-
 Embedded = tuple[int, NDArray[np.floating]]
 Source = Callable[[int], Ragged]
+"""Reads the strings of a unit that are to be embedded; picklable."""
+
+
+def read_strings(run_dir: RunDir, role: str, unit: int) -> Ragged:
+    """An item for each row of a unit that the model computes."""
+    names = {"nucleotide": "nucleotides", "protein": "proteins"}
+    rows, first_row, strings = store.read_rows(run_dir.unit(unit), names[role])
+    is_computed = computed_rows(run_dir, unit, rows, first_row)
+    return strings if is_computed.all() else strings.take(np.flatnonzero(is_computed))
+
+
+def _without(read: Source, left_out: Mapping[int, Sequence[int]], unit: int) -> Ragged:
+    """The strings of a unit, those at the positions that are left out emptied."""
+    strings = read(unit)
+    kept = np.ones(len(strings), dtype=bool)
+    kept[list(left_out.get(unit, ()))] = False
+    return strings.keep(kept)
+
+
+def _part(read: Source, unit: int, parts: tuple[range, ...], part: int) -> Ragged:
+    """The strings of a unit, all but those of one part emptied, as if each part of it were a unit."""
+    strings = read(unit)
+    kept = np.zeros(len(strings), dtype=bool)
+    kept[parts[part]] = True
+    return strings.keep(kept)
 
 
 @dataclass(frozen=True)
@@ -119,7 +107,9 @@ class EmbedWork:
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Embed each unit; a thread writes, so that the device does not wait for the disk."""
-        sources = {role: UnitStrings(self.run_dir, role, self.left_out) for role in ROLES}
+        sources = {role: partial(read_strings, self.run_dir, role) for role in ROLES}
+        if self.left_out:
+            sources = {role: partial(_without, source, self.left_out) for role, source in sources.items()}
         writer = worker.kept.once("writer", lambda: worker.kept.enter_context(ThreadPoolExecutor(1)))
         writing: deque[Future[UnitDone]] = deque()
         for embedded in self.embeddings(units, sources, worker):
@@ -206,11 +196,11 @@ class EmbedWork:
 
     def _write(self, *embedded: Embedded) -> UnitDone:
         (unit, _), *_ = embedded
-        unit_digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
+        digest = unit_digest(self.run_dir, unit)
         for role, (number, embedding) in zip(ROLES, embedded, strict=True):
             if number != unit:
                 raise CountError(f"unit {unit} and unit {number} came out together")
-            made = shard_made_from(self.bundle, role, self.dtype, unit_digest)
+            made = shard_made_from(self.bundle, role, self.dtype, digest)
             if unit in self.left_out:
                 embedding[list(self.left_out[unit])] = np.nan
             store.write_arrays(self.run_dir.embedding(role, unit), "embedding", {"embedding": embedding}, made)
@@ -227,7 +217,8 @@ class ProbeWork:
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Embed each part."""
-        sources = {role: UnitPart(UnitStrings(self.embed.run_dir, role), self.unit, self.parts) for role in ROLES}
+        whole = {role: partial(read_strings, self.embed.run_dir, role) for role in ROLES}
+        sources = {role: partial(_part, source, self.unit, self.parts) for role, source in whole.items()}
         for (part, _), *_ in self.embed.embeddings(units, sources, worker):
             yield UnitDone(part, len(self.parts[part]))
 

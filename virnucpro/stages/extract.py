@@ -38,6 +38,7 @@ def run(
     Raises:
         InputError: an input cannot be read.
         RunMismatchError: the inputs are not those this run was made from.
+        CountError: the units do not hold every sequence.
     """
     samples = samples or samples_of(run.inputs)
     if run.dir.index.exists():
@@ -63,7 +64,11 @@ def run(
         IndexedInput(stem=sample.name, **asdict(item)) for sample, item in zip(samples, extraction.inputs, strict=True)
     )
     _warn(extraction)
-    return write_index(run, Index(inputs, units, num_fragments))
+    index, num_begun = Index(inputs, units, num_fragments), units[-1].stop_sequence if units else 0
+    if index.num_sequences != num_begun:
+        raise CountError(f"{index.num_sequences} sequences were read, {num_begun} are in the units")
+    index.write(run.dir)
+    return index
 
 
 def write_units(
@@ -101,19 +106,6 @@ def _write_late_sources(run: Run, units: list[IndexedUnit], contents: SequenceIn
             table.rows["source"][rows[is_here] - table.first_row] = sources[is_here]
             store.write_unit(run.dir.unit(unit), table)
             units[unit] = replace(units[unit], num_sources=_num_sources(table))
-
-
-def write_index(run: Run, index: Index) -> Index:
-    """Write the index, which ends extraction, and return it.
-
-    Raises:
-        CountError: the units do not hold every sequence.
-    """
-    num_begun = index.units[-1].stop_sequence if index.units else 0
-    if index.num_sequences != num_begun:
-        raise CountError(f"{index.num_sequences} sequences were read, {num_begun} are in the units")
-    index.write(run.dir)
-    return index
 
 
 def _warn(extraction: Extraction) -> None:

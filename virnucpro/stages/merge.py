@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,7 +20,7 @@ from virnucpro.errors import CountError, StoreError, WorkerError
 from virnucpro.executors.base import Executor, Outcome, UnitDone, UnitFailed, Worker
 from virnucpro.progress import Advance
 from virnucpro.run_dir import RunDir
-from virnucpro.stages.base import ROLES, Run, fingerprint_of
+from virnucpro.stages.base import ROLES, Run, fingerprint_of, open_shards, unit_digest
 from virnucpro.store import StoredArray
 
 _log = logging.getLogger(__name__)
@@ -57,31 +56,22 @@ class MergeWork:
         """Whether the merged file is there and was made from this unit; one that was not is made again."""
         path = self.run_dir.merged(unit)
         try:
-            return path.exists() and store.is_made_from(path, "merged", self._made_from(unit, self.fingerprint))
+            return path.exists() and store.is_made_from(path, "merged", self._made_from(unit))
         except StoreError as error:
             _log.warning("%s; it is merged again", error)
             return False
 
     def _merge(self, unit: int) -> UnitDone:
-        with ExitStack() as files:
-            parts = []
-            for role in ROLES:
-                path = self.run_dir.embedding(role, unit)
-                made_from = self._made_from(unit, self.shard_fingerprints[role])
-                parts.append(files.enter_context(store.open_array(path, "embedding", made_from, "embedding")))
-            nucleotide, protein = parts
-            (num_rows, width), (num_others, other_width) = nucleotide.shape, protein.shape
-            if num_rows != num_others:
-                raise CountError(f"unit {unit}: {num_rows} nucleotide and {num_others} protein embeddings")
+        with open_shards(self.run_dir, unit, self.shard_fingerprints) as (nucleotide, protein):
+            (num_rows, width), (_, other_width) = nucleotide.shape, protein.shape
             dtype = np.result_type(nucleotide.dtype, protein.dtype)
             like = np.broadcast_to(np.zeros((), dtype), (num_rows, width + other_width))
-            made_from, blocks = self._made_from(unit, self.fingerprint), _side_by_side(nucleotide, protein, dtype)
-            store.write_blocks(self.run_dir.merged(unit), "merged", "feature", like, blocks, made_from)
+            blocks = _side_by_side(nucleotide, protein, dtype)
+            store.write_blocks(self.run_dir.merged(unit), "merged", "feature", like, blocks, self._made_from(unit))
         return UnitDone(unit, num_rows)
 
-    def _made_from(self, unit: int, fingerprint: str) -> dict[str, str]:
-        digest = store.read_attributes(self.run_dir.unit(unit), "unit")["digest"]
-        return {"unit_digest": digest, "fingerprint": fingerprint}
+    def _made_from(self, unit: int) -> dict[str, str]:
+        return {"unit_digest": unit_digest(self.run_dir, unit), "fingerprint": self.fingerprint}
 
 
 def _side_by_side(

@@ -24,7 +24,7 @@ from virnucpro.results import counts as counting
 from virnucpro.results import drawing, figures
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Calling
-from virnucpro.results.finished import FinishedRun, open_run, stems_of
+from virnucpro.results.finished import FinishedRun, open_run, open_runs, stems_of
 from virnucpro.results.overview import CALLS, overview
 from virnucpro.results.page import STATUS_MEANINGS, short_name, write_report
 from virnucpro.sequence.table import Status
@@ -274,6 +274,13 @@ def test_an_empty_input_has_a_report(tmp_path):
     root = write_run(tmp_path / "run", [])
     assert "0 sequences were read" in page_of(root).text
     assert figures.write_plots(open_run(root, "in"), "png").is_dir()
+
+
+def test_a_run_is_opened_once_for_all_its_inputs(full_run):
+    """Its table is as large as the run, and checking it takes as long as reading it."""
+    one, other = open_runs(full_run, ["in", "in"])
+    assert np.shares_memory(one.results.table.fragments, other.results.table.fragments)
+    assert one.record is other.record
 
 
 def test_records_of_another_run_are_refused(tmp_path):

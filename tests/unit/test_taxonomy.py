@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from dataclasses import replace
@@ -236,12 +237,15 @@ def test_counts_that_are_damaged_are_named(content, tmp_path):
 
 
 def test_a_finished_run_is_named_and_its_page_shows_it(virnucpro, tmp_path):
-    """``virnucpro taxonomy``, and ``call`` that names the new hits as well."""
+    """``virnucpro taxonomy``, which leaves digests of other inputs alone; ``call`` names the new hits as well."""
     root = write_run(tmp_path / "run", [line("long", 4000, 0.99), line("host", 3000, 0.01, Status.OK)])
     assert virnucpro("report", root, "-q").code == 0
     assert 'id="taxonomy"' not in (root / "in.report.html").read_text()
+    record = root / "in.run.json"
+    record.write_text('{"outputs": {"other.taxonomy.tsv": "sha256:0"}}')
     ended = virnucpro("taxonomy", root, "-q", "-t", "1")
     assert (ended.code, ended.out) == (0, "in: 1 hits, 0 named, 0 novel\n")
+    assert json.loads(record.read_text())["outputs"].keys() >= {"other.taxonomy.tsv", "in.taxonomy.tsv"}
     page = (root / "in.report.html").read_text()
     assert 'id="taxonomy"' in page
     assert page.count("<script") == 1  # that of the search box

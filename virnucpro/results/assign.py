@@ -174,9 +174,7 @@ def best_alignments(stream: InputStream, reference: str | None = None) -> Iterat
 def _of_segment(read: pysam.AlignedSegment, source: str) -> Alignment:
     if read.is_unmapped or not read.cigartuples:
         return Alignment(name_of(read), b"", 0.0, 0.0, 0.0)
-    num = [0] * (_MISMATCH + 2)  # the last is pysam's own "back" operation
-    for operation, length in read.cigartuples:
-        num[operation] += length
+    num = read.get_cigar_stats()[0].tolist()  # bases of each operation
     num_columns = num[_MATCH] + num[_EQUAL] + num[_MISMATCH] + num[_INSERTION] + num[_DELETION]
     num_aligned = num[_MATCH] + num[_EQUAL] + num[_MISMATCH] + num[_INSERTION]
     if read.has_tag("NM"):

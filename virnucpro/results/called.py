@@ -12,7 +12,7 @@ from xxhash import xxh3_128
 
 from virnucpro.results import schema, tables
 from virnucpro.results.calls import Call, Calling, call_sequences, evidence_of
-from virnucpro.results.formats import arrow_schema, arrow_table
+from virnucpro.results.formats import arrow_table
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.prevalence import Prevalence
 from virnucpro.results.regions import proviruses, regions
@@ -135,8 +135,7 @@ class InputResults:
     def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
         """The table of sequences as a ``pyarrow.Table``, with the columns of ``.sequences.parquet``."""
         table = schema.CASCADE if self.models else schema.SEQUENCES
-        cells = tables.sequence_cells(self.table, self.calls, self.models)
-        return arrow_table(arrow_schema(table), table.columns, cells)
+        return arrow_table(table, tables.sequence_cells(self.table, self.calls, self.models))
 
     def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is not needed to run
         """The table of sequences as a ``pandas.DataFrame``."""

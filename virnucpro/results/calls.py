@@ -15,7 +15,7 @@ from virnucpro.mapped import chunks
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.prevalence import Prevalence, estimate
 from virnucpro.results.records import record_log_odds
-from virnucpro.results.regions import REGION_DTYPE
+from virnucpro.results.regions import NO_REGIONS
 from virnucpro.sequence.table import Status
 from virnucpro.settings import Science
 
@@ -164,10 +164,9 @@ def _sum_by(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def sequence_log_odds(
-    table: Fragments, added: NDArray[np.void], parts: NDArray[np.void] | None = None
+    table: Fragments, added: NDArray[np.void], parts: NDArray[np.void] = NO_REGIONS
 ) -> NDArray[np.float64]:
     """(m,) calibrated log-odds at equal prevalence; NaN if nothing was scored or the record is not fit for a call."""
-    parts = np.zeros(0, dtype=REGION_DTYPE) if parts is None else parts
     scored = added["num_scored"].astype(np.int64)
     is_fit = (scored > 0) & np.isin(table.sequences["status"], _FIT)
     mean = np.where(is_fit, added["log_odds"] / np.maximum(scored, 1), np.nan)
@@ -233,9 +232,8 @@ def call_sequences(
     return calls
 
 
-def evidence_of(table: Fragments, parts: NDArray[np.void] | None = None) -> NDArray[np.float32]:
+def evidence_of(table: Fragments, parts: NDArray[np.void] = NO_REGIONS) -> NDArray[np.float32]:
     """(m,) log-odds at equal prevalence of all sequences; in float32, as they are all in memory at once."""
-    parts = np.zeros(0, dtype=REGION_DTYPE) if parts is None else parts
     evidence = np.empty(len(table), dtype=np.float32)
     done = 0
     for part in table.parts():

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +45,6 @@ _SHARES = [b"%.4f" % (number / 10_000) for number in range(10_001)] + [NOTHING]
 """All texts of a probability, and of none."""
 
 
-class TableWriter(Protocol):
-    """An open table."""
-
-    def write(self, cells: Cells) -> None:
-        """Append lines."""
-
-
 def require(file_format: TableFormat) -> None:
     """Say early that a format cannot be written.
 
@@ -64,22 +58,39 @@ def require(file_format: TableFormat) -> None:
         )
 
 
-@contextmanager
-def open_table(path: Path, table: Table, file_format: TableFormat = "tsv") -> Iterator[TableWriter]:
-    """A table at ``path``; in place when the block ends well.
+def write_table(path: Path, table: Table, parts: Iterable[Cells], file_format: TableFormat = "tsv") -> None:
+    """Write a table, some lines at a time; it is in place when all of them are written.
 
     Raises:
         UsageError: the library of the format is not installed.
     """
     require(file_format)
     if file_format == "parquet":
-        with atomic_write(path) as temporary, temporary.open("wb") as stream:
-            writer = _ParquetWriter(stream, table)
-            yield writer
-            writer.close()
-    else:
-        with open_output(path, table.header if file_format == "tsv" else ()) as stream:
-            yield (_TsvWriter if file_format == "tsv" else _JsonLinesWriter)(stream, table)
+        _write_parquet(path, table, parts)
+        return
+    with open_output(path, table.header if file_format == "tsv" else ()) as stream:
+        for cells in parts:
+            stream.write((lines if file_format == "tsv" else _json_lines)(cells, table.columns))
+
+
+def _write_parquet(path: Path, table: Table, parts: Iterable[Cells]) -> None:
+    """In row groups of one size."""
+    arrow, schema = import_module("pyarrow"), arrow_schema(table)
+    open_file = partial(import_module("pyarrow.parquet").ParquetWriter, schema=schema, compression="zstd")
+    waiting = schema.empty_table()
+    with atomic_write(path) as temporary, temporary.open("wb") as stream, open_file(stream) as file:
+
+        def write_group() -> None:
+            # Pages follow chunks: in one chunk the bytes do not depend on the cut into units.
+            file.write_table(waiting.slice(0, _GROUP_ROWS).combine_chunks(), row_group_size=_GROUP_ROWS)
+
+        for cells in parts:
+            waiting = arrow.concat_tables([waiting, arrow_table(table, cells)])
+            while len(waiting) >= _GROUP_ROWS:
+                write_group()
+                waiting = waiting.slice(_GROUP_ROWS)
+        if len(waiting):
+            write_group()
 
 
 @contextmanager
@@ -105,6 +116,13 @@ def lines(cells: Cells, columns: Sequence[Column] = ()) -> bytes:
     texts = [_texts(values, places) for values, places in zip(cells, decimals, strict=True)]
     form = b"\t".join(b"%d" if _is_whole(values) else b"%b" for values in cells) + b"\n"
     return b"".join([form % line for line in zip(*texts, strict=True)])
+
+
+def _json_lines(cells: Cells, columns: Sequence[Column]) -> bytes:
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    names = [column.name for column in columns]
+    rows = zip(*(values_of(*pair) for pair in zip(columns, cells, strict=True)), strict=True)
+    return "".join([encode(dict(zip(names, row, strict=True))) + "\n" for row in rows]).encode()
 
 
 def decimals(values: NDArray[np.floating], num_decimals: int = 4) -> list[bytes]:
@@ -178,50 +196,6 @@ class _BgzipFile:
         self._stream.write(_BGZF_HEAD + size + packed + struct.pack("<II", self._checksum(block), len(block)))
 
 
-class _TsvWriter:
-    def __init__(self, stream: IO[bytes], table: Table) -> None:
-        self._stream = stream
-        self._columns = table.columns
-
-    def write(self, cells: Cells) -> None:
-        self._stream.write(lines(cells, self._columns))
-
-
-class _JsonLinesWriter(_TsvWriter):
-    def write(self, cells: Cells) -> None:
-        names = [column.name for column in self._columns]
-        encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-        rows = zip(*(values_of(*pair) for pair in zip(self._columns, cells, strict=True)), strict=True)
-        self._stream.write("".join([encode(dict(zip(names, row, strict=True))) + "\n" for row in rows]).encode())
-
-
-class _ParquetWriter:
-    """Gathers lines into row groups of one size."""
-
-    def __init__(self, stream: IO[bytes], table: Table) -> None:
-        self._columns = table.columns
-        self._schema = arrow_schema(table)
-        self._file = import_module("pyarrow.parquet").ParquetWriter(stream, self._schema, compression="zstd")
-        self._waiting = self._schema.empty_table()
-
-    def write(self, cells: Cells) -> None:
-        arrow = import_module("pyarrow")
-        self._waiting = arrow.concat_tables([self._waiting, arrow_table(self._schema, self._columns, cells)])
-        while len(self._waiting) >= _GROUP_ROWS:
-            self._write_group(_GROUP_ROWS)
-
-    def close(self) -> None:
-        if len(self._waiting):
-            self._write_group(len(self._waiting))
-        self._file.close()
-
-    def _write_group(self, num_rows: int) -> None:
-        # Pages follow chunks: in one chunk the bytes do not depend on the cut into units.
-        group = self._waiting.slice(0, num_rows).combine_chunks()
-        self._file.write_table(group, row_group_size=_GROUP_ROWS)
-        self._waiting = self._waiting.slice(num_rows)
-
-
 def arrow_schema(table: Table) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
     """The columns of a table for Arrow."""
     arrow = import_module("pyarrow")
@@ -231,11 +205,11 @@ def arrow_schema(table: Table) -> Any:  # noqa: ANN401 - pyarrow has no types of
     )
 
 
-def arrow_table(schema: Any, columns: Sequence[Column], cells: Cells) -> Any:  # noqa: ANN401 - as above
+def arrow_table(table: Table, cells: Cells) -> Any:  # noqa: ANN401 - as above
     """Lines as an Arrow table."""
-    arrow = import_module("pyarrow")
+    arrow, schema = import_module("pyarrow"), arrow_schema(table)
     arrays = [
         arrow.array(values_of(column, values), type=item.type)
-        for item, column, values in zip(schema, columns, cells, strict=True)
+        for item, column, values in zip(schema, table.columns, cells, strict=True)
     ]
     return arrow.Table.from_arrays(arrays, schema=schema)

@@ -17,7 +17,7 @@ from virnucpro.nearest.repeats import topology
 from virnucpro.results import legacy, schema, tables
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALL_NAMES, Call, Calling
-from virnucpro.results.formats import NOTHING, Cells, decimals, lines, open_output, open_table
+from virnucpro.results.formats import NOTHING, Cells, decimals, lines, open_output, write_table
 from virnucpro.results.lineages import Lineages
 from virnucpro.results.schema import Table
 from virnucpro.run_dir import RunDir
@@ -80,9 +80,8 @@ class Output:
                 for text in self.content(results):
                     stream.write(text)  # type: ignore[arg-type]
         else:
-            with open_table(path, table, wanted.format if wanted.format in table.files else "tsv") as writer:
-                for cells in self.content(results):
-                    writer.write(cells)  # type: ignore[arg-type]
+            file_format = wanted.format if wanted.format in table.files else "tsv"
+            write_table(path, table, self.content(results), file_format)  # type: ignore[arg-type]
         for other in {self.path(folder, stem, each) for each in TABLE_FORMATS} - {path}:
             other.unlink(missing_ok=True)
 

@@ -27,6 +27,7 @@ REGION_DTYPE = np.dtype(
 """A virus region: number of its sequence in the run, 0-based half-open bounds, whether it is a part of a longer
 sequence, its probability (of a part the mean over its genes), score, and numbers of fragments and genes."""
 
+NO_REGIONS = np.zeros(0, dtype=REGION_DTYPE)
 _LARGEST_SCORE = 99.0
 
 

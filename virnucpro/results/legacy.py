@@ -8,8 +8,6 @@ by name. Windows without a kept frame, and frames that could not be computed, ar
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -47,10 +45,4 @@ def highest_cells(rows: Iterable[tuple[Sequence[bytes], NDArray[np.float32]]]) -
 
 def _as_csv(name: bytes) -> bytes:
     """A cell of a CSV file with tabs, in quotation marks if it needs them."""
-    if not any(mark in name for mark in (b'"', b"\t", b"\r", b"\n")):
-        return name
-    line = io.StringIO()
-    csv.writer(line, delimiter="\t", lineterminator="", quoting=csv.QUOTE_MINIMAL).writerow(
-        [name.decode(errors="surrogateescape")]
-    )
-    return line.getvalue().encode(errors="surrogateescape")
+    return b'"%b"' % name.replace(b'"', b'""') if b'"' in name or b"\t" in name else name

@@ -86,29 +86,23 @@ class Output:
             other.unlink(missing_ok=True)
 
 
-def _sequences(results: InputResults) -> Iterator[Cells]:
-    for part in results.parts():
-        yield tables.sequence_cells(part.table, part.calls, results.models)
-
-
-def _fragments(results: InputResults) -> Iterator[Cells]:
-    for part in results.parts():
-        yield tables.fragment_cells(part.table, results.prevalence)
+def _by_part(cells: Callable[[InputResults], Cells], results: InputResults) -> Iterator[Cells]:
+    return map(cells, results.parts())
 
 
 def _rows(results: InputResults) -> Iterator[Cells]:
     for unit in results.source.units(("nucleotides", "proteins")):
         kept = np.flatnonzero(unit.table.rows["frame"] != 0)
         rows = unit.table.rows[kept]
+        strings = (each.take(kept).to_bytes() for each in (unit.table.nucleotides, unit.table.proteins))
         names = tables.row_names(results.names_of(rows["sequence"]), rows)
-        strings = unit.table.nucleotides.take(kept), unit.table.proteins.take(kept)
-        yield tables.row_cells(names, rows, *strings, unit.scores[kept])
+        yield (names, *tables.place_cells(rows), *strings, *unit.scores[kept].T)
 
 
 def _failed_rows(results: InputResults) -> Iterator[Cells]:
     for unit in results.source.units(()):
         rows = unit.table.rows[unit.failed]
-        yield tables.failed_cells(results.names_of(rows["sequence"]), rows)
+        yield (results.names_of(rows["sequence"]), *tables.place_cells(rows))
 
 
 def _legacy_rows(results: InputResults) -> Iterator[tuple[list[bytes], NDArray[np.float32]]]:
@@ -167,11 +161,6 @@ def _regions(results: InputResults) -> Iterator[Cells]:
             # a sequence with proviruses is no region as a whole
             [ends.get(number, NOTHING) for number in numbers],
         )
-
-
-def _genes(results: InputResults) -> Iterator[Cells]:
-    for part in results.parts():
-        yield tables.gene_cells(part.table, part.proviruses)
 
 
 def _bed(results: InputResults) -> Iterator[bytes]:
@@ -264,10 +253,17 @@ TAXONOMY_OUTPUTS = tuple(
 """Which viruses the hits are."""
 
 OUTPUTS = (
-    _of(schema.SEQUENCES, _sequences),
-    _of(schema.FRAGMENTS, _fragments),
+    _of(
+        schema.SEQUENCES,
+        partial(_by_part, lambda part: tables.sequence_cells(part.table, part.calls, part.models)),
+    ),
+    _of(schema.FRAGMENTS, partial(_by_part, lambda part: tables.fragment_cells(part.table, part.prevalence))),
     _of(schema.REGIONS, _regions),
-    _of(schema.GENES, _genes, is_wanted=lambda results, _: len(results.table.genes) > 0),
+    _of(
+        schema.GENES,
+        partial(_by_part, lambda part: tables.gene_cells(part.table, part.proviruses)),
+        is_wanted=lambda results, _: len(results.table.genes) > 0,
+    ),
     Output("<stem>.regions.gff3", _gff3),
     Output("<stem>.regions.bed", _bed),
     Output("<stem>.windows.bedgraph.gz", _windows),

@@ -25,7 +25,6 @@ from virnucpro.results.formats import NOTHING, Cells, decimals
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.prevalence import Prevalence
 from virnucpro.results.regions import outside
-from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
 
 _EVIDENCE = [NOTHING, *(name.encode() for name in EVIDENCE_NAMES)]
@@ -114,25 +113,9 @@ def row_names(names: Sequence[bytes], rows: NDArray[np.void]) -> list[bytes]:
     return [b"%b_chunk_%d%b" % line for line in zip(names, numbers, frames, strict=True)]
 
 
-def row_cells(
-    names: Sequence[bytes], rows: NDArray[np.void], nucleotides: Ragged, proteins: Ragged, scores: NDArray[np.float32]
-) -> Cells:
-    """A line for each row, ``schema.ROWS``; ``names`` are the published ones."""
-    return (
-        names,
-        [_FRAMES[frame] for frame in rows["frame"].tolist()],
-        rows["start"] + 1,
-        rows["stop"],
-        nucleotides.to_bytes(),
-        proteins.to_bytes(),
-        scores[:, 0],
-        scores[:, 1],
-    )
-
-
-def failed_cells(names: Sequence[bytes], rows: NDArray[np.void]) -> Cells:
-    """A line for each row, ``schema.FAILED_ROWS``; ``names`` are those of their sequences."""
-    return names, [_FRAMES[frame] for frame in rows["frame"].tolist()], rows["start"] + 1, rows["stop"]
+def place_cells(rows: NDArray[np.void]) -> Cells:
+    """Frame, start and stop of each row."""
+    return [_FRAMES[frame] for frame in rows["frame"].tolist()], rows["start"] + 1, rows["stop"]
 
 
 def words(choices: Mapping[int, str], numbers: NDArray[np.integer]) -> list[bytes]:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from functools import cache
 
 import anndata
 import dnaio
@@ -19,7 +20,7 @@ import pytest
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 from conftest import mixed_records, random_dna, read_tsv, start, write_fasta
-from test_embeddings import ENTRY_POINTS, PLUGIN, POISON
+from test_embeddings import PLUGIN, POISON
 from tiny_models import write_tiny_bundle
 
 import virnucpro as package
@@ -46,13 +47,18 @@ def arrays_of(path):
     return embeddings, about, dict(embeddings.values)
 
 
+@cache
+def rows_by_hand(tiny_bundle, contigs, role):
+    """What is cut from the contigs, and the embedding of each row; None for one without a string."""
+    (table,) = Extraction([str(contigs)], 300, 0, unit_rows=10_000, score_frameless=True).units()
+    strings = (table.nucleotides if role == "nucleotide" else table.proteins).to_bytes()
+    embedded = iter(ModelLoader(f"{tiny_bundle}:{role}", device="cpu").encode([s.decode() for s in strings if s]))
+    return table, [next(embedded) if string else None for string in strings]
+
+
 def by_hand(tiny_bundle, contigs, level, role):
     """Means of rows, fragment by fragment and sequence by sequence, in plain loops."""
-    loader = ModelLoader(f"{tiny_bundle}:{role}", device="cpu")
-    extraction = Extraction([str(contigs)], 300, 0, unit_rows=10_000, score_frameless=True)
-    (table,) = extraction.units()
-    strings = (table.nucleotides if role == "nucleotide" else table.proteins).to_bytes()
-    of_rows = [loader.encode(string.decode()) if string else None for string in strings]
+    table, of_rows = rows_by_hand(tiny_bundle, contigs, role)
     if level == "frame":
         return of_rows
     of_fragments, first = [], 0
@@ -307,12 +313,16 @@ SLOW = (
     PLUGIN
     + """
 import time
+from pathlib import Path
 
 class Slow(Counts):
     cpu_token_budget = 100_000
 
     def embed(self, batch):
-        time.sleep(0.3)
+        with Path(__file__).with_name("calls").open("a") as calls:
+            calls.write(".")
+        if Path(__file__).with_name("sleepy").exists():
+            time.sleep(0.3)
         return super().embed(batch)
 
 def slow(device, dtype):
@@ -323,36 +333,31 @@ slow.alphabet, slow.width, slow.fingerprint = "nt", 4, "slow"
 )
 
 
-def test_kill_9_then_the_same_command_computes_the_rest(tmp_path):
-    (tmp_path / "plugged_in.py").write_text(SLOW)
-    folder = tmp_path / "plugged_in-1.0.dist-info"
+def test_kill_9_then_the_same_command_computes_the_rest(virnucpro, tmp_path, monkeypatch):
+    (tmp_path / "plugged_in_slow.py").write_text(SLOW)
+    folder = tmp_path / "plugged_in_slow-1.0.dist-info"
     folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged-in\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text(ENTRY_POINTS + "slow = plugged_in:slow\n")
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged-in-slow\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[virnucpro.encoders]\nslow = plugged_in_slow:slow\n")
+    (tmp_path / "sleepy").touch()
     place = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     contigs = write_fasta(tmp_path / "c.fasta", {f"s{k}": random_dna(60, k) for k in range(6000)})
     command = ("embed", contigs, "-e", "slow", "--device", "cpu", "-t", 1)
     killed = start(*command, "-o", tmp_path / "a.npz", env={**os.environ, "PYTHONPATH": place})
-    first = tmp_path / "a.npz.parts" / "run" / "part_0.h5"
-    while not first.exists():
+    while not (tmp_path / "a.npz.parts" / "run" / "part_0.h5").exists():
         assert killed.poll() is None, killed.stderr.read()
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait(timeout=20)
     assert not (tmp_path / "a.npz").exists()
-    written = first.stat().st_mtime_ns
-    again = start(*command, "-o", tmp_path / "a.npz", env={**os.environ, "PYTHONPATH": place})
-    kept = written
-    while again.poll() is None and first.exists():
-        try:
-            kept = first.stat().st_mtime_ns
-        except FileNotFoundError:
-            break
-        time.sleep(0.01)
-    assert again.wait(timeout=120) == 0
-    assert kept == written, "a part that was there was computed again"
-    whole = start(*command, "-o", tmp_path / "b.npz", env={**os.environ, "PYTHONPATH": place})
-    assert whole.wait(timeout=120) == 0
+    (tmp_path / "sleepy").unlink()
+    monkeypatch.syspath_prepend(tmp_path)
+    num_calls = {}
+    for name in ("a", "b"):
+        (tmp_path / "calls").write_text("")
+        assert virnucpro(*command, "-o", tmp_path / f"{name}.npz").code == 0
+        num_calls[name] = len((tmp_path / "calls").read_text())
+    assert 0 < num_calls["a"] < num_calls["b"], "a part that was there was computed again"
     with np.load(tmp_path / "a.npz") as one, np.load(tmp_path / "b.npz") as other:
         assert one.files == other.files
         assert all(np.array_equal(one[name], other[name]) for name in one.files)

@@ -261,16 +261,10 @@ def _model(model: str | None, model_type: str | None, model_path: str | None) ->
     Raises:
         UsageError: they contradict each other.
     """
-    if model_type is None:
-        if model_path is not None and model is not None:
-            raise UsageError("--model and --model-path both name a model: give one.")
-        return model or model_path
-    if model is not None:
-        raise UsageError("--model and --model-type both name a model: give one.")
-    if model_type != "custom":
-        if model_path is not None:
-            raise UsageError("--model-path goes with --model-type custom.")
-        return model_type
-    if model_path is None:
+    if model is not None and (model_type is not None or model_path is not None):
+        raise UsageError(f"--model and --model-{'path' if model_type is None else 'type'} both name a model: give one.")
+    if model_type not in (None, "custom") and model_path is not None:
+        raise UsageError("--model-path goes with --model-type custom.")
+    if model_type == "custom" and model_path is None:
         raise UsageError("--model-type custom needs --model-path.")
-    return model_path
+    return model or model_path or model_type

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,24 +45,26 @@ def rerun(record: Path, output: Path | None, device: str | None, threads: int | 
     if output is not None and any(output.glob("*.run.json")):
         raise UsageError(f"{output} holds the results of a finished run. Name another directory with --output.")
     output = (output or root.with_name(f"{root.name}-rerun")).absolute()
-    with _in_folder_of(then):
+    folder = Path(then.get("directory", "."))
+    with chdir(folder if folder.is_dir() else "."):  # where the run was started: inputs may have relative names
         request = _on(records.request_of(then), device, threads)
         records.check_inputs(request, then)
         records.check_model(request, then)
         for name, (old, new) in records.version_differences(then).items():
             click.echo(f"version of {name}: {old} then, {new} now")
         now, incomplete = _run(request, output, show_bars=show_bars)
-    _compare(then["outputs"], now["outputs"], output)
+    differing = records.differing_outputs(then["outputs"], now["outputs"])
+    for name, how in sorted(differing.items()):
+        click.echo(f"{name}: {how}")
+    num_same = sum(now["outputs"].get(name) == digest for name, digest in then["outputs"].items())
+    click.echo(f"{num_same} of {len(then['outputs'])} result files are identical")
+    if differing:
+        raise VirNucProError(
+            f"{output}: {len(differing)} result files are not those of the record; they are listed above. "
+            "Compare versions and settings of the two .run.json."
+        )
     if incomplete is not None:
         raise incomplete
-
-
-@contextmanager
-def _in_folder_of(record: Mapping[str, Any]) -> Iterator[None]:
-    """Work where the run was started, where that folder is still there: its inputs may have relative names."""
-    folder = Path(record.get("directory", "."))
-    with chdir(folder if folder.is_dir() else "."):
-        yield
 
 
 def _on(request: Request, device: str | None, threads: int | None) -> Request:
@@ -89,23 +90,3 @@ def _run(request: Request, output: Path, *, show_bars: bool) -> tuple[dict[str, 
         return pipeline.execute(request, output, fresh=path.exists(), show_bars=show_bars).record, None
     except IncompleteRunError as error:
         return read_json(path), error
-
-
-def _compare(then: Mapping[str, str], now: Mapping[str, str], output: Path) -> None:
-    """Say which result files are not what they were.
-
-    Raises:
-        VirNucProError: some are not.
-    """
-    from virnucpro.run.record import differing_outputs  # noqa: PLC0415
-
-    differing = differing_outputs(then, now)
-    for name, how in sorted(differing.items()):
-        click.echo(f"{name}: {how}")
-    num_same = sum(now.get(name) == digest for name, digest in then.items())
-    click.echo(f"{num_same} of {len(then)} result files are identical")
-    if differing:
-        raise VirNucProError(
-            f"{output}: {len(differing)} result files are not those of the record; they are listed above. "
-            "Compare versions and settings of the two .run.json."
-        )

@@ -25,6 +25,8 @@ _LOG = logging.getLogger(__name__)
 Chunk = Mapping[str, Any]
 """``text`` (or ``sequence``) holds the sequence; whatever else is there stays."""
 ProgressCallback = Callable[[int, int], None]
+_Answer = NDArray[np.float32] | Exception
+"""An embedding, or why there is none."""
 
 
 class Statistics(TypedDict):
@@ -143,10 +145,7 @@ class EmbeddingGenerator:
 
     def validate_and_enrich_chunk(self, chunk: Chunk, embedding: NDArray[np.float32]) -> dict[str, Any]:
         """A chunk with its embedding, or with what is wrong with that."""
-        found = self.validator.problems(embedding)
-        if found:
-            return _failed(chunk, ModelValidationError(f"not an embedding: {'; '.join(found)}."), self.loader)
-        return _enriched(chunk, embedding, None, self.loader)
+        return self._enriched(chunk, embedding)
 
     def get_progress_summary(self) -> ProgressSummary:
         """How far the latest call of ``process_chunks`` is; may be asked from another thread."""
@@ -175,12 +174,26 @@ class EmbeddingGenerator:
         text = chunk["text"] if "text" in chunk else chunk["sequence"]
         return check_text(text, self.loader.alphabet, self.loader.source.max_letters)
 
+    def _enriched(self, chunk: Chunk, answer: _Answer) -> dict[str, Any]:
+        if not isinstance(answer, Exception) and (found := self.validator.problems(answer)):
+            answer = ModelValidationError(f"not an embedding: {'; '.join(found)}.")
+        error = None
+        if isinstance(answer, Exception):
+            error = str(answer) if isinstance(answer, VirNucProError) else f"{type(answer).__name__}: {answer}"
+        return {
+            **(chunk if isinstance(chunk, Mapping) else {"text": chunk}),
+            "embedding": answer if error is None else None,
+            "error": error,
+            "encoder": self.loader.name,
+            "encoder_fingerprint": self.loader.fingerprint,
+        }
+
     def _process(
         self, given: Sequence[Chunk], batch_size: int, num_workers: int, told: Callable[[int], None], retry_failed: bool
     ) -> list[dict[str, Any]]:
         begun = time.monotonic()
         texts: dict[int, str] = {}
-        answers: dict[int, NDArray[np.float32] | Exception] = {}
+        answers: dict[int, _Answer] = {}
         for number, chunk in enumerate(given):
             try:
                 texts[number] = self._text_of(chunk)
@@ -196,12 +209,7 @@ class EmbeddingGenerator:
         self._embed(texts, [[number] for number in retried], num_workers, answers, None)
         if not batches:
             told(len(given))
-        enriched = [
-            _failed(chunk, answer, self.loader)
-            if isinstance(answer := answers[number], Exception)
-            else self.validate_and_enrich_chunk(chunk, answer)
-            for number, chunk in enumerate(given)
-        ]
+        enriched = [self._enriched(chunk, answers[number]) for number, chunk in enumerate(given)]
         num_failed, so_far = sum(chunk["error"] is not None for chunk in enriched), self._statistics
         with self._lock:
             so_far["processed"] += len(enriched) - num_failed
@@ -217,7 +225,7 @@ class EmbeddingGenerator:
         texts: Mapping[int, str],
         batches: list[list[int]],
         num_workers: int,
-        answers: dict[int, NDArray[np.float32] | Exception],
+        answers: dict[int, _Answer],
         progress: ProgressCallback | None,
     ) -> list[int]:
         """Compute batches and note what comes out; returns the numbers of the chunks whose batch failed."""
@@ -265,20 +273,3 @@ def _loader_of_process(name: str, precision: str, device: str | None, num_thread
 
     use_threads(num_threads)
     return ModelLoader(name, precision, device)
-
-
-def _failed(chunk: Chunk, error: Exception, loader: ModelLoader) -> dict[str, Any]:
-    text = str(error) if isinstance(error, VirNucProError) else f"{type(error).__name__}: {error}"
-    return _enriched(chunk if isinstance(chunk, Mapping) else {"text": chunk}, None, text, loader)
-
-
-def _enriched(
-    chunk: Chunk, embedding: NDArray[np.float32] | None, error: str | None, loader: ModelLoader
-) -> dict[str, Any]:
-    return {
-        **chunk,
-        "embedding": embedding,
-        "error": error,
-        "encoder": loader.name,
-        "encoder_fingerprint": loader.fingerprint,
-    }

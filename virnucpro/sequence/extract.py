@@ -8,7 +8,8 @@ on the records alone, not on how they were read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -58,95 +59,66 @@ class InputSummary:
     mate_sha256: str = ""
 
 
-@dataclass
-class _OpenUnit:
-    """What a unit holds so far, a part for each run of items that were added."""
+_ITEM_DTYPE = np.dtype(
+    [("record", "i8"), ("start", "i8"), ("stop", "i8"), ("index", "i8"), ("masked", "u1"), ("is_fragment", "?")]
+)
+"""A fragment of a block, on its record, or the place of a record that has none (``stop`` is 0 there)."""
 
-    num_sequences: int = 0
-    num_fragments: int = 0
-    num_rows: int = 0
-    sequences: list[NDArray[np.void]] = field(default_factory=list)
-    names: list[Ragged] = field(default_factory=list)
-    descriptions: list[Ragged] = field(default_factory=list)
-    fragments: list[NDArray[np.void]] = field(default_factory=list)
-    rows: list[NDArray[np.void]] = field(default_factory=list)
-    nucleotides: list[bytes] = field(default_factory=list)
-    proteins: list[bytes] = field(default_factory=list)
-    bases: list[NDArray[np.uint8]] = field(default_factory=list)
-    piece_sequences: list[NDArray[np.int64]] = field(default_factory=list)
-    piece_lengths: list[NDArray[np.int64]] = field(default_factory=list)
+
+def _items_of(lengths: NDArray[np.int64], fragment_length: int, masked: NDArray[np.uint8]) -> NDArray[np.void]:
+    """(n,) _ITEM_DTYPE of records of some ``lengths``; ``masked`` has a ``Mask`` for each of their windows."""
+    num_windows, starts, stops = windows_of(lengths, fragment_length)
+    num_items = np.maximum(num_windows, 1)
+    items = np.zeros(num_items.sum(), dtype=_ITEM_DTYPE)
+    items["record"] = np.repeat(np.arange(len(lengths)), num_items)
+    items["index"] = np.arange(len(items)) - np.repeat(np.cumsum(num_items) - num_items, num_items)
+    items["is_fragment"] = is_fragment = np.repeat(num_windows > 0, num_items)
+    items["start"][is_fragment], items["stop"][is_fragment], items["masked"][is_fragment] = starts, stops, masked
+    return items
 
 
 @dataclass(frozen=True)
-class _Items:
-    """Fragments of a block in order, with a place for each record that has none.
+class _Part:
+    """What some items of a block add to a unit; fields are those of ``UnitTable``."""
 
-    Attributes:
-        records: (n,) record in the block.
-        starts: (n,) on the record.
-        stops: (n,) on the record; 0 for a record without fragments.
-        indices: (n,) of the fragment in its record.
-        masked: (n,) ``Mask``.
-        is_fragment: (n,) false for the place of a record without any.
-    """
-
-    records: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    indices: NDArray[np.int64]
-    masked: NDArray[np.uint8]
-    is_fragment: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, lengths: NDArray[np.int64], fragment_length: int, masked: NDArray[np.uint8]) -> _Items:
-        """Items of records of some lengths; ``masked`` has an entry for each of their fragments."""
-        num_windows, starts, stops = windows_of(lengths, fragment_length)
-        num_items = np.maximum(num_windows, 1)
-        is_fragment = np.repeat(num_windows > 0, num_items)
-        first = np.cumsum(num_items) - num_items
-        indices = np.arange(len(is_fragment)) - np.repeat(first, num_items)
-        all_starts, all_stops = np.zeros((2, len(is_fragment)), dtype=np.int64)
-        marks = np.zeros(len(is_fragment), dtype=np.uint8)
-        all_starts[is_fragment], all_stops[is_fragment], marks[is_fragment] = starts, stops, masked
-        records = np.repeat(np.arange(len(lengths)), num_items)
-        return cls(records, all_starts, all_stops, indices, marks, is_fragment)
-
-    def __getitem__(self, part: slice) -> _Items:
-        return _Items(*(getattr(self, each.name)[part] for each in fields(self)))
-
-    def __len__(self) -> int:
-        return len(self.records)
+    sequences: NDArray[np.void]
+    names: Ragged
+    descriptions: Ragged
+    fragments: NDArray[np.void]
+    rows: NDArray[np.void]
+    nucleotides: list[bytes]
+    proteins: list[bytes]
+    bases: NDArray[np.uint8]  # of the pieces
+    piece_sequences: NDArray[np.int64]
+    piece_lengths: NDArray[np.int64]
 
 
-class UnitBuilder:
-    """Takes blocks, gives units.
-
-    Args:
-        fragment_length: bases of a fragment, at least 3.
-        unit_rows: rows of a unit; one fragment's rows always stay together.
-        score_frameless: a fragment without a kept frame gives one row of frame 0.
-        contents: finds rows with the same nucleotides; one that forgets what it has no room for where None.
-    """
+class _Builder:
+    """Takes blocks, gives units; the arguments are those of ``Extraction``."""
 
     def __init__(
-        self, fragment_length: int, unit_rows: int, score_frameless: bool, contents: SequenceIndex | None = None
+        self, fragment_length: int, unit_rows: int, score_frameless: bool, contents: SequenceIndex | None
     ) -> None:
         self._fragment_length = fragment_length
         self._unit_rows = unit_rows
         self._score_frameless = score_frameless
-        self._first_row = 0
         self._contents = contents or SequenceIndex()
-        self._unit = _OpenUnit()
+        self._first_row = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parts: list[_Part] = []
+        self._num_sequences = self._num_fragments = self._num_rows = 0
 
     @property
     def is_empty(self) -> bool:
         """Nothing was added since the last unit."""
-        return not (self._unit.num_sequences or self._unit.num_fragments)
+        return not self._parts
 
     def units(
         self, block: RecordBlock, sequences: NDArray[np.void], letters: NDArray[np.uint8], masked: NDArray[np.uint8]
     ) -> Iterator[UnitTable]:
-        """Add a block; yields the units that it closes. A record without bases in the block gets no fragment.
+        """Add a block; yields the units that it closes.
 
         Args:
             block: whole records.
@@ -154,142 +126,124 @@ class UnitBuilder:
             letters: its bases, normalised.
             masked: (w,) ``Mask`` of each of its windows.
         """
-        items = _Items.of(block.bases.lengths, self._fragment_length, masked)
-        covered = 0
+        items = _items_of(block.bases.lengths, self._fragment_length, masked)
+        covered = 0  # of the block's bases
         for at in range(0, len(items), _BATCH_ITEMS):
             batch = items[at : at + _BATCH_ITEMS]
-            first_bases = block.bases.offsets[batch.records]
+            first_bases = block.bases.offsets[batch["record"]]
             kept = find_frames(
                 letters,
-                first_bases + batch.starts,
-                first_bases + batch.stops,
+                first_bases + batch["start"],
+                first_bases + batch["stop"],
                 score_frameless=self._score_frameless,
-                is_masked=~batch.is_fragment | (batch.masked != Mask.NONE),
+                is_masked=~batch["is_fragment"] | (batch["masked"] != Mask.NONE),
             )
-            num_rows = kept.counts
-            rows = _row_table(kept, batch, num_rows, sequences, first_bases)
-            ends = offsets_of(num_rows)
+            rows = _row_table(kept, batch, sequences, first_bases)
+            ends = offsets_of(kept.counts)
             start = 0
             while start < len(batch):
-                stop = start + self._num_fitting(batch[start:], num_rows[start:])
+                stop = start + self._num_fitting(batch[start:], kept.counts[start:])
                 if stop > start:
                     part, mine = batch[start:stop], slice(int(ends[start]), int(ends[stop]))
-                    self._add_records(part, block, sequences)
-                    covered = self._add_bases(part, block, sequences, covered)
-                    self._add_fragments(part, sequences, num_rows[start:stop])
-                    self._unit.rows.append(rows[mine])
-                    self._unit.nucleotides += kept.nucleotides[mine]
-                    self._unit.proteins += kept.proteins[mine]
-                    self._unit.num_rows += mine.stop - mine.start
+                    last = part[np.flatnonzero(np.diff(part["record"], append=-1))]  # of each record
+                    piece_ends = block.bases.offsets[last["record"]] + last["stop"]
+                    begun = part["record"][part["index"] == 0]
+                    first, after = (int(begun[0]), int(begun[-1]) + 1) if len(begun) else (0, 0)
+                    self._add(
+                        _Part(
+                            sequences[first:after],
+                            block.names.slice(first, after),
+                            block.descriptions.slice(first, after),
+                            _fragment_table(part, sequences, kept.counts[start:stop]),
+                            rows[mine],
+                            kept.nucleotides[mine],
+                            kept.proteins[mine],
+                            block.bases.values[covered : piece_ends[-1]].copy(),  # so that the block can go
+                            sequences["number"][last["record"]],
+                            np.diff(piece_ends, prepend=covered),
+                        )
+                    )
+                    covered = int(piece_ends[-1])
                 if stop < len(batch):
                     yield self.close()
                 start = stop
 
-    def _num_fitting(self, items: _Items, num_rows: NDArray[np.int64]) -> int:
+    def _num_fitting(self, items: NDArray[np.void], num_rows: NDArray[np.int64]) -> int:
         """How many of the items the open unit has room for."""
-        unit, limit = self._unit, _FRAGMENTS_A_ROW * self._unit_rows
-        after = unit.num_rows + np.cumsum(num_rows)
+        limit = _FRAGMENTS_A_ROW * self._unit_rows
+        after = self._num_rows + np.cumsum(num_rows)
         # a fragment with more rows than a unit may hold is a unit of its own
-        is_too_much = items.is_fragment & (after > self._unit_rows) & (after - num_rows > 0)
+        is_too_much = items["is_fragment"] & (after > self._unit_rows) & (after - num_rows > 0)
         by_rows = int(is_too_much.argmax()) if is_too_much.any() else len(items)
-        begins, is_fragment = items.indices == 0, items.is_fragment
         by_sequences, by_fragments = (
             int(np.searchsorted(np.cumsum(counted) - counted, limit - used, side="left"))
-            for counted, used in ((begins, unit.num_sequences), (is_fragment, unit.num_fragments))
+            for counted, used in (
+                (items["index"] == 0, self._num_sequences),
+                (items["is_fragment"], self._num_fragments),
+            )
         )
         return min(by_rows, by_sequences, by_fragments)
 
-    def _add_records(self, items: _Items, block: RecordBlock, sequences: NDArray[np.void]) -> None:
-        begun = items.records[items.indices == 0]
-        if len(begun):
-            first, stop = int(begun[0]), int(begun[-1]) + 1
-            self._unit.sequences.append(sequences[first:stop])
-            self._unit.names.append(block.names.slice(first, stop))
-            self._unit.descriptions.append(block.descriptions.slice(first, stop))
-            self._unit.num_sequences += stop - first
-
-    def _add_fragments(self, items: _Items, sequences: NDArray[np.void], num_rows: NDArray[np.int64]) -> None:
-        items, num_rows = _only(items, items.is_fragment), num_rows[items.is_fragment]
-        fragments = np.empty(len(items), dtype=FRAGMENT_DTYPE)
-        fragments["sequence"] = sequences["number"][items.records]
-        fragments["index"] = items.indices
-        fragments["start"], fragments["stop"] = items.starts, items.stops
-        fragments["num_rows"], fragments["masked"] = num_rows, items.masked
-        self._unit.fragments.append(fragments)
-        self._unit.num_fragments += len(fragments)
-
-    def _add_bases(self, items: _Items, block: RecordBlock, sequences: NDArray[np.void], covered: int) -> int:
-        """Copy the bases from ``covered`` to the end of the last item; returns where that is in the block."""
-        last = np.flatnonzero(np.diff(items.records, append=-1))  # of each record
-        records = items.records[last]
-        ends = block.bases.offsets[records] + items.stops[last]
-        self._unit.piece_sequences.append(sequences["number"][records])
-        self._unit.piece_lengths.append(np.diff(ends, prepend=covered))
-        self._unit.bases.append(block.bases.values[covered : ends[-1]].copy())  # so that the block can go
-        return int(ends[-1])
+    def _add(self, part: _Part) -> None:
+        self._parts.append(part)
+        self._num_sequences += len(part.sequences)
+        self._num_fragments += len(part.fragments)
+        self._num_rows += len(part.rows)
 
     def close(self) -> UnitTable:
         """The open unit; a new one is begun."""
-        unit, self._unit = self._unit, _OpenUnit()
-        rows = np.concatenate([np.empty(0, dtype=ROW_DTYPE), *unit.rows])
-        rows["source"] = self._contents.find_sources(hash_strings(unit.nucleotides), self._first_row)
-        numbers, lengths = np.concatenate(unit.piece_sequences), np.concatenate(unit.piece_lengths)
+        parts = self._parts
+        self._begin()
+        sequences, fragments, rows, bases, numbers, lengths = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("sequences", "fragments", "rows", "bases", "piece_sequences", "piece_lengths")
+        )
+        nucleotides, proteins = (
+            [*chain.from_iterable(strings)]
+            for strings in zip(*((part.nucleotides, part.proteins) for part in parts), strict=True)
+        )
+        rows["source"] = self._contents.find_sources(hash_strings(nucleotides), self._first_row)
         begins = np.flatnonzero(np.diff(numbers, prepend=-1))  # a record may have come in several parts
         table = UnitTable(
-            sequences=np.concatenate([np.empty(0, dtype=SEQUENCE_DTYPE), *unit.sequences]),
-            names=Ragged.concatenate(unit.names),
-            descriptions=Ragged.concatenate(unit.descriptions),
-            fragments=np.concatenate([np.empty(0, dtype=FRAGMENT_DTYPE), *unit.fragments]),
+            sequences=sequences,
+            names=Ragged.concatenate(part.names for part in parts),
+            descriptions=Ragged.concatenate(part.descriptions for part in parts),
+            fragments=fragments,
             rows=rows,
             first_row=self._first_row,
-            nucleotides=Ragged.from_bytes(unit.nucleotides),
-            proteins=Ragged.from_bytes(unit.proteins),
-            pieces=Ragged(np.concatenate(unit.bases), offsets_of(np.add.reduceat(lengths, begins))),
+            nucleotides=Ragged.from_bytes(nucleotides),
+            proteins=Ragged.from_bytes(proteins),
+            pieces=Ragged(bases, offsets_of(np.add.reduceat(lengths, begins))),
             piece_sequences=numbers[begins],
         )
         self._first_row += len(rows)
         return table
 
 
-def _only(items: _Items, kept: NDArray[np.bool_]) -> _Items:
-    return items if kept.all() else _Items(*(getattr(items, each.name)[kept] for each in fields(items)))
+def _fragment_table(
+    items: NDArray[np.void], sequences: NDArray[np.void], num_rows: NDArray[np.int64]
+) -> NDArray[np.void]:
+    """(f,) FRAGMENT_DTYPE of the items that are fragments."""
+    items, num_rows = items[items["is_fragment"]], num_rows[items["is_fragment"]]
+    fragments = np.empty(len(items), dtype=FRAGMENT_DTYPE)
+    fragments["sequence"] = sequences["number"][items["record"]]
+    for name in ("index", "start", "stop", "masked"):
+        fragments[name] = items[name]
+    fragments["num_rows"] = num_rows
+    return fragments
 
 
 def _row_table(
-    kept: KeptFrames,
-    items: _Items,
-    num_rows: NDArray[np.int64],
-    sequences: NDArray[np.void],
-    first_bases: NDArray[np.int64],
+    kept: KeptFrames, items: NDArray[np.void], sequences: NDArray[np.void], first_bases: NDArray[np.int64]
 ) -> NDArray[np.void]:
     """(n,) ROW_DTYPE of kept frames, without their sources."""
-    of = np.repeat(np.arange(len(items)), num_rows)
+    of = np.repeat(np.arange(len(items)), kept.counts)
     rows = np.empty(len(of), dtype=ROW_DTYPE)
-    rows["sequence"] = sequences["number"][items.records[of]]
-    rows["fragment"] = items.indices[of]
+    rows["sequence"] = sequences["number"][items["record"][of]]
+    rows["fragment"] = items["index"][of]
     rows["frame"] = kept.frames
-    rows["start"] = kept.starts - first_bases[of]
-    rows["stop"] = kept.stops - first_bases[of]
+    rows["start"], rows["stop"] = kept.starts - first_bases[of], kept.stops - first_bases[of]
     return rows
-
-
-def describe_records(
-    block: RecordBlock, letters: NDArray[np.uint8], first_number: int, fragment_length: int, masking: Masking
-) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
-    """(n,) SEQUENCE_DTYPE of a block, and (w,) ``Mask`` of each of its windows.
-
-    Args:
-        block: n whole records.
-        letters: its bases, normalised.
-        first_number: of its first record in the run.
-        fragment_length: nt.
-        masking: which fragments say nothing.
-    """
-    sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
-    sequences["number"] = np.arange(first_number, first_number + len(block))
-    sequences["length"] = block.bases.lengths
-    masked, sequences["status"] = mask_windows(letters, block.bases.offsets, fragment_length, masking)
-    return sequences, masked
 
 
 class Extraction:
@@ -306,7 +260,7 @@ class Extraction:
             (``Status.REPETITIVE``).
         block_bytes: how much is read at a time; changes nothing in the units.
         reference: FASTA file that the reads of CRAM inputs were aligned to.
-        contents: as of ``UnitBuilder``.
+        contents: finds rows with the same nucleotides; one that forgets what it has no room for where None.
 
     Attributes:
         inputs: one summary for each input that was read to its end.
@@ -332,7 +286,7 @@ class Extraction:
         if unit_rows < 1:
             raise UsageError(f"a unit must have at least 1 row, not {unit_rows}")
         self._inputs = tuple((item,) if isinstance(item, str) else item for item in sources)
-        if [path for paths in self._inputs for path in paths].count(STDIN) > 1:
+        if list(chain.from_iterable(self._inputs)).count(STDIN) > 1:
             raise InputError(STDIN_NAME, "standard input can be read only once. Give '-' once.")
         self.inputs: list[InputSummary] = []
         self.num_duplicate_names = 0
@@ -342,7 +296,7 @@ class Extraction:
         self._masking = Masking(min_length, find_repetitive)
         self._block_bytes = block_bytes
         self._reference = reference
-        self._builder = UnitBuilder(fragment_length, unit_rows, score_frameless, contents)
+        self._builder = _Builder(fragment_length, unit_rows, score_frameless, contents)
         self._num_sequences = 0
 
     def units(self) -> Iterator[UnitTable]:
@@ -352,8 +306,8 @@ class Extraction:
             InputError: an input cannot be read as nucleotide sequences. Files that are missing or may
                 not be read are found before the first unit.
         """
-        for path in (path for paths in self._inputs for path in paths):
-            if path != STDIN and not _is_pipe(path):
+        for path in chain.from_iterable(self._inputs):
+            if path != STDIN and not Path(path).is_fifo():  # opened and closed again, a pipe would end its writer
                 open_source(path).close()
         for paths in self._inputs:
             yield from self._read(paths)
@@ -385,27 +339,17 @@ class Extraction:
         )
 
     def _describe(self, block: RecordBlock, letters: NDArray[np.uint8]) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
-        """As ``describe_records``; repeated names are counted."""
+        """(n,) SEQUENCE_DTYPE of a block, and (w,) ``Mask`` of each of its windows; repeated names are counted."""
+        sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
         first_number = self._num_sequences
         self._num_sequences += len(block)
-        sequences, masked = describe_records(block, letters, first_number, self._fragment_length, self._masking)
-        same_name = self._ids.find_sources(hash_strings(block.names.to_bytes()), first_number)
-        is_repeated = same_name != sequences["number"]
+        sequences["number"] = np.arange(first_number, self._num_sequences)
+        sequences["length"] = block.bases.lengths
+        masked, sequences["status"] = mask_windows(letters, block.bases.offsets, self._fragment_length, self._masking)
+        names = block.names.to_bytes()
+        is_repeated = self._ids.find_sources(hash_strings(names), first_number) != sequences["number"]
         self.num_duplicate_names += int(is_repeated.sum())
-        if len(self.duplicate_names) < _NUM_EXAMPLES:
-            self._remember_names(block.names, np.flatnonzero(is_repeated))
+        for i in np.flatnonzero(is_repeated)[: 100 * _NUM_EXAMPLES].tolist():
+            if len(self.duplicate_names) < _NUM_EXAMPLES and names[i] not in self.duplicate_names:
+                self.duplicate_names.append(names[i])
         return sequences, masked
-
-    def _remember_names(self, names: Ragged, repeated: NDArray[np.int64]) -> None:
-        for i in repeated[: 100 * _NUM_EXAMPLES]:
-            name = names[i].tobytes()
-            if name not in self.duplicate_names:
-                self.duplicate_names.append(name)
-            if len(self.duplicate_names) == _NUM_EXAMPLES:
-                return
-
-
-def _is_pipe(source: str) -> bool:
-    """Opening a named pipe and closing it again would end its writer."""
-    path = Path(source)
-    return path.is_fifo()

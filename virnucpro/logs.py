@@ -80,24 +80,6 @@ def start_logging(verbosity: int) -> None:
     logger.propagate = False
 
 
-def add_log_file(path: Path) -> logging.Handler:
-    """Also log to ``path``, appending; remove it with ``remove_log_file``. A link in its place is not followed.
-
-    Raises:
-        PlaceError: it cannot be opened.
-    """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | PLAIN_FILE, 0o666)
-    except OSError as error:
-        raise of_machine(error, path) or error from error
-    handler = _LogFile(os.fdopen(descriptor, "a", encoding="utf-8"))
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.setLevel(logging.INFO)
-    handler.addFilter(_Escaped())
-    logging.getLogger("virnucpro").addHandler(handler)
-    return handler
-
-
 class _LogFile(logging.StreamHandler[TextIO]):
     """Writes to a file and closes it; a disk that fills loses the rest of the log, not the run."""
 
@@ -113,15 +95,23 @@ class _LogFile(logging.StreamHandler[TextIO]):
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Also log to ``path`` while the block runs; see ``add_log_file``."""
-    handler = add_log_file(path)
+    """Also log to ``path``, appending, while the block runs. A link in its place is not followed.
+
+    Raises:
+        PlaceError: it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | PLAIN_FILE, 0o666)
+    except OSError as error:
+        raise of_machine(error, path) or error from error
+    handler = _LogFile(os.fdopen(descriptor, "a", encoding="utf-8"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setLevel(logging.INFO)
+    handler.addFilter(_Escaped())
+    logger = logging.getLogger("virnucpro")
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        remove_log_file(handler)
-
-
-def remove_log_file(handler: logging.Handler) -> None:
-    """Close a log file opened by ``add_log_file``."""
-    logging.getLogger("virnucpro").removeHandler(handler)
-    handler.close()
+        logger.removeHandler(handler)
+        handler.close()

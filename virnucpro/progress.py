@@ -16,7 +16,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
-    TaskID,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -38,30 +38,6 @@ def in_notebook() -> bool:
 
 
 @dataclass
-class _Stage:
-    """How far one stage is; amounts of this process, beside what was done before."""
-
-    name: str
-    total: int | None
-    noun: str
-    done: int
-    start: float = field(default_factory=time.monotonic)
-    count: int = 0
-
-    def rate(self) -> float:
-        """Amount a second so far."""
-        return self.count / max(time.monotonic() - self.start, 1e-9)
-
-    def sign_of_life(self) -> str:
-        """How far, how fast and how long still."""
-        rate = self.rate()
-        of = "" if self.total is None else f" of {self.total:,}"
-        so_far = self.done + self.count
-        left = f", about {(self.total - so_far) / rate:,.0f} s left" if self.total and rate > 0 else ""
-        return f"{self.name}: {so_far:,}{of} ({rate:,.0f}/s{left})"
-
-
-@dataclass
 class Reporter:
     """Shows how far each stage is, and remembers how long each took. Stages may overlap.
 
@@ -75,13 +51,24 @@ class Reporter:
     bars: bool
     heartbeat_seconds: float = _HEARTBEAT_SECONDS
     seconds: dict[str, float] = field(default_factory=dict)
-    _open: list[_Stage] = field(default_factory=list)
-    _tasks: dict[int, TaskID] = field(default_factory=dict)
-    _screen: Progress | None = None
+    _screen: Progress = field(init=False)  # counts where it draws nothing, too
     _ended: threading.Event = field(default_factory=threading.Event)
     _heart: threading.Thread | None = None
     _clocks: list[str] = field(default_factory=list)
     _since: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._screen = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:,.0f}/s"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not (self.bars and console.is_terminal),
+        )
 
     @contextmanager
     def stage(self, name: str, total: int | None, noun: str, *, done: int = 0) -> Iterator[Advance]:
@@ -98,11 +85,9 @@ class Reporter:
 
     def expect(self, name: str, amount: int) -> None:
         """Add to the amount in all of an open stage, which was not known when it began."""
-        for stage in self._open:
-            if stage.name == name:
-                stage.total = (stage.total or 0) + amount
-                if self._screen is not None:
-                    self._screen.update(self._tasks[id(stage)], total=stage.total)
+        for task in self._screen.tasks:
+            if task.description == name:
+                self._screen.update(task.id, total=(task.total or 0) + amount)
 
     def stream(
         self, name: str, total: int | None, noun: str, start: Callable[[Advance], Iterable[Item]]
@@ -127,24 +112,25 @@ class Reporter:
 
     @contextmanager
     def _reported(self, name: str, total: int | None, noun: str, done: int) -> Iterator[Advance]:
-        stage = _Stage(name, total, noun, done)
-        before = self.seconds.setdefault(name, 0.0)
-        self._show(stage)
+        before, start, count = self.seconds.setdefault(name, 0.0), time.monotonic(), 0
+        self._begin()
+        task = self._screen.add_task(name, total=total, completed=done, done=done, rate=0.0)
 
         def advance(amount: int) -> None:
+            nonlocal count
             check_interrupt()
-            stage.count += amount
-            if self._screen is not None:
-                self._screen.update(self._tasks[id(stage)], completed=done + stage.count, rate=f"{stage.rate():,.0f}/s")
+            count += amount
+            self._screen.update(task, advance=amount, rate=count / max(time.monotonic() - start, 1e-9))
 
         try:
             yield advance
         finally:
-            self._hide(stage)
-        seconds = self.seconds[name] - before
-        if stage.count:
-            rate = stage.count / max(seconds, 1e-9)
-            _log.info("%s: %s %s in %.1f s (%s/s)", name, f"{stage.count:,}", noun, seconds, f"{rate:,.0f}")
+            self._screen.remove_task(task)
+            self._end()
+        if count:
+            seconds = self.seconds[name] - before
+            rate = count / max(seconds, 1e-9)
+            _log.info("%s: %s %s in %.1f s (%s/s)", name, f"{count:,}", noun, seconds, f"{rate:,.0f}")
 
     @contextmanager
     def _clock(self, name: str) -> Iterator[None]:
@@ -165,28 +151,22 @@ class Reporter:
             self.seconds[self._clocks[-1]] += now - self._since
         self._since = now
 
-    def _show(self, stage: _Stage) -> None:
-        self._open.append(stage)
-        if self.bars and console.is_terminal:
-            if self._screen is None:
-                self._screen = _new_screen()
-                self._screen.start()
-            self._tasks[id(stage)] = self._screen.add_task(stage.name, total=stage.total, completed=stage.done, rate="")
-        elif self._heart is None:
+    def _begin(self) -> None:
+        """Before the first of the open stages: draw bars, or let the heart beat."""
+        if self._screen.tasks:
+            return
+        self._screen.start()
+        if self._screen.disable:
             # A thread, so that a unit that takes an hour still gives a sign of life.
             self._ended.clear()
             self._heart = threading.Thread(target=self._beat, daemon=True)
             self._heart.start()
 
-    def _hide(self, stage: _Stage) -> None:
-        self._open.remove(stage)
-        if self._screen is not None:
-            self._screen.remove_task(self._tasks.pop(id(stage)))
-        if self._open:
+    def _end(self) -> None:
+        """After the last of the open stages."""
+        if self._screen.tasks:
             return
-        if self._screen is not None:
-            self._screen.stop()
-            self._screen = None
+        self._screen.stop()
         if self._heart is not None:
             self._ended.set()
             self._heart.join()
@@ -194,17 +174,12 @@ class Reporter:
 
     def _beat(self) -> None:
         while not self._ended.wait(self.heartbeat_seconds):
-            _log.info("%s", "; ".join(stage.sign_of_life() for stage in reversed(self._open)))
+            _log.info("%s", "; ".join(map(_sign_of_life, reversed(self._screen.tasks))))
 
 
-def _new_screen() -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description:<9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+def _sign_of_life(task: Task) -> str:
+    """How far a stage is, how fast and how long still."""
+    of, count = "" if task.total is None else f" of {task.total:,}", task.completed - task.fields["done"]
+    rate = count / max(task.elapsed or 0, 1e-9)
+    left = f", about {(task.total - task.completed) / rate:,.0f} s left" if task.total and rate > 0 else ""
+    return f"{task.description}: {task.completed:,}{of} ({rate:,.0f}/s{left})"

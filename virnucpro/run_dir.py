@@ -305,12 +305,16 @@ class RunDir:
         for path in (*self.root.glob(name), *self.root.glob(f"*_merged/{name}"), *self.work.rglob(name)):
             path.unlink(missing_ok=True)
 
-    def check_version(self) -> None:
-        """Refuse a run of another format.
+    def check_is_run(self) -> None:
+        """Refuse a directory without a run, or with one of another format.
 
         Raises:
             UsageError: it is one.
         """
+        if not self.manifest.is_file():
+            raise UsageError(
+                f"{self.root} holds no run of this program. Name the directory that predict wrote with -o."
+            )
         if read_json(self.manifest).get("schema") != MANIFEST_SCHEMA:
             raise UsageError(
                 f"{self.root} holds a run of another version of this program. Start over with predict --fresh, or use "
@@ -330,7 +334,7 @@ class RunDir:
         if not self.manifest.exists():
             write_json(self.manifest, settings)
             return
-        self.check_version()
+        self.check_is_run()
         then = read_json(self.manifest)
         differences = [
             (name, then.get(name), settings.get(name))

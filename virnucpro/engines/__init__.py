@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from virnucpro.errors import UsageError
+from virnucpro.engines import ray, slurm
+from virnucpro.executors.ray import require_ray
 from virnucpro.progress import Reporter
 from virnucpro.run import by_hand, shards
 
 _log = logging.getLogger(__name__)
 
-ENGINES = ("local", "slurm", "ray")
 EngineName = Literal["local", "slurm", "ray"]
 
 
@@ -40,13 +39,9 @@ def require(engine: Engine) -> None:
         UsageError: it is not.
     """
     if engine.name == "ray":
-        from virnucpro.executors.ray import require_ray  # noqa: PLC0415 - an extra
-
         require_ray()
     else:
-        from virnucpro.engines.slurm import require_snakemake  # noqa: PLC0415 - an extra
-
-        require_snakemake(engine)
+        slurm.require_snakemake(engine)
 
 
 def compute(output: Path, engine: Engine, *, show_bars: bool = False) -> None:
@@ -63,14 +58,4 @@ def compute(output: Path, engine: Engine, *, show_bars: bool = False) -> None:
         return
     parts = tuple(shards.split(todo, engine.parts or 4 * engine.jobs))
     _log.info("%s: %d units in %d parts", engine.name, len(todo), len(parts))
-    reporter = Reporter(show_bars)
-    if engine.name == "ray":
-        from virnucpro.engines import ray  # noqa: PLC0415 - an extra
-
-        ray.compute(run_dir, parts, engine, reporter)
-    elif engine.name == "slurm":
-        from virnucpro.engines import slurm  # noqa: PLC0415 - an extra
-
-        slurm.compute(run_dir, parts, engine, reporter, sys.executable)
-    else:
-        raise UsageError(f"there is no engine {engine.name}: {', '.join(ENGINES)}.")
+    (ray if engine.name == "ray" else slurm).compute(run_dir, parts, engine, Reporter(show_bars))

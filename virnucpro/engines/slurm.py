@@ -11,6 +11,7 @@ import logging
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def require_snakemake(engine: Engine) -> None:
         )
 
 
-def compute(run_dir: RunDir, parts: Sequence[Sequence[int]], engine: Engine, reporter: Reporter, python: str) -> None:
+def compute(run_dir: RunDir, parts: Sequence[Sequence[int]], engine: Engine, reporter: Reporter) -> None:
     """Have each part done by a job.
 
     Args:
@@ -55,7 +56,6 @@ def compute(run_dir: RunDir, parts: Sequence[Sequence[int]], engine: Engine, rep
         parts: units of each job.
         engine: how Snakemake is asked.
         reporter: progress, by receipts.
-        python: the interpreter of the jobs.
 
     Raises:
         WorkerError: Snakemake gave up; its log says why.
@@ -64,7 +64,7 @@ def compute(run_dir: RunDir, parts: Sequence[Sequence[int]], engine: Engine, rep
     folder.mkdir(parents=True)
     resources: dict[str, int | str] = {"gres": f"gpu:{engine.gpus}"} if engine.gpus else {}
     configuration = {
-        "python": python,
+        "python": sys.executable,
         "run": str(run_dir.root.absolute()),
         "parts": {f"part-{number:05d}": shards.as_ranges(part) for number, part in enumerate(parts)},
         "threads": engine.threads,
@@ -73,7 +73,7 @@ def compute(run_dir: RunDir, parts: Sequence[Sequence[int]], engine: Engine, rep
     write_json(folder / "config.json", configuration)
     where = ["--profile", engine.profile] if engine.profile else ["--executor", "slurm"]
     command = [
-        *(python, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile"))),
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile"))),
         *("--directory", str(folder), "--configfile", str(folder / "config.json")),
         *("--jobs", str(engine.jobs), "--keep-going", "--nolock", *where, *engine.arguments),
     ]

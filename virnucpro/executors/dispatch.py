@@ -67,10 +67,11 @@ class Dispatch:
         return unit
 
     def rename(self, call: Hashable, name: Hashable) -> None:
-        """Know a call by another name from now on."""
-        unit, _ = self._calls[name] = self._calls.pop(call)
-        self._in_hand[unit].calls.remove(call)
-        self._in_hand[unit].calls.add(name)
+        """Know a call by another name from now on; one whose unit is settled stays forgotten."""
+        if call in self._calls:
+            unit, _ = self._calls[name] = self._calls.pop(call)
+            self._in_hand[unit].calls.remove(call)
+            self._in_hand[unit].calls.add(name)
 
     def settle(self, call: Hashable, now: float) -> bool:
         """A call came back with its unit; whether it is the first one that did."""

@@ -11,7 +11,7 @@ The protocol between the parent and a worker's process, over a pipe that only th
    before it has begun a new round: a worker that reads ahead takes no unit that another one could do now.
 5. For each unit it was given the worker sends one ``UnitDone`` or ``UnitFailed``. Before that it may send ``_Progress``
    and log records, from any of its threads, at any time.
-6. An unforeseen error ends a round: the worker sends ``_Raised`` with the units it had. A worker on the CPU begins
+6. An unforeseen error ends a round: the worker sends ``Raised`` with the units it had. A worker on the CPU begins
    another round; any other one ends its process, since the errors of a device may stay for good (CUDA's do).
 7. An error of the program's own (``VirNucProError``) is sent as it is and raised in the parent. An unforeseen one that
    no unit can be blamed for is sent as text.
@@ -39,7 +39,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from virnucpro.errors import VirNucProError, WorkerError
-from virnucpro.executors.attempts import Prefetched
+from virnucpro.executors.attempts import Raised, attempt
 from virnucpro.executors.base import (
     MAX_FAILURES,
     Advance,
@@ -80,14 +80,6 @@ class _Progress:
 
     unit: int
     num_rows: int
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """Sentence 6."""
-
-    units: tuple[int, ...]
-    reason: str
 
 
 @dataclass(eq=False)
@@ -218,7 +210,7 @@ class WorkerGroup:
             child.units.remove(message.unit)
             self._num_stillborn = 0
             yield self._settled(message)
-        elif isinstance(message, _Raised):
+        elif isinstance(message, Raised):
             child.units.difference_update(message.units)
             for unit in message.units:
                 yield from self._fail(unit, message.reason)
@@ -341,7 +333,9 @@ def _worker_main(work: Work, worker: Worker, connection: Connection) -> None:
     try:
         with Kept() as kept:
             while not line.is_over:
-                _work_a_round(work, replace(worker, advance=line.advance, kept=kept), line)
+                for said in attempt(work, line.round_of_units(), replace(worker, advance=line.advance, kept=kept)):
+                    line.send(said)
+                    line.is_over = line.is_over or (isinstance(said, Raised) and worker.device != "cpu")
     except (EOFError, ConnectionError):
         return  # the parent is gone
     except VirNucProError as error:
@@ -350,20 +344,3 @@ def _worker_main(work: Work, worker: Worker, connection: Connection) -> None:
         line.send(traceback.format_exc())
     finally:
         connection.close()
-
-
-def _work_a_round(work: Work, worker: Worker, line: _Line) -> None:
-    """Process units until there is none, or until an error that is not ours; the latter costs what was taken."""
-    prefetched = Prefetched(line.round_of_units())
-    try:
-        for outcome in work.process(prefetched, worker):
-            prefetched.settle(outcome.unit)
-            line.send(outcome)
-    except VirNucProError:
-        raise
-    except Exception:
-        units = prefetched.take_all()
-        if prefetched.source_failed or not units:
-            raise
-        line.send(_Raised(tuple(units), traceback.format_exc()))
-        line.is_over = line.is_over or worker.device != "cpu"

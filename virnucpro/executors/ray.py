@@ -1,7 +1,7 @@
 """Work on a Ray cluster: an actor for each GPU, or for some CPUs; machines may come and go.
 
-The driver alone decides who does which unit, by ``Dispatch``. Ray restarts actors and never repeats a call
-(``max_restarts=-1, max_task_retries=0``): repeated calls would wait for ever for an actor that has nowhere to restart.
+The driver alone decides who does which unit, by ``Dispatch``. Ray restarts no actor and repeats no call: for an actor
+that died the driver starts another one, wherever there is room.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import secrets
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from virnucpro.errors import UsageError, VirNucProError, WorkerError
+from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.executors.base import Advance, Kept, Outcome, UnitDone, UnitFailed, Work, Worker, ignore_progress
 from virnucpro.executors.dispatch import Dispatch
 from virnucpro.lifeline import check_interrupt
@@ -29,7 +29,6 @@ from virnucpro.lifeline import check_interrupt
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 2.0
-_MAX_STILLBORN = 4
 _TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"  # noqa: S105 - names a file
 _SURROUNDINGS = {
     "RAY_AUTH_MODE": "token",
@@ -38,8 +37,6 @@ _SURROUNDINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
-    "RAY_grpc_client_keepalive_time_ms": "5000",
-    "RAY_grpc_client_keepalive_timeout_ms": "5000",
 }
 """What Ray must find in its environment: nobody without the token gets in, and a dead machine shows within seconds."""
 
@@ -85,9 +82,13 @@ def require_ray() -> None:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What came of a call: an outcome, an error to raise here, or the story of one that nobody foresaw."""
+    """What came of a call: an outcome, an error to raise here, or the story of one that nobody foresaw.
 
-    outcome: Outcome | None
+    None of them where the place does not see the driver's files, and got none.
+    """
+
+    node: str  # where it was done
+    outcome: Outcome | None = None
     error: VirNucProError | None = None
     story: str = ""
     files: Files | None = None
@@ -100,50 +101,39 @@ class _Place:
     def __init__(self, index: int, num_threads: int) -> None:
         import ray  # noqa: PLC0415 - an extra
 
-        has_gpu = bool(ray.get_gpu_ids())
+        self._node = ray.get_runtime_context().get_node_id()
         self._kept = Kept()
-        self._worker = Worker(index, "cuda:0" if has_gpu else "cpu", num_threads, kept=self._kept)
+        self._worker = Worker(index, "cuda:0" if ray.get_gpu_ids() else "cpu", num_threads, kept=self._kept)
         self._records: list[logging.LogRecord] = []
         root = logging.getLogger()
         root.handlers[:] = [_Recorder(self._records)]
         root.setLevel(logging.INFO)
 
-    def where(self, mark: Path | None) -> tuple[str, bool]:
-        """The node, and whether it sees the driver's files."""
-        import ray  # noqa: PLC0415 - an extra
-
-        return ray.get_runtime_context().get_node_id(), mark is None or mark.exists()
-
     def do(self, work: Any, unit: int, files: Files | None) -> _Answer:  # noqa: ANN401 - Work, or Portable
         """Do one unit; with ``files`` in a folder of this place."""
+        answer = _Answer(self._node)
         try:
-            if files is None:
-                return self._answer(self._outcome(work, unit))
-            with tempfile.TemporaryDirectory(prefix="virnucpro-") as name:
-                write_files(Path(name), files)
-                here = work.at(Path(name))
-                outcome = self._outcome(here, unit)
-                return self._answer(outcome, here.collect(unit) if isinstance(outcome, UnitDone) else {})
+            if files is not None:
+                with tempfile.TemporaryDirectory(prefix="virnucpro-") as name:
+                    write_files(Path(name), files)
+                    here = work.at(Path(name))
+                    (outcome,) = here.process([unit], self._worker)
+                    made = here.collect(unit) if isinstance(outcome, UnitDone) else {}
+                    answer = replace(answer, outcome=outcome, files=made)
+            elif not isinstance(work, Portable) or work.mark.exists():
+                (outcome,) = work.process([unit], self._worker)
+                answer = replace(answer, outcome=outcome)
         except VirNucProError as error:
-            return _Answer(None, error, records=self._said())
+            answer = replace(answer, error=error)
         except Exception:  # noqa: BLE001 - top frame of a worker: the driver gets the whole story
-            return _Answer(None, story=traceback.format_exc(), records=self._said())
+            answer = replace(answer, story=traceback.format_exc())
+        answer = replace(answer, records=tuple(self._records))
+        self._records.clear()
+        return answer
 
     def close(self) -> None:
         """Close what the work kept."""
         self._kept.close()
-
-    def _outcome(self, work: Work, unit: int) -> Outcome:
-        (outcome,) = work.process([unit], self._worker)
-        return outcome
-
-    def _answer(self, outcome: Outcome, files: Files | None = None) -> _Answer:
-        return _Answer(outcome, files=files, records=self._said())
-
-    def _said(self) -> tuple[logging.LogRecord, ...]:
-        said = tuple(self._records)
-        self._records.clear()
-        return said
 
 
 class _Recorder(logging.Handler):
@@ -164,9 +154,8 @@ class _Hand:
 
     actor: Any  # its handle
     node: str = ""  # where it runs; empty until it answered
-    shares: bool = True  # whether it sees the driver's files
-    asked: Any = None  # where it was asked what it is, the reference of the answer
-    num_stillborn: int = 0  # how often it ended before it answered
+    shares: bool = True  # whether it sees the driver's files, as far as is known
+    nodes: frozenset[str] = frozenset()  # those that lived when it was given what it has in hand
 
 
 @dataclass
@@ -180,6 +169,8 @@ class RayExecutor:
     overdue_seconds: float = 60.0  # see ``Dispatch``
     _hands: list[_Hand] = field(default_factory=list)
     _ray: Any = None
+    _calls: dict[Any, tuple[_Hand, int]] = field(default_factory=dict)  # to who does it, and the unit
+    _nodes: frozenset[str] = frozenset()
     _looked: float = float("-inf")
     _before: dict[str, str | None] = field(default_factory=dict)
 
@@ -235,71 +226,71 @@ class RayExecutor:
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """See ``Executor.run``; a unit whose machine dies is done on another, without being blamed."""
         dispatch = Dispatch(units, overdue_seconds=self.overdue_seconds)
-        calls: dict[Any, _Hand] = {}
-        idle = [hand for hand in self._hands if hand.node]
+        calls = self._calls
         try:
             while not dispatch.is_finished:
                 check_interrupt()
-                self._grow(work)
-                self._hand_out(work, dispatch, idle, calls)
-                waiting = [*calls, *(hand.asked for hand in self._hands if hand.asked is not None)]
-                if not waiting:
+                self._look_around()
+                for hand in self._idle():
+                    call = object()
+                    unit = dispatch.take(call, time.monotonic())
+                    if unit is None:
+                        break
+                    self._ask(hand, unit, work, call, dispatch)
+                if not calls:
                     if not dispatch.is_finished:
                         time.sleep(0.1)
                     continue
-                ready, _ = self._ray.wait(waiting, num_returns=1, timeout=1.0)
+                ready, _ = self._ray.wait([*calls], num_returns=1, timeout=1.0)
                 for reference in ready:
-                    if reference not in calls:
-                        self._settle_in(reference, idle)
-                        continue
-                    yield from self._hear(reference, calls.pop(reference), work, dispatch, idle, advance)
+                    yield from self._hear(reference, work, dispatch, advance)
         finally:
-            # Whoever still has a unit in hand works for nobody.
-            for hand in set(calls.values()):
-                self._hands.remove(hand)
-                self._ray.kill(hand.actor)
+            for hand, _ in calls.values():  # whoever still has a unit in hand works for nobody
+                self._drop(hand)
+            calls.clear()
 
-    def _hand_out(self, work: Work, dispatch: Dispatch, idle: list[_Hand], calls: dict[Any, _Hand]) -> None:
-        """Give every idle place a unit, as long as there are any."""
-        while idle:
-            call = object()
-            unit = dispatch.take(call, time.monotonic())
-            if unit is None:
-                return
-            hand = idle.pop()
-            files = work.pack(unit) if isinstance(work, Portable) and not hand.shares else None
-            reference = hand.actor.do.remote(work, unit, files)
-            dispatch.rename(call, reference)
-            calls[reference] = hand
+    def _idle(self) -> list[_Hand]:
+        busy = {hand for hand, _ in self._calls.values()}
+        return [hand for hand in self._hands if hand not in busy]
+
+    def _ask(self, hand: _Hand, unit: int, work: Work, call: Hashable, dispatch: Dispatch) -> None:
+        """Have a place do a unit."""
+        hand.nodes = self._nodes
+        files = work.pack(unit) if isinstance(work, Portable) and not hand.shares else None
+        reference = hand.actor.do.remote(work, unit, files)
+        dispatch.rename(call, reference)
+        self._calls[reference] = hand, unit
 
     def _hear(
         self,
         reference: Any,  # noqa: ANN401 - Ray's types are not installed everywhere
-        hand: _Hand,
         work: Work,
         dispatch: Dispatch,
-        idle: list[_Hand],
         advance: Advance,
     ) -> Iterator[Outcome]:
         """Act on the end of a call."""
+        hand, unit = self._calls.pop(reference)
         try:
             answer: _Answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            node, hand.node = hand.node, ""
-            if node in self._living():
-                failed = dispatch.blame(reference, f"its process on node {node[:8]} was killed ({_first_line(error)})")
-                yield from self._report(failed)
+            self._drop(hand)
+            self._looked = float("-inf")  # another one is started at once
+            if hand.nodes <= self._living():
+                yield from self._report(dispatch.blame(reference, f"its process was killed ({_first_line(error)})"))
             else:
-                _log.warning("node %s is gone; its unit goes back", node[:8])
+                _log.warning("a node is gone; the unit of its worker goes back")
                 dispatch.lose(reference)
             return
         for record in answer.records:
             logging.getLogger(record.name).handle(record)
-        idle.append(hand)
+        hand.node = answer.node
         if answer.error is not None:
             raise answer.error
-        if answer.outcome is None:
+        if answer.story:
             yield from self._report(dispatch.blame(reference, answer.story))
+        elif answer.outcome is None:
+            hand.shares = False
+            self._ask(hand, unit, work, reference, dispatch)
         elif dispatch.settle(reference, time.monotonic()):
             if answer.files is not None and isinstance(work, Portable):
                 work.install(answer.outcome.unit, answer.files)
@@ -313,45 +304,28 @@ class RayExecutor:
         else:
             yield failed
 
-    def _grow(self, work: Work) -> None:
-        """Start an actor for each place that the cluster has gained."""
+    def _look_around(self) -> None:
+        """Now and then, start an actor for each place that the cluster has gained, and forget those it has lost."""
         if time.monotonic() < self._looked + _POLL_SECONDS:
             return
-        self._looked = time.monotonic()
-        for hand in self._hands:
-            if not hand.node and hand.asked is None:
-                self._ask(hand, work)
-        cluster = self._ray.cluster_resources()
-        takes = {"num_gpus": 1} if cluster.get("GPU") else {"num_cpus": self.num_threads}
+        self._looked, self._nodes = time.monotonic(), self._living()
+        for hand in [hand for hand in self._idle() if hand.node not in ("", *self._nodes)]:
+            self._drop(hand)
+        takes = {"num_gpus": 1} if self._ray.cluster_resources().get("GPU") else {"num_cpus": self.num_threads}
         for index in range(len(self._hands), self._capacity()):
-            kind = self._ray.remote(max_restarts=-1, max_task_retries=0, **takes)(_Place)
-            hand = _Hand(kind.remote(index, self.num_threads))
-            self._hands.append(hand)
-            self._ask(hand, work)
+            kind = self._ray.remote(max_restarts=0, max_task_retries=0, **takes)(_Place)
+            self._hands.append(_Hand(kind.remote(index, self.num_threads)))
+
+    def _drop(self, hand: _Hand) -> None:
+        self._hands.remove(hand)
+        self._ray.kill(hand.actor)
 
     def _capacity(self) -> int:
         cluster = self._ray.cluster_resources()
         return int(cluster.get("GPU") or cluster.get("CPU", 0) // self.num_threads)
 
-    def _ask(self, hand: _Hand, work: Work) -> None:
-        """Ask a place what it is; it is idle when it answers, which may be when a machine joins."""
-        hand.asked = hand.actor.where.remote(work.mark if isinstance(work, Portable) else None)
-
-    def _settle_in(self, reference: Any, idle: list[_Hand]) -> None:  # noqa: ANN401 - Ray's
-        (hand,) = [hand for hand in self._hands if hand.asked is reference or hand.asked == reference]
-        try:
-            hand.node, hand.shares = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            hand.asked = None  # and is asked again in a while: an actor that restarts refuses calls
-            hand.num_stillborn += not isinstance(error, self._ray.exceptions.ActorUnavailableError)
-            if hand.num_stillborn > _MAX_STILLBORN:
-                raise WorkerError(f"workers die before they begin: {_first_line(error)}") from error
-            return
-        hand.asked, hand.num_stillborn = None, 0
-        idle.append(hand)
-
-    def _living(self) -> set[str]:
-        return {str(node["NodeID"]) for node in self._ray.nodes() if node["Alive"]}
+    def _living(self) -> frozenset[str]:
+        return frozenset(str(node["NodeID"]) for node in self._ray.nodes() if node["Alive"])
 
     def _restore(self) -> None:
         for name, value in self._before.items():

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from virnucpro.executors.attempts import process_all
-from virnucpro.executors.base import Advance, Kept, Outcome, Work, Worker, ignore_progress
+from virnucpro.executors.attempts import Raised, attempt
+from virnucpro.executors.base import Advance, Kept, Outcome, UnitFailed, Work, Worker, ignore_progress
 
 
 class SerialExecutor:
@@ -31,5 +31,16 @@ class SerialExecutor:
         """See ``Executor.start``; this process has something else to do."""
 
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
-        """See ``Executor.run``; in the order given."""
-        return process_all(work, units, Worker(0, self.device, self.num_threads, advance, self._kept))
+        """See ``Executor.run``; in the order given. What an error came with is tried again, alone."""
+        worker = Worker(0, self.device, self.num_threads, advance, self._kept)
+        units, is_over = iter(units), False
+        while not is_over:
+            is_over = True
+            for said in attempt(work, units, worker):
+                if not isinstance(said, Raised):
+                    yield said
+                    continue
+                is_over = False
+                for unit in said.units:
+                    (alone,) = attempt(work, [unit], worker)
+                    yield UnitFailed(unit, alone.reason) if isinstance(alone, Raised) else alone

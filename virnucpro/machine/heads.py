@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from virnucpro.errors import InputError
@@ -11,85 +10,74 @@ from virnucpro.sequence.alignments import alignment_format
 from virnucpro.sequence.fasta import SequenceFile
 from virnucpro.sequence.streams import STDIN, STDIN_NAME, InputStream
 
-_READ_BYTES = 1 << 13  # at once: the estimate of the whole is off by no more
+_BLOCK_BYTES = 1 << 13  # read at once: the estimate of the whole is off by no more
 
 
-@dataclass
 class InputHead:
-    """Reads an input from its beginning, whole records at a time, as text that ``predict`` reads.
+    """Reads an input from its beginning, as FASTA.
+
+    Args:
+        source: a file.
+        reference: of CRAM.
+
+    Attributes:
+        num_read: bytes of FASTA that were read so far.
+        total: bytes of FASTA of the whole input; estimated from how much of the file was read until ``is_over``.
 
     Raises:
-        InputError: it is stdin or a pipe, or cannot be opened or unpacked.
+        InputError: it is stdin or a pipe.
     """
 
-    source: str
-    reference: str | None = None  # of CRAM
-    num_read: int = 0  # bytes of text that were read so far
-    total: float = 0.0  # bytes of text of the whole input; estimated from the compressed bytes until ``is_over``
-    _is_at_end: bool = False
-    _texts: Iterator[bytes] = field(init=False)
-    _rest: bytes = b""
-
-    def __post_init__(self) -> None:
-        """Look at the first bytes."""
-        if self.source == STDIN:
+    def __init__(self, source: str, reference: str | None = None) -> None:
+        if source == STDIN:
             raise InputError(STDIN_NAME, "what a plan reads of it is lost for the run. Write it to a file first.")
-        path = Path(self.source)
+        path = Path(source)
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise InputError(self.source, "is a pipe: what a plan reads of it is lost for the run. Name a file.")
-        stream = InputStream(self.source, _READ_BYTES)
-        self._texts = self._reads() if alignment_format(stream.peek()) else self._text(stream)
-
-    def read(self, num_bytes: int) -> bytes:
-        """The next records, about ``num_bytes``. A FASTA record that is longer is cut and continued under a new header.
-
-        Returns:
-            Text; empty at the end. Text that is not FASTA or FASTQ is given as it is: ``predict`` says what is wrong.
-        """
-        text = self._rest
-        while len(text) < num_bytes and (more := next(self._texts, b"")):
-            text += more
-        stop = _border(text[:num_bytes]) if len(text) > num_bytes else len(text)
-        while not stop and (more := next(self._texts, b"")):  # a read of FASTQ that is longer than that
-            text += more
-            stop = _border(text)
-        stop = stop or len(text)
-        self._rest = text[stop:]
-        if stop and self._rest and text.lstrip().startswith(b">") and not self._rest.startswith(b">"):
-            self._rest = b">continued\n" + self._rest
-        self.num_read += stop
-        return text[:stop]
+            raise InputError(source, "is a pipe: what a plan reads of it is lost for the run. Name a file.")
+        self.source, self.num_read, self.total = source, 0, 0.0
+        self._reference, self._rest, self._is_at_end = reference, b"", False
+        self._texts = self._read()
 
     @property
     def is_over(self) -> bool:
         """Whether everything was read."""
         return self._is_at_end and not self._rest
 
-    def _text(self, stream: InputStream) -> Iterator[bytes]:
-        """Unpacked bytes; the estimate of the whole follows the position in the file."""
-        num_bytes, num_unpacked = Path(self.source).stat().st_size, 0
-        for chunk in stream.chunks():
-            num_unpacked += len(chunk)
-            self.total = num_unpacked * num_bytes / stream.num_raw_bytes
-            yield chunk
-        self.total, self._is_at_end = float(num_unpacked), True
+    def read(self, num_bytes: int) -> bytes:
+        """The next records, about ``num_bytes``; a longer one is cut and continued under a new header.
 
-    def _reads(self) -> Iterator[bytes]:
-        """Reads of a BAM, CRAM or SAM file as FASTA; all are counted first."""
-        self.total = float(sum(len(text) for text in self._fasta()))
-        yield from self._fasta()
-        self._is_at_end = True
+        Returns:
+            FASTA, a line a sequence; empty at the end.
 
-    def _fasta(self) -> Iterator[bytes]:
-        for block in SequenceFile(self.source, reference=self.reference).blocks():
+        Raises:
+            InputError: the input cannot be read as nucleotide sequences.
+        """
+        text = self._rest
+        while len(text) < num_bytes and (more := next(self._texts, b"")):
+            text += more
+        stop = len(text) if len(text) <= num_bytes else text.rfind(b"\n>", 0, num_bytes) + 1 or num_bytes
+        text, self._rest = text[:stop], text[stop:]
+        if self._rest and not self._rest.startswith(b">"):
+            self._rest = b">continued\n" + self._rest.removeprefix(b"\n")
+        self.num_read += len(text)
+        return text
+
+    def _read(self) -> Iterator[bytes]:
+        """The text; what reads alignments runs ahead of it by an unknown amount, so these are counted first."""
+        is_counted = bool(alignment_format(InputStream(self.source).peek()))
+        if is_counted:
+            self.total = float(sum(len(text) for text, _ in self._fasta()))
+        num_bytes, num_read = Path(self.source).stat().st_size, 0
+        for text, num_raw in self._fasta():
+            num_read += len(text)
+            if not is_counted:
+                self.total = num_read * num_bytes / num_raw
+            yield text
+        self.total, self._is_at_end = float(num_read), True
+
+    def _fasta(self) -> Iterator[tuple[bytes, int]]:
+        """Records, and how many bytes of the file were read for them and those before."""
+        file = SequenceFile(self.source, _BLOCK_BYTES, self._reference)
+        for block in file.blocks():
             records = zip(block.names.to_bytes(), block.bases.to_bytes(), strict=True)
-            yield b"".join(b">%b\n%b\n" % record for record in records)
-
-
-def _border(text: bytes) -> int:
-    """Where the last whole record ends; in FASTA without one, the last whole line; in FASTQ without one, 0."""
-    if text.lstrip().startswith(b"@"):
-        lines = text.split(b"\n")
-        return sum(len(line) + 1 for line in lines[: (len(lines) - 1) // 4 * 4])
-    border = text.rfind(b"\n>") + 1
-    return border or text.rfind(b"\n") + 1 or len(text)
+            yield b"".join(b">%b\n%b\n" % record for record in records), file.num_raw_bytes

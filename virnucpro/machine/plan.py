@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -145,14 +145,23 @@ def make_plan(settings: PlanSettings, predict: Predict) -> Plan:
         one = _measure(predict, folder / "one", {"one": b">one\n%b\n" % (b"GCAT" * settings.bundle.fragment_length)})
         parts, is_whole = _measure_heads(settings, heads, predict, one, folder)
     total_bytes = _total_bytes(heads, settings.inputs)
-    margin = _EXACT_MARGIN if is_whole else _HEAD_MARGIN
-    largest = max(parts, key=lambda part: part.num_bytes)
-    amounts = _amounts(parts, total_bytes, is_whole=is_whole)
-    work = Range.around([_per_byte(part, part.seconds - one.seconds) for part in parts], margin) * total_bytes
+    shares = [1.0 if is_whole else part.num_bytes / max(1.0, total_bytes) for part in parts]
+    largest, share = max(zip(parts, shares, strict=True), key=lambda pair: pair[1])
+
+    def of_whole(amounts: Iterable[float], margin: float) -> Range:
+        """The amounts of the parts, each scaled up to all inputs."""
+        scaled = [max(0.0, amount) / max(of, 1e-12) for amount, of in zip(amounts, shares, strict=True)]
+        return Range.around(scaled, margin)
+
+    counts_margin, margin = (0.0, _EXACT_MARGIN) if is_whole else (_HEAD_MARGIN, _HEAD_MARGIN)
+    counted = [part.amounts() for part in parts]
+    amounts = {name: of_whole((found[name] for found in counted), counts_margin) for name in AMOUNTS}
+    work = of_whole((part.seconds - one.seconds for part in parts), margin)
     start = Range.around([settings.import_seconds + one.seconds], _HEAD_MARGIN)
     stages = {stage: seconds for stage, seconds in largest.record["seconds"].items() if stage != "total"}
-    disk = Range.around([_per_byte(part, part.stored_bytes - one.stored_bytes) for part in parts], margin)
-    after = disk * total_bytes + Range.around([one.stored_bytes], 0)
+    after = of_whole((part.stored_bytes - one.stored_bytes for part in parts), margin) + Range.around(
+        [one.stored_bytes], 0
+    )
     during, kept = _with_embeddings(settings, after, amounts["rows_computed"])
     free = shutil.disk_usage(_existing(settings.output)).free
     by_model = largest.record["counts"].get("sequences_by_model", {})
@@ -160,11 +169,11 @@ def make_plan(settings: PlanSettings, predict: Predict) -> Plan:
         model=settings.bundle.name,
         devices=settings.devices,
         dtype=settings.dtype,
-        share_read=1.0 if is_whole else largest.num_bytes / max(1.0, total_bytes),
+        share_read=share,
         amounts=amounts,
         start_seconds=start,
         work_seconds=work,
-        stage_seconds={stage: _per_byte(largest, seconds) * total_bytes for stage, seconds in stages.items()},
+        stage_seconds={stage: seconds / max(share, 1e-12) for stage, seconds in stages.items()},
         weights_bytes=num_weight_bytes,
         memory=Need(_memory(settings, largest, amounts["rows_computed"]), free_memory_bytes()),
         device_memory=_device_memory(torch.device(settings.devices[0])),
@@ -230,22 +239,6 @@ def _total_bytes(heads: Sequence[InputHead], inputs: Sequence[str]) -> float:
     sizes = {source: Path(source).stat().st_size for source in inputs}
     text_per_byte = sum(seen.values()) / max(1, sum(sizes[source] for source in seen))
     return sum(seen.get(source, sizes[source] * text_per_byte) for source in inputs)
-
-
-def _per_byte(part: _Measured, amount: float) -> float:
-    return max(0.0, amount) / max(1, part.num_bytes)
-
-
-def _amounts(parts: Sequence[_Measured], total_bytes: float, *, is_whole: bool) -> dict[str, Range]:
-    margin = 0.0 if is_whole else _HEAD_MARGIN
-    counted = [part.amounts() for part in parts]
-    if is_whole:
-        return {name: Range.around([counted[0][name]], 0) for name in AMOUNTS}
-    return {
-        name: Range.around([_per_byte(part, found[name]) for part, found in zip(parts, counted, strict=True)], margin)
-        * total_bytes
-        for name in AMOUNTS
-    }
 
 
 def weights_bytes(path: Path, dtype: str) -> int:

@@ -32,9 +32,7 @@ from virnucpro.logs import log_to
 from virnucpro.machine.machine import dtype_name
 from virnucpro.progress import Reporter
 from virnucpro.request import Options, Request
-from virnucpro.resources import available_cpus
 from virnucpro.results import formats
-from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
 from virnucpro.results.finished import FinishedRun
@@ -139,8 +137,8 @@ def score(
         if records:
             paths.append(os.fspath(_write_records(Path(folder) / "records.fasta", records)))
         request = Request(samples_of(paths), settings or Settings(), Options(with_report=False))
-        with _computed(request, Path(folder) / "out", kept=kept) as computed:
-            return computed.table.in_memory()
+        with _cut(request, Path(folder) / "out", kept=kept) as cut, _scored(cut) as (_, table):
+            return table.in_memory()
 
 
 def _write_records(path: Path, records: Iterable[Record]) -> Path:
@@ -162,37 +160,19 @@ def execute(
     only_prepare: bool = False,
 ) -> Results:
     """Do what is asked, in the directory ``output``; see ``predict``."""
-    run_dir, options = RunDir(output), request.options
-    if only_prepare:
-        with _prepared(request, output, fresh=fresh, force=force, show_bars=show_bars, computes=False):
-            return Results(run_dir.root, tuple(request.stems), (), {})
-    with _computed(request, output, fresh=fresh, force=force, show_bars=show_bars) as computed:
-        run, index, look = computed.run, computed.index, computed.look
-        wanted = Wanted(
-            rows=options.keep_intermediate,
-            legacy=options.legacy_output,
-            calling=Calling.from_settings(request.settings.science),
-            format=options.table_format,
-            proteins=genes.protein_table(run.bundle) if options.with_taxonomy else None,
-            num_threads=request.settings.runtime.threads or available_cpus(),
-        )
-        described = None if look is None else cascade.described(look.run.rules, look.model.limits)
-        results, counts = write.run(index, computed.table, computed.scores, wanted, run.reporter, described)
-        record = run_record(run, index, request, computed.devices, counts, computed.started)
-        record |= {"warnings": computed.cautions}
-        if look is not None:
-            record["cascade"] = first_record(look)
-        write_json(run_dir.result(request.run_stem, "run.json"), record)
-        _write_pages(run_dir, request, record, results)
-        run_dir.sweep()
-        _check_complete(run_dir, request.stems, counts, look)
-    return Results(run_dir.root, tuple(request.stems), tuple(counts), record)
+    with _cut(request, output, fresh=fresh, force=force, show_bars=show_bars, only_prepare=only_prepare) as cut:
+        if only_prepare:
+            return Results(output, tuple(request.stems), (), {})
+        with _scored(cut) as (scores, table):
+            counts, record = _write(cut, scores, table)
+    return Results(output, tuple(request.stems), tuple(counts), record)
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
+class _Cut:
     """A run whose units are cut; in a cascade, the first model has scored them."""
 
+    request: Request  # what is asked
     run: Run  # of the model asked for
     index: Index  # of the units, with what this model computes of them
     devices: list[str]  # where
@@ -202,59 +182,26 @@ class _Prepared:
     embedder: Embedder | None  # workers that have loaded the model asked for; None where none were started
 
 
-@dataclass(frozen=True, eq=False)
-class _Computed(_Prepared):
-    """A run whose units are all scored."""
-
-    scores: ScoredModels  # of all rows
-    table: Fragments  # of all fragments
-
-
 @contextmanager
-def _computed(
+def _cut(
     request: Request,
     output: Path,
     *,
     fresh: bool = False,
     force: bool = False,
     show_bars: bool = False,
+    only_prepare: bool = False,
     kept: Kept | None = None,
-) -> Iterator[_Computed]:
-    """Score the inputs in the directory ``output``, which is locked as long as the block runs."""
-    with ExitStack() as stack:
-        ready = stack.enter_context(
-            _prepared(request, output, fresh=fresh, force=force, show_bars=show_bars, kept=kept)
-        )
-        run, index, look = ready.run, ready.index, ready.look
-        run_units(run, index, request, ready.devices, embedder=ready.embedder)
-        genes.run(run, index, request.settings.runtime.threads or available_cpus())
-        asked = stack.enter_context(StoredScores(run, index, None if look is None else look.decided))
-        scores = ScoredModels(asked, *(() if look is None else (look.scores, look.decided)))
-        yield _Computed(**vars(ready), scores=scores, table=tabulate.run(index, scores))
-        _log.info("done in %.1f s: %s", (datetime.now(UTC) - ready.started).total_seconds(), output)
-
-
-@contextmanager
-def _prepared(
-    request: Request,
-    output: Path,
-    *,
-    fresh: bool = False,
-    force: bool = False,
-    show_bars: bool = False,
-    computes: bool = True,
-    kept: Kept | None = None,
-) -> Iterator[_Prepared]:
+) -> Iterator[_Cut]:
     """Cut the inputs in the directory ``output``, which is locked as long as the block runs.
 
-    With ``computes``, workers load the first model meanwhile.
+    Workers load the first model meanwhile, unless ``only_prepare``; those of ``kept`` stay for the next run.
     """
     _check(request)
-    settings = request.settings
-    devices = choose_devices(settings.runtime.device, settings.runtime.gpus)
+    runtime, run_dir = request.settings.runtime, RunDir(output)
+    devices = choose_devices(runtime.device, runtime.gpus)
     bundle = asked_bundle(request, devices)
-    first = _load_first(request, bundle, devices) if settings.science.cascade else None
-    run_dir = RunDir(output)
+    first = _load_first(request, bundle, devices) if request.settings.science.cascade else None
     run_dir.prepare({*request.stems, request.run_stem}, force=force)
     with run_dir.locked(), log_to(run_dir.result(request.run_stem, "log")), ExitStack() as stack:
         if fresh:
@@ -262,33 +209,83 @@ def _prepared(
         run_dir.sweep()
         started = datetime.now(UTC)
         run = make_run(run_dir, request, bundle, devices, Reporter(show_bars))
-        _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
-        _log.info("command: %s", shlex.join(sys.argv))
-        _log.info("model %s, fingerprint %s", bundle.name, bundle.fingerprint[:16])
-        run_dir.agree(pinned(run) | (first.pinned(run.dtype) if first is not None else {}))
-        write_json(run_dir.request, request.as_record())
-        run.rules.write(run_dir.rules)
-        screening = None if first is None else cascade.first_run(run, first)
+        _begin(run, request, first, devices)
+        leading = run if first is None else cascade.first_run(run, first)
         embedder = None
-        if computes and not run_dir.index.exists():
-            num_rows = estimate_rows(request, run.fragment_length)
-            embedder = embedder_of(screening or run, settings.runtime, devices, num_rows)
-            if kept is None:
-                stack.enter_context(embedder.executor)
-            else:
-                executor = kept.once("executor", partial(kept.enter_context, embedder.executor))
-                embedder = Embedder(executor, embedder.settings, is_kept=True)
-            embed.start(screening or run, embedder.executor, embedder.settings)
+        if not only_prepare and not run_dir.index.exists():
+            embedder = embedder_of(leading, runtime, devices, estimate_rows(request, run.fragment_length), kept)
+            stack.enter_context(embedder.lent())
+            embed.start(leading, embedder.executor, embedder.settings)
         index = extract.run(run, request.samples, request.options.reference, None if first is None else first.bundle)
         cautions = _cautions(run, index, first, devices)
         look = None
-        if first is not None and screening is not None:
+        if first is not None:
             compute = partial(run_units, request=request, devices=devices, embedder=embedder)
-            look = stack.enter_context(cascade.screened(screening, first, index, compute))
-            embedder = None
-            index = cascade.select(run, index, look.decided)
+            look = stack.enter_context(cascade.screened(leading, first, index, compute))
+            embedder, index = None, cascade.select(run, index, look.decided)
             index.write(run_dir)
-        yield _Prepared(run, index, devices, started, look, cautions, embedder)
+        yield _Cut(request, run, index, devices, started, look, cautions, embedder)
+        if not only_prepare:
+            _log.info("done in %.1f s: %s", (datetime.now(UTC) - started).total_seconds(), output)
+
+
+@contextmanager
+def _scored(cut: _Cut) -> Iterator[tuple[ScoredModels, Fragments]]:
+    """Compute what is not computed yet: the scores of all rows, and the table of fragments."""
+    run, index, look = cut.run, cut.index, cut.look
+    run_units(run, index, cut.request, cut.devices, embedder=cut.embedder)
+    genes.run(run, index, cut.request.settings.runtime.num_threads)
+    with StoredScores(run, index, None if look is None else look.decided) as asked:
+        scores = ScoredModels(asked, *(() if look is None else (look.scores, look.decided)))
+        yield scores, tabulate.run(index, scores)
+
+
+def _write(cut: _Cut, scores: ScoredModels, table: Fragments) -> tuple[list[Counts], dict[str, Any]]:
+    """Write all results; returns what was counted for each input, and the run record.
+
+    Raises:
+        IncompleteRunError: some rows failed; everything is written.
+    """
+    run, request, options, look = cut.run, cut.request, cut.request.options, cut.look
+    wanted = Wanted(
+        rows=options.keep_intermediate,
+        legacy=options.legacy_output,
+        calling=Calling.from_settings(request.settings.science),
+        format=options.table_format,
+        proteins=genes.protein_table(run.bundle) if options.with_taxonomy else None,
+        num_threads=request.settings.runtime.num_threads,
+    )
+    described = None if look is None else cascade.described(look.run.rules, look.model.limits)
+    results, counts = write.run(cut.index, table, scores, wanted, run.reporter, described)
+    record = run_record(run, cut.index, request, cut.devices, counts, cut.started)
+    record |= {"warnings": cut.cautions}
+    if look is not None:
+        record["cascade"] = first_record(look)
+    write_json(run.dir.result(request.run_stem, "run.json"), record)
+    figures = () if options.plots is None else (options.plots,)
+    for stem, result in zip(request.stems, results, strict=True):
+        summary = read_json(run.dir.result(stem, "summary.json"))
+        renew(
+            FinishedRun(run.dir.root, stem, record, summary, result),
+            Pages(options.with_report, options.with_report, figures),
+        )
+    run.dir.sweep()
+    _check_complete(run.dir, request.stems, counts, look)
+    return counts, record
+
+
+def _begin(run: Run, request: Request, first: FirstModel | None, devices: list[str]) -> None:
+    """Say what is run, and leave in the directory what was asked.
+
+    Raises:
+        RunMismatchError: the directory holds a run made with other settings.
+    """
+    _log.info("VirNucPro %s on %s, %s", __version__, socket.gethostname(), ", ".join(devices))
+    _log.info("command: %s", shlex.join(sys.argv))
+    _log.info("model %s, fingerprint %s", run.bundle.name, run.bundle.fingerprint[:16])
+    run.dir.agree(pinned(run) | (first.pinned(run.dtype) if first is not None else {}))
+    write_json(run.dir.request, request.as_record())
+    run.rules.write(run.dir.rules)
 
 
 def _check(request: Request) -> None:
@@ -317,7 +314,9 @@ def _load_first(request: Request, bundle: Bundle, devices: list[str]) -> FirstMo
 
 def _cautions(run: Run, index: Index, first: FirstModel | None, devices: list[str]) -> list[str]:
     """What the user should know, said in the log as well."""
-    cautions = run.bundle.cautions(run.fragment_length, _mean_length_nt(index))
+    num_bases = sum(item.num_bases for item in index.inputs)
+    mean_length_nt = num_bases / index.num_sequences if index.num_sequences else math.inf
+    cautions = run.bundle.cautions(run.fragment_length, mean_length_nt)
     slow = slowness(torch.device(devices[0]), getattr(torch, run.dtype))
     if slow is not None and any(read_config(run.bundle.encoder(role)).kind in TRANSFORMER_KINDS for role in ROLES):
         cautions.append(slow)  # the small encoders compute in float32 whatever is asked for
@@ -325,16 +324,6 @@ def _cautions(run: Run, index: Index, first: FirstModel | None, devices: list[st
     for caution in cautions:
         _log.warning("%s", caution)
     return cautions
-
-
-def _write_pages(run_dir: RunDir, request: Request, record: dict[str, Any], results: list[InputResults]) -> None:
-    """Report, figures and MultiQC's files."""
-    options = request.options
-    figures = () if options.plots is None else (options.plots,)
-    wanted = Pages(options.with_report, options.with_report, figures)
-    for stem, result in zip(request.stems, results, strict=True):
-        summary = read_json(run_dir.result(stem, "summary.json"))
-        renew(FinishedRun(run_dir.root, stem, record, summary, result), wanted)
 
 
 def _check_complete(run_dir: RunDir, stems: list[str], counts: list[Counts], look: FirstLook | None) -> None:
@@ -357,10 +346,3 @@ def _check_complete(run_dir: RunDir, stems: list[str], counts: list[Counts], loo
         raise IncompleteRunError(
             f"{' '.join(losses)} Everything else is done. 'virnucpro verify {run_dir.root} --repair' tries them again."
         )
-
-
-def _mean_length_nt(index: Index) -> float:
-    """Of the sequences of all inputs; infinite where there is none, for nothing is short then."""
-    if not index.num_sequences:
-        return math.inf
-    return sum(item.num_bases for item in index.inputs) / index.num_sequences

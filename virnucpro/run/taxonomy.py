@@ -10,7 +10,6 @@ from pathlib import Path
 
 from virnucpro.atomic import write_json
 from virnucpro.embeddings.taxa import Reference, name_by_reference
-from virnucpro.errors import UsageError
 from virnucpro.logs import log_to
 from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
@@ -47,9 +46,7 @@ def name_hits(
         StoreError: what it stored is damaged.
     """
     run_dir = RunDir(root)
-    if not run_dir.manifest.is_file():
-        raise UsageError(f"{root} holds no run of this program. Name the directory that predict wrote to with -o.")
-    run_dir.check_version()
+    run_dir.check_is_run()
     reporter = Reporter(show_bars)
     named: dict[str, Lineages] = {}
     with run_dir.locked():

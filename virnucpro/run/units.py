@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import read_config
 from virnucpro.errors import CountError, ResourceError, StoreError, WorkerError
-from virnucpro.executors.base import Executor, Worker
+from virnucpro.executors.base import Executor, Kept, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
@@ -21,7 +21,6 @@ from virnucpro.machine import profiles
 from virnucpro.machine.machine import dtype_name
 from virnucpro.progress import Reporter
 from virnucpro.request import Request
-from virnucpro.resources import available_cpus
 from virnucpro.run_dir import RunDir
 from virnucpro.settings import Runtime
 from virnucpro.stages import classify, embed, merge, nearest
@@ -37,7 +36,11 @@ class Embedder(NamedTuple):
 
     executor: Executor
     settings: embed.EmbedSettings
-    is_kept: bool = False  # for other runs too
+    is_kept: bool  # for other runs too
+
+    def lent(self) -> AbstractContextManager[object]:
+        """The executor as a context manager, which ends its workers unless they are kept."""
+        return nullcontext() if self.is_kept else self.executor
 
 
 def asked_bundle(request: Request, devices: list[str]) -> Bundle:
@@ -96,23 +99,21 @@ def run_units(
         WorkerError: some units cannot be embedded, merged or scored; raised when all others are.
     """
     runtime, keep_embeddings = request.settings.runtime, request.options.keep_embeddings
-    threads = runtime.threads or available_cpus()
+    threads = runtime.num_threads
     nearest.run(run, index, range(len(index.units)) if todo is None else todo, threads)
     todo = classify.pending(run, index) if todo is None else todo
     if not todo:
         return
     merges = keep_embeddings or runtime.merge_threads is not None
-    if embedder is None:
-        embedder = embedder_of(run, runtime, devices, sum(index.units[unit].num_sources for unit in todo))
+    num_rows = sum(index.units[unit].num_sources for unit in todo)
+    embedder = embedder or embedder_of(run, runtime, devices, num_rows)
     merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
     num_units = embed.UNITS_ON_DISK * embedder.executor.num_workers + merger.num_workers
     num_alive = len(todo) if keep_embeddings else num_units
     _check_disk(run, index, todo, num_alive, merges=merges, keeps_all=keep_embeddings)
     scorer = classify.Scorer(run, threads, runtime.batch_size, keep_embeddings=keep_embeddings)
-    num_rows = sum(index.units[unit].num_sources for unit in todo)
     faults = []
-    lent = nullcontext() if embedder.is_kept else embedder.executor
-    with lent, merger, run.reporter.stage("classify", num_rows, "rows") as advance:
+    with embedder.lent(), merger, run.reporter.stage("classify", num_rows, "rows") as advance:
         units = embed.run(run, index, todo, embedder.executor, embedder.settings)
         if merges:
             units = merge.run(run, units, len(todo), merger)
@@ -154,9 +155,17 @@ def estimate_rows(request: Request, fragment_length: int) -> float:
     return num_bases / fragment_length
 
 
-def embedder_of(run: Run, runtime: Runtime, devices: list[str], num_rows: float) -> Embedder:
-    """Budgets, workers and processes: the user's, else those of a saved profile, else what suits most machines."""
-    threads = runtime.threads or available_cpus()
+def embedder_of(run: Run, runtime: Runtime, devices: list[str], num_rows: float, kept: Kept | None = None) -> Embedder:
+    """Budgets, workers and processes: the user's, else those of a saved profile, else what suits most machines.
+
+    Args:
+        run: of the model.
+        runtime: what the user asks for.
+        devices: where.
+        num_rows: about how many rows there are.
+        kept: keeps the workers for other runs.
+    """
+    threads = runtime.num_threads
     profile = profiles.find(run.bundle, devices[0], run.dtype)
     budgets = {} if runtime.token_budget is None else dict.fromkeys(ROLES, runtime.token_budget)
     loader_workers, processes = runtime.loader_workers, 0
@@ -168,7 +177,11 @@ def embedder_of(run: Run, runtime: Runtime, devices: list[str], num_rows: float)
         processes = profile.num_processes if profile.threads == threads and profile.num_processes > 1 else 0
     settings = embed.settings_for(devices, budgets, loader_workers, runtime.compile)
     executor = _embed_executor(devices, threads, settings, processes, parallel=runtime.parallel)
-    return Embedder(executor, replace(settings, rows_a_worker=num_rows / executor.num_workers))
+    if kept is not None:
+        new = executor
+        executor = kept.once("executor", lambda: kept.enter_context(new))
+    settings = replace(settings, rows_a_worker=num_rows / executor.num_workers)
+    return Embedder(executor, settings, is_kept=kept is not None)
 
 
 def _embed_executor(

@@ -1,12 +1,12 @@
 """Is everything in a run directory what was written, and is anything missing?
 
-Every stored file is read and held against its own digest and against what it must have been made from; the
-results are held against the digests in the run record. Nothing is changed here.
+Every stored file is compared with its own digest and with what it must have been made from; the results are compared
+with the digests in the run record. Nothing is changed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.atomic import check_json, file_digest
 from virnucpro.bundles.rules import Rules
-from virnucpro.errors import StoreError
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.progress import Reporter
 from virnucpro.results import pages
 from virnucpro.results.fragments import read_arrays
 from virnucpro.results.stored import RunRecord, Summary
@@ -56,30 +57,45 @@ class Findings:
         return [problem for problem in self.problems if problem.kind == kind]
 
 
-def verify(run_dir: RunDir, advance: Callable[[int], None] = lambda _: None) -> Findings:
+def verify(path: Path, *, show_bars: bool = False) -> Findings:
     """Look at every file of a run.
 
     Raises:
-        StoreError: manifest or index cannot be read, so that nothing else can be held against them.
+        UsageError: there is no such run, or not one whose inputs were cut to the end.
+        StoreError: manifest or index cannot be read, so that nothing else can be compared with them.
     """
-    findings = Findings()
-    index, manifest = Index.read(run_dir), run_dir.read_manifest()
-    for part in run_dir.models:
-        model = StoredModel.of(manifest, part)
-        are = np.zeros((index.num_rows, 2), dtype=bool)
-        for unit, indexed in enumerate(index.units):
-            _verify_unit(part, unit, indexed, model, findings, are)
-            advance(1)
-        findings.num_rows += int(are[:, 0].sum())
-    if run_dir.table.exists():
-        findings.num_files += 1
-        try:
-            read_arrays(run_dir.table)
-        except StoreError as error:
-            findings.problems.append(Problem("damaged", run_dir.table, error.problem))
-    findings.problems += _verify_results(run_dir, findings)
-    findings.problems += _verify_pages(run_dir, index)
+    run_dir, findings = RunDir(path), Findings()
+    run_dir.check_is_run()
+    with run_dir.reading():
+        index, manifest = index_of(run_dir), run_dir.read_manifest()
+        with Reporter(show_bars).stage("verify", len(index.units) * len(run_dir.models), "units") as advance:
+            for part in run_dir.models:
+                model = StoredModel.of(manifest, part)
+                are = np.zeros((index.num_rows, 2), dtype=bool)
+                for unit, indexed in enumerate(index.units):
+                    _Look(part, unit, indexed, model, findings, are).at_all()
+                    advance(1)
+                findings.num_rows += int(are[:, 0].sum())
+        if run_dir.table.exists():
+            findings.num_files += 1
+            try:
+                read_arrays(run_dir.table)
+            except StoreError as error:
+                findings.problems.append(Problem("damaged", run_dir.table, error.problem))
+        findings.problems += _verify_results(run_dir, findings)
+        findings.problems += _verify_pages(run_dir, index)
     return findings
+
+
+def index_of(run_dir: RunDir) -> Index:
+    """The units of a run.
+
+    Raises:
+        UsageError: its inputs were not cut to the end.
+    """
+    if not run_dir.index.exists():
+        raise UsageError(f"{run_dir.root}: its inputs were not cut to the end. Run the same predict command again.")
+    return Index.read(run_dir)
 
 
 @dataclass(frozen=True)
@@ -101,112 +117,99 @@ class StoredModel:
         except KeyError as error:
             raise StoreError(part.manifest, f"is damaged (it has no {error})") from error
 
+    @property
+    def fingerprint_of_features(self) -> str:
+        """What merged files and scores carry."""
+        return fingerprint_of(self.fingerprint, self.dtype)
 
-def _verify_unit(
-    run_dir: RunDir,
-    unit: int,
-    indexed: IndexedUnit,
-    model: StoredModel,
-    findings: Findings,
-    are: NDArray[np.bool_],
-) -> None:
-    look = _Look(run_dir, unit, findings)
-    table = look.at(run_dir.unit(unit), "unit", {})
-    if table is None:
-        return
-    digest = store.read_attributes(run_dir.unit(unit), "unit")["digest"]
-    if len(table["rows"]) != indexed.num_rows:
-        look.note("damaged", run_dir.unit(unit), f"holds {len(table['rows'])} rows, {indexed.num_rows} were cut")
-    made_from = {"unit_digest": digest, "fingerprint": fingerprint_of(model.fingerprint, model.dtype)}
-    shards = [
-        look.at(path, "embedding", {**made_from, "fingerprint": fingerprint_of(model.digests[role], model.dtype)})
-        for role in ROLES
-        if (path := run_dir.embedding(role, unit)).exists()
-    ]
-    merged = run_dir.merged(unit)
-    features = look.at(merged, "merged", made_from) if merged.exists() else None
-    _verify_nearest(look, len(table["fragments"]), made_from)
-    try:
-        is_computed = computed_rows(run_dir, unit, table["rows"], indexed.first_row)
-    except StoreError as error:
-        look.note("damaged", run_dir.selection(unit), error.problem)
-        return
-    num_computed = int(is_computed.sum())
-    path = run_dir.scores(unit)
-    if not path.exists():
-        what = "merged, not scored" if merged.exists() else f"{len(shards)} of {len(ROLES)} embeddings are there"
-        look.note("missing", path, f"{num_computed:,} rows have no score yet ({what})")
-        return
-    scores = look.at(path, "scores", made_from)
-    for name, arrays in (("scores", scores), ("features", features)):
-        held = None if arrays is None else len(next(iter(arrays.values())))
-        if held not in (None, num_computed):
-            look.note("damaged", path, f"{held} {name} of {num_computed} rows")
-    if scores is not None and len(scores["scores"]) == num_computed:
-        _count_scored(look, indexed, table["rows"], is_computed, scores["scores"], are)
-
-
-def _verify_nearest(look: _Look, num_fragments: int, made_from: Mapping[str, str]) -> None:
-    run_dir, unit = look.run_dir, look.unit
-    if run_dir.nearest(unit).exists():
-        found = look.at(run_dir.nearest(unit), "nearest", made_from)
-        if found is not None and len(found["log_odds"]) != num_fragments:
-            look.note("damaged", run_dir.nearest(unit), "is of other fragments than the unit's")
-    elif run_dir.rules.exists() and Rules.read(run_dir.rules).adds_nearest:
-        look.note("missing", run_dir.nearest(unit), "the nearest proteins of the unit's fragments are not known yet")
-
-
-def _count_scored(
-    look: _Look,
-    indexed: IndexedUnit,
-    rows: NDArray[np.void],
-    is_computed: NDArray[np.bool_],
-    scores: NDArray[np.float32],
-    are: NDArray[np.bool_],
-) -> None:
-    """Mark the rows that need a score and have one; duplicates are as their source, which may lie in an earlier unit.
-
-    Args:
-        look: at the unit.
-        indexed: the unit.
-        rows: (n,) of the unit.
-        is_computed: (n,) which of them the model computes.
-        scores: of these.
-        are: (num_rows, 2) of the run, whether rows need a score and have one.
-    """
-    here = slice(indexed.first_row, indexed.first_row + indexed.num_rows)
-    own = are_own_source(rows, indexed.first_row)
-    finite = ~np.isnan(scores).any(axis=1)
-    mine = are[here]
-    mine[is_computed, 0], mine[is_computed, 1] = True, finite
-    mine[~own] = are[rows["source"][~own]]
-    look.findings.num_scored += int(mine[:, 1].sum())
-    path = look.run_dir.failed(look.unit)
-    listed = set(poison.read(path))
-    if listed != set(np.flatnonzero(~finite).tolist()):
-        look.note("damaged", look.run_dir.scores(look.unit), f"lacks scores of other rows than {path.name} lists")
-    elif listed:
-        look.note("failed", path, f"{len(listed)} rows could not be computed")
+    def fingerprint_of_shards(self, role: str) -> str:
+        """What the shards of an encoder carry."""
+        return fingerprint_of(self.digests[role], self.dtype)
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Looks at the files of one unit."""
+    """Looks at the files that a model has of one unit, and notes what is wrong."""
 
-    run_dir: RunDir
+    run_dir: RunDir  # of the model
     unit: int
+    indexed: IndexedUnit
+    model: StoredModel
     findings: Findings
+    are: NDArray[np.bool_]  # (num_rows, 2) of the run, whether rows need a score and have one
 
-    def at(self, path: Path, kind: str, made_from: Mapping[str, str]) -> dict[str, NDArray[Any]] | None:
+    def at_all(self) -> None:
+        """Look at every file."""
+        path = self.run_dir.unit(self.unit)
+        table = self._at(path, "unit", {})
+        if table is None:
+            return
+        if len(table["rows"]) != self.indexed.num_rows:
+            self._note("damaged", path, f"holds {len(table['rows'])} rows, {self.indexed.num_rows} were cut")
+        digest = store.read_attributes(path, "unit")["digest"]
+        made_from = {"unit_digest": digest, "fingerprint": self.model.fingerprint_of_features}
+        num_shards = 0
+        for role in ROLES:
+            if (shard := self.run_dir.embedding(role, self.unit)).exists():
+                self._at(shard, "embedding", made_from | {"fingerprint": self.model.fingerprint_of_shards(role)})
+                num_shards += 1
+        self._at_nearest(len(table["fragments"]), made_from)
+        self._at_scores(table["rows"], made_from, num_shards)
+
+    def _at_nearest(self, num_fragments: int, made_from: Mapping[str, str]) -> None:
+        path, rules = self.run_dir.nearest(self.unit), self.run_dir.rules
+        if path.exists():
+            found = self._at(path, "nearest", made_from)
+            if found is not None and len(found["log_odds"]) != num_fragments:
+                self._note("damaged", path, "is of other fragments than the unit's")
+        elif rules.exists() and Rules.read(rules).adds_nearest:
+            self._note("missing", path, "the nearest proteins of the unit's fragments are not known yet")
+
+    def _at_scores(self, rows: NDArray[np.void], made_from: Mapping[str, str], num_shards: int) -> None:
+        merged, path = self.run_dir.merged(self.unit), self.run_dir.scores(self.unit)
+        features = self._at(merged, "merged", made_from) if merged.exists() else None
+        try:
+            is_computed = computed_rows(self.run_dir, self.unit, rows, self.indexed.first_row)
+        except StoreError as error:
+            self._note("damaged", self.run_dir.selection(self.unit), error.problem)
+            return
+        num_computed = int(is_computed.sum())
+        if not path.exists():
+            what = "merged, not scored" if merged.exists() else f"{num_shards} of {len(ROLES)} embeddings are there"
+            self._note("missing", path, f"{num_computed:,} rows have no score yet ({what})")
+            return
+        scores = self._at(path, "scores", made_from)
+        for name, arrays in (("scores", scores), ("features", features)):
+            num_held = num_computed if arrays is None else len(next(iter(arrays.values())))
+            if num_held != num_computed:
+                self._note("damaged", path, f"{num_held} {name} of {num_computed} rows")
+        if scores is not None and len(scores["scores"]) == num_computed:
+            self._count(rows, is_computed, ~np.isnan(scores["scores"]).any(axis=1))
+
+    def _count(self, rows: NDArray[np.void], is_computed: NDArray[np.bool_], finite: NDArray[np.bool_]) -> None:
+        """Mark the rows that need a score and have one; duplicates are as their source, maybe of an earlier unit."""
+        mine = self.are[self.indexed.first_row :][: self.indexed.num_rows]
+        mine[is_computed, 0], mine[is_computed, 1] = True, finite
+        are_copies = ~are_own_source(rows, self.indexed.first_row)
+        mine[are_copies] = self.are[rows["source"][are_copies]]
+        self.findings.num_scored += int(mine[:, 1].sum())
+        path = self.run_dir.failed(self.unit)
+        listed = set(poison.read(path))
+        if listed != set(np.flatnonzero(~finite).tolist()):
+            self._note("damaged", self.run_dir.scores(self.unit), f"lacks scores of other rows than {path.name} lists")
+        elif listed:
+            self._note("failed", path, f"{len(listed)} rows could not be computed")
+
+    def _at(self, path: Path, kind: str, made_from: Mapping[str, str]) -> dict[str, NDArray[Any]] | None:
         """The arrays of a file, or None and a problem noted."""
         self.findings.num_files += 1
         try:
             return store.verify(path, kind, made_from)
         except StoreError as error:
-            self.note("damaged", path, error.problem)
+            self._note("damaged", path, error.problem)
             return None
 
-    def note(self, kind: Kind, path: Path, text: str) -> None:
+    def _note(self, kind: Kind, path: Path, text: str) -> None:
         self.findings.problems.append(Problem(kind, path, text, (self.run_dir, self.unit)))
 
 
@@ -238,10 +241,10 @@ def _verify_pages(run_dir: RunDir, index: Index) -> Iterator[Problem]:
 
 
 def drop(problems: list[Problem]) -> None:
-    """Delete what is damaged or failed and all that is made from it, so that the same run makes it anew."""
+    """Delete what is damaged or failed and all that is made from it, so that the same run makes it again."""
     for problem in problems:
         if problem.unit is None:
-            continue  # results are written anew in any case
+            continue  # results are written again in any case
         run_dir, unit = problem.unit
         chain = [*(run_dir.embedding(role, unit) for role in ROLES), run_dir.merged(unit), run_dir.scores(unit)]
         if problem.kind == "failed":

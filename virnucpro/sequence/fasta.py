@@ -75,6 +75,11 @@ class SequenceFile:
         """Hex digest of the raw bytes, known once :meth:`blocks` is exhausted."""
         return self._stream.sha256
 
+    @property
+    def num_raw_bytes(self) -> int:
+        """Bytes of the file that were read so far."""
+        return self._stream.num_raw_bytes
+
     def blocks(self) -> Generator[RecordBlock]:
         """The records in blocks of whole records; only a longer record makes a longer block.
 

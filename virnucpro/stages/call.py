@@ -51,9 +51,7 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
     """
     formats.require(wanted.format)
     run_dir = RunDir(root)
-    if not run_dir.manifest.is_file():
-        raise UsageError(f"{root} holds no run of this program. Name the directory that predict wrote to with -o.")
-    run_dir.check_version()
+    run_dir.check_is_run()
     if run_dir.is_cascade and wanted.legacy:
         raise UsageError(f"{root}: {cascade.NO_LEGACY}")
     results = RunDir(wanted.directory or root)

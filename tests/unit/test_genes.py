@@ -41,6 +41,21 @@ def test_the_other_strand_has_the_same_genes() -> None:
     assert len(same) >= 0.95 * len(there.starts)
 
 
+@pytest.mark.parametrize(("codon", "residue"), [("TGA", "W"), ("TAG", "Q")])
+def test_a_record_whose_genes_hold_a_stop_codon_is_read_so(codon: str, residue: str) -> None:
+    bases, _ = made(num=30)
+    before = find_genes(letters_of(bases))
+    changed = list(bases)
+    for start, stop, strand in zip(before.starts, before.stops, before.strands, strict=True):
+        for at in range(start + 90, stop - 90, 90):  # a residue of 30 becomes it
+            text = codon if strand > 0 else reverse_complement(codon)
+            changed[at : at + 3] = text
+    found = find_genes(letters_of("".join(changed)))
+    same = set(zip(before.starts, before.stops, strict=True)) & set(zip(found.starts, found.stops, strict=True))
+    assert len(same) >= 0.9 * len(before.starts)
+    assert sum(found.proteins.values == LETTERS.index(residue)) > sum(before.proteins.values == LETTERS.index(residue))
+
+
 def test_short_records_have_no_genes() -> None:
     bases, _ = made()
     assert len(find_genes(letters_of(bases[: SHORTEST_RECORD_NT - 1])).starts) == 0

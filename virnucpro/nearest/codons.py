@@ -16,6 +16,11 @@ CODE = b"KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 _RESIDUES = CODES[np.frombuffer(CODE, dtype=np.uint8)]
 STOPPED = np.append(_RESIDUES, np.uint8(BREAK))
 """(65,) residue code of each codon; none is like a stop."""
+RECODED = tuple(STOPPED.copy() for _ in range(2))
+"""STOPPED where one stop codon is none: TGA is tryptophan (NCBI 4; mycoplasmas, many mitochondria, some phages), TAG is
+glutamine (NCBI 15; phages of the gut)."""
+RECODED[0][0b111000] = CODES[ord("W")]
+RECODED[1][0b110010] = CODES[ord("Q")]
 OPEN = np.append(_RESIDUES, np.uint8(MASKED))
 """(65,) likewise; none is an unknown residue."""
 

@@ -29,7 +29,7 @@ from virnucpro.sequence.ragged import Ragged, offsets_of
 SHORTEST_RECORD_NT = 1500
 SHORTEST_GENE_CODONS = 60
 PRIOR_CODONS = 20_000.0
-LOWEST_SCORE = -5.0
+LOWEST_SCORE = 3.0
 """Frames that score less are not taken, not even where nothing else is."""
 LARGEST_OVERLAP = 0.3
 MOSTLY_CODING, LEAST_CODING = 0.85, 0.7

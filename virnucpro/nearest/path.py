@@ -59,15 +59,15 @@ class PathSettings:
     virus_begins: float = 1 / 60
     virus_ends: float = 1 / 25
     first_is_virus: float = 0.035
-    unmatched: float = 0.45
+    unmatched: float = 0.35
     arrangement_share: float = 0.4
     fragment_share: float = 0.15
     fragment_middle: float = 2.0
     reach: int = 25
     far_cost: float = 0.2
-    fewest_viral: int = 2
+    fewest_viral: int = 1
     shortest_region_nt: int = 4000
-    lowest_score: float = 10.0
+    lowest_score: float = 14.0
     fewest_cell_genes: int = 3
     shortest_host_nt: int = 4000
     highest_host_score: float = -0.25
@@ -79,7 +79,7 @@ DEFAULT = PathSettings()
 _LENIENT = PathSettings(lowest_score=5.0, fewest_viral=1, highest_host_score=0.0, cell_share=0.4)
 _NO_FRAGMENTS = np.zeros(0, dtype=[("start", "i8"), ("stop", "i8"), ("log_odds", "f4")])
 _WINDOW = 4  # genes on either side
-_ARRANGEMENT = np.array([11.117, -2.5075, 7.4557, -0.00754])
+_ARRANGEMENT = np.array([10.917, -2.5075, 7.4557, -0.00754])
 """Constant and weights of the log of the mean gene length (nt), of the share of neighbours on one strand and of the
 mean gap (nt, -100 to 500) in a window of nine genes: logistic regression of unmatched genes of dev phages against
 those of dev bacteria, archaea and plasmids (AUROC 0.92, and 0.84 on 14 chromosomes with curated proviruses)."""

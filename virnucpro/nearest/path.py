@@ -46,7 +46,7 @@ class PathSettings:
         fragment_middle: so far above the host's level fragments say nothing.
         reach: genes; unmatched ones farther than this from any viral match cost at least ``far_cost``.
         far_cost: nats.
-        fewest_viral: genes of a region that match viruses, at least.
+        viral_gene_nt: of a region, for each of its genes that match viruses, at most.
         shortest_region_nt: at least.
         lowest_score: sum of its log-odds, at least.
         fewest_cell_genes: of the record outside its regions, at least,
@@ -65,7 +65,7 @@ class PathSettings:
     fragment_middle: float = 2.0
     reach: int = 25
     far_cost: float = 0.2
-    fewest_viral: int = 1
+    viral_gene_nt: int = 15_000
     shortest_region_nt: int = 4000
     lowest_score: float = 14.0
     fewest_cell_genes: int = 3
@@ -76,7 +76,7 @@ class PathSettings:
 
 
 DEFAULT = PathSettings()
-_LENIENT = PathSettings(lowest_score=5.0, fewest_viral=1, highest_host_score=0.0, cell_share=0.4)
+_LENIENT = PathSettings(lowest_score=5.0, viral_gene_nt=30_000, highest_host_score=0.0, cell_share=0.4)
 _NO_FRAGMENTS = np.zeros(0, dtype=[("start", "i8"), ("stop", "i8"), ("log_odds", "f4")])
 _WINDOW = 4  # genes on either side
 _ARRANGEMENT = np.array([10.917, -2.5075, 7.4557, -0.00754])
@@ -228,7 +228,9 @@ def _is_region(
     num_viral = int((classes[first:last] >= VIRAL).sum())
     score = evidence[first:last].sum()
     return bool(
-        length >= settings.shortest_region_nt and score >= settings.lowest_score and num_viral >= settings.fewest_viral
+        length >= settings.shortest_region_nt
+        and score >= settings.lowest_score
+        and length <= settings.viral_gene_nt * num_viral
     )
 
 

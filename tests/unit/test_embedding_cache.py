@@ -19,6 +19,7 @@ from virnucpro.embeddings.cache import EmbeddingCache, remove_cache, sequence_di
 from virnucpro.embeddings.levels import embed_strings
 from virnucpro.embeddings.loader import ModelLoader
 from virnucpro.errors import ResourceError, StoreError, UsageError
+from virnucpro.hierarchy import AnswerCache
 from virnucpro.sequence.ragged import Ragged
 
 
@@ -218,6 +219,8 @@ def test_other_versions_other_files_and_places_are_refused(tmp_path):
     edit(tmp_path / "a", "PRAGMA user_version=7")
     with pytest.raises(StoreError, match="version 7"):
         EmbeddingCache(tmp_path / "a")
+    with pytest.raises(StoreError, match="version 7"):
+        AnswerCache(tmp_path / "a" / "embeddings.sqlite")
     remove_cache(tmp_path / "a")
     EmbeddingCache(tmp_path / "a").close()
     (tmp_path / "b").mkdir()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro import hierarchy
-from virnucpro.errors import InputError, ResourceError, StoreError, UsageError
+from virnucpro.errors import InputError, StoreError, UsageError
 from virnucpro.hierarchy import (
     AnswerCache,
     CallableResolver,
@@ -298,21 +298,6 @@ def test_what_is_damaged_in_a_cache_is_asked_again(tmp_path):
     with AnswerCache(tmp_path) as cache:
         assert build_all(cache, resolver) == tree
     assert sorted(resolver.asked) == ["parent:Dhakavirus", "parent:Tequatrovirus", "siblings:Straboviridae"]
-
-
-def test_a_cache_of_another_version_or_no_cache_at_all_is_refused(tmp_path):
-    AnswerCache(tmp_path / "a.sqlite").close()
-    with sqlite3.connect(tmp_path / "a.sqlite") as database:
-        database.execute("PRAGMA user_version=99")
-    database.close()
-    with pytest.raises(StoreError, match="version 99"):
-        AnswerCache(tmp_path / "a.sqlite")
-    (tmp_path / "b.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(StoreError, match="damaged"):
-        AnswerCache(tmp_path / "b.sqlite")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ResourceError):
-        AnswerCache(tmp_path / "file" / "cache")
 
 
 def test_a_cache_that_cannot_grow_loses_no_answer(tmp_path, caplog, monkeypatch):

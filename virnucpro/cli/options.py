@@ -33,7 +33,7 @@ SOURCE = click.Path(dir_okay=True, readable=False)
 """A file of sequences, or ``-``. Whether it can be read is found out, and said with more words, when it is read."""
 COUNT = click.IntRange(min=1)
 MODELS = ("lite", "300", "500")
-DEVICES = "auto, cpu, cuda, cuda:N or mps"
+_DEVICES = "auto, cpu, cuda, cuda:N or mps."
 
 _Command = Callable[..., Any]
 
@@ -48,6 +48,11 @@ def output_option(
 ) -> Callable[[_Command], _Command]:
     """Where a command writes to, as ``output``."""
     return click.option("-o", "--output", type=kind, metavar=metavar, required=required, help=help_text)
+
+
+def device_setting(default: str) -> Callable[[_Command], _Command]:
+    """A device that is None if it is not given; ``default`` says in words what is taken then."""
+    return click.option("--device", metavar="NAME", help=f"{_DEVICES}  [default: {default}]")
 
 
 reference_option = click.option(
@@ -174,7 +179,7 @@ fragment_length_option = click.option(
     "--fragment-length", type=click.IntRange(min=3), metavar="N", help="Bases of a fragment.  [default: the model's]"
 )
 
-device_option = click.option("--device", metavar="NAME", default="auto", show_default=True, help=f"{DEVICES}.")
+device_option = click.option("--device", metavar="NAME", default="auto", show_default=True, help=_DEVICES)
 gpus_option = click.option("--gpus", metavar="NUMBERS", help="Physical GPUs to use, such as 0,1.  [default: all]")
 threads_option = click.option("-t", "--threads", type=COUNT, metavar="N", help="CPU threads in all.  [default: all]")
 dtype_option = click.option(
@@ -194,7 +199,6 @@ measured_options = together(
     threads_option,
 )
 runtime_options = together(
-    click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: auto]"),
     gpus_option,
     click.option("--parallel", is_flag=True, default=None, help="Use several worker processes if there is no GPU."),
     threads_option,

@@ -19,6 +19,7 @@ from virnucpro.cli.options import (
     FOLDER,
     cascade_options,
     complete_model,
+    device_setting,
     fragment_length_option,
     fresh_option,
     given_samples,
@@ -124,6 +125,7 @@ See 'virnucpro predict --help'.\
 @call_options
 @format_option
 @click.option("--dtype", type=click.Choice(DTYPES), help="Float type of the encoders.  [default: auto]")
+@device_setting("auto")
 @runtime_options
 @click.option(
     "--merge-threads",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from virnucpro.cli.options import COUNT, DEVICES, FOLDER, output_option, terminal_options
+from virnucpro.cli.options import COUNT, FOLDER, device_setting, output_option, terminal_options
 from virnucpro.errors import IncompleteRunError, UsageError, VirNucProError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("record", type=click.Path(path_type=Path))
 @output_option(FOLDER, "DIR", "Directory for the new results.  [default: that of RECORD with -rerun at its end]")
-@click.option("--device", metavar="NAME", help=f"{DEVICES}.  [default: as recorded]")
+@device_setting("as recorded")
 @click.option("-t", "--threads", metavar="N", type=COUNT, help="CPU threads in all.  [default: as recorded]")
 @terminal_options("no_progress", "quiet")
 def rerun(record: Path, output: Path | None, device: str | None, threads: int | None, show_bars: bool) -> None:

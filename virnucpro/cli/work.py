@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import run_argument, runtime_options, terminal_options
+from virnucpro.cli.options import device_setting, run_argument, runtime_options, terminal_options
 from virnucpro.errors import UsageError
 
 _EPILOG = """\
@@ -28,6 +28,7 @@ Examples:
 @run_argument
 @click.option("--shard", metavar="I/N", help="The I-th of N parts of the units, 1/N to N/N.")
 @click.option("--units", metavar="RANGES", help="These units, such as 0-99,120.")
+@device_setting("as prepared")
 @runtime_options
 @terminal_options("no_progress", "quiet")
 def work(run: Path, shard: str | None, units: str | None, show_bars: bool, **runtime: object) -> None:

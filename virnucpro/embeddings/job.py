@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import queue
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,14 @@ class EmbedRequest:
     cache: Path | None = None  # where embeddings are kept; None keeps none
 
 
+class _Embedded(NamedTuple):
+    """A part that is embedded."""
+
+    path: Path  # its file
+    size: tuple[int, int]  # see ``PartRows.size``
+    failed: NDArray[np.void]  # see ``PartRows.failed``
+
+
 def embed_file(request: EmbedRequest, reporter: Reporter, *, fresh: bool = False) -> tuple[int, About]:
     """Do what is asked; returns the number of rows and what the file is.
 
@@ -84,8 +93,7 @@ def embed_file(request: EmbedRequest, reporter: Reporter, *, fresh: bool = False
         cut = _cut(request.source, alphabet, length, sources)
         about, parts = _embed_parts(request, sources, cut, run, reporter)
         num_rows = _put_together(request, about, parts, run.work, reporter)
-        none = np.zeros(0, dtype=levels.KEY_DTYPE)
-        failed = np.concatenate([none, *(_read_part(path, about).failed for path in parts)])
+        failed = np.concatenate([np.zeros(0, dtype=levels.KEY_DTYPE), *(part.failed for part in parts)])
     shutil.rmtree(run.root)
     if len(failed):
         raise IncompleteRunError(f"{request.output} is written; {_described(failed)}.")
@@ -133,8 +141,8 @@ def _cut(path: str, alphabet: Alphabet, length: int, sources: Sequence[EncoderSo
 
 def _embed_parts(
     request: EmbedRequest, sources: Sequence[EncoderSource], cut: Iterable[Part], run: RunDir, reporter: Reporter
-) -> tuple[About, list[Path]]:
-    """Embed all parts that are not there; returns what they are, and where."""
+) -> tuple[About, list[_Embedded]]:
+    """Embed all parts that are not there; returns what they are, and each of them."""
     import torch  # noqa: PLC0415 - slow to import
 
     from virnucpro.engine.threads import ComputeThreads, use_threads  # noqa: PLC0415
@@ -146,17 +154,19 @@ def _embed_parts(
         free.put(models)
     facts = tuple(EncoderFacts(m.source.name, m.source.fingerprint, m.dtype, m.source.width) for m in models)
     about = About(request.level, request.precision, facts)
-    paths = []
+    parts = []
 
-    def embed(part: Part) -> tuple[Path, int]:
+    def embed(part: Part) -> _Embedded:
         path = run.work / f"part_{part.number}.h5"
-        if not _is_there(path, about):
+        rows = _read_if_there(path, about)
+        if rows is None:
             mine = free.get()
             try:
-                _write_part(path, levels.embed_part(part, mine, request.level, cache))
+                rows = levels.embed_part(part, mine, request.level, cache)
             finally:
                 free.put(mine)
-        return path, len(part.lengths)
+            _write_part(path, rows)
+        return _Embedded(path, rows.size, rows.failed)
 
     num_devices = len(request.devices)  # of one its own threads share a part's batches
     each = max(1, torch.get_num_threads() // num_devices) if num_devices > 1 else torch.get_num_threads()
@@ -165,25 +175,24 @@ def _embed_parts(
         ComputeThreads(num_devices, threads_each=each) as threads,
         reporter.stage("embed", None, "sequences") as advance,
     ):
-        for path, num_sequences in threads.map(embed, cut):
-            paths.append(path)
-            advance(num_sequences)
+        for part in threads.map(embed, cut):
+            parts.append(part)
+            advance(part.size[0])
         if cache is not None:
             asked = cache.num_hits + cache.num_misses
             _LOG.info("cache: %s of %s embeddings were there", f"{cache.num_hits:,}", f"{asked:,}")
-    return about, paths
+    return about, parts
 
 
-def _is_there(path: Path, about: About) -> bool:
-    """Whether a part can be read; one that cannot is computed again."""
+def _read_if_there(path: Path, about: About) -> PartRows | None:
+    """A part that was written before; None if there is none, or one that cannot be read."""
     if not path.exists():
-        return False
+        return None
     try:
-        _read_part(path, about)
+        return _read_part(path, about)
     except StoreError as error:
         _LOG.warning("%s %s; it is computed again", path.name, error.problem)
-        return False
-    return True
+        return None
 
 
 def _write_part(path: Path, rows: PartRows) -> None:
@@ -213,24 +222,24 @@ def _read_part(path: Path, about: About) -> PartRows:
     )
 
 
-def _put_together(request: EmbedRequest, about: About, paths: Sequence[Path], folder: Path, reporter: Reporter) -> int:
+def _put_together(
+    request: EmbedRequest, about: About, parts: Sequence[_Embedded], folder: Path, reporter: Reporter
+) -> int:
     """Write the file; values lie in mapped files until then, so that memory does not grow with the input."""
-
-    def rows_of(advance: Callable[[int], object]) -> Iterator[PartRows]:
-        for path in paths:
-            rows = _read_part(path, about)
-            yield rows
-            advance(len(rows.keys))
-
     numbers = count()
 
     def make(shape: tuple[int, int]) -> NDArray[np.floating]:
         return new_table(folder / f"values_{next(numbers)}.npy", PRECISIONS[request.precision], shape)
 
-    num_sequences, num_rows = levels.num_rows_of(rows_of(lambda _: None), request.level)
     widths = {facts.name: facts.width for facts in about.encoders}
-    room = levels.room_for(num_sequences, num_rows, request.level, widths, make)
-    with reporter.stage("write", num_rows, "rows") as advance:
-        levels.fill(room, rows_of(advance))
+    room = levels.room_for([part.size for part in parts], request.level, widths, make)
+    with reporter.stage("write", len(parts), "parts") as advance:
+
+        def rows_of_parts() -> Iterator[PartRows]:
+            for part in parts:
+                yield _read_part(part.path, about)
+                advance(1)
+
+        levels.fill(room, rows_of_parts())
         write_embeddings(request.output, room, about)
-    return num_rows
+    return len(room)

@@ -12,7 +12,7 @@ NaN.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from typing import Literal, get_args
@@ -88,6 +88,11 @@ class PartRows:
     # Encoder to (k, width); of a sequence float64 sums of its fragments, which may continue in the next part.
     values: dict[str, NDArray[np.floating]]
     failed: NDArray[np.void]  # (x,) KEY_DTYPE of the strings that an encoder could not embed; no row has them
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Sequences that begin here, and rows; a sequence that continues in the next part has a row in both."""
+        return len(self.lengths), len(self.keys)
 
 
 def parts_of_dna(source: str, fragment_length: int = FRAGMENT_LENGTH) -> Iterator[Part]:
@@ -302,24 +307,26 @@ class Embeddings:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def num_rows_of(parts: Iterable[PartRows], level: Level) -> tuple[int, int]:
-    """Sequences and rows of consecutive parts; a sequence that continues in the next part is one."""
-    sizes = [(len(part.lengths), len(part.lengths if level == "sequence" else part.keys)) for part in parts]
-    return sum(each for each, _ in sizes), sum(each for _, each in sizes)
-
-
 def _in_memory(shape: tuple[int, int]) -> NDArray[np.floating]:
     return np.zeros(shape, dtype=np.float32)
 
 
 def room_for(
-    num_sequences: int,
-    num_rows: int,
+    sizes: Collection[tuple[int, int]],
     level: Level,
     widths: Mapping[str, int],
     make: Callable[[tuple[int, int]], NDArray[np.floating]] = _in_memory,
 ) -> Embeddings:
-    """Empty arrays for so many rows; ``make`` makes those of the values."""
+    """Empty arrays for consecutive parts.
+
+    Args:
+        sizes: sequences that begin in each part, and its rows; see ``PartRows.size``.
+        level: what a row is of.
+        widths: encoder to the width of its embeddings.
+        make: makes the array of an encoder's values.
+    """
+    num_sequences = sum(number for number, _ in sizes)
+    num_rows = num_sequences if level == "sequence" else sum(number for _, number in sizes)
     return Embeddings(
         ids=[],
         lengths=np.zeros(num_sequences, np.int64),

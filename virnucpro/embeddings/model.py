@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from virnucpro.bundles.bundle import Bundle
 from virnucpro.embeddings.cache import EmbeddingCache
 from virnucpro.embeddings.inputs import Sequences, as_records, checked_records
-from virnucpro.embeddings.levels import LEVELS, Level, embed_part, fill, num_rows_of, parts_of_dna, room_for
+from virnucpro.embeddings.levels import LEVELS, Level, embed_part, fill, parts_of_dna, room_for
 from virnucpro.embeddings.loader import ModelLoader, torch_threads
 from virnucpro.errors import UsageError
 from virnucpro.resources import available_cpus
@@ -115,7 +115,7 @@ class EmbeddingModel:
             made = [
                 embed_part(part, models, level, self._cache) for part in parts_of_dna(path, self.bundle.fragment_length)
             ]
-        embeddings = fill(room_for(*num_rows_of(made, level), level, widths), made)
+        embeddings = fill(room_for([rows.size for rows in made], level, widths), made)
         if ids is not None:
             embeddings.ids[:] = ids
         counts = dict(zip(_ROLES[which], embeddings.counts.values(), strict=True))

@@ -39,19 +39,21 @@ _BITS_AT_ONCE = 19
 def index_of(queries: Ragged, pattern: str, num_threads: int = 1) -> Index:
     """Index queries (residue codes)."""
     residues, starts = with_breaks(queries)
-    mask(residues)
     owners = np.searchsorted(starts[1:] - 1, np.arange(0, len(residues), 1 << OWNER_BITS), side="right")
     factors = _factors(pattern)
-    seeds = np.empty(len(residues), dtype=np.uint64)
-    seeds = seeds[: _find(residues, factors, _COSTS, seeds)]
-    bits = max(_FEWEST_BITS, len(seeds).bit_length() - 1)
-    num_words = 1 << (bits - 2)  # of the filter, one for each four buckets
-    counts, seen = np.zeros(4 * num_words, dtype=np.int32), np.zeros(num_words, dtype=np.uint64)
-    entries = np.zeros(len(seeds) + 1, dtype=np.uint64)
-    ranges = 4 * np.linspace(0, num_words, num_threads + 1).astype(np.int64)
-    bounds = np.zeros(len(counts) + 1, dtype=np.int32)
-    with ThreadPoolExecutor(num_threads) as pool:  # each reads all seeds and writes those of a range of buckets
+    cuts = starts[np.searchsorted(starts, np.linspace(1, starts[-1], num_threads + 1))]
+    with ThreadPoolExecutor(num_threads) as pool:
+        seeds = np.concatenate(
+            list(pool.map(lambda first, stop: _seeds(residues, first, stop, factors), cuts, cuts[1:]))
+        )
+        bits = max(_FEWEST_BITS, len(seeds).bit_length() - 1)
+        num_words = 1 << (bits - 2)  # of the filter, one for each four buckets
+        counts, seen = np.zeros(4 * num_words, dtype=np.int32), np.zeros(num_words, dtype=np.uint64)
+        entries = np.zeros(len(seeds) + 1, dtype=np.uint64)
+        ranges = 4 * np.linspace(0, num_words, num_threads + 1).astype(np.int64)
+        # Each thread reads all seeds and writes those of a range of buckets.
         list(pool.map(lambda *some: _count(seeds, 64 - bits, some, counts), ranges, ranges[1:]))
+        bounds = np.zeros(len(counts) + 1, dtype=np.int32)
         np.cumsum(counts, dtype=np.int32, out=bounds[1:])
         places = bounds[:-1].copy()
         list(pool.map(lambda *some: _place(seeds, 64 - bits, some, places, seen, entries), ranges, ranges[1:]))
@@ -80,11 +82,23 @@ def _factors(pattern: str) -> NDArray[np.uint32]:
     return np.array(factors, dtype=np.uint32)
 
 
+def _seeds(residues: NDArray[np.uint8], first: int, stop: int, factors: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Mask some whole queries, in place, and find their seeds: hash and place, 32 bits each."""
+    part = residues[first:stop]
+    mask(part)
+    seeds = np.empty(len(part), dtype=np.uint64)
+    return seeds[: _find(part, first, factors, _COSTS, seeds)]
+
+
 @kernel
 def _find(
-    residues: NDArray[np.uint8], factors: NDArray[np.uint32], costs: NDArray[np.uint16], seeds: NDArray[np.uint64]
+    residues: NDArray[np.uint8],
+    first: int,
+    factors: NDArray[np.uint32],
+    costs: NDArray[np.uint16],
+    seeds: NDArray[np.uint64],
 ) -> int:
-    """Write hash and place, 32 bits each, of all seeds that say enough; returns how many there are."""
+    """Write all seeds that say enough, their places counted from ``first``; returns how many there are."""
     letters, whole = np.empty(BLOCK + SPAN, dtype=np.uint8), np.empty(BLOCK + SPAN, dtype=np.uint8)
     sums, totals = np.empty(BLOCK, dtype=np.uint32), np.empty(BLOCK, dtype=np.uint16)
     of_place = np.empty(BLOCK + SPAN, dtype=np.uint16)
@@ -100,7 +114,7 @@ def _find(
                 for i in range(count):
                     totals[i] += of_place[i + k]
         for i in range(count):
-            seeds[num_seeds] = np.uint64(sums[i]) << np.uint64(32) | np.uint64(start + i)
+            seeds[num_seeds] = np.uint64(sums[i]) << np.uint64(32) | np.uint64(first + start + i)
             num_seeds += whole[i + SPAN - 1] & (totals[i] >= LEAST_COST)
     return num_seeds
 

@@ -65,10 +65,11 @@ class Ragged:
 
     def take(self, indices: NDArray[np.int64]) -> Ragged:
         """The items at ``indices``, in that order, as a copy."""
-        lengths = self.lengths[indices]
-        offsets = offsets_of(lengths)
-        shift = np.repeat(self.offsets[:-1][indices] - offsets[:-1], lengths)
-        return Ragged(self.values[np.arange(offsets[-1]) + shift], offsets)
+        ends = np.flatnonzero(np.diff(indices, append=-1) != 1)  # of runs of neighbours, which are copied in one go
+        firsts = indices[np.concatenate([[0], ends[:-1] + 1])] if len(ends) else ends
+        starts, stops = self.offsets[firsts].tolist(), self.offsets[indices[ends] + 1].tolist()
+        parts = [self.values[start:stop] for start, stop in zip(starts, stops, strict=True)]
+        return Ragged(np.concatenate([self.values[:0], *parts]), offsets_of(self.lengths[indices]))
 
     def keep(self, kept: NDArray[np.bool_]) -> Ragged:
         """As many items, those that are not ``kept`` (n,) emptied, as a copy."""

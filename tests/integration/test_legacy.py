@@ -16,7 +16,7 @@ from oracle_extraction import extract
 
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders import load_encoder
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.heads import load_head, save_head
 from virnucpro.results.formats import lines
 from virnucpro.results.legacy import highest_cells, result_cells
@@ -106,7 +106,7 @@ def embed_alone(encoder, string):
     """One string in a batch of its own."""
     tokens = encoder.tokenizer(Ragged.from_bytes([string.encode()]))
     with torch.inference_mode():
-        return encoder.embed(VarlenCollator()(tokens, np.array([0])))
+        return encoder.embed(next(iter(collate(tokens, [np.array([0])]))))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from virnucpro.encoders.esm2 import Esm2Tokenizer
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.engine.loader import unit_loader
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import StoreError
@@ -102,7 +102,7 @@ def test_an_error_of_ours_in_a_worker_surfaces_as_itself(num_workers):
 def test_units_cross_processes_without_shared_memory(largest):
     """Plain arrays, two bytes a token while that suffices: a container has little /dev/shm, and loaders hung on it."""
     tokens = Ragged(np.array([1, largest, 3], dtype=np.int32), np.array([0, 2, 3]))
-    packing = VarlenCollator().collate(tokens, [np.array([1, 0])])
+    packing = collate(tokens, [np.array([1, 0])])
     assert packing.input_ids.dtype == (np.uint16 if largest < 65_536 else np.int32)
     crossed = ForkingPickler.dumps(packing)
     assert not any(isinstance(part, torch.Tensor) for part in vars(packing).values())

@@ -29,7 +29,7 @@ from virnucpro.bundles import load_bundle
 from virnucpro.bundles.checkpoints import find_checkpoint, open_checkpoint
 from virnucpro.bundles.published import convert_encoder, make_bundle
 from virnucpro.encoders import load_encoder, read_config
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.errors import ModelError, ResourceError
 from virnucpro.heads import save_head
 from virnucpro.run_dir import RunDir
@@ -384,7 +384,7 @@ def test_what_transformers_saves_is_the_same_model(places):
     assert (places / "saved" / "model.safetensors.index.json").is_file()
     made = convert_encoder("esm2_t6_8M_UR50D", given=places / "saved")
     encoder = load_encoder(made, torch.device("cpu"), torch.float32)
-    batch = VarlenCollator()(encoder.tokenizer(Ragged.from_bytes([b"MKVLAXGTR" * 9])), np.array([0]))
+    batch = next(iter(collate(encoder.tokenizer(Ragged.from_bytes([b"MKVLAXGTR" * 9])), [np.array([0])])))
     with torch.inference_mode():
         ids = batch.input_ids[None]
         states = original.esm(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]

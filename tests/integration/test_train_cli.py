@@ -28,7 +28,7 @@ from tiny_models import write_fair_esm, write_tiny_bundle
 from virnucpro.bundles import load_bundle
 from virnucpro.cli.train import train as command
 from virnucpro.encoders import load_encoder, read_config
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.errors import InputError, ModelError, RunMismatchError, UsageError
 from virnucpro.progress import Reporter
 from virnucpro.sequence.ragged import Ragged
@@ -281,7 +281,7 @@ def test_a_cut_encoder_gives_the_states_of_that_layer(tmp_path, role):
     cpu = torch.device("cpu")
     whole, early = (load_encoder(path, cpu, torch.float32) for path in (source, cut))
     tokens = early.tokenizer(Ragged.from_bytes([b"ACGTACGTAC"]))
-    batch = VarlenCollator()(tokens, np.array([0]))
+    batch = next(iter(collate(tokens, [np.array([0])])))
     whole._layers = whole._layers[:1]  # noqa: SLF001 - the oracle is the same network, stopped early
     if role == "protein":
         whole._final_norm = None  # noqa: SLF001
@@ -342,7 +342,7 @@ def test_an_esm2_on_disk_is_trained_on_beside_another_nucleotide_encoder(data, t
     with torch.inference_mode():
         states = model(torch.from_numpy(tokens.values).long()[None], repr_layers=[layer or 3])
     expected = states["representations"][layer or 3][0, 1:-1].mean(dim=0)
-    found = encoder.embed(VarlenCollator()(tokens, np.array([0])))[0]
+    found = encoder.embed(next(iter(collate(tokens, [np.array([0])]))))[0]
     assert torch.allclose(found, expected, atol=1e-5)
     (converted,) = (cache / "encoders").glob("esm2_t6_8M_UR50D-*-float32.safetensors")
     written = converted.stat().st_mtime_ns

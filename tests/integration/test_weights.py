@@ -20,7 +20,7 @@ from tiny_models import write_fair_esm
 from virnucpro.encoders import load_encoder, read_config
 from virnucpro.encoders.esm2 import Esm2, convert_checkpoint, fuse_attention
 from virnucpro.encoders.weights import read_tensors, save_encoder, stored_tensors, write_encoder
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged
 
@@ -45,7 +45,7 @@ def stored(tensors, tmp_path):
 
 def embed(encoder):
     tokens = encoder.tokenizer(Ragged.from_bytes([b"MKVLAXGTR", b"A" * 40]))
-    return encoder.embed(VarlenCollator()(tokens, np.array([1, 0])))
+    return encoder.embed(next(iter(collate(tokens, [np.array([1, 0])]))))
 
 
 def test_a_file_written_tensor_by_tensor_is_what_the_library_reads(tensors, stored, tmp_path):
@@ -122,7 +122,7 @@ MEASURE = """
 import json, resource, sys
 from pathlib import Path
 import torch, numpy as np
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.encoders import load_encoder
 from virnucpro.sequence.ragged import Ragged
 import virnucpro.bundles.published as published
@@ -142,7 +142,7 @@ else:
     encoder = load_encoder(path, torch.device("cpu"), getattr(torch, action))
     loaded = peak()
     tokens = encoder.tokenizer(Ragged.from_bytes([b"MKVLAXGTR" * 11] * 4))
-    embedding = encoder.embed(VarlenCollator()(tokens, np.arange(4)))
+    embedding = encoder.embed(next(iter(collate(tokens, [np.arange(4)]))))
     assert torch.isfinite(embedding).all()
     print(json.dumps({"start": start, "loaded": loaded, "peak": peak(), "width": embedding.shape[1]}))
 """

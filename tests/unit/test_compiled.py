@@ -13,7 +13,7 @@ from virnucpro.encoders import layers
 from virnucpro.encoders.compiled_layers import LayerSteps, compile_layers, should_compile, steps_of
 from virnucpro.encoders.dnabert_s import DnabertS
 from virnucpro.encoders.esm2 import Esm2
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.sequence.ragged import Ragged, offsets_of
 from virnucpro.settings import make_settings
@@ -32,7 +32,7 @@ def batch_of(lengths, device=CPU, seed=0):
     lengths = np.array(lengths)
     values = np.random.default_rng(seed).integers(4, 30, int(lengths.sum())).astype(np.int32)
     tokens = Ragged(values, offsets_of(lengths))
-    return VarlenCollator()(tokens, GreedyPacker(10_000)(lengths)[0]).to(device)
+    return next(iter(collate(tokens, [GreedyPacker(10_000)(lengths)[0]]))).to(device)
 
 
 @pytest.fixture(params=ENCODERS)

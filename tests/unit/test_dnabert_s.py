@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from virnucpro.encoders import load_encoder, load_tokenizer, save_encoder
 from virnucpro.encoders.attention import AlibiBias, alibi_slopes
 from virnucpro.encoders.dnabert_s import DnabertS, DnabertSTokenizer
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged, offsets_of
@@ -66,7 +66,7 @@ def encoder():
 def test_equals_the_reference_single_batched_and_packed(encoder, tokens, expected, budget, copies):
     many = Ragged.concatenate([tokens] * copies)
     seen = []
-    for batch in VarlenCollator().collate(many, GreedyPacker(budget)(many.lengths)):
+    for batch in collate(many, GreedyPacker(budget)(many.lengths)):
         states, embeddings = encoder.token_states(batch).split(batch.lengths), encoder.embed(batch)
         for row, state, embedding in zip(batch.rows, states, embeddings, strict=True):
             number = row % NUM_SEQUENCES
@@ -79,7 +79,7 @@ def test_equals_the_reference_single_batched_and_packed(encoder, tokens, expecte
 def test_bfloat16_stays_close_to_float32(encoder, tokens, tmp_path):
     save_encoder(tmp_path / "tiny", tiny_config(), load_file(WEIGHTS), make_tokenizer_json(adds_ends=True))
     narrow = load_encoder(tmp_path / "tiny", torch.device("cpu"), torch.bfloat16)
-    batch = VarlenCollator()(tokens, GreedyPacker(100_000)(tokens.lengths)[0])
+    batch = next(iter(collate(tokens, [GreedyPacker(100_000)(tokens.lengths)[0]])))
     assert narrow.token_states(batch).dtype == torch.bfloat16
     assert torch.cosine_similarity(narrow.embed(batch), encoder.embed(batch)).min() >= 0.999
     assert load_tokenizer(tmp_path / "tiny")(Ragged.from_bytes([b"ACGT"])).values.tolist() == [1, 11, 2]
@@ -87,7 +87,7 @@ def test_bfloat16_stays_close_to_float32(encoder, tokens, tmp_path):
 
 def test_names_with_the_bert_prefix_are_the_same_weights(encoder, tokens):
     prefixed = {f"bert.{name}": tensor for name, tensor in load_file(WEIGHTS).items()}
-    batch = VarlenCollator()(tokens, np.array([4, 0]))
+    batch = next(iter(collate(tokens, [np.array([4, 0])])))
     other = DnabertS.from_tensors(tiny_config(), prefixed, None)
     assert torch.equal(other.embed(batch), encoder.embed(batch))
 

@@ -7,7 +7,7 @@ from tiny_models import random_esm2
 
 from virnucpro.encoders import load_encoder, load_tokenizer, read_config, save_encoder
 from virnucpro.encoders.esm2 import Esm2, Esm2Tokenizer, convert_checkpoint
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.sequence.ragged import Ragged
@@ -52,7 +52,7 @@ def test_equals_fair_esm_single_and_packed(pair, budget):
     tokens = encoder.tokenizer(Ragged.from_bytes(p.encode() for p in proteins))
     _, padded = original_states(original, proteins, layers)
     seen = []
-    for batch in VarlenCollator().collate(tokens, GreedyPacker(budget)(tokens.lengths)):
+    for batch in collate(tokens, GreedyPacker(budget)(tokens.lengths)):
         states, embeddings = encoder.token_states(batch).split(batch.lengths), encoder.embed(batch)
         for row, length, state, embedding in zip(batch.rows, batch.lengths, states, embeddings, strict=True):
             assert (state - padded[row, :length]).abs().max() <= 1e-5
@@ -67,7 +67,7 @@ def test_an_inner_layer_can_be_the_representation(pair):
     original, _, shape = pair
     encoder = Esm2.from_tensors({**config_of(shape), "repr_layer": 2}, original.state_dict())
     tokens = encoder.tokenizer(Ragged.from_bytes([b"MKVLA"]))
-    states = encoder.token_states(VarlenCollator()(tokens, np.array([0])))
+    states = encoder.token_states(next(iter(collate(tokens, [np.array([0])]))))
     assert (states - original_states(original, ["MKVLA"], 2)[1][0]).abs().max() <= 1e-5
 
 
@@ -78,7 +78,7 @@ def test_bfloat16_stays_close_to_float32(pair, tmp_path):
     save_encoder(tmp_path / "esm2", config_of(shape), tensors)
     narrow = load_encoder(tmp_path / "esm2", torch.device("cpu"), torch.bfloat16)
     tokens = encoder.tokenizer(Ragged.from_bytes(p.encode() for p in random_proteins()))
-    batch = VarlenCollator()(tokens, GreedyPacker(100_000)(tokens.lengths)[0])
+    batch = next(iter(collate(tokens, [GreedyPacker(100_000)(tokens.lengths)[0]])))
     embeddings = narrow.embed(batch)
     assert embeddings.dtype == torch.float32
     assert narrow.token_states(batch).dtype == torch.bfloat16
@@ -110,7 +110,7 @@ def test_a_hugging_face_checkpoint_is_the_same_model():
     settings, tensors = convert_checkpoint(original.state_dict(), attention_heads=4)
     assert settings == config_of((3, 64, 4))
     encoder = Esm2.from_tensors(settings, tensors)
-    batch = VarlenCollator()(encoder.tokenizer(Ragged.from_bytes([b"MKVLAXGTR" * 9])), np.array([0]))
+    batch = next(iter(collate(encoder.tokenizer(Ragged.from_bytes([b"MKVLAXGTR" * 9])), [np.array([0])])))
     with torch.inference_mode():
         ids = batch.input_ids[None]
         states = original(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
@@ -149,7 +149,7 @@ def test_a_saved_encoder_is_the_same_bytes_each_time_and_reads_back(tmp_path):
     config = read_config(files[0])
     assert (config.kind, config.alphabet, config.width, config.tokenizer_json) == ("esm2", "aa", 64, '{"é": "\\n/"}')
     assert load_tokenizer(files[0])(Ragged.from_bytes([b"A"])).values.tolist() == [0, 5, 2]
-    batch = VarlenCollator()(Ragged(np.array([0, 5, 6, 2], dtype=np.int32), np.array([0, 4])), np.array([0]))
+    batch = next(iter(collate(Ragged(np.array([0, 5, 6, 2], dtype=np.int32), np.array([0, 4])), [np.array([0])])))
     encoder = load_encoder(files[0], torch.device("cpu"), torch.float32)
     assert torch.equal(encoder.embed(batch), Esm2.from_tensors(config_of(SHAPES[0]), tensors).embed(batch))
     with pytest.raises(UsageError, match="bfloat16"):

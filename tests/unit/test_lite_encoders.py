@@ -22,7 +22,7 @@ from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
 from virnucpro.encoders.residue_conv import ResidueConvEncoder, ResidueConvNetwork, ResidueConvShape
 from virnucpro.encoders.six_frame import SixFrameEncoder, SixFrameNetwork, SixFrameShape
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged
 
@@ -62,7 +62,7 @@ def embed(encoder, strings: list[bytes]) -> torch.Tensor:
     assert tokens.values.dtype == np.int32
     order = np.argsort(tokens.lengths, kind="stable")
     embeddings = torch.empty(len(strings), encoder.width)
-    embeddings[torch.from_numpy(order)] = encoder.embed(VarlenCollator()(tokens, order))
+    embeddings[torch.from_numpy(order)] = encoder.embed(next(iter(collate(tokens, [order]))))
     return embeddings
 
 

@@ -132,17 +132,11 @@ def _index(
     kmers: NDArray[np.int32],
     openness: NDArray[np.float32],
 ) -> None:
+    """Fill what ``index_bags`` gives of the fragments ``first`` to ``stop``."""
     length, num_codons = bases.shape[1], residues.shape[2]
     strand = np.empty(3 * num_codons + 5, dtype=np.int64)
-    codons = np.empty(num_codons, dtype=np.int64)
     for fragment in range(first, stop):
-        number, run = 0, 0
-        for i in range(length):
-            base = np.int64(bases[fragment, i])
-            number = ((number << 2) | (base & 3)) & (4**KMER - 1)
-            run = 0 if base == AMBIGUOUS_BASE else run + 1
-            if i >= KMER - 1:
-                kmers[fragment, i - KMER + 1] = kmer_numbers[number + 1] if run >= KMER else 0
+        _index_kmers(fragment, bases, kmer_numbers, kmers)
         for frame in range(6):
             if frame % 3 == 0:
                 for i in range(len(strand)):
@@ -151,52 +145,40 @@ def _index(
                         base = np.int64(bases[fragment, i if frame == 0 else length - 1 - i])
                         base = 3 - base if frame == 3 and base != AMBIGUOUS_BASE else base
                     strand[i] = base
-            _read_frame(strand[frame % 3 :], codon_residues, codons, residues[fragment, frame])
             row = fragment * 6 + frame
-            _index_frame(
-                codons, residues[fragment, frame], residue_classes, ngrams[row], classes[row], pairs[row], openness[row]
-            )
+            longest, open_run, stops = 0, 0, 0
+            run, ngram, of_classes, before = 0, 0, 0, NO_CODON
+            for i in range(num_codons):
+                at = frame % 3 + 3 * i
+                a, b, c = strand[at], strand[at + 1], strand[at + 2]
+                codon = NO_CODON if (a | b | c) & AMBIGUOUS_BASE else (a << 4) | (b << 2) | c
+                residue = codon_residues[codon]
+                residues[fragment, frame, i] = residue
+                open_run = open_run + 1 if residue < STOP else 0
+                longest = max(longest, open_run)
+                stops += residue == STOP
+                run = 0 if residue == NO_RESIDUE else run + 1
+                ngram = (ngram * 21 + residue) % 21**4
+                of_classes = (of_classes * NUM_CLASSES + residue_classes[residue]) % NUM_CLASSES**6
+                if i >= 1:
+                    pairs[row, i - 1] = before * 64 + codon + 1 if max(before, codon) < NO_CODON else 0
+                if i >= 3:
+                    ngrams[row, i - 3] = ngram + 1 if run >= 4 else 0
+                if i >= 5:
+                    classes[row, i - 5] = of_classes + 1 if run >= 6 else 0
+                before = codon
+            openness[row, 0] = longest / num_codons
+            openness[row, 1] = stops / num_codons
 
 
 @part_of_kernels
-def _read_frame(
-    strand: NDArray[np.int64],
-    codon_residues: NDArray[np.int64],
-    codons: NDArray[np.int64],
-    residues: NDArray[np.uint8],
+def _index_kmers(
+    fragment: int, bases: NDArray[np.uint8], kmer_numbers: NDArray[np.int32], kmers: NDArray[np.int32]
 ) -> None:
-    for i in range(len(codons)):
-        a, b, c = strand[3 * i], strand[3 * i + 1], strand[3 * i + 2]
-        codons[i] = NO_CODON if (a | b | c) & AMBIGUOUS_BASE else (a << 4) | (b << 2) | c
-        residues[i] = codon_residues[codons[i]]
-
-
-@part_of_kernels
-def _index_frame(
-    codons: NDArray[np.int64],
-    residues: NDArray[np.uint8],
-    residue_classes: NDArray[np.int64],
-    ngrams: NDArray[np.int32],
-    classes: NDArray[np.int32],
-    pairs: NDArray[np.int32],
-    openness: NDArray[np.float32],
-) -> None:
-    """N-grams of a frame; its longest open run and its stops, over the number of codons."""
-    longest, open_run, stops = 0, 0, 0
-    run, ngram, of_classes = 0, np.int64(0), np.int64(0)
-    for i in range(len(codons)):
-        residue = np.int64(residues[i])
-        open_run = open_run + 1 if residue < STOP else 0
-        longest = max(longest, open_run)
-        stops += residue == STOP
-        run = 0 if residue == NO_RESIDUE else run + 1
-        ngram = (ngram * 21 + residue) % 21**4
-        of_classes = (of_classes * NUM_CLASSES + residue_classes[residue]) % NUM_CLASSES**6
-        if i >= 1:
-            pairs[i - 1] = codons[i - 1] * 64 + codons[i] + 1 if max(codons[i - 1], codons[i]) < NO_CODON else 0
-        if i >= 3:
-            ngrams[i - 3] = ngram + 1 if run >= 4 else 0
-        if i >= 5:
-            classes[i - 5] = of_classes + 1 if run >= 6 else 0
-    openness[0] = longest / len(codons)
-    openness[1] = stops / len(codons)
+    number, run = 0, 0
+    for i in range(bases.shape[1]):
+        base = np.int64(bases[fragment, i])
+        number = ((number << 2) | (base & 3)) & (4**KMER - 1)
+        run = 0 if base == AMBIGUOUS_BASE else run + 1
+        if i >= KMER - 1:
+            kmers[fragment, i - KMER + 1] = kmer_numbers[number + 1] if run >= KMER else 0

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.compiled_layers import steps_of
 from virnucpro.encoders.device import is_out_of_memory
-from virnucpro.engine.batch import PackedBatch
-from virnucpro.engine.collator import Packing
+from virnucpro.engine.batch import PackedBatch, Packing
 from virnucpro.engine.loader import PackedUnit
 from virnucpro.engine.threads import ComputeThreads
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from virnucpro.engine.collator import Packing, VarlenCollator
+from virnucpro.engine.batch import Packing, collate
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import VirNucProError
 from virnucpro.lifeline import EXIT_CHILD_KILLED, follow_parent
@@ -74,32 +74,8 @@ def pack_unit(unit: int, strings: Ragged, tokenizer: Tokenise, packer: Packer) -
     first, inverse = distinct(strings)
     occupied = np.flatnonzero(strings.lengths[first])
     tokens = tokenizer(strings.take(first[occupied]))
-    packing = VarlenCollator().collate(tokens, packer(tokens.lengths))
+    packing = collate(tokens, packer(tokens.lengths))
     return PackedUnit(unit, inverse, replace(packing, rows=occupied[packing.rows]))
-
-
-@dataclass(frozen=True)
-class UnitLoader:
-    """Iterates packed units in the order asked for; errors of the workers surface as themselves.
-
-    ``iter`` starts the workers and asks for no unit. They belong in a process of its own, which ends when one of them
-    is killed.
-    """
-
-    loader: DataLoader[PackedUnit | VirNucProError | None]
-
-    def __iter__(self) -> Iterator[PackedUnit]:
-        items = iter(self.loader)
-        if self.loader.num_workers:
-            _end_with_workers()
-        return self._units(items)
-
-    def _units(self, items: Iterator[PackedUnit | VirNucProError | None]) -> Iterator[PackedUnit]:
-        for item in items:
-            if isinstance(item, VirNucProError):
-                raise item
-            if item is not None:
-                yield item
 
 
 def unit_loader(
@@ -110,8 +86,11 @@ def unit_loader(
     num_workers: int,
     *,
     pin_memory: bool = False,
-) -> UnitLoader:
-    """Prepare units ahead of the device.
+) -> Iterator[PackedUnit]:
+    """Prepare units ahead of the device, in the order asked for; errors of the workers surface as themselves.
+
+    Workers are started at once, and no unit is asked for until the first is. They belong in a process of its own, which
+    ends when one of them is killed.
 
     Args:
         source: reads the strings of a unit; must be picklable when there are workers.
@@ -120,22 +99,29 @@ def unit_loader(
         units: unit numbers; may be lazy, and is read only as far as there are workers to keep busy.
         num_workers: processes; 0 does it in this one.
         pin_memory: page-lock, for copies to a CUDA device beside its work.
-
-    Returns:
-        An iterable of :class:`PackedUnit`.
     """
-    return UnitLoader(
-        DataLoader(
-            UnitDataset(source, tokenizer, packer),
-            batch_size=None,
-            sampler=chain(repeat(_READY, num_workers), units),  # as many as are asked for at once
-            num_workers=num_workers,
-            prefetch_factor=1 if num_workers else None,
-            multiprocessing_context="spawn" if num_workers else None,
-            pin_memory=pin_memory,
-            worker_init_fn=_begin_worker if num_workers else None,
-        )
+    loader = DataLoader(
+        UnitDataset(source, tokenizer, packer),
+        batch_size=None,
+        sampler=chain(repeat(_READY, num_workers), units),  # as many as are asked for at once
+        num_workers=num_workers,
+        prefetch_factor=1 if num_workers else None,
+        multiprocessing_context="spawn" if num_workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_begin_worker if num_workers else None,
     )
+    items = iter(loader)
+    if num_workers:
+        _end_with_workers()
+    return _units_among(items)
+
+
+def _units_among(items: Iterator[PackedUnit | VirNucProError | None]) -> Iterator[PackedUnit]:
+    for item in items:
+        if isinstance(item, VirNucProError):
+            raise item
+        if item is not None:
+            yield item
 
 
 def _end_with_workers() -> None:

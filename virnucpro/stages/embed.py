@@ -155,7 +155,7 @@ class EmbedWork:
         """Units of one encoder in batches; its loader processes start now."""
         tokenizer, packer = load_tokenizer(self.bundle.encoder(role)), GreedyPacker(token_budget)
         workers, pins = self.settings.loader_workers, device.type == "cuda"
-        return iter(unit_loader(source, tokenizer, packer, units, workers, pin_memory=pins))
+        return unit_loader(source, tokenizer, packer, units, workers, pin_memory=pins)
 
     def _make_ready(self, encoders: Mapping[str, Encoder], budgets: Mapping[str, int], device: torch.device) -> None:
         """Choose kernels, compile layers where that pays, and leave a note of how this worker computes."""

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.engine.collator import VarlenCollator
+from virnucpro.engine.batch import collate
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
@@ -23,7 +23,7 @@ def ragged(items):
 @given(TOKENS, st.integers(1, 200))
 def test_batches_give_every_sequence_back(items, budget):
     tokens = ragged(items)
-    packing = VarlenCollator().collate(tokens, GreedyPacker(budget)(tokens.lengths))
+    packing = collate(tokens, GreedyPacker(budget)(tokens.lengths))
     found = {}
     for batch in packing:
         assert batch.input_ids.dtype == torch.int64
@@ -37,7 +37,7 @@ def test_batches_give_every_sequence_back(items, budget):
 
 
 def test_a_single_batch_keeps_the_order_it_is_given():
-    batch = VarlenCollator()(ragged([[1, 2, 3], [4], [5, 6]]), np.array([1, 2]))
+    batch = next(iter(collate(ragged([[1, 2, 3], [4], [5, 6]]), [np.array([1, 2])])))
     assert (batch.rows.tolist(), batch.input_ids.tolist(), batch.lengths) == ([1, 2], [4, 5, 6], (1, 2))
     assert batch.runs() == [(1, 1), (2, 1)]
 
@@ -45,7 +45,7 @@ def test_a_single_batch_keeps_the_order_it_is_given():
 @given(TOKENS.filter(lambda items: len(items) > 1), st.data())
 def test_the_parts_of_a_batch_are_the_batch(items, data):
     tokens = ragged(sorted(items, key=len))
-    whole = VarlenCollator()(tokens, np.arange(len(items)))
+    whole = next(iter(collate(tokens, [np.arange(len(items))])))
     middle = data.draw(st.integers(1, len(items) - 1))
     parts = [whole.part(0, middle), whole.part(middle, len(items))]
     assert torch.equal(torch.cat([part.input_ids for part in parts]), whole.input_ids)

@@ -415,8 +415,7 @@ def test_kill_9_then_the_same_command_gives_the_same_head(data, tmp_path, tiny_b
     assert (killed / "training.json").read_bytes() == (whole / "training.json").read_bytes()
 
 
-def test_the_example_of_the_documentation_trains_from_a_table(tmp_path):
-    """FASTA and labels in, a bundle out; the preset lite at a tiny size."""
+def test_a_table_and_fasta_make_a_bundle(tmp_path, tiny_bundle):
     generator = np.random.default_rng(4)
 
     def bases_of(row):
@@ -430,6 +429,7 @@ def test_the_example_of_the_documentation_trains_from_a_table(tmp_path):
     ]
     fasta, table = write_table(tmp_path / "in", rows, bases_of)
     output = tmp_path / "mine"
-    run("--data", fasta, "--labels", table, "-o", output, "--fragments", 1024, "--dev-share", 0.01, "-q")
+    asked = ["--preset", "head", "--encoder", tiny_bundle, "--device", "cpu", "--fragments", 1024, "--dev-share", 0.01]
+    run("--data", fasta, "--labels", table, "-o", output, *asked, "-q")
     assert load_bundle(str(output)).presets
-    assert json.loads((output / "training.json").read_text())["request"]["preset"] == "lite"
+    assert json.loads((output / "training.json").read_text())["request"]["preset"] == "head"

@@ -9,6 +9,7 @@ import pytest
 from made_tables import RULES, line, table_of, with_genes
 
 from virnucpro.bundles.records import GENE_CLASSES, RecordWeights, read_record_weights
+from virnucpro.errors import InputError
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Call, Calling, call_sequences, evidence_of
 from virnucpro.results.gene_maps import described, draw, gene_maps
@@ -16,7 +17,7 @@ from virnucpro.results.overview import overview
 from virnucpro.results.records import NUM_CLASSES, record_features
 from virnucpro.results.regions import proviruses
 from virnucpro.sequence.table import Status
-from virnucpro.training.records import Labelled, fit, measure, measure_communities, measure_curated
+from virnucpro.training.records import Labelled, fit, measure, measure_communities, measure_curated, read_curated
 
 WEIGHTS = RecordWeights((500.0, 5_000.0), (0.0, 0.0), (1.0, 1.0), (0.0, -2.0, -4.0, -2.0, 0.0, 3.0, 6.0))
 HOST, VIRUS = 0.05, 0.95
@@ -140,3 +141,16 @@ def test_curated_proviruses_are_counted_by_half_their_bases():
     assert (found["curated"], found["found"], found["regions"], found["elsewhere"]) == (2, 1, 1, 0)
     assert found["base_recall"] == round(10_000 / 13_000, 4)
     assert found["base_precision"] == 1.0
+
+
+def test_tables_of_curated_proviruses_are_checked(tmp_path):
+    path = tmp_path / "prophages.tsv"
+    path.write_text("accession\tstart\tstop\nACC1.2\t11\t90\nACC1.2\t100\t200\n")
+    assert read_curated(path) == {"ACC1": [(10, 90), (99, 200)]}
+    for text, problem in (
+        ("accession\tstart\nx\t1\n", "no column stop"),
+        ("accession\tstart\tstop\nx\ta\t9\n", "line 2"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=problem):
+            read_curated(path)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -330,20 +331,27 @@ def invoke(command: click.Command, *arguments: object) -> None:
     assert found.exit_code == 0, found.output
 
 
-def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: Path, monkeypatch):
-    """Also one whose folder is called as the bundled model is."""
-    bundle_folder, evaluation = tmp_path / "lite", tmp_path / "evaluation"
-    share = ("--dev-share", "0.01")
-    monkeypatch.chdir(tmp_path)
-    invoke(train, "--data", data, "--output", "lite", "--fragments", 1024, *share)
-    figures = json.loads((bundle_folder / "training.json").read_text())["dev"]
-    bundle = load_bundle(str(bundle_folder))
+SHARE = ("--dev-share", "0.01")
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory) -> Path:
+    """What one command makes, in a folder that is called as the bundled model is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        invoke(train, "--data", data, "--output", "lite", "--fragments", 1024, *SHARE)
+        return Path("lite").absolute()
+
+
+def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, trained: Path, tmp_path: Path):
+    figures = json.loads((trained / "training.json").read_text())["dev"]
+    bundle = load_bundle(str(trained))
     assert bundle.digests != load_bundle("lite").digests
     assert bundle.scores_frameless
     assert bundle.calibration.lengths == (150, 300, 500)
-    assert not (bundle_folder / "checkpoint.safetensors").exists()
-    invoke(evaluate, "--data", data, "--model", bundle_folder, "--output", evaluation, "--no-panel", *share)
-    again = json.loads((evaluation / "evaluation.json").read_text())["lengths"]
+    assert not (trained / "checkpoint.safetensors").exists()
+    invoke(evaluate, "--data", data, "--model", trained, "--output", tmp_path, "--no-panel", *SHARE)
+    again = json.loads((tmp_path / "evaluation.json").read_text())["lengths"]
     assert again["500"]["auroc"] == figures["500"]["auroc"] > 0.9
     assert set(again["500"]["auroc_by_class"]) == set(HOSTS)
     assert again["500"]["presets"] == figures["500"]["presets"]
@@ -352,18 +360,18 @@ def test_one_command_trains_a_bundle_and_one_evaluates_it(data: Path, tmp_path: 
     assert all(0 <= of_length["calibration_error"] < 0.5 for of_length in again.values())
 
 
-def test_a_stored_bundle_is_calibrated_again_and_given_its_profiles_again(data: Path, tmp_path: Path):
+def test_a_stored_bundle_is_calibrated_again_and_given_its_profiles_again(data: Path, trained: Path, tmp_path: Path):
     """The same dev sequences give what training gave, and no weight moves; nor do the same profiles, made again."""
-    folder, share = tmp_path / "bundle", 0.01
-    invoke(train, "--data", data, "--output", folder, "--fragments", 192, "--dev-share", share)
+    folder = tmp_path / "bundle"
+    shutil.copytree(trained, folder)
     before = (folder / "bundle.yaml").read_text()
     digests = load_bundle(str(folder)).digests
     changed = yaml.safe_load(before) | {"rows": "max", "presets": {}}
     changed["calibration"]["exponent"] = 0.1
     (folder / "bundle.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
-    calibrate_bundle(load_genomes(data, "dev"), folder, DevSize().scaled(share))
+    calibrate_bundle(load_genomes(data, "dev"), folder, DevSize().scaled(0.01))
     assert yaml.safe_load((folder / "bundle.yaml").read_text()) == yaml.safe_load(before)
     assert load_bundle(str(folder)).digests == digests
-    asked = ("--preset", "profiles", "--start", folder, "--fragments", 512, "--dev-share", share)
-    invoke(train, "--data", data, "--output", tmp_path / "next", *asked)
+    asked = ("--preset", "profiles", "--start", folder, "--fragments", 1024)
+    invoke(train, "--data", data, "--output", tmp_path / "next", *asked, *SHARE)
     assert load_bundle(str(tmp_path / "next")).digests == digests

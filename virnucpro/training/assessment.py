@@ -19,6 +19,7 @@ from virnucpro.training.evaluation import (
     recall_at_fpr,
     reliability,
     roc_curve,
+    score_at_fpr,
 )
 from virnucpro.training.genomes import Genomes
 from virnucpro.training.panel import draw_panel, measure_panel
@@ -78,11 +79,7 @@ def _by_host(dev: DevSequences, p_virus: NDArray[np.float64], bundle: Bundle) ->
 def _by_family(dev: DevSequences, log_odds: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
     """Recall of each family where 1 % of the hosts are called, the best first."""
     ranked = last_where_unscored(log_odds)
-    hosts = ~dev.is_virus
-    order = np.argsort(-ranked[hosts], kind="stable")
-    mass = np.cumsum(dev.weights[hosts][order])
-    first_too_many = int(np.searchsorted(mass, FALSE_POSITIVE_RATE * mass[-1], side="right"))
-    limit = ranked[hosts][order][min(first_too_many, len(order) - 1)]
+    limit = score_at_fpr(ranked, dev.is_virus, dev.weights, FALSE_POSITIVE_RATE)
     found = {}
     for origin in (NOVEL, SEEN):
         for family in sorted(set(dev.groups[dev.origins == origin].tolist())):

@@ -25,7 +25,7 @@ from virnucpro.training.dev import (
     mean_of_fragments,
     score_dev,
 )
-from virnucpro.training.evaluation import Figures, auroc, describe, last_where_unscored
+from virnucpro.training.evaluation import Figures, auroc, describe, last_where_unscored, score_at_fpr
 from virnucpro.training.genomes import Genomes
 
 _BEND_QUANTILES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
@@ -153,12 +153,8 @@ def threshold_at_fpr(
     p_virus: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], highest_fpr: float
 ) -> float:
     """Least probability of four decimals that at most ``highest_fpr`` of the others reach."""
-    order = np.argsort(-p_virus[~is_virus], kind="stable")
-    others, mass = p_virus[~is_virus][order], np.cumsum(weights[~is_virus][order])
-    first_too_many = int(np.searchsorted(mass, highest_fpr * mass[-1] * (1 + 1e-12), side="right"))
-    if first_too_many == len(others):
-        return 0.0
-    return min(float(np.floor(others[first_too_many] * 1e4) + 1) / 1e4, 1.0)
+    too_low = score_at_fpr(p_virus, is_virus, weights, highest_fpr)
+    return min(float(np.floor(too_low * 1e4) + 1) / 1e4, 1.0) if too_low > -np.inf else 0.0
 
 
 def calibrate_bundle(dev_genomes: Genomes, folder: Path, size: DevSize) -> Figures:

@@ -57,6 +57,16 @@ def recall_at_fpr(
     return float(true[allowed].max(initial=0.0) / true[-1])
 
 
+def score_at_fpr(
+    scores: NDArray[np.float64], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], rate: float
+) -> float:
+    """Highest score that more than ``rate`` of the others reach; minus infinity if there is none."""
+    order = np.argsort(-scores[~is_virus], kind="stable")
+    others, mass = scores[~is_virus][order], np.cumsum(weights[~is_virus][order])
+    first_too_many = int(np.searchsorted(mass, rate * mass[-1] * (1 + 1e-12), side="right"))
+    return float(others[first_too_many]) if first_too_many < len(others) else -np.inf
+
+
 def roc_curve(
     scores: NDArray[np.floating], is_virus: NDArray[np.bool_], weights: NDArray[np.float64], num_points: int = 101
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

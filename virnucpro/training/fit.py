@@ -277,8 +277,7 @@ class Fit:
         return self.average.eval()
 
     def _train(self, advance: Advance) -> None:
-        saved = logged = time.monotonic()
-        total_loss = 0.0
+        saved, total_loss = time.monotonic(), 0.0
         upcoming = prefetch(self.batches.__getitem__, self.step)
         while self.progress < 1:
             begun = time.monotonic()
@@ -286,16 +285,9 @@ class Fit:
             self._seconds += time.monotonic() - begun
             advance(self.recipe.batch)
             if self.step % STEPS_A_LOG_LINE == 0:
-                now = time.monotonic()
-                rate = STEPS_A_LOG_LINE * self.recipe.batch / (now - logged)
-                _LOG.info(
-                    "step %d (%.0f %%), %.0f fragments/s, loss %.4f",
-                    self.step,
-                    100 * self.progress,
-                    rate,
-                    total_loss / STEPS_A_LOG_LINE,
-                )
-                logged, total_loss = now, 0.0
+                message = "step %d (%.0f %%), loss %.4f"
+                _LOG.info(message, self.step, 100 * self.progress, total_loss / STEPS_A_LOG_LINE)
+                total_loss = 0.0
             if time.monotonic() - saved > SECONDS_A_CHECKPOINT:
                 self.save()
                 saved = time.monotonic()

@@ -93,23 +93,19 @@ def _family_table(families: Mapping[str, Any]) -> Table:
 def _figures(lengths: Mapping[str, Any]) -> list[PageFigure]:
     tenths = [(number / 5, f"{number / 5:g}") for number in range(6)]
     decades = [(number / 3, f"{10.0 ** (number - 3):g}") for number in range(4)]
+    upper = [(number / 3, f"{0.4 + number / 5:.1f}") for number in range(4)]
     roc, precision, reliability = (Canvas(_SIZE) for _ in range(3))
     for canvas in (roc, precision, reliability):
         canvas.legend({f"{int(length):,} b": shade for length, shade in zip(lengths, _SHADES, strict=True)})
     for found, shade in zip(lengths.values(), _SHADES, strict=True):
-        curves = found["curves"]
-        rates = [max(rate, 1e-3) for rate in curves["roc"]["fpr"]]
-        roc.line(
-            [(math.log10(x) / 3 + 1, y) for x, y in zip(rates, curves["roc"]["recall"], strict=True)], stroke=shade
-        )
-        recalled = zip(curves["precision_recall"]["recall"], curves["precision_recall"]["precision"], strict=True)
-        precision.line([(x, (y - 0.4) / 0.6) for x, y in recalled], stroke=shade)
-        shares = zip(curves["reliability"]["p_virus"], curves["reliability"]["share_virus"], strict=True)
-        reliability.line(shares, stroke=shade)
+        points = {name: zip(*list(curve.values())[:2], strict=True) for name, curve in found["curves"].items()}
+        roc.line([(math.log10(max(rate, 1e-3)) / 3 + 1, recall) for rate, recall in points["roc"]], stroke=shade)
+        precision.line([(x, (y - 0.4) / 0.6) for x, y in points["precision_recall"]], stroke=shade)
+        reliability.line(points["reliability"], stroke=shade)
     roc.line([(1 / 3, 0), (1 / 3, 1)], stroke="virus", width=0.8, is_dashed=True)
     reliability.line([(0, 0), (1, 1)], stroke="ink", width=0.8, is_dashed=True)
     roc.axes(("false positive rate", "recall"), (decades, tenths))
-    precision.axes(("recall", "precision"), (tenths, [(number / 3, f"{0.4 + number / 5:.1f}") for number in range(4)]))
+    precision.axes(("recall", "precision"), (tenths, upper))
     reliability.axes(("p_virus", "share of viruses"), (tenths, tenths))
     drawn = (
         ("ROC", roc, "Share of viruses found by share of hosts called, on a logarithmic scale, by length."),

@@ -250,11 +250,17 @@ def _tally(
 
 
 def read_curated(path: Path) -> dict[str, list[tuple[int, int]]]:
-    """Curated proviruses by accession without its version, 0-based half-open."""
+    """Curated proviruses by accession without its version, 0-based half-open.
+
+    Raises:
+        InputError: a column is missing, or a place is not a number.
+    """
     curated: dict[str, list[tuple[int, int]]] = {}
-    for line in read_table(path, ("accession", "start", "stop")):
-        accession = line["accession"].split(".")[0]
-        curated.setdefault(accession, []).append((int(line["start"]) - 1, int(line["stop"])))
+    for number, row in enumerate(read_table(path, ("accession", "start", "stop")), 2):
+        if not (row["start"].isdigit() and row["stop"].isdigit()):
+            raise InputError(str(path), "start and stop are whole numbers, 1-based closed.", number)
+        accession = row["accession"].split(".")[0]
+        curated.setdefault(accession, []).append((int(row["start"]) - 1, int(row["stop"])))
     return curated
 
 

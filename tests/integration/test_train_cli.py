@@ -379,6 +379,7 @@ def test_a_pickle_that_is_no_esm2_is_refused(tmp_path):
         (["--preset", "head", "--encoder", "lite", "--minutes", 1], "for --preset lite"),
         (["--preset", "head", "--encoder", "lite", "--layer", 3], "no encoder has more layers"),
         (["--labels", __file__], "goes with FASTA"),
+        (["--final"], "for --preset nearest"),
     ],
 )
 def test_options_that_do_not_go_together_are_usage_errors(data, tmp_path, options, said):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -77,49 +79,36 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled sequences it was not trained on."""
     del show_bars
-    from dataclasses import replace  # noqa: PLC0415 - with what follows: --help should not wait for torch
-    from functools import partial  # noqa: PLC0415
-
-    from virnucpro.atomic import write_json  # noqa: PLC0415
+    from virnucpro.atomic import write_json  # noqa: PLC0415 - with what follows: --help should not wait for torch
     from virnucpro.bundles import load_bundle  # noqa: PLC0415
     from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
     from virnucpro.engine.threads import use_threads  # noqa: PLC0415
     from virnucpro.run.predict import score  # noqa: PLC0415
     from virnucpro.settings import make_settings  # noqa: PLC0415
-    from virnucpro.training.assessment import assess  # noqa: PLC0415
-    from virnucpro.training.datasets import load_dev  # noqa: PLC0415
-    from virnucpro.training.dev import DevSize, load_model  # noqa: PLC0415
-    from virnucpro.training.page import write_page  # noqa: PLC0415
-    from virnucpro.training.records import (  # noqa: PLC0415
-        FITTED,
-        draw,
-        fit,
-        measure_dataset,
-        measure_folder,
-        write_weights,
-    )
-    from virnucpro.training.summary import length_table, panel_table, records_text  # noqa: PLC0415
+    from virnucpro.training import assessment, datasets, dev, page, summary  # noqa: PLC0415
+    from virnucpro.training import records as whole  # noqa: PLC0415
 
     use_threads(threads)
     bundle = load_bundle(model)
-    genomes = load_dev(data, labels, split_seed)
-    size = replace(DevSize().scaled(dev_share), seed=seed)
-    found = assess(bundle, load_model(bundle, choose_devices(device)[0]), genomes, size, with_panel=panel)
+    genomes = datasets.load_dev(data, labels, split_seed)
+    size = replace(dev.DevSize().scaled(dev_share), seed=seed)
+    parts = dev.load_model(bundle, choose_devices(device)[0])
+    found = assessment.assess(bundle, parts, genomes, size, with_panel=panel)
     settings = make_settings(None, {"science.model": model, "runtime.device": device, "runtime.threads": threads})
     scored = partial(score, settings=settings)
     if fit_records:
-        write_weights(fit(draw(genomes, scored, FITTED)), bundle.folder)
+        whole.write_weights(whole.fit(whole.draw(genomes, scored, whole.FITTED)), bundle.folder)
     if records is not None:
-        found |= measure_folder(records, scored)
+        found |= whole.measure_folder(records, scored)
     if communities:
-        found |= measure_dataset(genomes, scored, seed)
+        found |= whole.measure_dataset(genomes, scored, seed)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "evaluation.json", found)
-    write_page(found, output / "evaluation.html")
-    click.echo(length_table(found["lengths"]))
+    page.write_page(found, output / "evaluation.html")
+    click.echo(summary.length_table(found["lengths"]))
     if panel:
-        click.echo(f"\n{panel_table(found['panel'])}")
+        click.echo(f"\n{summary.panel_table(found['panel'])}")
     for name in ("records", "curated", "whole_dev", "communities"):
         if name in found:
-            click.echo("\n" + records_text(name, found[name]))
+            click.echo("\n" + summary.records_text(name, found[name]))
     click.echo(f"\n{output / 'evaluation.html'}")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from virnucpro.cli.options import terminal_options, together
+from virnucpro.errors import UsageError
 from virnucpro.progress import Reporter
 
 _EPILOG = """\
@@ -121,6 +122,8 @@ def train(
     request = presets.Request(**{item.name: options[item.name] for item in fields(presets.Request)})
     request = replace(request, device=choose_devices(request.device)[0] if request.encoders else "cpu")
     request.check()
+    if options["final"] and request.preset != "nearest":
+        raise UsageError("--final is for --preset nearest.")
     if request.preset == "nearest":
         figures = train_nearest(data, output, request, is_final=options["final"], num_threads=options["threads"])
     else:

@@ -10,7 +10,7 @@ that such vectors share (promoters, primer sites, a polylinker, tags, recombinat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -198,30 +198,28 @@ def draw_panel(genomes: Genomes, seed: int, num_each: int = 15) -> dict[int, Pan
 
 
 def measure_panel(bundle: Bundle, model: Model, panel: Mapping[int, PanelPart]) -> dict[str, Any]:
-    """The share of the panel that each preset calls virus, in all, by kind and by length."""
+    """The share of the panel that each preset calls virus, in all, by kind and by length.
+
+    A bundle without presets has its threshold.
+    """
     kinds = np.concatenate([part.kinds for part in panel.values()])
     lengths = np.repeat(list(panel), [len(part.kinds) for part in panel.values()])
     tables = [_table(bundle, model, LETTERS[part.codes]) for part in panel.values()]
+    presets = {}
+    for preset in bundle.presets or ("threshold",):
+        calling = Calling(preset) if bundle.presets else Calling()
+        is_virus = np.concatenate([call_sequences(table, calling)["call"] == Call.VIRUS for table in tables])
+        presets[preset] = {
+            "called_virus": _share(is_virus),
+            "by_kind": {kind.name: _share(is_virus[kinds == kind.name]) for kind in KINDS},
+            "by_length": {str(length): _share(is_virus[lengths == length]) for length in panel},
+        }
     return {
         "num_sequences": len(kinds),
         "lengths_nt": list(panel),
         "goal": {"preset": "balanced", "highest_share": HIGHEST_SHARE},
-        "presets": {
-            preset: {
-                "called_virus": _share(is_virus),
-                "by_kind": {kind.name: _share(is_virus[kinds == kind.name]) for kind in KINDS},
-                "by_length": {str(length): _share(is_virus[lengths == length]) for length in panel},
-            }
-            for preset, is_virus in _called_virus(bundle, tables)
-        },
+        "presets": presets,
     }
-
-
-def _called_virus(bundle: Bundle, tables: Sequence[Fragments]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Each preset and whether it calls each sequence virus; a bundle without presets has its threshold."""
-    for preset in bundle.presets or ("threshold",):
-        calling = Calling(preset) if bundle.presets else Calling()
-        yield preset, np.concatenate([call_sequences(table, calling)["call"] == Call.VIRUS for table in tables])
 
 
 def _table(bundle: Bundle, model: Model, letters: NDArray[np.uint8]) -> Fragments:

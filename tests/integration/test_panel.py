@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from test_training import write_data
 
-from virnucpro.bundles import load_bundle
 from virnucpro.encoders.codons import BASE_CODES
-from virnucpro.training.dev import load_model
+from virnucpro.run.predict import score
+from virnucpro.settings import make_settings
 from virnucpro.training.genomes import LETTERS, load_genomes
 from virnucpro.training.panel import (
     HIGHEST_SHARE,
@@ -101,12 +101,15 @@ def test_lengths_that_no_record_has_are_left_out(tmp_path):
     assert tuple(draw_panel(load_genomes(folder, "dev"), 1, 1)) == (150, 300, 500)
 
 
+def scorer(model):
+    settings = make_settings(None, {"science.model": str(model), "runtime.device": "cpu", "runtime.threads": 1})
+    return partial(score, settings=settings)
+
+
 def test_shares_of_the_panel_are_those_of_its_calls(genomes):
     """A stricter preset calls no more, and the whole is the mean of its kinds."""
-    torch.set_num_threads(1)
-    bundle = load_bundle("lite")
     panel = draw_panel(genomes, 1, 2)
-    found = measure_panel(bundle, load_model(bundle), {length: panel[length] for length in (150, 500)})
+    found = measure_panel(scorer("lite"), {length: panel[length] for length in (150, 500)})
     assert found["goal"] == {"preset": "balanced", "highest_share": HIGHEST_SHARE}
     shares = [found["presets"][preset] for preset in ("strict", "balanced", "sensitive")]
     assert sorted(share["called_virus"] for share in shares) == [share["called_virus"] for share in shares]
@@ -117,8 +120,6 @@ def test_shares_of_the_panel_are_those_of_its_calls(genomes):
 
 
 def test_a_bundle_without_presets_is_measured_at_its_threshold(genomes, tiny_bundle):
-    bundle = load_bundle(str(tiny_bundle))
-    panel = {150: draw_panel(genomes, 1, 2)[150]}
-    found = measure_panel(bundle, load_model(bundle), panel)
+    found = measure_panel(scorer(tiny_bundle), {150: draw_panel(genomes, 1, 2)[150]})
     assert set(found["presets"]) == {"threshold"}
     assert 0 <= found["presets"]["threshold"]["called_virus"] <= 1

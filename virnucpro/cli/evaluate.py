@@ -93,9 +93,9 @@ def evaluate(
     genomes = datasets.load_dev(data, labels, split_seed)
     size = replace(dev.DevSize().scaled(dev_share), seed=seed)
     parts = dev.load_model(bundle, choose_devices(device)[0])
-    found = assessment.assess(bundle, parts, genomes, size, with_panel=panel)
     settings = make_settings(None, {"science.model": model, "runtime.device": device, "runtime.threads": threads})
     scored = partial(score, settings=settings)
+    found = assessment.assess(bundle, parts, genomes, size, scored if panel else None)
     if fit_records:
         whole.write_weights(whole.fit(whole.draw(genomes, scored, whole.FITTED)), bundle.folder)
     if records is not None:

@@ -23,14 +23,23 @@ from virnucpro.training.evaluation import (
 )
 from virnucpro.training.genomes import Genomes
 from virnucpro.training.panel import draw_panel, measure_panel
+from virnucpro.training.records import Score
 
 SCHEMA = 1
 FALSE_POSITIVE_RATE = 0.01
 _FEWEST_OF_A_FAMILY = 10
 
 
-def assess(bundle: Bundle, model: Model, genomes: Genomes, size: DevSize, *, with_panel: bool = True) -> dict[str, Any]:
-    """Measure a bundle on the dev protocol; the same arguments give the same figures."""
+def assess(bundle: Bundle, model: Model, genomes: Genomes, size: DevSize, score: Score | None) -> dict[str, Any]:
+    """Measure a bundle on the dev protocol; the same arguments give the same figures.
+
+    Args:
+        bundle: what is measured.
+        model: its parts.
+        genomes: the dev part.
+        size: how many sequences, and the seed.
+        score: what scores sequences of no organism; None leaves these out.
+    """
     lengths = {}
     for length, scored in score_dev(genomes, bundle, size, model).items():
         dev, log_odds = scored.sequences, scored.log_odds(bundle)
@@ -45,7 +54,7 @@ def assess(bundle: Bundle, model: Model, genomes: Genomes, size: DevSize, *, wit
         "model": {"name": bundle.name, "fingerprint": bundle.fingerprint},
         "protocol": {"num_host": size.num_host, "num_virus": size.num_virus, "seed": size.seed, "prevalence": 0.5},
         "lengths": lengths,
-        "panel": measure_panel(bundle, model, draw_panel(genomes, size.seed)) if with_panel else None,
+        "panel": measure_panel(score, draw_panel(genomes, size.seed)) if score else None,
     }
 
 

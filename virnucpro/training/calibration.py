@@ -21,8 +21,6 @@ from virnucpro.training.dev import (
     FRAGMENT_LENGTH,
     DevSize,
     ScoredDev,
-    fragment_log_odds,
-    mean_of_fragments,
     score_dev,
 )
 from virnucpro.training.evaluation import Figures, auroc, describe, last_where_unscored, score_at_fpr
@@ -199,11 +197,9 @@ def _fit_calibration(scored: Mapping[int, ScoredDev], bundle: Bundle, rule: RowR
     calibration = Calibration(CALIBRATED_LENGTHS, slopes, intercepts, 0.0, tuple(bends))
     contigs = []
     for length in CONTIG_LENGTHS:
-        item = scored[length]
-        fragments = fragment_log_odds(replace(bundle, row_rule=rule, calibration=calibration), item.rows, item.odds)
-        mean, count = mean_of_fragments(item.rows, fragments)
-        columns = (mean, count, item.sequences.is_virus, item.sequences.weights)
-        contigs.append([column[count > 0] for column in columns])
+        mean, count = scored[length].mean_calibrated(replace(bundle, row_rule=rule, calibration=calibration))
+        dev = scored[length].sequences
+        contigs.append([column[count > 0] for column in (mean, count, dev.is_virus, dev.weights)])
     return replace(calibration, exponent=fit_exponent(*map(list, zip(*contigs, strict=True))))
 
 

@@ -232,11 +232,6 @@ def join_rows(rows: Rows, log_odds: NDArray[np.float64], rule: str) -> NDArray[n
     return joined
 
 
-def fragment_log_odds(bundle: Bundle, rows: Rows, odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(f,) calibrated log-odds of fragments from those of rows; NaN for a fragment without a row."""
-    return bundle.calibration.fragment_log_odds(join_rows(rows, odds, bundle.row_rule), rows.lengths)
-
-
 def mean_of_fragments(rows: Rows, fragments: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Mean over the fragments of each sequence that are not NaN, and how many those are."""
     known = ~np.isnan(fragments)
@@ -259,10 +254,14 @@ class ScoredDev:
         """(n,) mean log-odds of the fragments of each sequence, before calibration; NaN without a row."""
         return mean_of_fragments(self.rows, join_rows(self.rows, self.odds, rule))[0]
 
+    def mean_calibrated(self, bundle: Bundle) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """(n,) mean calibrated log-odds of the fragments of each sequence, NaN without a row; how many those are."""
+        joined = join_rows(self.rows, self.odds, bundle.row_rule)
+        return mean_of_fragments(self.rows, bundle.calibration.fragment_log_odds(joined, self.rows.lengths))
+
     def log_odds(self, bundle: Bundle) -> NDArray[np.float64]:
         """(n,) calibrated log-odds of the sequences; NaN for one without a row."""
-        fragments = fragment_log_odds(bundle, self.rows, self.odds)
-        return bundle.calibration.sequence_log_odds(*mean_of_fragments(self.rows, fragments))
+        return bundle.calibration.sequence_log_odds(*self.mean_calibrated(bundle))
 
 
 def score_dev(genomes: Genomes, bundle: Bundle, size: DevSize, model: Model | None = None) -> dict[int, ScoredDev]:

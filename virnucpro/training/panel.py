@@ -17,14 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.bundles import Bundle
 from virnucpro.encoders.codons import CODON_RESIDUES, STOP
-from virnucpro.results.calls import Call, Calling, call_sequences
-from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
-from virnucpro.sequence.ragged import Ragged
-from virnucpro.sequence.table import Status
-from virnucpro.training.dev import Model, cut_rows, find_repetitive, fragment_log_odds
+from virnucpro.results.called import InputResults
+from virnucpro.results.calls import Call, Calling
 from virnucpro.training.genomes import LETTERS, VIRUS, Genomes, base_codes
+from virnucpro.training.records import Score
 from virnucpro.training.sampling import Pool, host_pool, merge_pools, reverse_complement, sample_fragments, virus_pool
 
 LENGTHS = (150, 300, 500, 1000, 2000, 3000)
@@ -197,18 +194,19 @@ def draw_panel(genomes: Genomes, seed: int, num_each: int = 15) -> dict[int, Pan
     return parts
 
 
-def measure_panel(bundle: Bundle, model: Model, panel: Mapping[int, PanelPart]) -> dict[str, Any]:
+def measure_panel(score: Score, panel: Mapping[int, PanelPart]) -> dict[str, Any]:
     """The share of the panel that each preset calls virus, in all, by kind and by length.
 
     A bundle without presets has its threshold.
     """
     kinds = np.concatenate([part.kinds for part in panel.values()])
     lengths = np.repeat(list(panel), [len(part.kinds) for part in panel.values()])
-    tables = [_table(bundle, model, LETTERS[part.codes]) for part in panel.values()]
+    letters = (LETTERS[codes].tobytes() for part in panel.values() for codes in part.codes)
+    table = score((b"%d" % number, bases) for number, bases in enumerate(letters))
     presets = {}
-    for preset in bundle.presets or ("threshold",):
-        calling = Calling(preset) if bundle.presets else Calling()
-        is_virus = np.concatenate([call_sequences(table, calling)["call"] == Call.VIRUS for table in tables])
+    for preset in table.rules[0].presets or ("threshold",):
+        calling = Calling(preset) if table.rules[0].presets else Calling()
+        is_virus = InputResults.of(table, calling).calls["call"] == Call.VIRUS
         presets[preset] = {
             "called_virus": _share(is_virus),
             "by_kind": {kind.name: _share(is_virus[kinds == kind.name]) for kind in KINDS},
@@ -220,18 +218,6 @@ def measure_panel(bundle: Bundle, model: Model, panel: Mapping[int, PanelPart]) 
         "goal": {"preset": "balanced", "highest_share": HIGHEST_SHARE},
         "presets": presets,
     }
-
-
-def _table(bundle: Bundle, model: Model, letters: NDArray[np.uint8]) -> Fragments:
-    """The scores of sequences as a run has them."""
-    rows = cut_rows(letters, bundle.fragment_length, scores_frameless=bundle.scores_frameless)
-    sequences = np.zeros(len(letters), dtype=SEQUENCE_DTYPE)
-    is_doubted = find_repetitive(letters) if bundle.doubts_repetitive else False
-    sequences["status"] = np.where(is_doubted, Status.REPETITIVE, Status.OK)
-    fragments = np.zeros(len(rows.sequences), dtype=FRAGMENT_DTYPE)
-    fragments["sequence"] = rows.sequences
-    fragments["log_odds"] = fragment_log_odds(bundle, rows, model.log_odds(rows))
-    return Fragments.of((bundle.rules,), sequences, Ragged.from_bytes([b""] * len(letters)), fragments)
 
 
 def _pools(genomes: Genomes) -> dict[str, Pool]:

@@ -21,7 +21,7 @@ from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES, Status
 from virnucpro.stages import write
-from virnucpro.stages.base import Index, IndexedInput, StoredRun
+from virnucpro.stages.base import Index, IndexedInput
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
 
 WINDOW = 500
@@ -105,7 +105,7 @@ def write_run(
     item = IndexedInput(f"{stem}.fasta", stem, "fasta", "none", "0" * 64, 0, len(lines), num_bases)
     index = Index((item,), (), len(table.fragments))
     index.write(run_dir)
-    scores = ScoredModels(StoredScores(StoredRun(run_dir, rules, Reporter(bars=False)), index))
+    scores = ScoredModels(StoredScores(run_dir, rules, index))
     stored = Fragments.open(run_dir.table, (rules,))
     write.run(index, stored, scores, Wanted(calling=calling or Calling()), Reporter(bars=False))
     path = run_dir.result(stem, "summary.json")

@@ -125,9 +125,9 @@ class Embedded:
                 units = merge.run(run, units, len(index.units), merger)
             for unit in units:
                 advance(scorer.score(unit))
-        with StoredScores(run, index) as stored:
+        with StoredScores(run.dir, run.rules, index) as stored:
             scores = ScoredModels(stored)
-            write.run(index, tabulate.run(index, scores), scores, Wanted(legacy=True), run.reporter)
+            write.run(index, tabulate.run(index, scores, run.reporter), scores, Wanted(legacy=True), run.reporter)
         return index.num_rows
 
     @property

@@ -38,8 +38,8 @@ def scored(table, scores):
 
 def tabulated(run, index) -> Fragments:
     """The table of a run whose scores are stored."""
-    with StoredScores(run, index) as scores:
-        return tabulate.run(index, ScoredModels(scores))
+    with StoredScores(run.dir, run.rules, index) as scores:
+        return tabulate.run(index, ScoredModels(scores), run.reporter)
 
 
 NOTHING = Ragged.from_bytes([])
@@ -404,7 +404,7 @@ def test_an_input_has_its_own_rows_though_their_sources_lie_in_others(make_run, 
     run = make_run()
     twin = int(np.searchsorted(table.fragments["sequence"], table.names.to_bytes().index(b"again")))
     index = stored(run, table, scores, cut(table, {5, twin}))
-    with StoredScores(run, index) as stored_scores:
+    with StoredScores(run.dir, run.rules, index) as stored_scores:
         last = stored_scores.unit(len(index.units) - 1)
     rows = last.table.rows
     assert (rows["source"] < last.table.first_row).any()

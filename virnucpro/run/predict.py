@@ -235,9 +235,9 @@ def _scored(cut: _Cut) -> Iterator[tuple[ScoredModels, Fragments]]:
     run, index, look = cut.run, cut.index, cut.look
     run_units(run, index, cut.request, cut.devices, embedder=cut.embedder)
     genes.run(run, index, cut.request.settings.runtime.num_threads)
-    with StoredScores(run, index, None if look is None else look.decided) as asked:
+    with StoredScores(run.dir, run.rules, index, None if look is None else look.decided) as asked:
         scores = ScoredModels(asked, *(() if look is None else (look.scores, look.decided)))
-        yield scores, tabulate.run(index, scores)
+        yield scores, tabulate.run(index, scores, run.reporter)
 
 
 def _write(cut: _Cut, scores: ScoredModels, table: Fragments) -> tuple[list[Counts], dict[str, Any]]:

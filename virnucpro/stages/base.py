@@ -80,15 +80,6 @@ def computed_rows(run_dir: RunDir, unit: int, rows: NDArray[np.void], first_row:
 
 
 @dataclass(frozen=True)
-class StoredRun:
-    """A finished run, whose scores are on disk and whose rules turn them into calls. No model."""
-
-    dir: RunDir
-    rules: Rules
-    reporter: Reporter
-
-
-@dataclass(frozen=True)
 class Run:
     """One run: where it lives, what model, how it is cut, and who is told how far it is."""
 
@@ -104,10 +95,6 @@ class Run:
     def rules(self) -> Rules:
         """What turns scores into calls."""
         return self.bundle.rules
-
-
-ScoredRun = Run | StoredRun
-"""What results are made from."""
 
 
 @dataclass(frozen=True)

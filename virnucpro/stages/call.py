@@ -29,7 +29,7 @@ from virnucpro.results.pages import Pages, renew
 from virnucpro.results.stored import RunRecord, Summary
 from virnucpro.run_dir import RunDir
 from virnucpro.stages import cascade, genes, tabulate, write
-from virnucpro.stages.base import Index, StoredRun
+from virnucpro.stages.base import Index
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
 
 _log = logging.getLogger(__name__)
@@ -80,19 +80,20 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
 @contextmanager
 def stored_results(run_dir: RunDir, index: Index, reporter: Reporter) -> Iterator[tuple[Fragments, ScoredModels]]:
     """The table of a finished run, which is made again if it is not there, and the scores of its rows."""
-    runs = [StoredRun(part, Rules.read(part.rules), reporter) for part in reversed(run_dir.models)]
+    models = [(part, Rules.read(part.rules)) for part in reversed(run_dir.models)]
     with ExitStack() as stack:
         is_there = (run_dir.table / "table.json").is_file()
-        table = Fragments.open(run_dir.table, [stored.rules for stored in runs]) if is_there else None
+        table = Fragments.open(run_dir.table, [rules for _, rules in models]) if is_there else None
         first = decided = None
         if run_dir.is_cascade:
-            first = stack.enter_context(StoredScores(runs[1], index))
-            decided = (
-                table.sequences["model"] == 1 if table is not None else cascade.look(first, index, _limits(run_dir))[0]
-            )
-        asked = stack.enter_context(StoredScores(runs[0], index, decided))
+            first = stack.enter_context(StoredScores(*models[1], index))
+            if table is not None:
+                decided = table.sequences["model"] == 1
+            else:
+                decided, _ = cascade.look(first, index, _limits(run_dir), reporter)
+        asked = stack.enter_context(StoredScores(*models[0], index, decided))
         scores = ScoredModels(asked, first, decided)
-        yield table if table is not None else tabulate.run(index, scores), scores
+        yield table if table is not None else tabulate.run(index, scores, reporter), scores
 
 
 def _limits(run_dir: RunDir) -> Limits:

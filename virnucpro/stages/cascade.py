@@ -28,7 +28,7 @@ from virnucpro.results.fragments import Fragments
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import Status, are_own_source
 from virnucpro.stages import tabulate
-from virnucpro.stages.base import ROLES, Index, Run, ScoredRun, unit_digest
+from virnucpro.stages.base import ROLES, Index, Run, unit_digest
 from virnucpro.stages.tabulate import ScoredModels, StoredScores, are_wanted
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def decide(table: Fragments, limits: Limits) -> NDArray[np.bool_]:
     return np.concatenate(decided)
 
 
-def select(run: ScoredRun, index: Index, decided: NDArray[np.bool_] | None) -> Index:
+def select(run: Run, index: Index, decided: NDArray[np.bool_] | None) -> Index:
     """Store which rows a model computes; returns the index with how many these are.
 
     A row that stands for later copies of it is computed if one of them is wanted. What was made from another selection
@@ -160,8 +160,8 @@ def screened(run: Run, first: FirstModel, index: Index, compute: Callable[[Run, 
     run.rules.write(run.dir.rules)
     chosen = select(run, index, None)
     compute(run, chosen)
-    with StoredScores(run, index) as scores:
-        decided, num_failed = look(scores, index, first.limits)
+    with StoredScores(run.dir, run.rules, index) as scores:
+        decided, num_failed = look(scores, index, first.limits, run.reporter)
         num_open = index.num_sequences - int(decided.sum())
         _log.info(
             "%s of %s sequences pass from model %s to the model asked for",
@@ -177,9 +177,9 @@ def described(first: Rules, limits: Limits) -> dict[str, Any]:
     return {"first": first.name, "first_fingerprint": first.fingerprint, **limits._asdict()}
 
 
-def look(first: StoredScores, index: Index, limits: Limits) -> tuple[NDArray[np.bool_], int]:
+def look(first: StoredScores, index: Index, limits: Limits, reporter: Reporter) -> tuple[NDArray[np.bool_], int]:
     """What the first model decides, see ``decide``, and how many rows it could not compute."""
-    table = tabulate.run(index, ScoredModels(first))
+    table = tabulate.run(index, ScoredModels(first), reporter)
     decided, num_failed = decide(table, limits), int(table.sequences["num_failed"].sum())
-    shutil.rmtree(first.run.dir.table)
+    shutil.rmtree(first.run_dir.table)
     return decided, num_failed

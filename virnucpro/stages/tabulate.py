@@ -17,12 +17,14 @@ from virnucpro import store
 from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError
 from virnucpro.mapped import let_go, new_scratch
+from virnucpro.progress import Reporter
 from virnucpro.results.called import ScoredUnit, Source
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
+from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES, UnitTable, are_own_source
 from virnucpro.stages import genes
-from virnucpro.stages.base import Index, IndexedInput, ScoredRun, computed_rows
+from virnucpro.stages.base import Index, IndexedInput, computed_rows
 
 _SMALLEST_SCORE = 1e-7  # of a float32 softmax; keeps the log finite
 
@@ -31,19 +33,20 @@ class StoredScores:
     """The scores of all rows of a model, unit by unit; a context manager, which keeps them in a mapped file.
 
     Args:
-        run: whose scores are stored.
-        index: of its units.
+        run_dir: of the model, where its scores are stored.
+        rules: what turns them into calls.
+        index: of the units.
         decided: (num_sequences,) of a cascade, the sequences that another model decided; their rows need no score.
     """
 
-    def __init__(self, run: ScoredRun, index: Index, decided: NDArray[np.bool_] | None = None) -> None:
-        self.run = run
+    def __init__(self, run_dir: RunDir, rules: Rules, index: Index, decided: NDArray[np.bool_] | None = None) -> None:
+        self.run_dir, self.rules = run_dir, rules
         self._index = index
         self._decided = decided
         self._num_filled = 0
 
     def __enter__(self) -> Self:
-        self._place, self._known = new_scratch(self.run.dir.row_scores, np.float32, (self._index.num_rows, 2))
+        self._place, self._known = new_scratch(self.run_dir.row_scores, np.float32, (self._index.num_rows, 2))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -56,20 +59,20 @@ class StoredScores:
             CountError: some row has no score, or more than one.
         """
         while self._num_filled < unit:
-            self._fill(self._num_filled, store.read_unit(self.run.dir.unit(self._num_filled), ()))
-        table = store.read_unit(self.run.dir.unit(unit), strings)
+            self._fill(self._num_filled, store.read_unit(self.run_dir.unit(self._num_filled), ()))
+        table = store.read_unit(self.run_dir.unit(unit), strings)
         if self._num_filled == unit:
             self._fill(unit, table)
         scores = np.array(self._known[table.first_row : table.first_row + len(table.rows)])
         let_go(self._known)
-        failed = np.isnan(scores).any(axis=1) & are_wanted(self.run.rules, table, self._decided)
+        failed = np.isnan(scores).any(axis=1) & are_wanted(self.rules, table, self._decided)
         return ScoredUnit(table, scores, failed, (self._nearest(unit, len(table.fragments)),))
 
     def _nearest(self, unit: int, num_fragments: int) -> NDArray[np.float32] | None:
         """What the nearest proteins say of each fragment of a unit; None if the model does not ask."""
-        if not self.run.rules.adds_nearest:
+        if not self.rules.adds_nearest:
             return None
-        log_odds: NDArray[np.float32] = store.read_arrays(self.run.dir.nearest(unit), "nearest", "log_odds")["log_odds"]
+        log_odds: NDArray[np.float32] = store.read_arrays(self.run_dir.nearest(unit), "nearest", "log_odds")["log_odds"]
         if len(log_odds) != num_fragments:
             raise CountError(
                 f"unit {unit}: {num_fragments} fragments went in, the nearest proteins of {len(log_odds)} came"
@@ -78,8 +81,8 @@ class StoredScores:
 
     def _fill(self, unit: int, table: UnitTable) -> None:
         """Let the rows of the next unit have their scores; NaN if a row was not computed."""
-        computed = store.read_arrays(self.run.dir.scores(unit), "scores", "scores")["scores"]
-        is_computed = computed_rows(self.run.dir, unit, table.rows, table.first_row)
+        computed = store.read_arrays(self.run_dir.scores(unit), "scores", "scores")["scores"]
+        is_computed = computed_rows(self.run_dir, unit, table.rows, table.first_row)
         if len(computed) != is_computed.sum() or len(table.rows) != self._index.units[unit].num_rows:
             raise CountError(f"unit {unit}: {is_computed.sum()} rows went in, {len(computed)} scores came out")
         mine = self._known[table.first_row : table.first_row + len(table.rows)]
@@ -109,7 +112,7 @@ class ScoredModels:
     @property
     def rules(self) -> tuple[Rules, ...]:
         """Of each model, as ``Fragments`` has them."""
-        return tuple(scores.run.rules for scores in (self.asked, self.first) if scores is not None)
+        return tuple(scores.rules for scores in (self.asked, self.first) if scores is not None)
 
     def unit(self, unit: int, strings: Collection[str] = ()) -> ScoredUnit:
         """A unit, each of its rows with the score of the model that decided its sequence."""
@@ -147,40 +150,40 @@ class InputUnits(Source):
     def bases(self) -> Iterator[tuple[Ragged, NDArray[np.int64], Ragged]]:
         """As of ``Source``."""
         for unit in self._numbers():
-            table = store.read_unit(self.scores.asked.run.dir.unit(unit), ("pieces", "descriptions"))
+            table = store.read_unit(self.scores.asked.run_dir.unit(unit), ("pieces", "descriptions"))
             yield table.pieces, table.piece_sequences, table.piece_descriptions
 
 
-def run(index: Index, scores: ScoredModels) -> Fragments:
+def run(index: Index, scores: ScoredModels, reporter: Reporter) -> Fragments:
     """Write the table of a run whose units are all scored, and open it.
 
     Raises:
         CountError: some row has no score, or more than one; or the table lacks a sequence or a fragment.
     """
-    run = scores.asked.run
+    run_dir = scores.asked.run_dir
     starts = np.array([item.first_sequence for item in index.inputs], dtype=np.int64)
     frames = np.zeros((len(starts), len(FRAME_NAMES)), dtype=np.int64)
-    with run.reporter.stage("tabulate", index.num_rows, "rows") as advance, TableWriter(run.dir.table) as writer:
+    with reporter.stage("tabulate", index.num_rows, "rows") as advance, TableWriter(run_dir.table) as writer:
         for number in range(len(index.units)):
             unit = scores.unit(number, ("names",))
             rows, sequences = unit.table.rows, _sequences(unit.table, scores.decided)
             writer.append(sequences, unit.table.names, *fragments_of(scores.rules, unit, scores.decided))
-            writer.append_genes(*genes.read(run.dir, number))
+            writer.append_genes(*genes.read(run_dir, number))
             counted = rows[_are_scored(scores, rows)]
             inputs = np.searchsorted(starts, counted["sequence"], side="right") - 1
             for place, frame in enumerate(FRAME_NAMES):
                 frames[:, place] += np.bincount(inputs[counted["frame"] == frame], minlength=len(starts))
             advance(len(rows))
         by_frame = [dict(zip(FRAME_NAMES.values(), counts, strict=True)) for counts in frames.tolist()]
-        writer.finish({"frames": by_frame, "organisms": genes.read_organisms(run.dir)})
-    table = Fragments.open(run.dir.table, scores.rules)
+        writer.finish({"frames": by_frame, "organisms": genes.read_organisms(run_dir)})
+    table = Fragments.open(run_dir.table, scores.rules)
     for what, expected, found in (
         ("sequences", index.num_sequences, len(table)),
         ("fragments", index.num_fragments, len(table.fragments)),
         ("bases", sum(item.num_bases for item in index.inputs), int(table.sequences["length"].sum())),
     ):
         if expected != found:
-            raise CountError(f"{expected} {what} were cut, {found} are in {run.dir.table}")
+            raise CountError(f"{expected} {what} were cut, {found} are in {run_dir.table}")
     return table
 
 

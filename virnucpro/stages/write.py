@@ -44,7 +44,7 @@ def run(
         UsageError: the library of the format is not installed.
     """
     formats.require(wanted.format)
-    rules, run_dir = table.rules[0], scores.asked.run.dir
+    rules, run_dir = table.rules[0], scores.asked.run_dir
     if not rules.presets and wanted.calling.preset != type(wanted.calling).preset:
         _log.warning("model %s has no presets: its threshold is used, %g", rules.name, rules.threshold)
     frames = read_facts(run_dir.table)["frames"]

@@ -181,18 +181,11 @@ class EmbedWork:
     def _embeddings(
         self, role: str, encoder: Encoder, units: Iterable[PackedUnit], worker: Worker
     ) -> Iterator[Embedded]:
-        path, device, kept = self.bundle.encoder(role), torch.device(worker.device), worker.kept
-
-        def load(device: torch.device, dtype: torch.dtype) -> Encoder:
-            return load_encoder(path, device, dtype)
-
+        device, kept, load = torch.device(worker.device), worker.kept, partial(load_encoder, self.bundle.encoder(role))
+        kept_as = torch.float32 if self.dtype == "float32" else torch.float16
         key = ("runner", id(encoder))  # the encoder is kept too, so nothing else gets this number
-        runner = kept.once(key, lambda: kept.enter_context(AsyncInferenceRunner(encoder, device, load, self._kept_as)))
+        runner = kept.once(key, lambda: kept.enter_context(AsyncInferenceRunner(encoder, device, load, kept_as)))
         return runner.embeddings(units, worker.advance)
-
-    @property
-    def _kept_as(self) -> torch.dtype:
-        return torch.float32 if self.dtype == "float32" else torch.float16
 
     def _write(self, *embedded: Embedded) -> UnitDone:
         (unit, _), *_ = embedded

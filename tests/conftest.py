@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import random
@@ -9,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,22 +71,47 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _log_as_before():
     """What a command set up in this process writes to a stream that pytest closes, and hides records from pytest."""
     yield
+    _forget_logging()
+
+
+def _forget_logging() -> None:
     logger = logging.getLogger("virnucpro")
     logger.handlers.clear()
     logger.propagate = True
 
 
+def call_main(*args: object) -> int:
+    """Run the command line in this process, and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["virnucpro", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0)
+
+
 @pytest.fixture
-def virnucpro(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def virnucpro(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """Run the command line in this process: ``virnucpro("predict", path, "-o", out)``."""
 
     def run(*args: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["virnucpro", *map(str, args)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = call_main(*args)
         captured = capfd.readouterr()
-        return Ended(int(ended.value.code or 0), captured.err, captured.out)
+        return Ended(code, captured.err, captured.out)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def virnucpro_once() -> Callable[..., Ended]:
+    """The same for fixtures that make something for all tests of a file; standard input is empty."""
+
+    def run(*args: object) -> Ended:
+        err, out = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+            code = call_main(*args)
+        _forget_logging()
+        return Ended(code, err.getvalue(), out.getvalue())
 
     return run
 
@@ -117,6 +145,13 @@ def start(*args: object, **options: object) -> subprocess.Popen[str]:
         start_new_session=True,
         **options,
     )
+
+
+def wait_for_files(folder: Path, number: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a run has written ``number`` files of units into ``folder``."""
+    while len(list(folder.glob("unit-*.h5"))) < number:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
 
 
 def random_dna(length: int, seed: int) -> str:

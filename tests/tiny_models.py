@@ -181,6 +181,7 @@ def small_lite() -> Path:
     """
     lite = load_bundle("lite").folder
     folder = Path(tempfile.mkdtemp(prefix="small-lite-"))
+    folder.chmod(0o755)  # for tests that become another user
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name in ("nucleotide.safetensors", "protein.safetensors", "head.safetensors", "bundle.yaml"):
         shutil.copyfile(lite / name, folder / name)

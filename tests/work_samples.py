@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -10,9 +11,13 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from virnucpro.errors import InputError
 from virnucpro.executors.base import Outcome, UnitDone, UnitFailed, Worker
+
+if TYPE_CHECKING:
+    from virnucpro.stages.merge import MergeWork
 
 _log = logging.getLogger("virnucpro.work_samples")
 
@@ -208,3 +213,23 @@ class DiesAtRows:
             if self.rows & set(self.parts[unit]):
                 os.kill(os.getpid(), signal.SIGKILL)
             yield UnitDone(unit, len(self.parts[unit]))
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Merges, takes its time over it, and writes down when and where."""
+
+    merge: MergeWork
+    folder: Path
+
+    def is_done(self, unit: int) -> bool:
+        return self.merge.is_done(unit)
+
+    def process(self, units: Iterable[int], worker: Worker) -> Iterator[Outcome]:
+        for unit in units:
+            start = time.monotonic()
+            time.sleep(0.2)
+            (outcome,) = self.merge.process([unit], worker)
+            record = {"process": os.getpid(), "start": start, "stop": time.monotonic()}
+            (self.folder / f"{unit}.json").write_text(json.dumps(record))
+            yield outcome

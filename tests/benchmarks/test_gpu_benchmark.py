@@ -160,6 +160,7 @@ def figures_of(output, section):
     return [line for line in lines if line["section"] == section]
 
 
+@pytest.mark.slow
 def test_the_check_of_a_card_tries_its_own_parts_on_a_cpu(tmp_path):
     """Both encoders, the same bits in another batch, a row computed again; each figure is a line at once."""
     check = gpu_check.Check(tmp_path, begun=time.time(), budget=1000)

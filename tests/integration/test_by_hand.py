@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from conftest import mixed_records, result_bytes, start, write_fasta
+from conftest import mixed_records, result_bytes, start, wait_for_files, write_fasta
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,13 +35,12 @@ def expected(tmp_path_factory, tiny_bundle):
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory, expected, tiny_bundle):
+def original(tmp_path_factory, virnucpro_once, expected, tiny_bundle):
     """A prepared run."""
     folder = tmp_path_factory.mktemp("prepared") / "run"
-    process = start("prepare", expected[0], "-o", folder, "--model", tiny_bundle, *SETTINGS)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert out.startswith(f"{folder}: {num_units(folder)} units (0-{num_units(folder) - 1})")
+    ended = virnucpro_once("prepare", expected[0], "-o", folder, "--model", tiny_bundle, *SETTINGS)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"{folder}: {num_units(folder)} units (0-{num_units(folder) - 1})")
     return folder
 
 
@@ -53,13 +51,12 @@ def run(original, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def worked(tmp_path_factory, original):
+def worked(tmp_path_factory, virnucpro_once, original):
     """A copy whose units are all done."""
     folder = Path(shutil.copytree(original, tmp_path_factory.mktemp("worked") / "run"))
-    process = start("work", folder, "-q")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert out.startswith(f"{num_units(folder)} units done now, 0 were done")
+    ended = virnucpro_once("work", folder, "-q")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"{num_units(folder)} units done now, 0 were done")
     return folder
 
 
@@ -191,10 +188,10 @@ def test_units_from_several_machines_come_together(virnucpro, run, done, expecte
 
 def test_two_at_a_time_in_one_directory(run, expected, virnucpro):
     """On different units and on the same ones; what is done twice is the same."""
-    processes = [start("work", run, "-q", *more) for more in (("--shard", "1/2"), ("--shard", "2/2"), ())]
-    for process in processes:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
+    process = start("work", run, "-q", "--shard", "1/2")
+    assert virnucpro("work", run, "-q").code == 0
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     assert virnucpro("finish", run, "-q").code == 0
     assert result_bytes(run, "in") == expected[1]
 
@@ -202,8 +199,7 @@ def test_two_at_a_time_in_one_directory(run, expected, virnucpro):
 def test_kill_9_in_the_middle_and_again(run, worked, virnucpro):
     """What was done stays; the same command does the rest, to the same bytes."""
     process = start("work", run, "-q")
-    while process.poll() is None and len(list((run / "run/scores").glob("unit-*"))) < 2:
-        time.sleep(0.01)
+    wait_for_files(run / "run/scores", 2, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert virnucpro("work", run, "-q").code == 0
@@ -256,8 +252,8 @@ def test_kept_embeddings_have_receipts_too(virnucpro, expected, tmp_path, tiny_b
 
 def test_a_cascade_is_screened_when_it_is_prepared(virnucpro, tmp_path, tiny_bundle):
     """The model asked for computes the rest in pieces; results are those of predict."""
-    fasta = write_fasta(tmp_path / "in.fasta", mixed_records(24))
-    arguments = (fasta, "--model", tiny_bundle, "--cascade", *SETTINGS, "--unit-rows", 40)
+    fasta = write_fasta(tmp_path / "in.fasta", mixed_records(12))
+    arguments = (fasta, "--model", tiny_bundle, "--cascade", "--no-report", *SETTINGS, "--unit-rows", 20)
     assert virnucpro("predict", *arguments, "-o", tmp_path / "out").code == 0
     assert virnucpro("prepare", *arguments, "-o", tmp_path / "run").code == 0
     assert virnucpro("work", tmp_path / "run", "--shard", "2/2", "-q").code == 0

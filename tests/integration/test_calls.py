@@ -191,12 +191,12 @@ def test_rules_that_cannot_be_understood_are_refused(rules, tmp_path, damage):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, virnucpro_once):
     """A finished run of the bundled model over two inputs in many units."""
     folder = tmp_path_factory.mktemp("finished")
     inputs = [write_fasta(folder / f"{stem}.fasta", mixed_records(9, seed=seed)) for stem, seed in (("a", 1), ("b", 2))]
-    command = [sys.executable, "-m", "virnucpro", "predict", *inputs, "-o", folder / "out", "-q", "-t", "1"]
-    subprocess.run([*command, "--unit-rows", "7", "--prevalence", "0.2", "--keep-intermediate"], check=True)
+    command = ("predict", *inputs, "-o", folder / "out", "-q", "-t", 1, "--unit-rows", 7)
+    assert virnucpro_once(*command, "--prevalence", 0.2, "--keep-intermediate").code == 0
     return folder / "out"
 
 

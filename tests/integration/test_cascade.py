@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
-import time
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import mixed_records, open_dna, random_dna, read_tsv, result_bytes, start, write_fasta
+from conftest import mixed_records, open_dna, random_dna, read_tsv, result_bytes, start, wait_for_files, write_fasta
 from studies.__main__ import main as study
 from studies.cascade import Answered, find_limits
 from test_poison import POISON
@@ -312,37 +313,31 @@ def all_bytes(directory):
         pytest.param("run/units", marks=pytest.mark.slow),
     ],
 )
-def test_kill_9_then_the_same_command_gives_the_same_bytes(folder, out, limits, tmp_path, place):
+def test_kill_9_then_the_same_command_gives_the_same_bytes(virnucpro, folder, out, limits, tmp_path, place):
     """Whichever model is at work; what is done is kept, decisions included."""
     arguments = asked(folder, tmp_path / "out", limits, "--keep-embeddings")
     process = start(*arguments)
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / "out" / place).glob("unit-*.h5"))) < 2:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for_files(tmp_path / "out" / place, 2, process)
     process.kill()
     process.communicate()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("run/**/scores/*.h5")}
-    again = start(*arguments)
-    _, err = again.communicate(timeout=300)
-    assert again.returncode == 0, err
+    ended = virnucpro(*arguments)
+    assert ended.code == 0, ended.err
     assert all_bytes(tmp_path / "out") == all_bytes(out)
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
     assert not [*(tmp_path / "out").rglob("*-tmp-*"), *(tmp_path / "out").rglob("rows.npy")]
 
 
-def test_a_finished_cascade_computes_nothing_again_and_fresh_does(folder, limits, virnucpro, tmp_path):
+def test_a_finished_cascade_computes_nothing_again_and_fresh_does(folder, out, limits, virnucpro, tmp_path):
     """As any other run."""
-    assert virnucpro(*asked(folder, tmp_path / "out", limits)).code == 0
-    before = all_bytes(tmp_path / "out")
-    scores = tmp_path / "out/run/first/scores/unit-00000.h5"
+    there = copied(out, tmp_path)
+    scores = there / "run/first/scores/unit-00000.h5"
     then = scores.stat().st_mtime_ns
-    assert virnucpro(*asked(folder, tmp_path / "out", limits)).code == 0
+    assert virnucpro(*asked(folder, there, limits)).code == 0
     assert scores.stat().st_mtime_ns == then
-    assert virnucpro(*asked(folder, tmp_path / "out", limits, "--fresh")).code == 0
+    assert virnucpro(*asked(folder, there, limits, "--fresh")).code == 0
     assert scores.stat().st_mtime_ns > then
-    assert all_bytes(tmp_path / "out") == before
+    assert all_bytes(there) == all_bytes(out)
 
 
 def copied(out, tmp_path):
@@ -559,13 +554,13 @@ def test_rows_that_the_first_model_cannot_compute_are_told_of_and_their_sequence
     assert (ended.code, "first/failed" in ended.out) == (5, True)
 
 
-def test_stdin_pairs_sheets_and_nothing_at_all(folder, out, limits, tmp_path):
+def test_stdin_pairs_sheets_and_nothing_at_all(virnucpro, folder, out, limits, tmp_path, monkeypatch):
     """Inputs are read once, by the first model; the other takes the sequences from what that stored."""
     given = ("--cascade", "--cascade-limits", f"{limits.low!r},{limits.high!r}", "-m", str(folder / "other"))
-    command = ("predict", "-", "-o", tmp_path / "stdin", *given, *SMALL_UNITS)
-    process = start(*command)
-    process.communicate()
-    assert process.returncode == 0  # an empty one: header-only tables
+    with Path(os.devnull).open() as empty:
+        monkeypatch.setattr(sys, "stdin", empty)
+        ended = virnucpro("predict", "-", "-o", tmp_path / "stdin", *given, *SMALL_UNITS)
+    assert ended.code == 0, ended.err  # header-only tables
     assert read_tsv(tmp_path / "stdin/stdin.sequences.tsv") == []
     assert (tmp_path / "stdin/stdin.sequences.tsv").read_text().endswith("reason\tmodel\n")
     reads = {f"r{i}": open_dna(200, seed=i) for i in range(8)}
@@ -573,9 +568,8 @@ def test_stdin_pairs_sheets_and_nothing_at_all(folder, out, limits, tmp_path):
         write_fasta(tmp_path / f"r{mate}.fa", reads)
     (tmp_path / "sheet.csv").write_text(f"sample,path,path2\npair,r1.fa,r2.fa\nsingle,{folder / 'a.fasta'},\n")
     sheet = ("--samplesheet", tmp_path / "sheet.csv", "-o", tmp_path / "sheet")
-    process = start("predict", *sheet, *given, *SMALL_UNITS, "--keep-intermediate")
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    ended = virnucpro("predict", *sheet, *given, *SMALL_UNITS, "--keep-intermediate")
+    assert ended.code == 0, ended.err
     pair = read_tsv(tmp_path / "sheet/pair.sequences.tsv")
     assert [line["name"] for line in pair] == [f"r{i}/{mate}" for mate in (1, 2) for i in range(8)]
     assert [line["model"] for line in pair[:8]] == [line["model"] for line in pair[8:]]

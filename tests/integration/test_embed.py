@@ -29,7 +29,7 @@ from virnucpro.embeddings.files import FORMATS, read_embeddings
 from virnucpro.errors import InputError, StoreError, UsageError
 from virnucpro.sequence.extract import Extraction
 
-RECORDS = mixed_records(40) | {"empty": "", "gaps": "N" * 500, "a name": random_dna(700, 7_000)}
+RECORDS = mixed_records(16) | {"empty": "", "gaps": "N" * 500, "a name": random_dna(700, 7_000)}
 
 
 @pytest.fixture(scope="module")

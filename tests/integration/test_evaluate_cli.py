@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from test_training import HOSTS, write_data
+from tiny_models import small_lite
 
 from virnucpro.bundles import load_bundle
 from virnucpro.cli.evaluate import evaluate
@@ -32,7 +33,21 @@ def data(tmp_path_factory):
 
 
 def run(data, output, *more):
-    asked = ["--data", str(data), "-o", str(output), "--dev-share", "0.005", "--device", "cpu", "-q", *map(str, more)]
+    asked = [
+        "--data",
+        data,
+        "-o",
+        output,
+        "--dev-share",
+        0.002,
+        "--device",
+        "cpu",
+        "--model",
+        small_lite(),
+        "-q",
+        *more,
+    ]
+    asked = [str(word) for word in asked]
     found = CliRunner().invoke(evaluate, asked)
     if found.exception is not None:
         raise found.exception
@@ -65,7 +80,7 @@ def test_figures_are_by_length_family_and_host_class(evaluated):
         assert 0 <= of_length["calibration_error"] <= 1
     assert set(found["lengths"]["500"]["by_family"]) == {"virusNew", "virus1 (seen)"}
     assert found["panel"]["num_sequences"] >= 1000
-    assert found["model"]["fingerprint"] == load_bundle("lite").fingerprint
+    assert found["model"]["fingerprint"] == load_bundle(str(small_lite())).fingerprint
 
 
 def test_the_page_stands_alone_and_shows_what_the_json_holds(evaluated):

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import yaml
 from Bio.Seq import Seq
-from conftest import random_dna, read_tsv, start
+from conftest import random_dna, read_tsv
 from made_genomes import letters_of, prophage
 
 from virnucpro.errors import InputError
@@ -73,10 +73,9 @@ def results_of(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(bundle, fasta, tmp_path_factory):
+def finished(bundle, fasta, tmp_path_factory, virnucpro_once):
     folder = tmp_path_factory.mktemp("run") / "out"
-    process = start("predict", fasta, "-m", bundle, "-o", folder, "-t", "1", "-q")
-    assert process.wait(300) == 0
+    assert virnucpro_once("predict", fasta, "-m", bundle, "-o", folder, "-t", 1, "-q").code == 0
     return folder
 
 

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_tables_and_plots(monkeypatch):
     """A table, calls beside the truth, two plots; the same kinds of output as in the file, so that none is stale."""
     root = str(EXAMPLES.parent)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import zstandard
-from conftest import open_dna, random_dna, start, write_fasta
+from conftest import mixed_records, open_dna, random_dna, start, write_fasta
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cascade import write_other
@@ -216,7 +216,7 @@ def test_what_is_read_whole_is_counted_exactly(virnucpro, tiny_bundle, tmp_path)
 
 def test_a_cascade_is_planned_with_the_shares_of_both_models(virnucpro, tmp_path):
     other = write_other(tmp_path / "other")
-    source = EXAMPLES / "metagenome.fasta"
+    source = write_fasta(tmp_path / "in.fasta", mixed_records(8))
     options = ("-m", other, "--device", "cpu", "-t", 1, "-o", tmp_path / "out", "--cascade")
     limits = ("--cascade-limits", "0.3,0.7")
     plan = json.loads(virnucpro("plan", source, *options, *limits, "--seconds", 30, "--json").out)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import hashlib
 import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from argparse import Namespace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,11 +97,18 @@ def make_esm2(layers=2, width=32, heads=4):
 def write_head(path, width=WIDTHS):
     """A whole-module pickle made by a program of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.parent / "made"
-    folder.mkdir()
-    subprocess.run([sys.executable, "-c", SAVE_AS_PUBLISHED, str(width), str(folder), SHIFT], check=True)
-    (folder / "module.pth").rename(path)
+    folder = made_heads(width)
+    shutil.copyfile(folder / "module.pth", path)
     return torch.load(folder / "state.pth", weights_only=True)["state"]
+
+
+@cache
+def made_heads(width):
+    """What the program writes, once for all tests."""
+    folder = Path(tempfile.mkdtemp(prefix="heads-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-c", SAVE_AS_PUBLISHED, str(width), str(folder), SHIFT], check=True)
+    return folder
 
 
 def write_published(places):

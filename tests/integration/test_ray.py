@@ -10,8 +10,9 @@ from private_net import need_root, run_inside
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra ray)")
 
 
+@pytest.mark.slow
 def test_units_are_done_over_ray():
-    """The first test of it; all of them have the marker cluster, for Ray takes seconds to start."""
+    """The first test of it; all of them have the marker cluster."""
     need_root()
     run_inside("tests/integration/test_executors.py", "-k", "ray and each_unit_is_done_once")
 

@@ -8,29 +8,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import mixed_records, read_tsv, write_fasta
+from tiny_models import small_lite
 
 import virnucpro
 from virnucpro.errors import UsageError
 from virnucpro.results.calls import Call
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ONE_THREAD = virnucpro.make_settings(None, {"runtime.threads": 1, "runtime.device": "cpu"})
+ONE_THREAD = {"runtime.threads": 1, "runtime.device": "cpu"}
+SETTINGS = virnucpro.make_settings(None, {"science.model": str(small_lite()), **ONE_THREAD})
 
 
 @pytest.fixture(scope="module")
 def scored():
     """Records as ids and bases, and their scores."""
     records = mixed_records(12, seed=3) | {"tiny": "ACGT"}
-    return records, virnucpro.score(list(records.items()), ONE_THREAD)
+    return records, virnucpro.score(list(records.items()), SETTINGS)
 
 
 def test_scores_are_those_that_predict_writes(scored, tmp_path):
     """From a file, from records, as text or bytes; fragment by fragment."""
     records, fragments = scored
     fasta = write_fasta(tmp_path / "in.fasta", records)
-    virnucpro.predict([fasta], tmp_path / "out", ONE_THREAD, options=virnucpro.Options(with_report=False))
-    of_bytes = virnucpro.score([(name.encode(), bases.encode()) for name, bases in records.items()], ONE_THREAD)
-    for other in (virnucpro.score(fasta, ONE_THREAD), virnucpro.score([fasta], ONE_THREAD), of_bytes):
+    virnucpro.predict([fasta], tmp_path / "out", SETTINGS, options=virnucpro.Options(with_report=False))
+    of_bytes = virnucpro.score([(name.encode(), bases.encode()) for name, bases in records.items()], SETTINGS)
+    for other in (virnucpro.score(fasta, SETTINGS), virnucpro.score([fasta], SETTINGS), of_bytes):
         assert other.fragments.tobytes() == fragments.fragments.tobytes()
         assert other.names.to_bytes() == fragments.names.to_bytes()
     called = fragments.call()
@@ -41,7 +43,7 @@ def test_scores_are_those_that_predict_writes(scored, tmp_path):
 def test_nothing_is_left_behind(monkeypatch, tmp_path):
     """The scores are in memory; their run is gone."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    fragments = virnucpro.score([("a", "ACGT" * 100)], ONE_THREAD)
+    fragments = virnucpro.score([("a", "ACGT" * 100)], SETTINGS)
     assert list(tmp_path.iterdir()) == []
     assert len(fragments) == 1
 
@@ -95,7 +97,7 @@ def test_gaps_and_telomeres_in_a_host_make_no_virus_and_no_region():
         for what, run in inserted.items():
             place = int(rng.integers(0, len(bases) + 1))
             changed[f"{name}|{what}"] = bases[:place] + run + bases[place:]
-    fragments = virnucpro.score([*hosts.items(), *changed.items()], ONE_THREAD)
+    fragments = virnucpro.score([*hosts.items(), *changed.items()], virnucpro.make_settings(None, ONE_THREAD))
     called = fragments.call()
     calls = dict(zip(fragments.names.to_bytes(), called.calls["call"].tolist(), strict=True))
     assert len(hosts) > 20

@@ -446,7 +446,7 @@ def test_a_disk_that_fills_is_exit_4_and_the_rest_comes_when_there_is_room(virnu
     assert fetched(disk / "out/alpha") == wanted(remote)
 
 
-def test_ctrl_c_and_the_same_command_again(serve, client, remote):
+def test_ctrl_c_and_the_same_command_again(virnucpro, serve, client, remote):
     """Exit 130 with the part kept, and it is continued."""
     server = serve()
     big = remote / "cluster1_gpu0.h5"
@@ -464,9 +464,8 @@ def test_ctrl_c_and_the_same_command_again(serve, client, remote):
     assert "Traceback" not in err
     assert part.stat().st_size > 4 << 20
     wire.bytes_a_second = None
-    again = start("sync", "--sync-only", "-q")
-    out, _ = again.communicate(timeout=60)
-    assert (again.returncode, "1 fetched" in out) == (0, True), out
+    ended = virnucpro("sync", "--sync-only", "-q")
+    assert (ended.code, "1 fetched" in ended.out) == (0, True), ended.err
     assert wire.num_bytes[-1] < 29 << 20
     assert fetched(Path("shards/alpha")) == {big.name: big.read_bytes()}
     wire.close()

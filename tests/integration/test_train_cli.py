@@ -40,6 +40,7 @@ from virnucpro.training.genomes import LabelledRecord
 from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
 from virnucpro.training.presets import place_encoders, write_truncated
 
+QUICK = ("--dev-share", 0.003, "--device", "cpu", "-q")
 RECIPE = HeadRecipe(hidden_width=8, batch=32, epochs=4)
 
 
@@ -302,7 +303,7 @@ def test_one_command_trains_a_head_on_the_encoders_of_a_bundle(data, tmp_path, t
     """It predicts what virus is in the tiny data, says what was done, and the same command again changes nothing."""
     output = tmp_path / preset
     asked = ["--data", data, "-o", output, "--preset", preset, "--encoder", tiny_bundle, "--fragments", 1000]
-    asked += ["--fragment-length", 150, "--dev-share", 0.01, "--layer", 1, "--device", "cpu", "-q"]
+    asked += ["--fragment-length", 150, "--layer", 1, *QUICK]
     said = run(*asked).stdout
     assert "AUROC" in said
     assert f"--model {output}" in said
@@ -324,30 +325,48 @@ def test_one_command_trains_a_head_on_the_encoders_of_a_bundle(data, tmp_path, t
     assert {name: (output / name).stat().st_size for name in weights} == {n: len(before[n]) for n in weights}
 
 
-@pytest.mark.parametrize("layer", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_an_esm2_on_disk_is_trained_on_beside_another_nucleotide_encoder(data, tmp_path, cache, layer):
-    """As fair-esm has it, whole or cut: its embeddings are what the bundle computes; it is converted once."""
-    model = make_esm2(layers=3, width=320, heads=20)
-    path = tmp_path / "esm2_t6_8M_UR50D.pt"
+@pytest.fixture
+def esm2_file(tmp_path):
+    """An ESM-2 of three layers as fair-esm has it, and its file."""
+    model, path = make_esm2(layers=3, width=320, heads=20), tmp_path / "esm2_t6_8M_UR50D.pt"
     write_fair_esm(path, model.state_dict(), heads=20)
-    output = tmp_path / "mine"
-    asked = ["--data", data, "-o", output, "--preset", "head", "--encoder", "lite", "--encoder", path]
-    asked += ["--fragments", 200, "--fragment-length", 150, "--dev-share", 0.01, "--device", "cpu", "-q"]
-    asked += ["--layer", layer] if layer else []
-    assert "AUROC" in run(*asked).stdout
-    bundle = load_bundle(str(output))
-    assert bundle.digests["nucleotide"] == load_bundle("lite").digests["nucleotide"]
-    encoder = load_encoder(bundle.protein, torch.device("cpu"), torch.float32)
+    return model, path
+
+
+def check_states(path, model, layer):
+    """An encoder file gives the means of what fair-esm has after ``layer`` layers."""
+    encoder = load_encoder(path, torch.device("cpu"), torch.float32)
     tokens = encoder.tokenizer(Ragged.from_bytes([b"MKVLEFILPQ"]))
     with torch.inference_mode():
-        states = model(torch.from_numpy(tokens.values).long()[None], repr_layers=[layer or 3])
-    expected = states["representations"][layer or 3][0, 1:-1].mean(dim=0)
+        states = model(torch.from_numpy(tokens.values).long()[None], repr_layers=[layer])
+    expected = states["representations"][layer][0, 1:-1].mean(dim=0)
     found = encoder.embed(next(iter(collate(tokens, [np.array([0])]))))[0]
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_an_esm2_on_disk_is_placed_next_to_another_nucleotide_encoder(tmp_path, cache, esm2_file, layer):
+    """As fair-esm has it, whole or cut; it is converted once."""
+    model, path = esm2_file
+    placed = place_encoders(("lite", str(path)), layer, tmp_path)
+    assert placed["nucleotide"].read_bytes() == load_bundle("lite").nucleotide.read_bytes()
+    check_states(placed["protein"], model, layer or 3)
     (converted,) = (cache / "encoders").glob("esm2_t6_8M_UR50D-*-float32.safetensors")
     written = converted.stat().st_mtime_ns
     place_encoders((str(path), "lite", str(path)), layer, tmp_path)
     assert converted.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_a_head_is_trained_on_an_esm2_on_disk(data, tmp_path, esm2_file):
+    """Its embeddings are what the bundle computes."""
+    model, path = esm2_file
+    output = tmp_path / "mine"
+    asked = ["--data", data, "-o", output, "--preset", "head", "--encoder", "lite", "--encoder", path, "--layer", 2]
+    assert "AUROC" in run(*asked, "--fragments", 200, "--fragment-length", 150, *QUICK).stdout
+    bundle = load_bundle(str(output))
+    assert bundle.digests["nucleotide"] == load_bundle("lite").digests["nucleotide"]
+    check_states(bundle.protein, model, 2)
 
 
 def test_an_esm2_is_found_by_its_name_and_other_weights_under_a_name_are_others(tmp_path, cache):
@@ -396,22 +415,20 @@ def test_a_folder_with_a_bundle_of_another_origin_is_left_alone(data, tmp_path):
 
 def test_kill_9_then_the_same_command_gives_the_same_head(data, tmp_path, tiny_bundle):
     def asked(output):
-        code = "from virnucpro.cli.train import train; train()"
-        options = ["--preset", "head", "--encoder", tiny_bundle, "--fragments", 400, "--fragment-length", 150]
-        options += ["--dev-share", 0.01, "--device", "cpu", "-q"]
-        words = [sys.executable, "-c", code, "--data", data, "-o", output, *options]
-        return [str(word) for word in words]
+        options = ["--preset", "head", "--encoder", tiny_bundle, "--fragments", 400, "--fragment-length", 150, *QUICK]
+        return [str(word) for word in ("--data", data, "-o", output, *options)]
 
     killed, whole = tmp_path / "a" / "mine", tmp_path / "b" / "mine"
-    process = subprocess.Popen(asked(killed), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (killed / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+    code = "from virnucpro.cli.train import train; train()"
+    process = subprocess.Popen([sys.executable, "-c", code, *asked(killed)], stdout=subprocess.DEVNULL)
+    while not (killed / "checkpoint.safetensors").exists():
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "training.json").exists()
     for output in (killed, whole):
-        subprocess.run(asked(output), check=True, stdout=subprocess.DEVNULL)
+        run(*asked(output))
     assert load_bundle(str(killed)).fingerprint == load_bundle(str(whole)).fingerprint
     assert (killed / "training.json").read_bytes() == (whole / "training.json").read_bytes()
 
@@ -430,7 +447,7 @@ def test_a_table_and_fasta_make_a_bundle(tmp_path, tiny_bundle):
     ]
     fasta, table = write_table(tmp_path / "in", rows, bases_of)
     output = tmp_path / "mine"
-    asked = ["--preset", "head", "--encoder", tiny_bundle, "--device", "cpu", "--fragments", 1024, "--dev-share", 0.01]
-    run("--data", fasta, "--labels", table, "-o", output, *asked, "-q")
+    asked = ("--preset", "head", "--encoder", tiny_bundle, "--fragments", 192, *QUICK)
+    run("--data", fasta, "--labels", table, "-o", output, *asked)
     assert load_bundle(str(output)).presets
     assert json.loads((output / "training.json").read_text())["request"]["preset"] == "head"

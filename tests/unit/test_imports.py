@@ -225,22 +225,20 @@ def is_restricted(path, call):
     return str(path) in TENSOR_READERS and isinstance(weights_only, ast.Constant) and weights_only.value
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import virnucpro",
-        "import virnucpro.cli",
-        "import virnucpro; virnucpro.make_settings(None, {}); virnucpro.errors.UsageError",
-        "import virnucpro.encoders, virnucpro.executors.local, virnucpro.executors.pool, virnucpro.store",
-        "import virnucpro.embeddings, virnucpro.parallel, virnucpro.hierarchy",
-        "from virnucpro.cli import cli; cli(['--help'], standalone_mode=False)",
-        "from virnucpro.cli import cli; cli(['predict', '--help'], standalone_mode=False)",
-    ],
-)
-def test_torch_is_loaded_by_work_alone(code):
-    """Importing the package, or asking for help, does not wait for torch."""
-    code = f"import sys; {code}; sys.exit(17 if 'torch' in sys.modules else 0)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+WITHOUT_TORCH = """
+import sys
+import virnucpro.cli
+virnucpro.make_settings(None, {})
+virnucpro.errors.UsageError
+import virnucpro.encoders, virnucpro.executors.local, virnucpro.executors.pool, virnucpro.store
+import virnucpro.embeddings, virnucpro.parallel, virnucpro.hierarchy
+sys.exit(17 if "torch" in sys.modules else 0)
+"""
+
+
+def test_torch_is_loaded_by_work_alone():
+    """Importing the package does not wait for torch."""
+    ended = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 

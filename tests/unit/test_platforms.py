@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import mixed_records, read_tsv, write_fasta
+from tiny_models import small_lite
 
 from virnucpro.platforms import lock
 
@@ -62,7 +63,8 @@ from virnucpro.platforms import lock, peak_memory_bytes
 
 assert all(cli.get_command(None, name).get_short_help_str() for name in cli.list_commands(None))
 folder = sys.argv[2]
-sys.argv = ["virnucpro", "predict", sys.argv[1], "-o", folder, "--device", "cpu", "--threads", "1", "--no-report"]
+options = ["--device", "cpu", "--threads", "1", "--no-report", "-m", sys.argv[3]]
+sys.argv = ["virnucpro", "predict", sys.argv[1], "-o", folder, *options]
 codes = []
 for turn in range(3):
     with open(next(iter(Path(folder).rglob("lock*"))) if turn == 2 else os.devnull, "r+") as stream:
@@ -74,7 +76,7 @@ for turn in range(3):
             codes.append(ended.code)
 print(codes)
 """
-    ended = run(code, tmp_path / "a.fasta", tmp_path / "out")
+    ended = run(code, tmp_path / "a.fasta", tmp_path / "out", small_lite())
     assert (ended.returncode, ended.stdout) == (0, "[0, 0, 4]\n"), ended.stderr[-2000:]
     assert len(read_tsv(tmp_path / "out" / "a.sequences.tsv")) == 1
 

@@ -52,6 +52,13 @@ def genomes() -> Genomes:
     return genomes_of(3, NAMES)
 
 
+@pytest.fixture(scope="module")
+def counted(genomes):
+    """Their groups, and all tables."""
+    groups = group_records(genomes, 1)
+    return groups, count_tables(genomes, groups)
+
+
 def stretches_of(text: str) -> set[int]:
     """Plainly: stretches of the stop-free runs of both strands."""
     letters = {letter: i for i, group in enumerate(STRETCH_GROUPS) for letter in group}
@@ -68,14 +75,14 @@ def stretches_of(text: str) -> set[int]:
     return found
 
 
-def test_conservation_is_that_of_the_plain_rule(genomes):
-    groups = group_records(genomes, 1)
+def test_conservation_is_that_of_the_plain_rule(genomes, counted):
+    groups, tables = counted
     families, genera = defaultdict(set), defaultdict(set)
     for record, (kind, _) in enumerate(NAMES):
         text = LETTERS[genomes.codes[genomes.offsets[record] : genomes.offsets[record + 1]]].tobytes().decode()
         for stretch in stretches_of(text):
             (families if kind == "virus" else genera)[stretch].add(int(groups.members[record]))
-    packed = count_tables(genomes, groups)[-1].stretches
+    packed = tables[-1].stretches
     levels = packed[:, None] >> np.array([0, 2, 4, 6], dtype=np.uint8) & 3
     expected = np.full(levels.size, 2)  # nowhere seen is neither
     for stretch in families.keys() | genera.keys():
@@ -86,11 +93,10 @@ def test_conservation_is_that_of_the_plain_rule(genomes):
     assert (levels.reshape(-1) == expected).all()
 
 
-def test_tables_without_a_fold_are_those_of_the_other_groups_alone(genomes):
+def test_tables_without_a_fold_are_those_of_the_other_groups_alone(genomes, counted):
     """A training fragment meets nothing that was counted in its own family or genus."""
-    groups = group_records(genomes, 1)
-    tables = count_tables(genomes, groups)
-    for fold in range(NUM_FOLDS):
+    groups, tables = counted
+    for fold in (0, NUM_FOLDS - 1):
         kept = np.flatnonzero(groups.folds[groups.members] != fold)
         codes = [genomes.codes[genomes.offsets[i] : genomes.offsets[i + 1]] for i in kept]
         columns = (column[kept] for column in (genomes.classes, genomes.groups, genomes.splits, genomes.ids))
@@ -111,10 +117,9 @@ def test_a_genus_and_its_plasmids_are_one_group_and_classes_are_spread_over_the_
         assert len(set(folds.tolist())) == min(NUM_FOLDS, len(folds))
 
 
-def test_a_profile_tells_its_class(genomes):
+def test_a_profile_tells_its_class(counted):
     """What only viruses use has a log-ratio above 0 with them and below 0 with all others."""
-    groups = group_records(genomes, 1)
-    table = count_tables(genomes, groups)[-1].profiles["pairs"]
+    table = counted[1][-1].profiles["pairs"]
     assert table.shape == (64**2 + 1, 3)
     assert (table[0] == 0).all()
     only = (table[:, 2] > 0.5) & (table[:, :2] < 0).all(axis=1)
@@ -122,12 +127,12 @@ def test_a_profile_tells_its_class(genomes):
 
 
 @pytest.fixture(scope="module")
-def network(genomes) -> ProfiledNetwork:
+def network(counted) -> ProfiledNetwork:
     torch.manual_seed(4)
-    groups = group_records(genomes, 1)
+    groups, tables = counted
     shape = ProfiledShape(width=17, hidden_width=24, frame_width=8, num_profiles=groups.num_profiles)
     network = ProfiledNetwork(shape).eval()
-    count_tables(genomes, groups)[-1].give(network.profiles)
+    tables[-1].give(network.profiles)
     network.profiles.weights.copy_(torch.tensor([0.5, 3.0]))
     return network
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import mixed_records
+from tiny_models import small_lite
 
 from virnucpro.results.schema import (
     CASCADE,
@@ -32,22 +33,20 @@ OF_RUN = (SEQUENCES, FRAGMENTS, ROWS)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, virnucpro_once):
     """The same input in every format; its ids are odd."""
     folder = tmp_path_factory.mktemp("runs")
     bases = [*mixed_records(len(ODD_NAMES) - 1, seed=5).values(), "ACGT"]
     records = b"".join(b">%b\n%b\n" % (name, s.encode()) for name, s in zip(ODD_NAMES, bases, strict=True))
     (folder / "in.fasta").write_bytes(records)
     first = folder / "tsv"
-    program = [sys.executable, "-m", "virnucpro"]
-    asked = ["-o", first, "-q", "-t", "1", "--unit-rows", "5", "--keep-intermediate", "--legacy-output"]
-    asked.append("--taxonomy")
-    subprocess.run([*program, "predict", folder / "in.fasta", *asked], check=True)
+    asked = ("-o", first, "-q", "-t", 1, "--unit-rows", 5, "--keep-intermediate", "--legacy-output", "--taxonomy")
+    assert virnucpro_once("predict", folder / "in.fasta", "-m", small_lite(), *asked).code == 0
     for file_format in ("jsonl", "parquet"):
         if file_format == "parquet":
             pytest.importorskip("pyarrow")
-        asked = ["-o", folder / file_format, "-q", "--keep-intermediate", "--format", file_format]
-        subprocess.run([*program, "call", first, *asked], check=True)
+        asked = ("-o", folder / file_format, "-q", "--keep-intermediate", "--format", file_format)
+        assert virnucpro_once("call", first, *asked).code == 0
     return folder
 
 

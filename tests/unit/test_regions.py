@@ -26,7 +26,7 @@ from virnucpro.results.prevalence import Prevalence
 from virnucpro.results.regions import proviruses
 from virnucpro.run_dir import RESULT_SUFFIXES, RunDir
 from virnucpro.sequence.extract import Extraction
-from virnucpro.sequence.fragments import window
+from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.ragged import Ragged
 
 FRAGMENT = 500
@@ -117,7 +117,7 @@ def test_the_table_names_parts_and_wholes(written):
     """Provirus where a part is virus, the sequence itself where it is called virus and has no host part."""
     folder, _, results = written
     rows = rows_of(folder)
-    first_of_last = window(LENGTHS[-1], FRAGMENT, 40)[0] + 1  # the first window with its middle behind 20,000
+    first_of_last = windows(LENGTHS[-1], FRAGMENT)[40, 0] + 1  # the first window with its middle behind 20,000
     assert [(row["region"], row["kind"]) for row in rows] == [
         ("plain|provirus_20001_35000", "provirus"),
         (f"{NAMES[1]}|provirus_1_12500", "provirus"),

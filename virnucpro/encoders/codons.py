@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from virnucpro.sequence.frames import AMINO_ACIDS
+
 AMBIGUOUS_BASE = 4
 NUM_CODONS = 64
 NO_CODON = 64
@@ -27,13 +29,10 @@ CLASS_GROUPS = ("AGPST", "C", "DENQ", "FWY", "HKR", "ILMV", "*")
 """Classes of amino acids that replace one another most easily (six, and stop), after Murphy et al. 2000."""
 NUM_CLASSES = len(CLASS_GROUPS)
 
-_STANDARD_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
-"""Residues of AAA, AAC .. TTT in the order A C G T (NCBI translation table 1)."""
-
 BASE_CODES = np.full(256, AMBIGUOUS_BASE, dtype=np.int32)
 BASE_CODES[np.frombuffer(b"ACGTUacgtu", dtype=np.uint8)] = [0, 1, 2, 3, 3, 0, 1, 2, 3, 3]
 
-CODON_RESIDUES = np.array([RESIDUES.index(letter) for letter in _STANDARD_CODE] + [NO_RESIDUE], dtype=np.int64)
+CODON_RESIDUES = np.array([RESIDUES.index(letter) for letter in AMINO_ACIDS.decode()] + [NO_RESIDUE], dtype=np.int64)
 """(65,) codon code to residue code."""
 
 RESIDUE_CLASSES = np.array(

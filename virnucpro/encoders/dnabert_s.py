@@ -19,8 +19,7 @@ from torch.nn.functional import embedding
 from virnucpro.encoders.attention import AlibiBias, packed_attention
 from virnucpro.encoders.base import Alphabet
 from virnucpro.encoders.compiled_layers import LayerSteps, count_layer_weights
-from virnucpro.encoders.layers import LayerNorm, Linear, linear_from
-from virnucpro.encoders.pooling import mean_over_tokens
+from virnucpro.encoders.layers import LayerNorm, Linear, linear_from, mean_over_tokens
 from virnucpro.encoders.weights import HasShape, check_tensors, current_name, setting
 from virnucpro.engine.batch import PackedBatch
 from virnucpro.errors import ModelError

@@ -1,4 +1,4 @@
-"""The two layers every transformer here is made of."""
+"""The two layers every transformer here is made of, and how token states become embeddings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import cache
 import torch
 from torch import nn
 from torch.nn.functional import gelu, layer_norm, linear, pad
+
+from virnucpro.engine.batch import PackedBatch
 
 FEWEST_ROWS = 4
 """For fewer, CPU libraries take other kernels, whose last bits differ: a row would depend on its neighbours."""
@@ -90,6 +92,28 @@ class LayerNorm:
         if x.device.type != "cpu" and self._weight.dtype != x.dtype:
             self._weight, self._bias = self._weight.to(x.dtype), self._bias.to(x.dtype)
         return layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
+
+
+def mean_over_tokens(states: torch.Tensor, batch: PackedBatch, *, special_tokens: bool) -> torch.Tensor:
+    """Average the token states of each sequence in float32.
+
+    Args:
+        states: (T, D) in any float type.
+        batch: says which token belongs to which sequence.
+        special_tokens: whether the first and the last token of a sequence count.
+
+    Returns:
+        (S, D) float32.
+    """
+    ends = slice(None) if special_tokens else slice(1, -1)
+    means = []
+    start = 0
+    for length, count in batch.runs():
+        stop = start + length * count
+        run = states[start:stop].view(count, length, -1)
+        means.append(run[:, ends].mean(dim=1, dtype=torch.float32))
+        start = stop
+    return torch.cat(means)
 
 
 def _prepack(weight: torch.Tensor) -> torch.Tensor:

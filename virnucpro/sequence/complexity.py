@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.sequence.frames import CODES
+
 WORD_NT = 12
 HIGHEST_REPEATED_SHARE = 0.2
 """Share of a fragment's 12-mers, either strand, that occur in it more than once: real viruses of 150 to 3,000 bases
@@ -27,14 +29,7 @@ _FEWEST_SCREENED = 16
 _BATCH_NT = 1 << 18  # looked at together: the arrays of so many stay in a core's cache
 
 
-def _code_of_letter() -> NDArray[np.uint8]:
-    codes = np.full(256, _UNKNOWN, dtype=np.uint8)
-    codes[np.frombuffer(b"ACGT", dtype=np.uint8)] = range(4)
-    return codes
-
-
-_CODES = _code_of_letter()
-_CODE_BYTES = _CODES.tobytes()
+_CODES = np.frombuffer(CODES, dtype=np.uint8)
 
 
 def are_repetitive(
@@ -85,7 +80,7 @@ def _may_be_repetitive(
             first, stop = int(starts[batch].min()), int(starts[batch].max()) + length
             if stop - first > 2 * length * len(batch) + _BATCH_NT:
                 continue  # far apart: they are looked at closely
-            codes = np.frombuffer(letters[first:stop].tobytes().translate(_CODE_BYTES), dtype=np.uint8)
+            codes = np.frombuffer(letters[first:stop].tobytes().translate(CODES), dtype=np.uint8)
             words = np.lib.stride_tricks.sliding_window_view(_short_words(codes), length - _SHORT_NT + 1)
             found[batch] = _many_short_words_recur(words[starts[batch] - first], lengths[batch])
     return found

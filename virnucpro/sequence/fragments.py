@@ -13,25 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def window(length: int, fragment_length: int, index: int) -> tuple[int, int]:
-    """Start and stop (0-based half-open, on the record) of window ``index``.
-
-    The published rule sums a gap list: ``upper`` repeated ``num_upper`` times, then ``lower``; this is
-    the sum of its first ``index`` entries in closed form.
-    """
-    num_windows = (length + fragment_length - 1) // fragment_length
-    surplus = num_windows * fragment_length - length
-    lower = surplus // num_windows
-    num_upper = surplus - lower * (num_windows - 1)
-    overlap = index * lower + min(index, num_upper)
-    start = index * fragment_length - overlap
-    return start, min(start + fragment_length, length)
-
-
 def windows_of(
     lengths: NDArray[np.int64], fragment_length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Windows of many records: (n,) how many each has, and (w,) start and stop of all, on their records."""
+    """Windows of many records: (n,) how many each has, and (w,) start and stop of all, on their records.
+
+    The published rule sums a list of gaps, ``upper`` for the first ``num_upper`` and ``lower`` for the others; this is
+    the sum in closed form.
+    """
     num_windows = -(-lengths // fragment_length)
     surplus = num_windows * fragment_length - lengths
     lower = surplus // np.maximum(num_windows, 1)

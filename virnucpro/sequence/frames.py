@@ -26,26 +26,13 @@ _FRAMES = np.array([1, 2, 3, -1, -2, -3, 0])
 _STOP, _NOTHING = ord("*"), b"\0"
 _NO_CODON = 64
 _TRANSLATE = AMINO_ACIDS + _NOTHING + bytes(range(65, 256))
-_COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
+COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
 _OTHER_LETTER = 4
 
 
-def _code_table() -> bytes:
-    codes = bytearray([_OTHER_LETTER] * 256)
-    for code, letter in enumerate(b"ACGT"):
-        codes[letter] = code
-    return bytes(codes)
-
-
-_CODES = _code_table()
-
-
-def _letter_table() -> bytes:
-    """Upper case, with U read as T."""
-    return bytes(range(256)).upper().translate(bytes.maketrans(b"U", b"T"))
-
-
-_LETTERS = _letter_table()
+CODES = bytes(b"ACGT".index(letter) if letter in b"ACGT" else _OTHER_LETTER for letter in range(256))
+"""0 to 3 for A C G T, 4 for any other letter."""
+_LETTERS = bytes(range(256)).upper().translate(bytes.maketrans(b"U", b"T"))
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ def find_frames(
     # Both strands of the stretch are one string, forward first: places in it are those of the two, end to end.
     first, last = int(starts.min(initial=len(letters))), int(stops.max(initial=0))
     text = letters[first : max(first, last)].tobytes()
-    both = text + text.translate(_COMPLEMENT)[::-1]
+    both = text + text.translate(COMPLEMENT)[::-1]
     residues, phase_starts = _translated(both)
     phases = np.arange(3)
     lengths = (stops - starts)[:, None, None]
@@ -129,7 +116,7 @@ def _look(
 
 def _translated(strand: bytes) -> tuple[bytes, NDArray[np.int64]]:
     """Residues of the codons of a strand, frame after frame, a zero for one that yields nothing; where frames begin."""
-    codes = np.frombuffer(strand.translate(_CODES), dtype=np.uint8)
+    codes = np.frombuffer(strand.translate(CODES), dtype=np.uint8)
     codons = (codes[:-2] << 4) | (codes[1:-1] << 2) | codes[2:]
     is_other = codes == _OTHER_LETTER
     if is_other.any():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from virnucpro.sequence.complexity import are_repetitive
 from virnucpro.sequence.fragments import windows_of
+from virnucpro.sequence.frames import COMPLEMENT
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.sequence.table import Mask, Status
 
@@ -121,12 +122,9 @@ def _before_repeated_ends(
     return np.array(ends, dtype=np.int64)
 
 
-_COMPLEMENT = bytes.maketrans(b"ACGT", b"TGCA")
-
-
 def terminal_repeat_length(bases: bytes) -> int:
     """Length of the longest repeat at both ends, direct or inverted, of at most half of the bases; 0 without one."""
-    turned = bases.translate(_COMPLEMENT)[::-1]
+    turned = bases.translate(COMPLEMENT)[::-1]
     for length in range(len(bases) // 2, 0, -1):
         if bases.endswith(bases[:length]) or turned.startswith(bases[:length]):
             return length

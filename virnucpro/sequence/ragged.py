@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -101,12 +99,3 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
-
-
-def grown(array: NDArray[Scalar], used: int, extra: int, usual: int = 0) -> NDArray[Scalar]:
-    """The array itself when ``extra`` more items fit, else a copy with room for them and the usual."""
-    if used + extra <= len(array):
-        return array
-    larger = np.empty(max(used, usual) + max(used, extra), dtype=array.dtype)
-    larger[:used] = array[:used]
-    return larger

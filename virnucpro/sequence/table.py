@@ -37,9 +37,6 @@ def are_own_source(rows: NDArray[np.void], first_row: int) -> NDArray[np.bool_]:
     return np.asarray(rows["source"] == np.arange(first_row, first_row + len(rows)), dtype=np.bool_)
 
 
-DECIDED = -1
-"""``status`` of a record that another model has answered: it has its number and its length, and was not cut."""
-
 FRAME_NAMES = {1: "F1", 2: "F2", 3: "F3", -1: "R1", -2: "R2", -3: "R3", 0: "N0"}
 """Frame to the suffix of the published row name; ``N0`` is ours (no open frame)."""
 

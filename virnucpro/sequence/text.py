@@ -29,15 +29,10 @@ _WRONG, _BLANK = b"\0", b"\1"
 _PROTEIN_ONLY = b"EFILPQZJOefilpqzjo"
 
 
-def _check_table() -> bytes:
-    table = bytearray(256)
-    for kind, letters in ((ord("A"), _LETTERS), (_BLANK[0], b" \t\v\f"), (ord("\n"), b"\n")):
-        for letter in letters:
-            table[letter] = kind
-    return bytes(table)
-
-
-_CHECK = _check_table()
+_CHECK = bytes(
+    letter if letter == ord("\n") else _BLANK[0] if letter in _BLANKS else ord("A") if letter in _LETTERS else _WRONG[0]
+    for letter in range(256)
+)
 
 
 Records = tuple[list[bytes], list[bytes]]

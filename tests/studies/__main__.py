@@ -31,11 +31,6 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
 
 
-def _simulate(arguments: list[str]) -> int:
-    simulate.main(arguments)
-    return 0
-
-
 def _cascade(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "python -m studies cascade",
@@ -82,7 +77,7 @@ def cascade_table(lengths: Mapping[str, Mapping[str, float]]) -> str:
     return aligned([["bases", *lengths], *rows])
 
 
-_STUDIES = {"simulate": _simulate, "cascade": _cascade, "taxonomy": taxonomy.main}
+_STUDIES = {"simulate": simulate.main, "cascade": _cascade, "taxonomy": taxonomy.main}
 
 
 if __name__ == "__main__":

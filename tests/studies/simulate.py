@@ -199,8 +199,8 @@ def write_example(genomes: Genomes, sources: Iterable[Source], plan: Plan, seed:
     return shared
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m studies simulate",
         description="Draw an example metagenome from k-mer models of real groups.",
@@ -210,12 +210,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default: 1)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        write_example(load_genomes(options.data, "train"), SOURCES, Plan(), options.seed, options.output)
-    except VirNucProError as error:
-        parser.exit(error.exit_code, f"Error: {error}\n")
-
-
-if __name__ == "__main__":
-    main()
+    write_example(load_genomes(options.data, "train"), SOURCES, Plan(), options.seed, options.output)
+    return 0

@@ -9,6 +9,7 @@ from Bio import SeqIO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from studies.__main__ import main
 from studies.kmer_models import PROKARYOTE, SMALL_DNA, VERTEBRATE, Source, fit
 from studies.shared_stretch import SEED_NT, longest_shared_nt
 from studies.simulate import (
@@ -17,7 +18,6 @@ from studies.simulate import (
     Plan,
     draw_contigs,
     draw_reads,
-    main,
     write_example,
 )
 from virnucpro.errors import InputError, VirNucProError
@@ -226,9 +226,7 @@ def test_a_source_without_records_is_named(genomes):
 
 
 def test_the_command_says_what_is_missing(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["--data", str(tmp_path), "--output", str(tmp_path / "out")])
-    assert ended.value.code == InputError.exit_code
+    assert main(["simulate", "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == InputError.exit_code
     assert "manifest.tsv.gz" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""CPUs and memory that can be had, and memory that processes hold.
+"""CPUs, memory and disk space that can be had, and memory that processes hold.
 
 Containers and batch systems set limits of control groups (Linux), which ``psutil`` does not read.
 """
@@ -6,11 +6,14 @@ Containers and batch systems set limits of control groups (Linux), which ``psuti
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
 import psutil
+
+from virnucpro.errors import ResourceError
 
 _UNLIMITED_BYTES = 1 << 60
 
@@ -37,6 +40,20 @@ def free_memory_bytes(system: Path = Path("/")) -> int:
     )
     left = (limit - used for limit, used in groups if limit < _UNLIMITED_BYTES)
     return max(0, min([psutil.virtual_memory().available, *left]))
+
+
+def check_room(folder: Path, num_bytes: float, remedy: str) -> None:
+    """Refuse before the first byte what the disk of ``folder`` cannot hold; the folder may be missing.
+
+    Raises:
+        ResourceError: it cannot; the text ends with ``remedy``.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free_bytes = shutil.disk_usage(there).free
+    if num_bytes > free_bytes:
+        raise ResourceError(
+            f"{folder}: {num_bytes / 1e6:,.0f} MB are to come, {free_bytes / 1e6:,.0f} MB are free. {remedy}"
+        )
 
 
 def held_memory_bytes(pid: int) -> int:

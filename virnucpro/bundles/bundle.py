@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ from safetensors import SafetensorError, safe_open
 
 from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade, read_cascade
 from virnucpro.bundles.catalogue import MODELS
-from virnucpro.bundles.records import RecordWeights, read_record_weights
-from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds, read_calibration, read_presets
+from virnucpro.bundles.records import read_record_weights
+from virnucpro.bundles.rules import Rules, read_calibration, read_presets
 from virnucpro.encoders import read_config
 from virnucpro.errors import ModelError
 from virnucpro.nearest.evidence import Evidence, read_evidence
@@ -57,70 +57,38 @@ BUNDLED = ("lite",)
 _MAX_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """A model, ready to be loaded by any process.
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Rules):
+    """A model, ready to be loaded by any process: rules, and what gives the scores that they turn into calls.
 
     Attributes:
-        name: what the user calls it.
         folder: where its files are.
-        fragment_length: nt.
-        min_length: nt; shorter sequences get no call.
-        scores_frameless: whether fragments without an open frame are scored from nucleotides alone.
         doubts_repetitive: whether sequences that repeat themselves are not called virus.
-        row_rule: how rows make a fragment.
         nucleotide: safetensors file of the nucleotide encoder.
         protein: safetensors file of the protein encoder.
         head: safetensors file of the head.
-        threshold: p_virus from which a sequence is called virus where there are no presets.
-        presets: name to thresholds at equal prevalence; empty where there are none.
-        calibration: from log-odds to probability.
         weak_below: nt; on shorter sequences the scores say little.
         digests: role (nucleotide, protein, head, nearest) to SHA-256 of its file.
-        fingerprint: SHA-256 over the settings and those digests.
         cascade: which model may look first, and when it is sure; None where nothing is known of that.
-        records: how fragments and genes make the call of a longer record; None where fragments alone do.
-        nearest: table of proteins that fragments and genes are searched in; None where there is none.
+        nearest: table of proteins that fragments and genes are searched in; None if there is none.
         evidence: how what is found there is weighed; there where ``nearest`` is.
     """
 
-    name: str
     folder: Path
-    fragment_length: int
-    min_length: int
-    scores_frameless: bool
     doubts_repetitive: bool
-    row_rule: RowRule
     nucleotide: Path
     protein: Path
     head: Path
-    threshold: float
-    presets: dict[str, Thresholds]
-    calibration: Calibration
     weak_below: int
     digests: dict[str, str]
-    fingerprint: str
     cascade: Cascade | None = None
-    records: RecordWeights | None = None
     nearest: Path | None = None
     evidence: Evidence | None = None
 
     @property
     def rules(self) -> Rules:
-        """What turns its scores into calls."""
-        return Rules(
-            name=self.name,
-            fingerprint=self.fingerprint,
-            fragment_length=self.fragment_length,
-            min_length=self.min_length,
-            scores_frameless=self.scores_frameless,
-            row_rule=self.row_rule,
-            calibration=self.calibration,
-            threshold=self.threshold,
-            presets=self.presets,
-            records=self.records,
-            adds_nearest=self.nearest is not None,
-        )
+        """What turns its scores into calls, without the rest."""
+        return Rules(**{field.name: getattr(self, field.name) for field in fields(Rules)})
 
     @property
     def first_model(self) -> str:
@@ -221,6 +189,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
             fingerprint=_fingerprint(settings, digests),
             cascade=read_cascade(settings.get("cascade")),
             records=read_record_weights(settings.get("records")),
+            adds_nearest="nearest" in settings,
             evidence=read_evidence(settings["evidence"]) if "nearest" in settings else None,
             **files,
         )

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from virnucpro.bundles.checkpoints import Opened, find_checkpoint, open_checkpoi
 from virnucpro.bundles.foreign import read_foreign
 from virnucpro.encoders import dnabert_s, esm2
 from virnucpro.encoders.weights import StoredTensor, read_config, write_encoder
-from virnucpro.errors import ModelError, ResourceError
+from virnucpro.errors import ModelError
 from virnucpro.heads import MLPHead, head_from_tensors, load_head, save_head
+from virnucpro.resources import check_room
 
 _log = logging.getLogger(__name__)
 
@@ -125,12 +125,7 @@ def _convert(name: str, source: Opened, target: Path, dtype: str) -> Path:
         raise ModelError(f"{source.path}: {error}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     num_bytes = sum(prod(stored.shape) for stored in tensors.values()) * (4 if dtype == "float32" else 2)
-    free_bytes = shutil.disk_usage(target.parent).free
-    if free_bytes < num_bytes * 1.01:
-        raise ResourceError(
-            f"{target}: needs {num_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} are free. Make room, or name another "
-            "place in VIRNUCPRO_CACHE."
-        )
+    check_room(target.parent, num_bytes * 1.01, "Make room, or name another place in VIRNUCPRO_CACHE.")
     _log.info("converting %s to %s, once: %.1f GB in %s", source.path, dtype, num_bytes / 1e9, target)
     tokenizer = source.tokenizer_json if name == NUCLEOTIDE else None
     digest = write_encoder(target, config, tensors, tokenizer, dtype)

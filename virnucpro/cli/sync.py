@@ -91,13 +91,7 @@ def _fetch(machines: list[Machine], output: Path, *, parallel: int, retries: int
         raise UsageError(f"sync needs {error.name}. Install it: pip install 'virnucpro[sftp]'") from error
     from virnucpro.progress import Reporter  # noqa: PLC0415
 
-    outcomes = fetching.sync(
-        machines,
-        output,
-        Reporter(show_bars),
-        patience=fetching.Patience(attempts=retries + 1),
-        num_at_once=parallel,
-    )
+    outcomes = fetching.sync(machines, output, Reporter(show_bars), attempts=retries + 1, num_at_once=parallel)
     for outcome in outcomes:
         for line in outcome.lines():
             click.echo(line)

@@ -56,63 +56,47 @@ _PATHS = ("key_file", "known_hosts")
 _KEYS = {item.name for item in fields(Machine)} - {"name"}
 
 
-def read_machines(config: Path | None, credentials: Path, wanted: Sequence[str] = ()) -> list[Machine]:
-    """The machines that are described, in order of name.
-
-    Args:
-        config: ``clusters.toml``; None where there is no such file.
-        credentials: folder of credentials files; it may be missing.
-        wanted: names of those asked for; all where empty.
-
-    Raises:
-        UsageError: a file cannot be read or followed, its secrets are open to others, or a name is unknown.
-    """
-    described = {} if config is None else _read_toml(config)
-    files = {path.stem: path for path in sorted(credentials.glob(f"*{_ENDING}"))}
-    names = sorted(described.keys() | files.keys())
-    if not names:
-        raise UsageError(
-            f"no machine is described. Write a clusters.toml with a table [clusters.NAME], "
-            f"or {credentials}/NAME{_ENDING}."
-        )
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise UsageError(f"no machine is called {', '.join(unknown)}. There are: {', '.join(names)}.")
-    machines = []
-    for name in names:
-        if wanted and name not in wanted:
-            continue
-        settings = dict(described.get(name, {}))
-        if name in files:
-            for key, value in _read_credentials(files[name]).items():
-                if settings.setdefault(key, value) != value:
-                    raise UsageError(f"{config} and {files[name]} give two values for {key} of {name}. Keep one.")
-        machines.append(_machine(name, settings, f"{config}" if name in described else f"{files[name]}"))
-    return machines
-
-
 def chosen_machines(
     config: Path | None, credentials: Path, names: str, path: str | None, patterns: Sequence[str]
 ) -> list[Machine]:
-    """The machines of a command line.
+    """The machines of a command line, in order of name.
 
     Args:
         config: description of the machines; ``clusters.toml`` where None, if there is one.
-        credentials: folder of credentials files.
+        credentials: folder of credentials files; it may be missing.
         names: of those asked for, separated by spaces or commas; all where empty.
         path: folder on the machines; the one described where None.
         patterns: of files; those described where empty.
 
     Raises:
-        UsageError: see ``read_machines``.
+        UsageError: a file cannot be read or followed, its secrets are open to others, or a name is unknown.
     """
     if config is None and DEFAULT_CONFIG.is_file():
         config = DEFAULT_CONFIG
+    described = {} if config is None else _read_toml(config)
+    files = {file.stem: file for file in credentials.glob(f"*{_ENDING}")}
+    known = sorted(described.keys() | files.keys())
+    if not known:
+        raise UsageError(
+            f"no machine is described. Write a clusters.toml with a table [clusters.NAME], "
+            f"or {credentials}/NAME{_ENDING}."
+        )
+    wanted = names.replace(",", " ").split() or known
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UsageError(f"no machine is called {', '.join(unknown)}. There are: {', '.join(known)}.")
     changes: dict[str, Any] = {} if path is None else {"path": path}
     if patterns:
         changes["patterns"] = tuple(check_pattern(item, "--pattern") for item in patterns)
-    wanted = names.replace(",", " ").split()
-    return [replace(machine, **changes) for machine in read_machines(config, credentials, wanted)]
+    machines = []
+    for name in sorted(set(wanted)):
+        settings = dict(described.get(name, {}))
+        for key, value in (_read_credentials(files[name]) if name in files else {}).items():
+            if settings.setdefault(key, value) != value:
+                raise UsageError(f"{config} and {files[name]} give two values for {key} of {name}. Keep one.")
+        source = config if name in described else files[name]
+        machines.append(replace(_machine(name, settings, str(source)), **changes))
+    return machines
 
 
 def check_pattern(pattern: str, source: str) -> str:

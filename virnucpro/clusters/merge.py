@@ -7,7 +7,6 @@ named with file and range, and nothing is written. Numbers pass in blocks: memor
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +22,9 @@ from virnucpro.atomic import atomic_write, file_digest
 from virnucpro.clusters.checkpoints import SUFFIXES, Checkpoint, look_at
 from virnucpro.clusters.metadata import Metadata, join
 from virnucpro.clusters.quality import Quality
-from virnucpro.errors import DiskFullError, InputError, ResourceError, UsageError
+from virnucpro.errors import DiskFullError, InputError, UsageError
 from virnucpro.progress import Advance, Reporter
+from virnucpro.resources import check_room
 
 _BLOCK_BYTES = 16 << 20
 
@@ -121,14 +121,8 @@ def plan(paths: Sequence[Path], *, take: int | None = None) -> Plan:
 def check(planned: Plan, reporter: Reporter) -> Merged:
     """Read every number of a plan and write nothing."""
     planned.check()
-    qualities = []
     with reporter.stage("check", planned.total, "items") as advance:
-        for item in planned.ranges:
-            quality = Quality()
-            for rows in item.file.blocks(_rows_in_a_block(item.file), item.stop - item.start):
-                quality.add(rows)
-                advance(len(rows))
-            qualities.append(quality)
+        qualities = [_read(item, None, advance) for item in planned.ranges]
     return Merged(None, "", tuple(qualities), _sum(qualities), None)
 
 
@@ -148,12 +142,12 @@ def merge(planned: Plan, output: Path, reporter: Reporter, *, metadata: Path | N
     width, model = planned.ranges[0].file.width, planned.ranges[0].file.model
     dtype = np.result_type(*(item.file.dtype for item in planned.ranges))
     joined = None if metadata is None else join(metadata, planned.total)
-    _check_room(output, planned.total * width * dtype.itemsize)
+    check_room(output.absolute().parent, planned.total * width * dtype.itemsize, "Make room, or name another --output.")
     with reporter.stage("merge", planned.total, "items") as advance, atomic_write(output) as temporary:
         try:
             with h5py.File(temporary, "w", libver="v110") as file:
                 dataset = file.create_dataset("embeddings", (planned.total, width), dtype)
-                qualities = [_copy(item, dataset, advance) for item in planned.ranges]
+                qualities = [_read(item, dataset, advance) for item in planned.ranges]
                 whole = _sum(qualities)
                 _describe(file, planned, model, qualities, whole)
                 if joined is not None:
@@ -240,15 +234,13 @@ def _named(item: Range) -> str:
     return f"{item.file.path} ({item.start:,} to {item.stop:,})"
 
 
-def _rows_in_a_block(file: Checkpoint) -> int:
-    return max(1, _BLOCK_BYTES // max(1, file.width * file.dtype.itemsize))
-
-
-def _copy(item: Range, dataset: h5py.Dataset, advance: Advance) -> Quality:
-    """Write the rows of one file to their place."""
+def _read(item: Range, dataset: h5py.Dataset | None, advance: Advance) -> Quality:
+    """Count the rows of one file, and write them to their place in a dataset."""
     quality, first = Quality(), item.start
-    for rows in item.file.blocks(_rows_in_a_block(item.file), item.stop - item.start):
-        dataset[first : first + len(rows)] = rows
+    num_rows = max(1, _BLOCK_BYTES // max(1, item.file.width * item.file.dtype.itemsize))
+    for rows in item.file.blocks(num_rows, item.stop - item.start):
+        if dataset is not None:
+            dataset[first : first + len(rows)] = rows
         quality.add(rows)
         first += len(rows)
         advance(len(rows))
@@ -282,11 +274,3 @@ def _sum(qualities: Iterable[Quality]) -> Quality:
     for quality in qualities:
         whole.include(quality)
     return whole
-
-
-def _check_room(output: Path, num_bytes: int) -> None:
-    folder = output.absolute().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise ResourceError(f"{output}: takes {num_bytes / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free. Make room.")

@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,14 +41,8 @@ _STAGE = "fetch"
 _JOURNAL = ".sync.jsonl"
 _REWRITTEN_BYTES = 1 << 20
 """The end of a part is fetched again: a machine that lost power may have left zeros there."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to try a machine."""
-
-    attempts: int = 5  # in a row that bring nothing new, before it is given up
-    first_wait_seconds: float = 1.0  # after the first of them; doubled each time
+_FIRST_WAIT_SECONDS = 1.0
+"""After an attempt that brought nothing new; doubled each time."""
 
 
 @dataclass
@@ -82,9 +76,16 @@ class Fetched:
 
 
 def sync(
-    machines: Sequence[Machine], output: Path, reporter: Reporter, *, patience: Patience, num_at_once: int
+    machines: Sequence[Machine], output: Path, reporter: Reporter, *, attempts: int, num_at_once: int
 ) -> list[Fetched]:
     """Fetch the files of all machines, which are asked at the same time.
+
+    Args:
+        machines: to fetch from.
+        output: folder of their folders.
+        reporter: progress.
+        attempts: in a row that bring nothing new, before a machine is given up.
+        num_at_once: files at a time, per machine.
 
     Returns:
         what became of each machine, in their order. A machine that fails does not stop the others.
@@ -97,39 +98,28 @@ def sync(
         journals = [stack.enter_context(_Journal.opened(output / machine.name)) for machine in machines]
         advance = stack.enter_context(reporter.stage(_STAGE, None, "bytes"))
         visits = [
-            _Visit(machine, output / machine.name, journal, patience, num_at_once, reporter, advance)
+            _Visit(machine, output / machine.name, journal, attempts, num_at_once, reporter, advance)
             for machine, journal in zip(machines, journals, strict=True)
         ]
-        return asyncio.run(_all(visits))
+        asyncio.run(_together([visit.run() for visit in visits]))
+        return [visit.outcome for visit in visits]
 
 
-async def _all(visits: Sequence[_Visit]) -> list[Fetched]:
-    await _together([visit.run() for visit in visits])
-    return [visit.outcome for visit in visits]
-
-
+@dataclass
 class _Visit:
     """One machine from log-in to the last file, over as many connections as it takes."""
 
-    def __init__(
-        self,
-        machine: Machine,
-        folder: Path,
-        journal: _Journal,
-        patience: Patience,
-        num_at_once: int,
-        reporter: Reporter,
-        advance: Advance,
-    ) -> None:
-        self._machine = machine
-        self._folder = folder
-        self._journal = journal
-        self._patience = patience
-        self._num_at_once = num_at_once
-        self._reporter = reporter
-        self._advance = advance
-        self._todo: deque[RemoteFile] | None = None
-        self.outcome = Fetched(machine.name)
+    machine: Machine
+    folder: Path  # where its files go
+    journal: _Journal  # of that folder
+    attempts: int  # in a row that bring nothing new, before it is given up
+    num_at_once: int  # files at a time
+    reporter: Reporter
+    advance: Advance
+    todo: deque[RemoteFile] | None = None  # files that are still to come, once it is known
+
+    def __post_init__(self) -> None:
+        self.outcome = Fetched(self.machine.name)
 
     async def run(self) -> None:
         """Fetch everything; what goes wrong with the machine stands in the outcome."""
@@ -137,20 +127,20 @@ class _Visit:
         while True:
             before = self.outcome.num_bytes
             try:
-                async with connected(self._machine) as remote:
-                    if self._todo is None:
-                        self._todo = self._plan(await remote.matching(self._machine.patterns))
-                    await _together([self._take_files(remote) for _ in range(self._num_at_once)])
+                async with connected(self.machine) as remote:
+                    if self.todo is None:
+                        self.todo = self._plan(await remote.matching(self.machine.patterns))
+                    await _together([self._take_files(remote) for _ in range(self.num_at_once)])
             except MachineError as error:
                 self.outcome.problem = str(error)
                 return
             except ConnectionGoneError as error:
                 failures = 1 if self.outcome.num_bytes > before else failures + 1
-                if failures >= self._patience.attempts:
+                if failures >= self.attempts:
                     self.outcome.problem = f"given up after {failures} attempts in a row: {error}"
                     return
-                seconds = self._patience.first_wait_seconds * 2 ** (failures - 1)
-                _log.warning("%s: %s; trying again in %g s", self._machine.name, error, seconds)
+                seconds = _FIRST_WAIT_SECONDS * 2 ** (failures - 1)
+                _log.warning("%s: %s; trying again in %g s", self.machine.name, error, seconds)
                 await asyncio.sleep(seconds)
             else:
                 return
@@ -159,20 +149,20 @@ class _Visit:
         """What has to come; what is here and intact is left alone."""
         self.outcome.failed += listing.problems
         if not listing.files and not listing.problems:
-            patterns = " ".join(self._machine.patterns)
-            raise MachineError(f"no file in {self._machine.path} matches {patterns}")
+            patterns = " ".join(self.machine.patterns)
+            raise MachineError(f"no file in {self.machine.path} matches {patterns}")
         self.outcome.unchecked += [file.name for file in listing.files if file.sha256 is None]
         todo = deque[RemoteFile]()
         for file in listing.files:
-            if self._journal.has(file, self._folder / file.name):
+            if self.journal.has(file, self.folder / file.name):
                 self.outcome.here.append(file.name)
             else:
                 todo.append(file)
         size = sum(file.size_bytes for file in todo)
-        self._reporter.expect(_STAGE, size)
+        self.reporter.expect(_STAGE, size)
         _log.info(
             "%s: %d files to fetch, %s bytes; %d are here",
-            self._machine.name,
+            self.machine.name,
             len(todo),
             f"{size:,}",
             len(self.outcome.here),
@@ -181,14 +171,14 @@ class _Visit:
 
     async def _take_files(self, remote: Folder) -> None:
         """Fetch one file after the other until none is left."""
-        while self._todo:
-            file = self._todo.popleft()
+        while self.todo:
+            file = self.todo.popleft()
             try:
                 await self._fetch(remote, file)
             except RemoteFileError as error:
                 self.outcome.failed.append((file.name, str(error)))
             except BaseException:
-                self._todo.append(file)
+                self.todo.append(file)
                 raise
 
     async def _fetch(self, remote: Folder, file: RemoteFile) -> None:
@@ -197,66 +187,55 @@ class _Visit:
         Raises:
             RemoteFileError: it cannot be had, or is not what its digest says.
         """
-        target = self._folder / file.name
+        target = self.folder / file.name
         part = target.with_name(f".{target.name}.part")
         with _local_problems(part):
-            if not target.parent.resolve().is_relative_to(self._folder.resolve()):
+            if not target.parent.resolve().is_relative_to(self.folder.resolve()):
                 raise RemoteFileError("its place here is a link that leads out of the folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(2):  # a part may hold wrong bytes: then once more from its beginning
                 digest = await self._receive(remote, file, part)
                 if file.sha256 in (None, digest):
                     part.replace(target)
-                    self._journal.add_finished(file, digest)
+                    self.journal.finish(file, digest)
                     self.outcome.fetched.append(file.name)
                     return
                 part.unlink()
                 _log.warning(
-                    "%s: %s came with SHA-256 %s, expected %s", self._machine.name, file.name, digest, file.sha256
+                    "%s: %s came with SHA-256 %s, expected %s", self.machine.name, file.name, digest, file.sha256
                 )
         raise RemoteFileError("is damaged on the machine: its content does not have the SHA-256 that is given there")
 
     async def _receive(self, remote: Folder, file: RemoteFile, part: Path) -> str:
         """Complete a part and give its SHA-256."""
-        is_begun = self._journal.is_begun(file)
-        if not is_begun:
-            self._journal.add_begun(file)
-        with _opened_part(part, file.size_bytes if is_begun else 0) as (stream, digest):
+        with _opened_part(part, file.size_bytes if self.journal.begin(file) else 0) as (stream, digest):
             start = stream.tell()
-            self._advance(start)
+            self.advance(start)
             async with aclosing(remote.blocks(file, start)) as blocks:
                 async for block in blocks:
                     stream.write(block)
                     digest.update(block)
                     self.outcome.num_bytes += len(block)
-                    self._advance(len(block))
+                    self.advance(len(block))
         return str(digest.hexdigest())
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A line of the journal; of a file that was begun ``sha256`` is None."""
-
-    name: str
-    size_bytes: int
-    mtime: int
-    sha256: str | None = None
-
-
 class _Journal:
-    """What was begun and finished in one folder; held by one process at a time."""
+    """What was begun and finished in one folder; held by one process at a time.
+
+    A line is a file as its machine listed it; without a SHA-256 it was begun, with one it is finished.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self._begun: dict[str, _Line] = {}
-        self._finished: dict[str, _Line] = {}
+        self._last: dict[str, RemoteFile] = {}  # the last line of each file
         stream.seek(0)
         for text in stream:
             try:
-                line = _Line(**json.loads(text))
+                line = RemoteFile(**json.loads(text))
             except (ValueError, TypeError):
                 continue  # the end of a process that was killed while it wrote
-            (self._begun if line.sha256 is None else self._finished)[line.name] = line
+            self._last[line.name] = line
 
     @classmethod
     @contextmanager
@@ -284,28 +263,30 @@ class _Journal:
 
     def has(self, file: RemoteFile, target: Path) -> bool:
         """Whether ``target`` is ``file`` as it is on the machine now, byte for byte."""
-        line = self._finished.get(file.name)
-        if line is None or (line.size_bytes, line.mtime) != (file.size_bytes, file.mtime):
+        digest = self._last[file.name].sha256 if self._is_same(file) else None
+        if digest is None or file.sha256 not in (None, digest) or not target.is_file():
             return False
-        if file.sha256 not in (None, line.sha256) or not target.is_file():
-            return False
-        return target.stat().st_size == file.size_bytes and file_digest(target) == line.sha256
+        return target.stat().st_size == file.size_bytes and file_digest(target) == digest
 
-    def is_begun(self, file: RemoteFile) -> bool:
-        """Whether the part that is here is of ``file`` as it is on the machine now."""
-        line = self._begun.get(file.name)
-        return line is not None and (line.size_bytes, line.mtime) == (file.size_bytes, file.mtime)
+    def begin(self, file: RemoteFile) -> bool:
+        """Note that a file is begun; whether the part that is here is of that file as it is on the machine now."""
+        if self._is_same(file) and self._last[file.name].sha256 is None:
+            return True
+        self._add(replace(file, sha256=None))
+        return False
 
-    def add_begun(self, file: RemoteFile) -> None:
-        self._begun[file.name] = self._add(_Line(file.name, file.size_bytes, file.mtime))
+    def finish(self, file: RemoteFile, digest: str) -> None:
+        """Note that a file is here, and its SHA-256."""
+        self._add(replace(file, sha256=digest))
 
-    def add_finished(self, file: RemoteFile, digest: str) -> None:
-        self._finished[file.name] = self._add(_Line(file.name, file.size_bytes, file.mtime, digest))
+    def _is_same(self, file: RemoteFile) -> bool:
+        last = self._last.get(file.name)
+        return last is not None and (last.size_bytes, last.mtime) == (file.size_bytes, file.mtime)
 
-    def _add(self, line: _Line) -> _Line:
+    def _add(self, line: RemoteFile) -> None:
+        self._last[line.name] = line
         self._stream.write(json.dumps(asdict(line)) + "\n")
         self._stream.flush()
-        return line
 
 
 @contextmanager

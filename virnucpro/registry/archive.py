@@ -30,8 +30,9 @@ from virnucpro.bundles.bundle import BUNDLED, cache_dir
 from virnucpro.bundles.catalogue import PARTS
 from virnucpro.errors import ModelError, StoreError, UsageError
 from virnucpro.progress import Reporter
-from virnucpro.registry.inventory import Place, cache_errors, check_room, describe, places_of, verify
+from virnucpro.registry.inventory import ROOM_REMEDY, Place, cache_errors, describe, places_of, verify
 from virnucpro.registry.receipts import FILE_NAME, RECEIPT, FileRecord, Receipt, read_receipt, write_receipt
+from virnucpro.resources import check_room
 
 _MEMBER = re.compile(rf"((bundles|downloads)/{FILE_NAME.pattern})/({FILE_NAME.pattern})")
 _MAX_FILES = 10_000
@@ -103,7 +104,7 @@ def import_archive(archive: Path, reporter: Reporter) -> list[Imported]:
         with archive.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             members = _checked_members(tar)
             num_bytes = sum(member.size for member in members)
-            check_room(cache, num_bytes)
+            check_room(cache, num_bytes, ROOM_REMEDY)
             with cache_errors(cache):
                 cache.mkdir(parents=True, exist_ok=True)
                 # In the cache, so that moving out of it is a renaming.

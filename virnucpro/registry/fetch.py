@@ -18,8 +18,9 @@ from virnucpro.bundles.catalogue import HubSource, Part, RemoteFile
 from virnucpro.errors import ModelError
 from virnucpro.progress import Reporter
 from virnucpro.registry.download import Patience, SourceError, download, mirrored
-from virnucpro.registry.inventory import check_room, downloads_dir, found_elsewhere, parts_of
+from virnucpro.registry.inventory import ROOM_REMEDY, downloads_dir, found_elsewhere, parts_of
 from virnucpro.registry.receipts import FILE_NAME, FileRecord, Receipt, read_receipt, write_receipt
+from virnucpro.resources import check_room
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def _fetch_from(source: HubSource | RemoteFile, part: Part, folder: Path, how: F
     files = _files_of(source, how)
     have = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
     sizes = [file.size_bytes for file in files if file.size_bytes is not None]
-    check_room(folder, (sum(sizes) if sizes else part.about_bytes) - have)
+    check_room(folder, (sum(sizes) if sizes else part.about_bytes) - have, ROOM_REMEDY)
     records = []
     for file in files:
         with how.reporter.stage(f"{part.name}/{file.name}", file.size_bytes, "bytes") as advance:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ State = Literal["bundled", "here", "elsewhere", "incomplete", "not here"]
 
 _LARGEST_HASHED_BYTES = 1 << 30
 """A listing does not read more than this of a bundle to learn its fingerprint."""
+
+ROOM_REMEDY = "Free some space, or set VIRNUCPRO_CACHE to another place."
 
 
 @dataclass(frozen=True)
@@ -101,21 +102,6 @@ def cache_errors(path: Path) -> Iterator[None]:
             raise DiskFullError(path) from error
         reason = error.strerror or error
         raise ResourceError(f"{path}: cannot be written to ({reason}). Set VIRNUCPRO_CACHE.") from error
-
-
-def check_room(folder: Path, size_bytes: int) -> None:
-    """Refuse before the first byte what the disk of ``folder`` cannot hold.
-
-    Raises:
-        ResourceError: it cannot.
-    """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(there).free
-    if size_bytes > free:
-        raise ResourceError(
-            f"{folder}: {size_bytes:,} bytes are to come, {free:,} are free. "
-            "Free some space, or set VIRNUCPRO_CACHE to another place."
-        )
 
 
 def list_entries() -> list[Entry]:

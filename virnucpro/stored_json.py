@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import stat
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -58,6 +59,23 @@ def check(path: Path, kind: type[object]) -> dict[str, Any]:
     content = read_bytes(path)
     decode(content, kind, path)
     return decode(content, dict[str, Any], path)
+
+
+def convert(content: object, kind: type[T]) -> T:
+    """What YAML or JSON gave, as the dataclass ``kind``.
+
+    Raises:
+        ValueError: a key is missing, unknown, or of another type; the error names it.
+    """
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # any dataclass
+    unknown = [key for key in content if key not in known] if isinstance(content, dict) else []
+    if unknown:
+        raise ValueError(f"{unknown[0]} is not known")
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        problem, _, key = str(error).partition(" - at ")
+        raise ValueError(f"{key.strip('`$.')}: {problem}" if key else problem) from error
 
 
 def read_bytes(path: Path) -> bytes:

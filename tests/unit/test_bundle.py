@@ -117,7 +117,7 @@ def test_another_schema_is_refused(folder):
         ({"frameless": "maybe"}, "frameless"),
         ({"rows": "median"}, "rows"),
         ({"repetitive": "drop"}, "repetitive"),
-        ({"fragment_length": "long"}, "long"),
+        ({"fragment_length": "long"}, "fragment_length"),
         ({"threshold": [0.5]}, "cannot be understood"),
         ({"calibration": 3}, "cannot be understood"),
         ({"presets": [0.5, 0.9]}, "cannot be understood"),

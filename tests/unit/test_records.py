@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_tables import RULES, line, table_of, with_genes
 
-from virnucpro.bundles.records import GENE_CLASSES, RecordWeights, read_record_weights
+from virnucpro.bundles.records import GENE_CLASSES, RecordWeights
 from virnucpro.errors import InputError
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Call, Calling, call_sequences, evidence_of
@@ -17,6 +17,7 @@ from virnucpro.results.overview import overview
 from virnucpro.results.records import NUM_CLASSES, record_features
 from virnucpro.results.regions import proviruses
 from virnucpro.sequence.table import Status
+from virnucpro.stored_json import convert
 from virnucpro.training.records import Labelled, fit, measure, measure_communities, measure_curated, read_curated
 
 WEIGHTS = RecordWeights((500.0, 5_000.0), (0.0, 0.0), (1.0, 1.0), (0.0, -2.0, -4.0, -2.0, 0.0, 3.0, 6.0))
@@ -75,9 +76,8 @@ def test_weights_are_linear_in_the_logarithm_of_the_length_and_constant_beyond()
 
 
 def test_weights_that_make_no_sense_are_refused():
-    assert read_record_weights(None) is None
     good = {"lengths": [500, 5000], "intercept": [0, 0], "fragments": [1, 1], "genes": [0] * 7}
-    assert read_record_weights(good) is not None
+    assert convert(good, RecordWeights).most_genes == 30
     for wrong, sentence in (
         ({"genes": [1, 2]}, "7 weights"),
         ({"fragments": [1]}, "lists of one length"),
@@ -85,9 +85,9 @@ def test_weights_that_make_no_sense_are_refused():
         ({"lengths": [0, 500]}, "above zero"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            read_record_weights(good | wrong)
-    with pytest.raises(TypeError):
-        read_record_weights(good | {"other": 1})
+            convert(good | wrong, RecordWeights)
+    with pytest.raises(ValueError, match="other is not known"):
+        convert(good | {"other": 1}, RecordWeights)
 
 
 def test_maps_show_viruses_and_proviruses_and_no_foreign_text_as_it_is():

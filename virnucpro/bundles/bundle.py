@@ -38,23 +38,27 @@ import hashlib
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 
-from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade, read_cascade
+from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade
 from virnucpro.bundles.catalogue import MODELS
-from virnucpro.bundles.records import read_record_weights
-from virnucpro.bundles.rules import Rules, read_calibration, read_presets
+from virnucpro.bundles.records import RecordWeights
+from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds
 from virnucpro.encoders import read_config
 from virnucpro.errors import ModelError
 from virnucpro.nearest.evidence import Evidence, read_evidence
+from virnucpro.stored_json import Limits, convert
 
 SCHEMA = 1
 BUNDLED = ("lite",)
 _MAX_BYTES = 1 << 20
+
+Length = Annotated[int, Limits(ge=0, le=1 << 31)]
+"""nt"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +139,32 @@ class Bundle(Rules):
         return length_nt in (self.fragment_length, *self.calibration.lengths)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """``bundle.yaml`` as it stands; see the module's text."""
+
+    schema: int
+    name: str | int
+    fragment_length: Annotated[int, Limits(ge=3, le=1 << 31)]
+    min_length: Length
+    frameless: Literal["score", "skip"]
+    rows: RowRule
+    nucleotide: str
+    protein: str
+    head: str
+    threshold: Annotated[float, Limits(ge=0, le=1)]
+    calibration: Calibration
+    presets: dict[str, Thresholds] | None = None
+    weak_below: Length = 0
+    repetitive: Literal["doubt"] | None = None
+    nearest: str | None = None
+    evidence: Any = None
+    cascade: Cascade | None = None
+    records: Any = None
+    recorded: dict[str, dict[str, Any]] | None = None
+    provenance: Any = None
+
+
 def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = "float32") -> Bundle:
     """Find a bundle by name or folder and check that its files are there.
 
@@ -157,41 +187,40 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
     folder = find_bundle(model)
     path = folder / "bundle.yaml"
     try:
-        settings: dict[str, Any] = yaml.safe_load(_read_text(path))
-        if settings["schema"] != SCHEMA:
-            raise ModelError(f"{path}: schema {settings['schema']}; this program reads {SCHEMA}.")
-        if settings["frameless"] not in ("score", "skip") or settings["rows"] not in ("mean", "max"):
-            raise ModelError(f"{path}: 'frameless' is score or skip, 'rows' is mean or max.")
-        if settings.get("repetitive", "doubt") != "doubt":
-            raise ModelError(f"{path}: 'repetitive' is doubt, or not there.")
-        roles = ("nucleotide", "protein", "head", *(("nearest",) if "nearest" in settings else ()))
-        files = {role: folder / _plain_name(settings[role]) for role in roles}
+        content: dict[str, Any] = yaml.safe_load(_read_text(path))
+        if content["schema"] != SCHEMA:
+            raise ModelError(f"{path}: schema {content['schema']}; this program reads {SCHEMA}.")
+        settings = convert(content, _Settings)
+        roles = [role for role in ("nucleotide", "protein", "head", "nearest") if getattr(settings, role) is not None]
+        files = {role: folder / _plain_name(getattr(settings, role)) for role in roles}
         for file in files.values():
             if not file.is_file():
-                raise ModelError(f"model {settings['name']}: {file} is missing. Bring the whole bundle folder.")
-        _check_ranges(settings)
-        _check_widths(settings["name"], files)
-        recorded = settings.get("recorded") or {}
+                raise ModelError(f"model {settings.name}: {file} is missing. Bring the whole bundle folder.")
+        _check_widths(str(settings.name), files)
+        recorded = settings.recorded or {}
         digests = {role: _file_digest(file, recorded.get(role)) for role, file in files.items()}
         return Bundle(
-            name=str(settings["name"]),
+            name=str(settings.name),
             folder=folder,
-            fragment_length=int(settings["fragment_length"]),
-            min_length=int(settings["min_length"]),
-            scores_frameless=settings["frameless"] == "score",
-            doubts_repetitive="repetitive" in settings,
-            row_rule=settings["rows"],
-            threshold=float(settings["threshold"]),
-            presets=read_presets(settings.get("presets") or {}),
-            calibration=read_calibration(settings["calibration"]),
-            weak_below=int(settings.get("weak_below", 0)),
+            fragment_length=settings.fragment_length,
+            min_length=settings.min_length,
+            scores_frameless=settings.frameless == "score",
+            doubts_repetitive=settings.repetitive is not None,
+            row_rule=settings.rows,
+            threshold=settings.threshold,
+            presets=settings.presets or {},
+            calibration=settings.calibration,
+            weak_below=settings.weak_below,
             digests=digests,
-            fingerprint=_fingerprint(settings, digests),
-            cascade=read_cascade(settings.get("cascade")),
-            records=read_record_weights(settings.get("records")),
-            adds_nearest="nearest" in settings,
-            evidence=read_evidence(settings["evidence"]) if "nearest" in settings else None,
-            **files,
+            fingerprint=_fingerprint(content, digests),
+            cascade=settings.cascade,
+            records=None if settings.records is None else convert(settings.records, RecordWeights),
+            adds_nearest="nearest" in files,
+            evidence=read_evidence(settings.evidence) if "nearest" in files else None,
+            nucleotide=files["nucleotide"],
+            protein=files["protein"],
+            head=files["head"],
+            nearest=files.get("nearest"),
         )
     except OSError as error:
         raise ModelError(f"model {model}: {path} cannot be read ({error.strerror}).") from error
@@ -241,19 +270,6 @@ def _read_text(path: Path) -> str:
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
     return path.read_text(encoding="utf-8")
-
-
-def _check_ranges(settings: dict[str, Any]) -> None:
-    """Raises ValueError for a number that no model has."""
-    ranges = {
-        "fragment_length": (3, 1 << 31),
-        "min_length": (0, 1 << 31),
-        "weak_below": (0, 1 << 31),
-        "threshold": (0, 1),
-    }
-    for name, (least, most) in ranges.items():
-        if not least <= float(settings.get(name, least)) <= most:
-            raise ValueError(f"{name} is {settings[name]!r}, not from {least} to {most}")
 
 
 def _plain_name(name: str) -> str:

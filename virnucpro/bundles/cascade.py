@@ -13,9 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 DEFAULT_FIRST = "lite"
 
@@ -43,22 +42,11 @@ class Cascade:
     agreement: float  # share of sequences that both ways call alike, at the length where it is lowest
     share: float  # of sequences that go on
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError("cascade: low and high are not two ascending probabilities")
+
     @property
     def limits(self) -> Limits:
         """The two."""
         return Limits(self.low, self.high)
-
-
-def read_cascade(content: Mapping[str, Any] | None) -> Cascade | None:
-    """A cascade as ``bundle.yaml`` holds it; None where it holds none.
-
-    Raises:
-        KeyError, TypeError, ValueError: it makes no sense.
-    """
-    if content is None:
-        return None
-    numbers = {name: float(content[name]) for name in ("low", "high", "agreement", "share")}
-    cascade = Cascade(first=str(content["first"]), first_fingerprint=str(content["first_fingerprint"]), **numbers)
-    if not 0 <= cascade.low <= cascade.high <= 1:
-        raise ValueError("cascade: low and high are not two ascending probabilities")
-    return cascade

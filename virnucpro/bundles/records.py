@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +35,3 @@ class RecordWeights:
     def at(self, weights: tuple[float, ...], lengths_nt: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n,) one of the weights that depend on length, for records of these lengths."""
         return np.interp(np.log(np.maximum(lengths_nt, 1)), np.log(self.lengths), weights)
-
-
-def read_record_weights(content: Mapping[str, Any] | None) -> RecordWeights | None:
-    """The weights as ``bundle.yaml`` and ``rules.json`` hold them.
-
-    Raises:
-        KeyError, TypeError, ValueError: they make no sense.
-    """
-    if content is None:
-        return None
-    lists = {name: tuple(map(float, content[name])) for name in ("lengths", "intercept", "fragments", "genes")}
-    return RecordWeights(**{**content, **lists})

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.atomic import check_json, write_json
-from virnucpro.bundles.records import RecordWeights, read_record_weights
+from virnucpro.atomic import read_json, write_json
+from virnucpro.bundles.records import RecordWeights
 from virnucpro.errors import StoreError
 from virnucpro.settings import PRESETS
-from virnucpro.stored_json import Count
+from virnucpro.stored_json import Count, convert
 
-SCHEMA = 1
 DEFAULT_PRESET = "balanced"
 
 RowRule = Literal["mean", "max"]
@@ -72,57 +71,14 @@ class Calibration:
         return mean * np.power(np.maximum(num_fragments, 1), self.exponent)
 
 
-def read_calibration(content: Mapping[str, Any]) -> Calibration:
-    """A calibration as ``bundle.yaml`` and ``rules.json`` hold it.
-
-    Raises:
-        KeyError, TypeError, ValueError: it makes no sense.
-    """
-    return Calibration(
-        tuple(content["lengths"]),
-        tuple(content["slope"]),
-        tuple(content["intercept"]),
-        float(content["exponent"]),
-        tuple(Bend(tuple(map(float, x)), tuple(map(float, y))) for x, y in content.get("bends") or ()),
-    )
-
-
-def read_presets(content: Mapping[str, Any]) -> dict[str, Thresholds]:
-    """Presets as ``bundle.yaml`` and ``rules.json`` hold them: none, or each of ``PRESETS``.
-
-    Raises:
-        TypeError, ValueError: they make no sense.
-    """
-    presets = {name: Thresholds(*map(float, pair)) for name, pair in dict(content).items()}
-    if presets and set(presets) != set(PRESETS):
-        raise ValueError(f"presets: expected {', '.join(PRESETS)}")
-    for name, (not_virus, virus) in presets.items():
-        if not 0 <= not_virus <= virus <= 1:
-            raise ValueError(f"presets: {name} is not two ascending probabilities")
-    return presets
-
-
-class _Stored(TypedDict):
-    schema: int
-    name: str
-    fingerprint: str
-    fragment_length: Count
-    min_length: Count
-    scores_frameless: bool
-    row_rule: RowRule
-    threshold: float
-    calibration: dict[str, Any]
-    presets: dict[str, tuple[float, float]]
-
-
 @dataclass(frozen=True)
 class Rules:
     """How a bundle's scores become calls."""
 
     name: str  # of the bundle
     fingerprint: str  # of the bundle
-    fragment_length: int  # nt, what the head was trained on
-    min_length: int  # nt; shorter sequences get no call
+    fragment_length: Count  # nt, what the head was trained on
+    min_length: Count  # nt; shorter sequences get no call
     scores_frameless: bool  # whether fragments without an open frame are scored from nucleotides alone
     row_rule: RowRule  # how rows make a fragment
     calibration: Calibration  # from log-odds to probability
@@ -131,14 +87,22 @@ class Rules:
     # how fragments and genes make the call of a longer record; None where fragments alone do
     records: RecordWeights | None = None
     adds_nearest: bool = False  # whether what the nearest proteins say of a fragment is added to its log-odds
+    schema: Literal[1] = 1  # of the file
 
     def thresholds(self, preset: str) -> Thresholds:
         """Those of a preset; where the bundle has none, its threshold parts virus from not virus."""
         return self.presets[preset] if self.presets else Thresholds(self.threshold, self.threshold)
 
+    def __post_init__(self) -> None:
+        if self.presets and set(self.presets) != set(PRESETS):
+            raise ValueError(f"presets: expected {', '.join(PRESETS)}")
+        for name, (not_virus, virus) in self.presets.items():
+            if not 0 <= not_virus <= virus <= 1:
+                raise ValueError(f"presets: {name} is not two ascending probabilities")
+
     def write(self, path: Path) -> None:
         """Write them as JSON, atomically."""
-        write_json(path, {"schema": SCHEMA, **asdict(self)})
+        write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Rules:
@@ -147,12 +111,7 @@ class Rules:
         Raises:
             StoreError: the file is damaged, or of another schema.
         """
-        content = check_json(path, _Stored)
         try:
-            if content.pop("schema") != SCHEMA:
-                raise StoreError(path, f"is of another schema than {SCHEMA}, which this program reads")
-            calibration, presets = read_calibration(content["calibration"]), read_presets(content["presets"])
-            records = read_record_weights(content.get("records"))
-            return cls(**content | {"calibration": calibration, "presets": presets, "records": records})
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(path, f"cannot be understood ({type(error).__name__}: {error})") from error
+            return convert(read_json(path), Rules)
+        except ValueError as error:
+            raise StoreError(path, f"cannot be understood ({error})") from error

@@ -811,38 +811,23 @@ def test_a_bundle_that_points_outside_its_folder_is_not_imported(cache, tmp_path
     assert not (cache / "bundles").exists()
 
 
-def test_a_receipt_from_anybody_is_read_with_care(tmp_path):
-    (tmp_path / "receipt.json").write_text('{"schema": 1, "name": "x", "licence": "y", "files": [{"name": "../x"}]}')
-    with pytest.raises(ModelError, match="models record"):
-        receipts.read_receipt(tmp_path)
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        "null",
         "[]",
-        "{",
-        "[" * 100_000,
         '{"schema": 1}',
-        '{"schema": 2, "name": "x", "licence": "y", "fingerprint": null, "files": []}',
-        '{"schema": 1, "name": 5, "licence": "y", "fingerprint": null, "files": []}',
-        '{"schema": 1, "name": "\\u001b[31m", "licence": "y", "fingerprint": null, "files": []}',
-        '{"schema": 1, "name": "x", "licence": "y", "fingerprint": null, "files": 7}',
+        json.dumps(receipt_of(GOOD, schema=2)),
+        json.dumps(receipt_of(GOOD, name=5)),
+        json.dumps(receipt_of(GOOD, name="\x1b[31m")),
+        json.dumps(receipt_of(GOOD, name="\u202e")),
+        json.dumps(receipt_of({"../x": b""})),
+        json.dumps(receipt_of(GOOD) | {"files": 7}),
     ],
 )
 def test_a_receipt_of_any_other_content_is_damaged(tmp_path, content):
+    """And says what to do."""
     (tmp_path / "receipt.json").write_text(content)
-    with pytest.raises(ModelError, match="is damaged"):
-        receipts.read_receipt(tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["fifo", "folder", "loop"])
-def test_a_receipt_that_is_not_a_file_is_damaged(tmp_path, kind):
-    """And is not waited for."""
-    path = tmp_path / "receipt.json"
-    {"fifo": os.mkfifo, "folder": os.mkdir, "loop": lambda here: here.symlink_to(here)}[kind](path)
-    with pytest.raises(ModelError, match="is damaged"):
+    with pytest.raises(ModelError, match=r"is damaged.*models record"):
         receipts.read_receipt(tmp_path)
 
 

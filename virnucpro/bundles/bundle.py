@@ -44,6 +44,7 @@ import yaml
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 
+from virnucpro.atomic import file_digest
 from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade
 from virnucpro.bundles.catalogue import MODELS
 from virnucpro.bundles.records import RecordWeights
@@ -307,8 +308,7 @@ def _file_digest(path: Path, recorded: dict[str, Any] | None) -> str:
     # Reading 11 GB takes as long as loading them: what was hashed when it was written is not hashed again.
     if recorded is not None and recorded == record_digest(path, str(recorded.get("sha256"))):
         return str(recorded["sha256"])
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_digest(path)
 
 
 def _fingerprint(settings: dict[str, Any], digests: dict[str, str]) -> str:

@@ -6,10 +6,10 @@ its digest and what it was made from. Bundles lie in ``bundles/`` and share thos
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from virnucpro.atomic import atomic_write, write_json
+from virnucpro.atomic import atomic_write, file_digest, write_json
 from virnucpro.bundles.bundle import SCHEMA, cache_dir, record_digest
 from virnucpro.bundles.catalogue import MODELS, NUCLEOTIDE, NUCLEOTIDE_WIDTH, PROTEIN_OF_WIDTH, PUBLISHED_PROTEIN
 from virnucpro.bundles.checkpoints import Opened, find_checkpoint, open_checkpoint
@@ -67,8 +67,7 @@ def make_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
         raise ModelError(
             f"{path}: does not say on fragments of which length it was trained. Say so: --expected-length 500, say."
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    folder = bundles / f"custom-{digest[:12]}-{length}-{dtype}"
+    folder = bundles / f"custom-{file_digest(path)[:12]}-{length}-{dtype}"
     return folder if (folder / "bundle.yaml").is_file() else _assemble(folder, path.stem, path, length, dtype)
 
 
@@ -87,10 +86,7 @@ def convert_encoder(name: str, dtype: str = "float32", given: Path | None = None
         ModelError: the checkpoint is missing, damaged, refused or not what its name says.
         ResourceError: the disk has no room for it.
     """
-    target = cache_dir() / "encoders" / f"{name}-{dtype}.safetensors"
-    if _is_converted(target):
-        return target
-    return _convert(name, open_checkpoint(find_checkpoint(name, given)), target, dtype)
+    return _convert(name, f"{name}-{dtype}", lambda: find_checkpoint(name, given), dtype)
 
 
 def convert_esm2_file(path: Path, dtype: str = "float32") -> Path:
@@ -107,18 +103,15 @@ def convert_esm2_file(path: Path, dtype: str = "float32") -> Path:
         ModelError: it is damaged, refused or no ESM-2.
         ResourceError: the disk has no room for it.
     """
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    target = cache_dir() / "encoders" / f"{path.stem}-{digest[:12]}-{dtype}.safetensors"
-    return target if _is_converted(target) else _convert(path.stem, open_checkpoint(path), target, dtype)
+    return _convert(path.stem, f"{path.stem}-{file_digest(path)[:12]}-{dtype}", lambda: path, dtype)
 
 
-def _is_converted(target: Path) -> bool:
-    return target.is_file() and target.with_suffix(".json").is_file()
-
-
-def _convert(name: str, source: Opened, target: Path, dtype: str) -> Path:
-    """Write the encoder file and its record."""
+def _convert(name: str, stem: str, find: Callable[[], Path], dtype: str) -> Path:
+    """Write the encoder file and its record, unless both are there."""
+    target = cache_dir() / "encoders" / f"{stem}.safetensors"
+    if target.is_file() and target.with_suffix(".json").is_file():
+        return target
+    source = open_checkpoint(find())
     try:
         config, tensors = _converted(name, source)
     except ModelError as error:
@@ -218,7 +211,7 @@ def _assemble(folder: Path, name: str, head_file: Path, length: int, dtype: str,
         "calibration": {"lengths": [length], "slope": [1.0], "intercept": [0.0], "exponent": 0.0},
         "recorded": recorded,
         "provenance": {
-            "head": {"file": head_file.name, "sha256": hashlib.sha256(head_file.read_bytes()).hexdigest()},
+            "head": {"file": head_file.name, "sha256": file_digest(head_file)},
             "encoders": [NUCLEOTIDE, protein],
             "method": "Li et al., Briefings in Bioinformatics 26(3), bbaf224, 2025",
         },

@@ -22,8 +22,6 @@ from virnucpro.clusters.pickled import UnpicklingError, read_pickle
 from virnucpro.errors import InputError
 
 SUFFIXES = (".h5", ".hdf5", ".npz", ".pt", ".pth", ".pkl", ".pickle")
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-_ZIP_MAGIC = b"PK\x03\x04"
 _EMBEDDINGS = "embeddings"
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 """What the older form of ``torch.save`` begins with, a pickle of this number."""
@@ -49,7 +47,7 @@ class Checkpoint:
             InputError: it is damaged, or is not what it was.
         """
         with _named(self.path):
-            if _is_hdf5(self.path):
+            if h5py.is_hdf5(self.path):
                 with h5py.File(self.path, "r") as file:
                     dataset = file[_EMBEDDINGS]
                     for first in range(0, stop, num_rows):
@@ -67,7 +65,7 @@ def look_at(path: Path) -> Checkpoint:
         InputError: it is none, or damaged.
     """
     with _named(path):
-        if not _is_hdf5(path):
+        if not h5py.is_hdf5(path):
             content = _content(path)
             array = _array_of(path, content)
             return _checkpoint(path, array.shape, array.dtype, {name: content.get(name) for name in _FACTS})
@@ -113,15 +111,10 @@ def _text(value: Any) -> str:  # noqa: ANN401 - as the file has it
     return "" if value is None else str(value)
 
 
-def _is_hdf5(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(_HDF5_MAGIC)) == _HDF5_MAGIC
-
-
 def _content(path: Path) -> Mapping[str, Any]:
     """The entries of a file that is not HDF5."""
     with path.open("rb") as stream:
-        is_zip = stream.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+        is_zip = stream.read(2) == b"PK"
     if not is_zip:
         content = read_pickle(path)
         if content == _TORCH_MAGIC:

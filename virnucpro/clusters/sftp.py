@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -186,11 +186,10 @@ class Folder:
             sums |= await self._sums(folder, str(folder / _SUMS))
         found = []
         for file in files:
-            digest = sums.get(file.name)
-            if digest is None:
-                path = PurePosixPath(file.name)
-                digest = (await self._sums(path.parent, f"{file.name}.sha256")).get(file.name)
-            found.append(RemoteFile(file.name, file.size_bytes, file.mtime, digest))
+            known = (
+                sums if file.name in sums else await self._sums(PurePosixPath(file.name).parent, f"{file.name}.sha256")
+            )
+            found.append(replace(file, sha256=known.get(file.name)))
         return found
 
     async def _sums(self, folder: PurePosixPath, name: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -23,10 +24,6 @@ from virnucpro.resources import available_cpus, free_memory_bytes
 
 State = Literal["OK", "WARN", "FAIL"]
 
-_LIBRARIES = (
-    "numpy", "numba", "h5py", "safetensors", "tokenizers", "huggingface_hub", "zstandard", "xxhash",
-    "isal", "click", "rich",
-)  # fmt: skip
 _LOW_MEMORY_BYTES = 2 << 30
 _LOW_DISK_BYTES = 1 << 30
 _LARGEST_READ_BYTES = 1 << 30
@@ -185,7 +182,11 @@ def _disk(place: Path) -> tuple[State, str]:
 
 def _libraries() -> tuple[State, str]:
     found, missing = [], []
-    for name in _LIBRARIES:
+    for required in metadata.requires("virnucpro") or ():
+        name, _, marker = required.partition(";")
+        if marker:  # of an extra, or of some systems
+            continue
+        name = re.split(r"[^\w.-]", name)[0]
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

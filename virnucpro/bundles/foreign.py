@@ -54,21 +54,11 @@ _KNOWN = re.compile(
 )
 """What else ``torch.save`` names; torch reads these itself."""
 _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
-_INSTRUCTIONS = frozenset(
-    {"PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT", "BINGET"}
-    | {
-        "LONG_BINGET",
-        "EMPTY_DICT",
-        "EMPTY_LIST",
-        "EMPTY_SET",
-        "EMPTY_TUPLE",
-        "APPEND",
-        "APPENDS",
-        "SETITEM",
-        "SETITEMS",
-    }
-    | {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", *_TUPLES}
-)
+_INSTRUCTIONS = {
+    "PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT", "BINGET",
+    "LONG_BINGET", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "EMPTY_TUPLE", "APPEND", "APPENDS", "SETITEM", "SETITEMS",
+    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", *_TUPLES,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

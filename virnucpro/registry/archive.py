@@ -103,25 +103,9 @@ def import_archive(archive: Path, reporter: Reporter) -> list[Imported]:
     try:
         with archive.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             members = _checked_members(tar)
-            num_bytes = sum(member.size for member in members)
-            check_room(cache, num_bytes, ROOM_REMEDY)
+            check_room(cache, sum(member.size for member in members), ROOM_REMEDY)
             with cache_errors(cache):
-                cache.mkdir(parents=True, exist_ok=True)
-                # In the cache, so that moving out of it is a renaming.
-                staging = TemporaryDirectory(prefix=".import-", dir=cache, ignore_cleanup_errors=True)
-            with staging as name, reporter.stage("import", num_bytes, "bytes") as advance:
-                staged = Path(name)
-                for member in members:
-                    with cache_errors(cache):
-                        tar.extract(member, staged, set_attrs=False, filter="data")
-                    advance(member.size)
-                arrived = [(path, _checked(path, staged)) for path in sorted(staged.glob("*/*"))]
-                new = [_missing(receipt, cache / path.relative_to(staged)) for path, receipt in arrived]
-                with cache_errors(cache):
-                    return [
-                        _put(path, receipt, files, cache / path.relative_to(staged))
-                        for (path, receipt), files in zip(arrived, new, strict=True)
-                    ]
+                return _unpack(tar, members, cache, reporter)
     except ModelError as error:
         raise ModelError(f"{archive}: refused, nothing was changed: {error}") from error
     except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
@@ -172,6 +156,25 @@ def _checked_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
     if not members:
         raise ModelError("it holds no model")
     return list(members.values())
+
+
+def _unpack(
+    tar: tarfile.TarFile, members: Sequence[tarfile.TarInfo], cache: Path, reporter: Reporter
+) -> list[Imported]:
+    """Unpack into a folder of the cache, so that moving out of it is a renaming; check; then move what is new."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix=".import-", dir=cache, ignore_cleanup_errors=True) as name,
+        reporter.stage("import", sum(member.size for member in members), "bytes") as advance,
+    ):
+        staged = Path(name)
+        for member in members:
+            tar.extract(member, staged, set_attrs=False, filter="data")
+            advance(member.size)
+        arrived = {folder: _checked(folder, staged) for folder in sorted(staged.glob("*/*"))}
+        places = {folder: cache / folder.relative_to(staged) for folder in arrived}
+        new = {folder: _missing(receipt, places[folder]) for folder, receipt in arrived.items()}
+        return [_put(folder, receipt, new[folder], places[folder]) for folder, receipt in arrived.items()]
 
 
 def _checked(folder: Path, staged: Path) -> Receipt:

@@ -58,16 +58,12 @@ class FinishedRun:
         return tuple(sorted({float(value) for value in found if value is not None}))
 
     @property
-    def prevalence(self) -> float:
-        """Expected share of viral sequences."""
-        return self.results.prevalence.value
-
-    @property
     def thresholds(self) -> tuple[float, ...]:
         """The limits on the scale of the tables' p_virus, which a preset's are not: they hold at equal prevalence."""
         if not self.summary.get("preset"):
             return self.limits
-        odds = self.prevalence / (1 - self.prevalence)
+        prevalence = self.results.prevalence.value
+        odds = prevalence / (1 - prevalence)
         return tuple(limit * odds / (limit * odds + 1 - limit) for limit in self.limits)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from virnucpro.atomic import write_json
@@ -51,16 +53,17 @@ def name_hits(
     named: dict[str, Lineages] = {}
     with run_dir.locked():
         index = finished_index(run_dir)
+        find: Callable[[InputResults], Lineages]
+        if reference is None:
+            find = partial(find_lineages, table=load_table(genes.proteins_of(run_dir)), num_threads=num_threads)
+        else:
+            find = partial(_by_reference, reference=reference, devices=devices, num_threads=num_threads)
         with log_to(run_dir.result(index.run_stem, "log")), stored_results(run_dir, index, reporter) as (_, scores):
             _log.info("hits are named: %s", shlex.join(sys.argv))
             for item, finished in zip(index.inputs, open_runs(root, [item.stem for item in index.inputs]), strict=True):
                 results = replace(finished.results, source=InputUnits(scores, index, item))
-                if reference is not None:
-                    lineages = _by_reference(results, reference, devices, num_threads)
-                else:
-                    lineages = find_lineages(results, load_table(genes.proteins_of(run_dir)), num_threads)
-                named[item.stem] = lineages
-                results = replace(results, lineages=lineages)
+                named[item.stem] = find(results)
+                results = replace(results, lineages=named[item.stem])
                 for output in TAXONOMY_OUTPUTS:
                     output.write(results, root, item.stem, Wanted())
                 record = finished.record

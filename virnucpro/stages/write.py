@@ -48,15 +48,15 @@ def run(
     if not rules.presets and wanted.calling.preset != type(wanted.calling).preset:
         _log.warning("model %s has no presets: its threshold is used, %g", rules.name, rules.threshold)
     frames = read_facts(run_dir.table)["frames"]
+    proteins = None if wanted.proteins is None else load_table(wanted.proteins)
     written, counted = [], []
     with reporter.stage("write", index.num_sequences, "sequences") as advance:
         for item, frames_of_item in zip(index.inputs, frames, strict=True):
             stop = item.first_sequence + item.num_sequences
             units = InputUnits(scores, index, item)
             results = InputResults.of(table.slice(item.first_sequence, stop), wanted.calling, units)
-            if wanted.proteins is not None:
-                found = find_lineages(results, load_table(wanted.proteins), wanted.num_threads)
-                results = replace(results, lineages=found)
+            if proteins is not None:
+                results = replace(results, lineages=find_lineages(results, proteins, wanted.num_threads))
             counts = Counts.of(results, frames_of_item)
             _check(item, counts)
             for output in OUTPUTS:

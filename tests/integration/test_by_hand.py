@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -14,23 +15,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virnucpro.atomic import read_json
-from virnucpro.errors import UsageError
-from virnucpro.run import shards
+from virnucpro.errors import UsageError, WorkerError
+from virnucpro.run import by_hand, shards
+from virnucpro.run.predict import predict
 from virnucpro.run_dir import RunDir
+from virnucpro.settings import make_settings
 
 SETTINGS = ("--unit-rows", 8, "--device", "cpu", "-q")
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory, tiny_bundle):
-    """The inputs, and what ``predict`` makes of them in one go."""
-    from virnucpro import predict
-    from virnucpro.settings import make_settings
+def settings(tiny_bundle):
+    """As of ``SETTINGS``."""
+    options = {"science.model": str(tiny_bundle), "layout.unit_rows": 8, "runtime.device": "cpu"}
+    return make_settings(None, options)
 
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory, settings):
+    """The inputs, and what ``predict`` makes of them in one go."""
     folder = tmp_path_factory.mktemp("by_hand")
     fasta = write_fasta(folder / "in.fasta", mixed_records(24))
-    settings = {"science.model": str(tiny_bundle), "layout.unit_rows": 8, "runtime.device": "cpu"}
-    predict([fasta], folder / "out", make_settings(None, settings))
+    predict([fasta], folder / "out", settings)
     return fasta, result_bytes(folder / "out", "in")
 
 
@@ -130,15 +136,22 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("what", FAULTS)
-def test_what_is_wrong_is_named_with_file_and_range_and_work_mends_it(virnucpro, done, expected, what):
-    """By ``finish``, which writes nothing; the next ``work`` computes that unit alone."""
+def test_what_is_wrong_is_named_with_file_and_range_and_work_mends_it(done, what):
+    """The next ``work`` computes that unit alone."""
     spoil, text = FAULTS[what]
     spoil(RunDir(done))
+    with pytest.raises(WorkerError, match=rf"unit 2 \(rows .*{re.escape(text)}"):
+        by_hand.check(done)
+    assert by_hand.work(done, range, {}).num_done == 1
+    by_hand.check(done)
+
+
+def test_nothing_is_written_of_a_run_with_a_fault(virnucpro, done, expected):
+    """By ``finish``; what mends it is one command."""
+    RunDir(done).scores(2).unlink()
     for command in (("finish", done), ("merge", done, "--check")):
         ended = virnucpro(*command, "-q")
-        assert ended.code == 1
-        assert text in ended.err
-        assert "unit 2 (rows " in ended.err
+        assert (ended.code, "unit-00002.h5 is gone" in ended.err) == (1, True)
     assert not list(done.glob("in.sequences*"))
     assert virnucpro("work", done, "-q").out.startswith("1 units done now")
     assert virnucpro("finish", done, "-q").code == 0
@@ -148,7 +161,9 @@ def test_what_is_wrong_is_named_with_file_and_range_and_work_mends_it(virnucpro,
 def test_other_inputs_or_settings_are_another_run(virnucpro, done, tmp_path, tiny_bundle):
     """Their units are not taken: by the digest of the run, which has nothing to do with names."""
     same = write_fasta(tmp_path / "another name.fasta", mixed_records(24))
-    assert virnucpro("prepare", same, "-o", tmp_path / "same", "--model", tiny_bundle, *SETTINGS).code == 0
+    ended = virnucpro("prepare", same, "-o", tmp_path / "same", "--model", tiny_bundle, *SETTINGS)
+    num = num_units(done)
+    assert (ended.code, f"{tmp_path}/same: {num} units (0-{num - 1})" in ended.out) == (0, True)
     ended = virnucpro("finish", tmp_path / "same", "--from", done, "-q")
     assert ended.code == 0, ended.err
     assert scores(tmp_path / "same") == scores(done)
@@ -204,13 +219,7 @@ def test_kill_9_in_the_middle_and_again(run, worked, virnucpro):
     process.communicate(timeout=60)
     assert virnucpro("work", run, "-q").code == 0
     assert scores(run) == scores(worked)
-    assert not shards.faults(RunDir(run), by_hand_index(run))
-
-
-def by_hand_index(run):
-    from virnucpro.stages.base import Index
-
-    return Index.read(RunDir(run))
+    by_hand.check(run)
 
 
 def test_another_model_is_refused(virnucpro, run, tmp_path, tiny_bundle):

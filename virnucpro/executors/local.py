@@ -97,7 +97,9 @@ class LocalExecutor:
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self.workers = workers
-        self._group: WorkerGroup | None = None
+        self._children: list[_Child] = []
+        self._is_used = False  # whether units were handed out since work began
+        self._begin(None)
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +107,7 @@ class LocalExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close()
+        self._kill()
 
     @property
     def num_workers(self) -> int:
@@ -114,54 +116,20 @@ class LocalExecutor:
 
     def start(self, work: Work) -> None:
         """See ``Executor.start``: all processes start, and wait for their first unit once they have loaded."""
-        self._close()
-        self._group = WorkerGroup(work, self.workers)
-        self._group.start()
+        self._begin(work)
+        for worker in self.workers:
+            self._start(worker)
 
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """See ``Executor.run``. Lazy ``units`` are read only when a worker asks and there is nothing else to do."""
-        if self._group is None or self._group.is_used or self._group.work != work:
-            self._close()
-            self._group = WorkerGroup(work, self.workers)
-        yield from self._group.outcomes(units, advance)
-        self._close()
-
-    def _close(self) -> None:
-        if self._group is not None:
-            self._group.close()
-            self._group = None
-
-
-class WorkerGroup:
-    """The processes of one run, and the units that wait. :meth:`close` kills and joins whatever it started.
-
-    Attributes:
-        work: what they do.
-        is_used: whether units were handed out.
-    """
-
-    def __init__(self, work: Work, workers: Sequence[Worker]) -> None:
-        self.work, self.is_used = work, False
-        self._workers = workers
-        self._suspects: deque[int] = deque()
-        self._failures: Counter[int] = Counter()
-        self._num_stillborn = 0
-        self._children: list[_Child] = []
-        self._asking: deque[tuple[_Child, _Ask]] = deque()
-
-    def start(self) -> None:
-        """Start the workers: each asks for a unit when it has loaded, and is answered by :meth:`outcomes`."""
-        for worker in self._workers:
-            self._start(worker)
-
-    def outcomes(self, units: Iterable[int], advance: Advance) -> Iterator[Outcome]:
-        """Serve the workers, which start now unless they have, and yield what becomes of each unit."""
-        self.is_used = True
+        if self._is_used or self._work != work:
+            self._begin(work)
+        self._is_used = True
         self._units, self._advance = iter(units), advance
         # Waiting to be handed out, and without an outcome; None where that is not known beforehand.
         self._num_waiting = self._num_left = len(units) if isinstance(units, Sequence) else None
         self._is_exhausted = self._num_waiting == 0
-        for worker in [] if self._children else self._workers[: self._num_left]:
+        for worker in [] if self._children else self.workers[: self._num_left]:
             self._start(worker)
         while self._children:
             ready = set(wait([child.connection for child in self._children], timeout=0 if self._asking else None))
@@ -175,7 +143,16 @@ class WorkerGroup:
                 else:
                     yield from self._handle(child, message)
 
-    def close(self) -> None:
+    def _begin(self, work: Work | None) -> None:
+        """Forget the run before, and kill what is left of it."""
+        self._kill()
+        self._work, self._is_used = work, False
+        self._suspects: deque[int] = deque()
+        self._failures: Counter[int] = Counter()
+        self._num_stillborn = 0
+        self._asking: deque[tuple[_Child, _Ask]] = deque()
+
+    def _kill(self) -> None:
         """Kill every process and wait until it is gone."""
         children, self._children = self._children, []
         for child in children:
@@ -189,7 +166,7 @@ class WorkerGroup:
     def _start(self, worker: Worker) -> None:
         context = multiprocessing.get_context("spawn")
         connection, theirs = context.Pipe()
-        process = context.Process(target=_worker_main, args=(self.work, worker, theirs), daemon=False)
+        process = context.Process(target=_worker_main, args=(self._work, worker, theirs), daemon=False)
         # In the list before it runs: an interrupt in the middle of the start leaves no process that nobody knows.
         self._children.append(_Child(process, connection, worker))
         # Ctrl-C reaches the child too; it waits until the child can ignore it (``follow_parent``).
@@ -233,7 +210,7 @@ class WorkerGroup:
             _log.debug("worker %d died after asking", child.worker.index)  # the next recv says so; its units go back
 
     def _next_for(self, child: _Child) -> int | None:
-        if self._num_left is not None and len(child.units) * len(self._workers) >= self._num_left > 0:
+        if self._num_left is not None and len(child.units) * len(self.workers) >= self._num_left > 0:
             return None  # it has its share
         unit = next(self._units, None)
         if self._num_waiting is not None:

@@ -16,7 +16,7 @@ from virnucpro.kernels import kernel
 from virnucpro.nearest.kernels import BLOCK, OWNER_BITS, SPAN, Index, read_block
 from virnucpro.nearest.residues import SEED_LETTERS, mask
 from virnucpro.nearest.table import with_breaks
-from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.ragged import Ragged, offsets_of
 
 PATTERN = "11010010110001011"
 """Places of a seed that must agree; source: chosen on dev among patterns of its weight (EXPERIMENTS.md)."""
@@ -30,6 +30,9 @@ _SHARES = np.array([0.110, 0.205, 0.013, 0.072, 0.022, 0.260, 0.082, 0.045, 0.12
 _COSTS = np.zeros(len(SEED_LETTERS), dtype=np.uint16)
 _COSTS[:20] = np.round(-1000 * np.log2(_SHARES))[SEED_LETTERS[:20]]
 _FEWEST_BITS = 10
+_RANGES = 1 << 8
+"""Of hashes, by their upper bits, within which the seeds of an index are sorted."""
+_RANGE_SHIFT = 56
 _BITS_OF_A_PART = 15
 """A part of the index has 2^15 buckets: with their seeds and filter they fit the cache of a core."""
 _BITS_AT_ONCE = 19
@@ -43,20 +46,23 @@ def index_of(queries: Ragged, pattern: str, num_threads: int = 1) -> Index:
     factors = _factors(pattern)
     cuts = starts[np.searchsorted(starts, np.linspace(1, starts[-1], num_threads + 1))]
     with ThreadPoolExecutor(num_threads) as pool:
-        seeds = np.concatenate(
-            list(pool.map(lambda first, stop: _seeds(residues, first, stop, factors), cuts, cuts[1:]))
-        )
-        bits = max(_FEWEST_BITS, len(seeds).bit_length() - 1)
-        num_words = 1 << (bits - 2)  # of the filter, one for each four buckets
-        counts, seen = np.zeros(4 * num_words, dtype=np.int32), np.zeros(num_words, dtype=np.uint64)
-        entries = np.zeros(len(seeds) + 1, dtype=np.uint64)
-        ranges = 4 * np.linspace(0, num_words, num_threads + 1).astype(np.int64)
-        # Each thread reads all seeds and writes those of a range of buckets.
-        list(pool.map(lambda *some: _count(seeds, 64 - bits, some, counts), ranges, ranges[1:]))
-        bounds = np.zeros(len(counts) + 1, dtype=np.int32)
-        np.cumsum(counts, dtype=np.int32, out=bounds[1:])
-        places = bounds[:-1].copy()
-        list(pool.map(lambda *some: _place(seeds, 64 - bits, some, places, seen, entries), ranges, ranges[1:]))
+        found = list(pool.map(lambda first, stop: _seeds(residues, first, stop, factors), cuts, cuts[1:]))
+        starts_of_ranges = offsets_of(np.sum([_count(seeds) for seeds in found], axis=0))
+        bits = max(_FEWEST_BITS, int(starts_of_ranges[-1]).bit_length() - 1)
+        bounds = np.full((1 << bits) + 1, starts_of_ranges[-1], dtype=np.int32)
+        seen = np.zeros(1 << (bits - 2), dtype=np.uint64)  # a word for each four buckets
+        entries = np.zeros(starts_of_ranges[-1] + 1, dtype=np.uint64)
+        spread = np.empty(starts_of_ranges[-1], dtype=np.uint64)
+
+        def sort(first: int, stop: int) -> int:
+            """Index some ranges of hashes; returns how many seeds the largest bucket has."""
+            places = starts_of_ranges.copy()
+            for seeds in found:
+                _spread(seeds, (first, stop), places, spread)
+            return _sort(spread, starts_of_ranges, (first, stop), 64 - bits, bounds, seen, entries)
+
+        ranges = np.linspace(0, _RANGES, num_threads + 1).astype(np.int64)
+        room = max(4 * BLOCK, *pool.map(sort, ranges, ranges[1:]))
     part_bits = bits - _BITS_OF_A_PART if bits > _BITS_AT_ONCE else 0
     return Index(
         residues,
@@ -69,7 +75,7 @@ def index_of(queries: Ragged, pattern: str, num_threads: int = 1) -> Index:
         seen,
         bounds,
         entries,
-        max(4 * BLOCK, int(counts.max())),
+        room,
     )
 
 
@@ -120,29 +126,62 @@ def _find(
 
 
 @kernel
-def _count(seeds: NDArray[np.uint64], shift: int, buckets: tuple[int, int], counts: NDArray[np.int32]) -> None:
-    """Count the seeds of each of a range of buckets."""
+def _count(seeds: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """How many seeds each range of hashes has."""
+    counts = np.zeros(_RANGES, dtype=np.int64)
     for seed in seeds:
-        bucket = np.int64(seed >> np.uint64(shift))
-        if buckets[0] <= bucket < buckets[1]:
-            counts[bucket] += 1
+        counts[seed >> np.uint64(_RANGE_SHIFT)] += 1
+    return counts
 
 
 @kernel
-def _place(
-    seeds: NDArray[np.uint64],
+def _spread(
+    seeds: NDArray[np.uint64], ranges: tuple[int, int], places: NDArray[np.int64], spread: NDArray[np.uint64]
+) -> None:
+    """Write the seeds of some ranges of hashes to their range: what is known of its buckets then fits the cache."""
+    for seed in seeds:
+        part = np.int64(seed >> np.uint64(_RANGE_SHIFT))
+        if ranges[0] <= part < ranges[1]:
+            spread[places[part]] = seed
+            places[part] += 1
+
+
+@kernel
+def _sort(
+    spread: NDArray[np.uint64],
+    starts: NDArray[np.int64],
+    ranges: tuple[int, int],
     shift: int,
-    buckets: tuple[int, int],
-    places: NDArray[np.int32],
+    bounds: NDArray[np.int32],
     seen: NDArray[np.uint64],
     entries: NDArray[np.uint64],
-) -> None:
-    """Write the seeds of a range of buckets, from ``places`` on, and their filter."""
-    last_bits = np.uint64(63)
-    for seed in seeds:
-        bucket, number = np.int64(seed >> np.uint64(shift)), seed >> np.uint64(32)
-        if buckets[0] <= bucket < buckets[1]:
-            entries[places[bucket]] = seed
-            places[bucket] += 1
+) -> int:
+    """Write the seeds of some ranges of hashes by bucket, their filter, and where each bucket begins.
+
+    Returns:
+        How many seeds the largest bucket has.
+    """
+    last_bits, of_bucket = np.uint64(63), np.uint64(shift)
+    most, num_buckets = 0, (len(bounds) - 1) // _RANGES
+    for part in range(ranges[0], ranges[1]):
+        seeds = spread[starts[part] : starts[part + 1]]
+        first, stop = part * num_buckets, (part + 1) * num_buckets
+        bounds[first:stop] = 0
+        for seed in seeds:
+            bounds[seed >> of_bucket] += 1
+        total = int(starts[part])
+        for bucket in range(first, stop):
+            count = int(bounds[bucket])
+            most = max(most, count)
+            bounds[bucket] = total
+            total += count
+        for seed in seeds:
+            bucket, number = int(seed >> of_bucket), seed >> np.uint64(32)
+            entries[bounds[bucket]] = seed
+            bounds[bucket] += 1
             marks = np.uint64(1) << (number & last_bits) | np.uint64(1) << (number >> np.uint64(6) & last_bits)
             seen[bucket >> 2] |= marks
+        for bucket in range(stop - 1, first, -1):  # each has moved to its end, where the next one begins
+            bounds[bucket] = bounds[bucket - 1]
+        bounds[first] = starts[part]
+    return most

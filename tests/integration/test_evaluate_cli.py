@@ -33,21 +33,8 @@ def data(tmp_path_factory):
 
 
 def run(data, output, *more):
-    asked = [
-        "--data",
-        data,
-        "-o",
-        output,
-        "--dev-share",
-        0.002,
-        "--device",
-        "cpu",
-        "--model",
-        small_lite(),
-        "-q",
-        *more,
-    ]
-    asked = [str(word) for word in asked]
+    options = ("--dev-share", 0.002, "--device", "cpu", "--model", small_lite(), "-q", *more)
+    asked = [str(word) for word in ("--data", data, "-o", output, *options)]
     found = CliRunner().invoke(evaluate, asked)
     if found.exception is not None:
         raise found.exception

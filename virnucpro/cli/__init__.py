@@ -15,7 +15,6 @@ import click
 
 from virnucpro import __version__, lifeline
 from virnucpro.cli.forms import meant_command, meant_option
-from virnucpro.deferred import defer_compiler
 from virnucpro.errors import VirNucProError, of_machine
 from virnucpro.logs import printable
 
@@ -98,7 +97,6 @@ def main() -> None:
     # Read when torch is first imported: a thread that waits for another one then sleeps. Where it spins, two programs
     # on the same cores slow each other tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    defer_compiler()
     with lifeline.interruptible():
         try:
             code = cli.main(prog_name="virnucpro", standalone_mode=False)

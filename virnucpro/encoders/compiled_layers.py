@@ -16,7 +16,6 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from virnucpro.deferred import load_compiler
 from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.device import is_out_of_memory
 from virnucpro.engine.batch import PackedBatch
@@ -173,7 +172,6 @@ def compile_layers(encoder: Encoder, device: torch.device, compiler: Compiler | 
 
 def compile_with_inductor(step: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with torch's own compiler, weights of fixed shapes, what is marked as open open."""
-    load_compiler()
     import torch._inductor.config as inductor  # noqa: PLC0415 - a second, for runs that compile only
 
     inductor.compile_threads = 1  # a handful of kernels: no pool of processes, which would outlive a killed worker

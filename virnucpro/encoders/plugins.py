@@ -15,7 +15,6 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Any
 
-from virnucpro.deferred import load_compiler
 from virnucpro.errors import ModelError
 
 GROUP = "virnucpro.encoders"
@@ -33,7 +32,6 @@ def plugin(name: str) -> Any | None:  # noqa: ANN401 - a class or a function of 
         ModelError: it cannot be imported.
     """
     for entry in entry_points(group=GROUP, name=name):
-        load_compiler()  # theirs may compile
         try:
             return entry.load()
         except Exception as error:

@@ -87,17 +87,18 @@ def aligned(query: str, q: int, protein: str, t: int) -> tuple[int, int]:
 def plainly_nearest(query: str, proteins: list[str], counted: list[bool], pattern: str) -> tuple[int, int]:
     """Score and number of the first best among the proteins that are counted."""
     query = masked(query)
+    seeds = [seed_at(query, q, pattern) for q in range(len(query))]
     best, which = 0, -1
     for number, protein in enumerate(map(masked, proteins)):
         if not counted[number]:
             continue
         last = (0, -1)
         for t in range(len(protein)):
-            for q in range(len(query)):
-                seed = seed_at(query, q, pattern)
-                if seed is None or seed != seed_at(protein, t, pattern) or not is_rare(seed):
-                    continue
-                if last[0] == t - q and t <= last[1]:
+            seed = seed_at(protein, t, pattern)
+            if seed is None or not is_rare(seed):
+                continue
+            for q, mine in enumerate(seeds):
+                if mine != seed or (last[0] == t - q and t <= last[1]):
                     continue
                 score, looked = aligned(query, q, protein, t)
                 if score:

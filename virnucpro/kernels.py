@@ -12,7 +12,6 @@ folder. Nobody has to delete anything after an edit.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import logging
 import os
@@ -116,7 +115,6 @@ class _Kept(FunctionCache):
     def load_overload(self, sig: object, target_context: object) -> object:
         found = None
         try:
-            _skip_blas()
             found = super().load_overload(sig, target_context)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a file, the function can be compiled
             _log.debug("kept kernel cannot be used: %s: %r", self._name, error)
@@ -130,20 +128,6 @@ class _Kept(FunctionCache):
             super().save_overload(sig, data)
         except Exception as error:  # noqa: BLE001 - what cannot be kept is compiled again next time
             _log.debug("kernel cannot be kept: %s: %r", self._name, error)
-
-
-@cache
-def _skip_blas() -> None:
-    """Numba imports SciPy's BLAS before its first kernel if it can, a tenth of a second; no kernel of ours calls it.
-
-    Whoever does has it looked for again.
-    """
-    linalg: Any = importlib.import_module("numba.np.linalg")
-    look, linalg.ensure_blas = linalg.ensure_blas, lambda: None
-    try:
-        importlib.import_module("numba.np.arraymath")
-    finally:
-        linalg.ensure_blas = look
 
 
 @cache

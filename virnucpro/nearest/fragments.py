@@ -19,10 +19,10 @@ NUM_FRAMES = 2
 BASES_AT_A_TIME = 3 * MOST_POSITIONS // NUM_FRAMES
 """Of fragments that are searched for together: each time the whole table is read."""
 
-_BASES = np.zeros((2, 256), dtype=np.int64)
-"""Whether a letter is one of A C G T (U), and whether it is G or C."""
-_BASES[0, list(b"ACGTUacgtu")] = 1
-_BASES[1, list(b"CGcg")] = 1
+_KINDS = np.zeros(256, dtype=np.uint8)
+"""1 for a letter that is one of A C G T (U), 3 for G and C, else 0."""
+_KINDS[list(b"ATUatu")] = 1
+_KINDS[list(b"CGcg")] = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _open_frames(fragments: Ragged) -> Frames:
     codons, opposite = read_codons(letters)
     runs = np.zeros((len(starts), 6), dtype=np.int32)
     counts = np.zeros((len(starts), 2), dtype=np.int64)
-    _measure(letters, codons, opposite, starts, stops, OPEN == BREAK, _BASES, runs, counts)
+    _measure(letters, codons, opposite, starts, stops, OPEN == BREAK, _KINDS, runs, counts)
     order = np.argsort(-runs, axis=1, kind="stable")
     chosen = order[:, :NUM_FRAMES]
     phases = chosen % 3
@@ -81,7 +81,7 @@ def _measure(
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
     is_stop: NDArray[np.bool_],
-    bases: NDArray[np.int64],
+    kinds: NDArray[np.uint8],
     runs: NDArray[np.int32],
     counts: NDArray[np.int64],
 ) -> None:
@@ -89,12 +89,12 @@ def _measure(
     for n in range(len(starts)):
         start, stop = starts[n], stops[n]
         for i in range(start, stop):
-            counts[n, 0] += bases[0, letters[i]]
-            counts[n, 1] += bases[1, letters[i]]
+            kind = kinds[letters[i]]
+            counts[n, 0] += kind & 1
+            counts[n, 1] += kind >> 1
         for frame in range(6):
-            row = codons if frame < 3 else opposite
             run, most = 0, 0
             for at in range(start + frame if frame < 3 else start + (stop - start - frame) % 3, stop - 2, 3):
-                run = 0 if is_stop[row[at]] else run + 1
+                run = 0 if is_stop[codons[at] if frame < 3 else opposite[at]] else run + 1
                 most = max(most, run)
             runs[n, frame] = most

@@ -33,7 +33,10 @@ _GROUP = 256
 waited for by many at a time. (Places are unsigned, since for a signed one numba asks whether it counts from the end.)
 """
 _DIGIT_BITS = 11
-_LOW = np.uint64(0xFFFFFFFF)
+# A call of np.uint64 takes numba longer than anything else: numbers that kernels shift by are made here.
+HALF, ONE, SIX, LAST_BITS, _LOW = (np.uint64(number) for number in (32, 1, 6, 63, 0xFFFFFFFF))
+_SPAN, _TO_LAST, _DIGIT = np.uint64(SPAN), np.uint64(SPAN - 1), np.uint64((1 << _DIGIT_BITS) - 1)
+_OWNER_BITS, _SCORE_BITS = np.uint64(OWNER_BITS), np.uint64(5)
 
 
 END, LEFT_OUT, DIAGONAL, LOOKED, SCORE, FOUND = 0, 1, 2, 3, 4, 6
@@ -157,14 +160,14 @@ def read_block(
 @part_of_kernels
 def _score(one: np.uint8, other: np.uint8) -> int:
     """Of a pair of residues."""
-    return int(SCORES[np.uint64(one) << np.uint64(5) | np.uint64(other)])
+    return int(SCORES[np.uint64(one) << _SCORE_BITS | np.uint64(other)])
 
 
 @part_of_kernels
 def _may_have(index: Index, number: np.uint64) -> int:
     """1 where a query may have the seed with this hash."""
-    word, last_bits = index.seen[number >> np.uint64(index.filter_shift)], np.uint64(63)
-    return int((word >> (number & last_bits)) & (word >> ((number >> np.uint64(6)) & last_bits)) & np.uint64(1))
+    word = index.seen[number >> np.uint64(index.filter_shift)]
+    return int((word >> (number & LAST_BITS)) & (word >> ((number >> SIX) & LAST_BITS)) & ONE)
 
 
 @part_of_kernels
@@ -174,45 +177,47 @@ def _sort_seeds(table: NDArray[np.uint8], start: int, size: int, index: Index, w
     Of an index with one part, which fits the cache, those that no query has are left out at once.
     """
     sums, whole, seeds, num_seeds = work.sums, work.whole, work.seeds, work.num_seeds
-    num_seeds[:] = 0
-    has_parts = len(num_seeds) > 1
+    for part in range(len(num_seeds)):
+        num_seeds[part] = 0
     shift = np.uint64(index.part_shift)
     for at in range(start, start + size, BLOCK):
-        if num_seeds.max() + BLOCK > seeds.shape[1]:
-            return False
+        for part in range(len(num_seeds)):
+            if num_seeds[part] + BLOCK > seeds.shape[1]:
+                return False
         count = min(BLOCK, start + size - at)
         read_block(table, at, count, index.factors, work.letters, whole, sums)
         first = at - start
-        if has_parts:
-            for i in range(count):
-                number = np.uint64(sums[i])
-                part = number >> shift
-                seeds[part, num_seeds[part]] = number << np.uint64(32) | np.uint64(first + i)
-                num_seeds[part] += whole[i + SPAN - 1]
-        else:
+        if len(num_seeds) == 1:
             passed = num_seeds[0]
             for i in range(count):
                 number = np.uint64(sums[i])
-                seeds[0, passed] = number << np.uint64(32) | np.uint64(first + i)
+                seeds[0, passed] = number << HALF | np.uint64(first + i)
                 passed += _may_have(index, number) & whole[i + SPAN - 1]
             num_seeds[0] = passed
+            continue
+        for i in range(count):
+            number = np.uint64(sums[i])
+            of_seed = number >> shift
+            seeds[of_seed, num_seeds[of_seed]] = number << HALF | np.uint64(first + i)
+            num_seeds[of_seed] += whole[i + SPAN - 1]
     return True
 
 
 @part_of_kernels
-def _join(index: Index, work: Work, seeds: NDArray[np.uint64], k: int) -> tuple[int, int]:
-    """Alignments of the seeds from ``k`` on, as many as there is room for.
+def _join(index: Index, work: Work, part: int, first: int, k: int, count: int) -> tuple[int, int]:
+    """Alignments of the seeds from ``k`` to ``count`` of those behind ``first``, as many as there is room for.
 
     Returns:
         How many, and the first seed that there was no room for.
     """
     entries, bounds, pairs = index.entries, work.bounds, work.pairs
     num_pairs = 0
-    while k < len(seeds) and num_pairs + bounds[k, 1] - bounds[k, 0] < len(pairs):
-        number, place = seeds[k] >> np.uint64(32), (seeds[k] & _LOW) << np.uint64(32)
+    while k < count and num_pairs + bounds[k, 1] - bounds[k, 0] < len(pairs):
+        seed = work.seeds[part, first + k]
+        number, place = seed >> HALF, (seed & _LOW) << HALF
         for i in range(bounds[k, 0], bounds[k, 1]):
             pairs[num_pairs] = place | (entries[i] & _LOW)
-            num_pairs += (entries[i] >> np.uint64(32)) == number
+            num_pairs += (entries[i] >> HALF) == number
         k += 1
     return num_pairs, k
 
@@ -221,16 +226,16 @@ def _join(index: Index, work: Work, seeds: NDArray[np.uint64], k: int) -> tuple[
 def _score_pairs(table: NDArray[np.uint8], start: int, index: Index, work: Work, num_pairs: int, num_found: int) -> int:
     """Keep the alignments whose seeds alone score enough; returns how many there are now."""
     query, pairs, found = index.residues, work.pairs, work.found
-    base, to_last = np.uint64(start), np.uint64(SPAN - 1)
+    base = np.uint64(start)
     for first in range(0, num_pairs, _GROUP):
         last = min(first + _GROUP, num_pairs)
         brought = np.uint8(0)
         for k in range(first, last):
-            q, t = pairs[k] & _LOW, base + (pairs[k] >> np.uint64(32))
-            brought |= query[q] | query[q + to_last] | table[t] | table[t + to_last]
+            q, t = pairs[k] & _LOW, base + (pairs[k] >> HALF)
+            brought |= query[q] | query[q + _TO_LAST] | table[t] | table[t + _TO_LAST]
         work.firsts[0] = brought
         for k in range(first, last):
-            q, t = pairs[k] & _LOW, base + (pairs[k] >> np.uint64(32))
+            q, t = pairs[k] & _LOW, base + (pairs[k] >> HALF)
             score = 0
             for j in range(SPAN):
                 score += _score(query[q + np.uint64(j)], table[t + np.uint64(j)])
@@ -242,26 +247,24 @@ def _score_pairs(table: NDArray[np.uint8], start: int, index: Index, work: Work,
 @part_of_kernels
 def _look_up(table: NDArray[np.uint8], start: int, index: Index, work: Work) -> int:
     """Find the alignments of the seeds of a chunk that score enough; -1 where there is no room for all."""
-    num_found, has_parts = 0, len(work.num_seeds) > 1
+    seeds, num_found = work.seeds, int(np.int64(0))  # a plain 0 would be a type of its own: parts are compiled for it
     for part in range(len(work.num_seeds)):
-        count = int(work.num_seeds[part])
-        all_seeds = work.seeds[part]
-        if has_parts:
+        passed = int(work.num_seeds[part])
+        if len(work.num_seeds) > 1:
             passed = 0
-            for i in range(count):
-                all_seeds[passed] = all_seeds[i]
-                passed += _may_have(index, all_seeds[i] >> np.uint64(32))
-            count = passed
-        for first in range(0, count, BLOCK):
-            seeds = all_seeds[first : min(first + BLOCK, count)]
-            for k in range(len(seeds)):
-                bucket = seeds[k] >> np.uint64(32 + index.bucket_shift)
-                work.bounds[k, 0], work.bounds[k, 1] = index.bounds[bucket], index.bounds[bucket + np.uint64(1)]
-            for k in range(len(seeds)):  # brings what is read next from memory, many at a time
+            for i in range(work.num_seeds[part]):
+                seeds[part, passed] = seeds[part, i]
+                passed += _may_have(index, seeds[part, i] >> HALF)
+        for first in range(0, passed, BLOCK):
+            count = min(BLOCK, passed - first)
+            for k in range(count):
+                bucket = seeds[part, first + k] >> np.uint64(32 + index.bucket_shift)
+                work.bounds[k, 0], work.bounds[k, 1] = index.bounds[bucket], index.bounds[bucket + ONE]
+            for k in range(count):  # brings what is read next from memory, many at a time
                 work.firsts[k] = index.entries[work.bounds[k, 0]]
-            k = int(np.int64(0))  # as a plain 0 the parts would be compiled for it and for all others
-            while k < len(seeds):
-                num_pairs, k = _join(index, work, seeds, k)
+            k = int(np.int64(0))
+            while k < count:
+                num_pairs, k = _join(index, work, part, first, k, count)
                 if num_found + num_pairs > len(work.found):
                     return -1
                 num_found = _score_pairs(table, start, index, work, num_pairs, num_found)
@@ -273,42 +276,43 @@ def _by_place(found: NDArray[np.uint64], other: NDArray[np.uint64], count: int) 
     """Sort alignments by their place in the table, in place; those of one place stay in order."""
     counts = np.empty(1 << _DIGIT_BITS, dtype=np.int64)
     for shift in (32, 32 + _DIGIT_BITS):
-        counts[:] = 0
+        for digit in range(len(counts)):
+            counts[digit] = 0
         for i in range(count):
-            counts[(found[i] >> np.uint64(shift)) & np.uint64(len(counts) - 1)] += 1
+            counts[(found[i] >> np.uint64(shift)) & _DIGIT] += 1
         total = 0
         for digit in range(len(counts)):
             counts[digit], total = total, total + counts[digit]
         for i in range(count):
-            digit = (found[i] >> np.uint64(shift)) & np.uint64(len(counts) - 1)
-            other[counts[digit]] = found[i]
-            counts[digit] += 1
+            which = (found[i] >> np.uint64(shift)) & _DIGIT
+            other[counts[which]] = found[i]
+            counts[which] += 1
         found, other = other, found
 
 
 @part_of_kernels
 def _extend(query: NDArray[np.uint8], q: np.uint64, table: NDArray[np.uint8], t: np.uint64) -> tuple[int, int]:
     """Best score of an alignment through a seed at ``q`` and ``t``, and how far right of ``t`` it was looked."""
-    one, total = np.uint64(1), 0
+    total = 0
     for j in range(SPAN):
         total += _score(query[q + np.uint64(j)], table[t + np.uint64(j)])
-    best, at, other = total, q + np.uint64(SPAN), t + np.uint64(SPAN)
+    best, at, other = total, q + _SPAN, t + _SPAN
     while True:
         total += _score(query[at], table[other])
         if total > best:
             best = total
         elif total < best - DROP:
             break
-        at, other = at + one, other + one
+        at, other = at + ONE, other + ONE
     right = int(other - t)
-    total, at, other = best, q - one, t - one
+    total, at, other = best, q - ONE, t - ONE
     while True:
         total += _score(query[at], table[other])
         if total > best:
             best = total
         elif total < best - DROP:
             break
-        at, other = at - one, other - one
+        at, other = at - ONE, other - ONE
     return best, right
 
 
@@ -319,31 +323,31 @@ def _keep_best(proteins: Proteins, start: int, index: Index, work: Work, num_fou
     A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over.
     """
     found, states, query, table = work.found, work.states, index.residues, proteins.residues
-    base, around = np.uint64(start), np.uint64(SPAN)
+    base = np.uint64(start)
     for first in range(0, num_found, _GROUP):
         last = min(first + _GROUP, num_found)
         brought = np.int64(0)
         for k in range(first, last):
-            q, t = found[k] & _LOW, base + (found[k] >> np.uint64(32))
-            brought |= states[index.owners[q >> np.uint64(OWNER_BITS)], END]
-            brought |= query[q] | query[q + around] | table[t] | table[t + around]
+            q, t = found[k] & _LOW, base + (found[k] >> HALF)
+            brought |= states[index.owners[q >> _OWNER_BITS], END]
+            brought |= query[q] | query[q + _SPAN] | table[t] | table[t + _SPAN]
         work.firsts[0] = np.uint64(brought)
         for k in range(first, last):
-            q, t = found[k] & _LOW, base + (found[k] >> np.uint64(32))
-            owner = index.owners[q >> np.uint64(OWNER_BITS)]
+            q, t = found[k] & _LOW, base + (found[k] >> HALF)
+            owner = index.owners[q >> _OWNER_BITS]
             while states[owner, END] <= np.int64(q):
                 owner += 1
             while proteins.starts[protein + 1] <= np.int64(t):
                 protein += 1
-            state, diagonal = states[owner], np.int64(t) - np.int64(q)
-            is_looked_at = state[DIAGONAL] == diagonal and np.int64(t) <= state[LOOKED]
-            if is_looked_at or (state[LEFT_OUT] >= 0 and state[LEFT_OUT] == proteins.folds[protein]):
+            diagonal, left_out = np.int64(t) - np.int64(q), states[owner, LEFT_OUT]
+            is_looked_at = states[owner, DIAGONAL] == diagonal and np.int64(t) <= states[owner, LOOKED]
+            if is_looked_at or (left_out >= 0 and left_out == proteins.folds[protein]):
                 continue
             score, right = _extend(query, q, table, t)
-            state[DIAGONAL], state[LOOKED] = diagonal, np.int64(t) + right
+            states[owner, DIAGONAL], states[owner, LOOKED] = diagonal, np.int64(t) + right
             side = 0 if proteins.is_viral[protein] else 1
-            if score > state[SCORE + side]:
-                state[SCORE + side], state[FOUND + side] = score, protein
+            if score > states[owner, SCORE + side]:
+                states[owner, SCORE + side], states[owner, FOUND + side] = score, protein
     return protein
 
 

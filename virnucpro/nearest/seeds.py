@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.kernels import kernel
-from virnucpro.nearest.kernels import BLOCK, OWNER_BITS, SPAN, Index, read_block
+from virnucpro.nearest.kernels import BLOCK, HALF, LAST_BITS, ONE, OWNER_BITS, SIX, SPAN, Index, read_block
 from virnucpro.nearest.residues import SEED_LETTERS, mask
 from virnucpro.nearest.table import with_breaks
 from virnucpro.sequence.ragged import Ragged, offsets_of
@@ -32,7 +32,7 @@ _COSTS[:20] = np.round(-1000 * np.log2(_SHARES))[SEED_LETTERS[:20]]
 _FEWEST_BITS = 10
 _RANGES = 1 << 8
 """Of hashes, by their upper bits, within which the seeds of an index are sorted."""
-_RANGE_SHIFT = 56
+_RANGE_SHIFT = np.uint64(56)
 _BITS_OF_A_PART = 15
 """A part of the index has 2^15 buckets: with their seeds and filter they fit the cache of a core."""
 _BITS_AT_ONCE = 19
@@ -93,7 +93,10 @@ def _seeds(residues: NDArray[np.uint8], first: int, stop: int, factors: NDArray[
     part = residues[first:stop]
     mask(part)
     seeds = np.empty(len(part), dtype=np.uint64)
-    return seeds[: _find(part, first, factors, _COSTS, seeds)]
+    letters, whole = np.empty((2, BLOCK + SPAN), dtype=np.uint8)
+    of_place, totals = np.empty((2, BLOCK + SPAN), dtype=np.uint16)
+    sums = np.empty(BLOCK, dtype=np.uint32)
+    return seeds[: _find(part, first, factors, _COSTS, letters, whole, sums, of_place, totals, seeds)]
 
 
 @kernel
@@ -102,25 +105,28 @@ def _find(
     first: int,
     factors: NDArray[np.uint32],
     costs: NDArray[np.uint16],
+    letters: NDArray[np.uint8],
+    whole: NDArray[np.uint8],
+    sums: NDArray[np.uint32],
+    of_place: NDArray[np.uint16],
+    totals: NDArray[np.uint16],
     seeds: NDArray[np.uint64],
 ) -> int:
     """Write all seeds that say enough, their places counted from ``first``; returns how many there are."""
-    letters, whole = np.empty(BLOCK + SPAN, dtype=np.uint8), np.empty(BLOCK + SPAN, dtype=np.uint8)
-    sums, totals = np.empty(BLOCK, dtype=np.uint32), np.empty(BLOCK, dtype=np.uint16)
-    of_place = np.empty(BLOCK + SPAN, dtype=np.uint16)
     num_seeds = 0
     for start in range(0, len(residues) - SPAN + 1, BLOCK):
         count = min(BLOCK, len(residues) - SPAN + 1 - start)
         read_block(residues, start, count, factors, letters, whole, sums)
         for i in range(count + SPAN - 1):
             of_place[i] = costs[residues[start + i]]
-        totals[:] = 0
+        for i in range(count):
+            totals[i] = 0
         for k in range(SPAN):
             if factors[k]:
                 for i in range(count):
                     totals[i] += of_place[i + k]
         for i in range(count):
-            seeds[num_seeds] = np.uint64(sums[i]) << np.uint64(32) | np.uint64(first + start + i)
+            seeds[num_seeds] = np.uint64(sums[i]) << HALF | np.uint64(first + start + i)
             num_seeds += whole[i + SPAN - 1] & (totals[i] >= LEAST_COST)
     return num_seeds
 
@@ -130,7 +136,7 @@ def _count(seeds: NDArray[np.uint64]) -> NDArray[np.int64]:
     """How many seeds each range of hashes has."""
     counts = np.zeros(_RANGES, dtype=np.int64)
     for seed in seeds:
-        counts[seed >> np.uint64(_RANGE_SHIFT)] += 1
+        counts[seed >> _RANGE_SHIFT] += 1
     return counts
 
 
@@ -140,7 +146,7 @@ def _spread(
 ) -> None:
     """Write the seeds of some ranges of hashes to their range: what is known of its buckets then fits the cache."""
     for seed in seeds:
-        part = np.int64(seed >> np.uint64(_RANGE_SHIFT))
+        part = np.int64(seed >> _RANGE_SHIFT)
         if ranges[0] <= part < ranges[1]:
             spread[places[part]] = seed
             places[part] += 1
@@ -161,25 +167,25 @@ def _sort(
     Returns:
         How many seeds the largest bucket has.
     """
-    last_bits, of_bucket = np.uint64(63), np.uint64(shift)
+    of_bucket = np.uint64(shift)
     most, num_buckets = 0, (len(bounds) - 1) // _RANGES
     for part in range(ranges[0], ranges[1]):
-        seeds = spread[starts[part] : starts[part + 1]]
         first, stop = part * num_buckets, (part + 1) * num_buckets
-        bounds[first:stop] = 0
-        for seed in seeds:
-            bounds[seed >> of_bucket] += 1
+        for bucket in range(first, stop):
+            bounds[bucket] = 0
+        for i in range(starts[part], starts[part + 1]):
+            bounds[spread[i] >> of_bucket] += 1
         total = int(starts[part])
         for bucket in range(first, stop):
             count = int(bounds[bucket])
             most = max(most, count)
             bounds[bucket] = total
             total += count
-        for seed in seeds:
-            bucket, number = int(seed >> of_bucket), seed >> np.uint64(32)
-            entries[bounds[bucket]] = seed
+        for i in range(starts[part], starts[part + 1]):
+            bucket, number = int(spread[i] >> of_bucket), spread[i] >> HALF
+            entries[bounds[bucket]] = spread[i]
             bounds[bucket] += 1
-            marks = np.uint64(1) << (number & last_bits) | np.uint64(1) << (number >> np.uint64(6) & last_bits)
+            marks = ONE << (number & LAST_BITS) | ONE << (number >> SIX & LAST_BITS)
             seen[bucket >> 2] |= marks
         for bucket in range(stop - 1, first, -1):  # each has moved to its end, where the next one begins
             bounds[bucket] = bounds[bucket - 1]

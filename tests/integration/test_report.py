@@ -215,9 +215,9 @@ def test_the_page_says_how_it_was_made(full_run):
             "of 0.9 or more were called viral; probabilities are for 20.0% viral sequences, as given.",
         ),
         (
-            Calling("wide", prevalence=0.2),
+            Calling("sensitive", prevalence=0.2),
             (0.2, 0.5),
-            "by the preset wide (calibrated probability at equal prevalence of 0.8 or more, from 0.5 uncertain)",
+            "by the preset sensitive (calibrated probability at equal prevalence of 0.8 or more, from 0.5 uncertain)",
         ),
         (
             Calling(fdr=0.05),
@@ -228,7 +228,7 @@ def test_the_page_says_how_it_was_made(full_run):
 )
 def test_thresholds_are_drawn_on_the_scale_of_the_table(tmp_path, calling, lines, rule):
     """A preset holds at equal prevalence and is shifted by Bayes' rule: odds of 4 become 1 at one in five."""
-    rules = replace(RULES, presets=RULES.presets | {"wide": Thresholds(0.5, 0.8)})
+    rules = replace(RULES, presets=RULES.presets | {"sensitive": Thresholds(0.5, 0.8)})
     root = tmp_path / "run"
     root.mkdir()
     results = InputResults.of(table_of([line("a", 900, 0.9)], rules), calling)

@@ -335,7 +335,7 @@ def test_a_batch_that_does_not_fit_the_memory_is_halved_and_the_run_completes(tm
     """The allocator itself refuses: said once, and every score is there."""
     bundle = write_tiny_bundle(tmp_path / "bundle", protein_width=256, num_layers=1)
     fasta = write_fasta(tmp_path / "in.fasta", {f"s{i}": open_dna(300, seed=i) for i in range(900)})
-    command = [sys.executable, "-c", STARVED, fasta, tmp_path, bundle, str(300 << 20)]
+    command = [sys.executable, "-c", STARVED, fasta, tmp_path, bundle, str(600 << 20)]
     ended = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

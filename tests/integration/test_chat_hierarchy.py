@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -112,7 +113,8 @@ class Answer(BaseHTTPRequestHandler):
             self.send_header("Retry-After", "0.02")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # who asked may have been interrupted
+            self.wfile.write(body)
 
 
 def envelope(content):

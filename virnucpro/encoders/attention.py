@@ -158,8 +158,8 @@ def first_that_works(
     ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
     ids = torch.zeros(sum(lengths), dtype=torch.int64, device=device)
     batch = PackedBatch(np.arange(len(lengths)), ids, ends, lengths)
-    states = np.random.default_rng(1).standard_normal((3, sum(lengths), heads, depth), np.float32)
-    query, key, value = torch.from_numpy(states).to(device, dtype)
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = torch.randn(3, sum(lengths), heads, depth, generator=generator).to(device, dtype)
     expected = dense_attention(query, key, value, batch.runs())
     for name, load in kernels:
         try:

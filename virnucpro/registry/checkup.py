@@ -131,7 +131,6 @@ def _devices() -> tuple[State, str]:
 
 def _attention() -> tuple[State, str]:
     """Run the attention that a run on the first device would, and compare it with 64 bits on the CPU."""
-    import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
     from virnucpro.encoders.attention import attention_on, dense_attention, varlen_kernel  # noqa: PLC0415
@@ -140,9 +139,7 @@ def _attention() -> tuple[State, str]:
     device = torch.device(choose_devices()[0])
     dtype = default_dtype(device)
     num_tokens = sum(length * count for length, count in _ATTENTION_RUNS)
-    states = torch.from_numpy(np.random.default_rng(1).standard_normal((3, num_tokens, 4, 64), np.float32)).to(
-        device, dtype
-    )
+    states = torch.randn(3, num_tokens, 4, 64, generator=torch.Generator().manual_seed(1)).to(device, dtype)
     with torch.inference_mode():
         found, exact = (
             dense_attention(x[0], x[1], x[2], _ATTENTION_RUNS).double().cpu() for x in (states, states.double().cpu())

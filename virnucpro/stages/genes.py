@@ -66,9 +66,9 @@ def run(run: Run, index: Index, num_threads: int) -> None:
     if path is None or (not todo and run.dir.organisms.exists()):
         return
     table = load_table(path)
-    with run.reporter.stage("genes", len(todo), "units") as advance:
-        for batch in _batches(run, index, todo, num_threads):
-            _search(run, table, batch, num_threads)
+    with ThreadPoolExecutor(num_threads) as pool, run.reporter.stage("genes", len(todo), "units") as advance:
+        for batch in _batches(run, index, todo, pool, num_threads):
+            _search(run, table, batch, pool, num_threads)
             advance(len(batch.units))
     _write_organisms(run, index, table)
 
@@ -105,26 +105,28 @@ def read_organisms(run_dir: RunDir) -> dict[str, tuple[str, str]]:
     return read_json(run_dir.organisms, dict[str, tuple[str, str]]) if run_dir.organisms.exists() else {}
 
 
-def _batches(run: Run, index: Index, todo: list[int], num_threads: int) -> Iterator[_Batch]:
+def _batches(run: Run, index: Index, todo: list[int], pool: ThreadPoolExecutor, num_threads: int) -> Iterator[_Batch]:
     """Units with the genes of their records; a thread looks for those of a record while others are read."""
     batch = _Batch()
     finding: deque[Future[_Record]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        for unit in todo:
-            for number, letters in _records(run, index, unit):
-                finding.append(pool.submit(_find, unit, number, letters))
-                while len(finding) > num_threads:
-                    batch.add(finding.popleft().result())
-            batch.units.append(unit)
-            if batch.num_residues >= _RESIDUES_A_PASS:
-                while finding:
-                    batch.add(finding.popleft().result())
-                yield batch
-                batch = _Batch()
-        while finding:
-            batch.add(finding.popleft().result())
+    for unit in todo:
+        for number, letters in _records(run, index, unit):
+            finding.append(pool.submit(_find, unit, number, letters))
+            _collect(finding, batch, num_threads)
+        batch.units.append(unit)
+        if batch.num_residues >= _RESIDUES_A_PASS:
+            _collect(finding, batch, 0)
+            yield batch
+            batch = _Batch()
+    _collect(finding, batch, 0)
     if batch.units:
         yield batch
+
+
+def _collect(finding: deque[Future[_Record]], batch: _Batch, num_left: int) -> None:
+    """Wait for the first records that are looked at, all but some."""
+    while len(finding) > num_left:
+        batch.add(finding.popleft().result())
 
 
 def _find(unit: int, number: int, letters: NDArray[np.uint8]) -> _Record:
@@ -165,7 +167,7 @@ def _whole(number: int, pieces: list[NDArray[np.uint8]]) -> Iterator[tuple[int, 
         yield number, np.concatenate(pieces)
 
 
-def _search(run: Run, table: Table, batch: _Batch, num_threads: int) -> None:
+def _search(run: Run, table: Table, batch: _Batch, pool: ThreadPoolExecutor, num_threads: int) -> None:
     """Search the genes of some units and write their files."""
     hits = search_codes(table, Ragged.concatenate([each.proteins for each in batch.records]), num_threads=num_threads)
     bits, done = hits.bits, 0
@@ -177,8 +179,7 @@ def _search(run: Run, table: Table, batch: _Batch, num_threads: int) -> None:
         nearest = hits.proteins[mine, VIRUS]
         record.genes["nearest"] = np.where(nearest >= 0, table.organisms[nearest], -1)
         of_unit[record.unit].append(place)
-    with ThreadPoolExecutor(num_threads) as pool:
-        sites_of = list(pool.map(_sites, batch.records))
+    sites_of = list(pool.map(_sites, batch.records))
     made_from = {"fingerprint": run.bundle.fingerprint}
     for unit, places in of_unit.items():
         unit_digest = store.read_attributes(run.dir.unit(unit), "unit")["digest"]

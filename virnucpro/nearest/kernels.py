@@ -34,7 +34,7 @@ waited for by many at a time. (Places are unsigned, since for a signed one numba
 """
 _DIGIT_BITS = 11
 # A call of np.uint64 takes numba longer than anything else: numbers that kernels shift by are made here.
-HALF, ONE, SIX, LAST_BITS, _LOW = (np.uint64(number) for number in (32, 1, 6, 63, 0xFFFFFFFF))
+HALF, _ONE, _SIX, _LAST_BITS, _LOW = (np.uint64(number) for number in (32, 1, 6, 63, 0xFFFFFFFF))
 _SPAN, _TO_LAST, _DIGIT = np.uint64(SPAN), np.uint64(SPAN - 1), np.uint64((1 << _DIGIT_BITS) - 1)
 _OWNER_BITS, _SCORE_BITS = np.uint64(OWNER_BITS), np.uint64(5)
 
@@ -164,10 +164,16 @@ def _score(one: np.uint8, other: np.uint8) -> int:
 
 
 @part_of_kernels
+def marks_of(number: np.uint64) -> np.uint64:
+    """The two bits (or one) that a seed with this hash sets in its word of the filter."""
+    return _ONE << (number & _LAST_BITS) | _ONE << ((number >> _SIX) & _LAST_BITS)
+
+
+@part_of_kernels
 def _may_have(index: Index, number: np.uint64) -> int:
     """1 where a query may have the seed with this hash."""
-    word = index.seen[number >> np.uint64(index.filter_shift)]
-    return int((word >> (number & LAST_BITS)) & (word >> ((number >> SIX) & LAST_BITS)) & ONE)
+    marks = marks_of(number)
+    return int((index.seen[number >> np.uint64(index.filter_shift)] & marks) == marks)
 
 
 @part_of_kernels
@@ -259,7 +265,7 @@ def _look_up(table: NDArray[np.uint8], start: int, index: Index, work: Work) -> 
             count = min(BLOCK, passed - first)
             for k in range(count):
                 bucket = seeds[part, first + k] >> np.uint64(32 + index.bucket_shift)
-                work.bounds[k, 0], work.bounds[k, 1] = index.bounds[bucket], index.bounds[bucket + ONE]
+                work.bounds[k, 0], work.bounds[k, 1] = index.bounds[bucket], index.bounds[bucket + _ONE]
             for k in range(count):  # brings what is read next from memory, many at a time
                 work.firsts[k] = index.entries[work.bounds[k, 0]]
             k = int(np.int64(0))
@@ -303,16 +309,16 @@ def _extend(query: NDArray[np.uint8], q: np.uint64, table: NDArray[np.uint8], t:
             best = total
         elif total < best - DROP:
             break
-        at, other = at + ONE, other + ONE
+        at, other = at + _ONE, other + _ONE
     right = int(other - t)
-    total, at, other = best, q - ONE, t - ONE
+    total, at, other = best, q - _ONE, t - _ONE
     while True:
         total += _score(query[at], table[other])
         if total > best:
             best = total
         elif total < best - DROP:
             break
-        at, other = at - ONE, other - ONE
+        at, other = at - _ONE, other - _ONE
     return best, right
 
 

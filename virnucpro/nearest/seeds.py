@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.kernels import kernel
-from virnucpro.nearest.kernels import BLOCK, HALF, LAST_BITS, ONE, OWNER_BITS, SIX, SPAN, Index, read_block
+from virnucpro.nearest.kernels import BLOCK, HALF, OWNER_BITS, SPAN, Index, marks_of, read_block
 from virnucpro.nearest.residues import SEED_LETTERS, mask
 from virnucpro.nearest.table import with_breaks
 from virnucpro.sequence.ragged import Ragged, offsets_of
@@ -185,8 +185,7 @@ def _sort(
             bucket, number = int(spread[i] >> of_bucket), spread[i] >> HALF
             entries[bounds[bucket]] = spread[i]
             bounds[bucket] += 1
-            marks = ONE << (number & LAST_BITS) | ONE << (number >> SIX & LAST_BITS)
-            seen[bucket >> 2] |= marks
+            seen[bucket >> 2] |= marks_of(number)
         for bucket in range(stop - 1, first, -1):  # each has moved to its end, where the next one begins
             bounds[bucket] = bounds[bucket - 1]
         bounds[first] = starts[part]

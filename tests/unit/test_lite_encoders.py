@@ -8,16 +8,9 @@ import torch
 from Bio.Seq import Seq
 
 from virnucpro.encoders import load_encoder, load_tokenizer, save_encoder
-from virnucpro.encoders.codons import (
-    CODON_RESIDUES,
-    NO_RESIDUE,
-    RESIDUES,
-    STOP,
-    canonical_kmers,
-    frame_codons,
-    longest_open_runs,
-)
+from virnucpro.encoders.codons import RESIDUES, canonical_kmers
 from virnucpro.encoders.conv_tower import ConvTower, TowerShape
+from virnucpro.encoders.indices import read_fragments
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
 from virnucpro.encoders.residue_conv import ResidueConvEncoder, ResidueConvNetwork, ResidueConvShape
@@ -69,7 +62,7 @@ def embed(encoder, strings: list[bytes]) -> torch.Tensor:
 def test_frames_are_those_of_biopython():
     (bases,) = random_strings("ACGTN", [101])
     tokens = SixFrameEncoder.tokenizer_from({})(Ragged.from_bytes([bases]))
-    residues = CODON_RESIDUES[frame_codons(torch.from_numpy(tokens.values.astype(np.int64))[None]).numpy()][0]
+    residues = read_fragments(torch.from_numpy(tokens.values.astype(np.int64))[None])[1].numpy()
     letters = np.array([*RESIDUES, "X"])
     for strand, sequence in enumerate((Seq(bases), Seq(bases).reverse_complement())):
         for offset in range(3):
@@ -80,11 +73,6 @@ def test_frames_are_those_of_biopython():
             ]
             found = letters[residues[3 * strand + offset]].tolist()
             assert found == expected + ["X"] * (33 - len(expected))
-
-
-def test_longest_run_counts_codons_between_stops():
-    rows = [[1, 2, STOP, 1, 1, 1], [STOP] * 6, [1] * 6, [1, NO_RESIDUE, 1, 1, STOP, 1]]
-    assert longest_open_runs(torch.tensor(rows)).tolist() == [3, 0, 6, 2]
 
 
 def test_an_ngram_with_a_strange_symbol_is_no_ngram():

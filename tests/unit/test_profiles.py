@@ -9,12 +9,17 @@ import torch
 from Bio.Seq import Seq
 
 from virnucpro.encoders.codons import NUM_CLASSES
+from virnucpro.encoders.indices import read_fragments, sum_stretches
+from virnucpro.encoders.ngram_bag import ngram_index
 from virnucpro.encoders.profiles import (
     LARGEST_EVIDENCE,
     LEVELS,
     NUM_STRETCH_GROUPS,
+    NUM_STRETCHES,
     STRETCH,
     STRETCH_GROUPS,
+    STRETCH_RESIDUES,
+    STRETCHES_A_BYTE,
     ProfiledNetwork,
     ProfiledShape,
 )
@@ -142,7 +147,7 @@ def test_the_embedding_is_that_of_six_frame_and_the_evidence(network, genomes):
     embedding = network(codes)
     assert embedding.shape == (10, 17)
     assert torch.equal(embedding[:, :16], network.six_frame(codes))
-    bags, residues = network.six_frame.read(codes)
+    bags, residues = read_fragments(codes)
     frames, kmers, conserved = network.profiles.measure(bags, residues)
     expected = 0.5 * network.profiles.weigh(frames, kmers, 300) + 3 * conserved
     torch.testing.assert_close(embedding[:, 16], expected.clamp(-LARGEST_EVIDENCE, LARGEST_EVIDENCE))
@@ -160,15 +165,20 @@ def test_joined_tables_give_the_same_embedding(network, genomes):
         assert torch.equal(tensor, network.state_dict()[name]), name
 
 
-def test_compiled_sums_over_stretches_are_those_of_tensors(network):
+def test_compiled_sums_over_stretches_are_those_of_tensors():
     generator = np.random.default_rng(6)
     residues = torch.from_numpy(generator.integers(0, 20, size=(300, 90)).astype(np.uint8))
     residues[torch.from_numpy(generator.random((300, 90)) < 0.05)] = 20
     residues[torch.from_numpy(generator.random((300, 90)) < 0.02)] = 21
-    torch.testing.assert_close(
-        network.profiles.sum_stretches(residues), network.profiles.sum_stretches_by_tensors(residues)
-    )
-    assert (network.profiles.sum_stretches(residues)[:, 3] > 0).any()
+    packed = generator.integers(0, 256, size=NUM_STRETCHES // STRETCHES_A_BYTE).astype(np.uint8)
+    found = sum_stretches(residues.numpy(), STRETCH_RESIDUES, STRETCH, packed, LEVELS, -1.0)
+    numbers = ngram_index(torch.from_numpy(STRETCH_RESIDUES)[residues.long()], STRETCH, NUM_STRETCH_GROUPS).numpy()
+    places = np.maximum(numbers - 1, 0)
+    bits = packed[places // STRETCHES_A_BYTE] >> (2 * (places % STRETCHES_A_BYTE)).astype(np.uint8) & 3
+    scores, is_stretch = np.where(numbers > 0, LEVELS[bits], 0), numbers > 0
+    expected = [scores.sum(axis=1), (scores > 0).sum(axis=1), (scores < -1).sum(axis=1), is_stretch.sum(axis=1)]
+    np.testing.assert_allclose(found, np.stack(expected, axis=1), rtol=1e-5, atol=1e-5)
+    assert is_stretch.any()
 
 
 def test_the_head_adds_the_evidence_to_its_log_odds():

@@ -3,8 +3,10 @@
 import csv
 import gzip
 import json
+import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -17,9 +19,11 @@ from click.testing import CliRunner
 from virnucpro.bundles import load_bundle
 from virnucpro.cli.evaluate import evaluate
 from virnucpro.cli.train import train
+from virnucpro.encoders.codons import KMER, NUM_CLASSES, RESIDUE_CLASSES, STOP, canonical_kmers
 from virnucpro.encoders.indices import index_bags
+from virnucpro.encoders.ngram_bag import ngram_index
 from virnucpro.encoders.residue_conv import ResidueConvShape
-from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
+from virnucpro.encoders.six_frame import SixFrameShape
 from virnucpro.errors import InputError, ModelError
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.training.calibration import calibrate_bundle, fit_bend, fit_exponent, fit_line, threshold_at_fpr
@@ -105,13 +109,36 @@ def test_mutation_is_bounded_and_mostly_bases():
 
 
 @pytest.mark.parametrize("length", [30, 31, 32, 200])
-def test_compiled_bags_are_those_of_the_encoder(length):
+def test_compiled_bags_are_those_of_a_plain_count(length):
     codes = np.random.default_rng(3).integers(0, 4, size=(20, length)).astype(np.uint8)
     codes[np.random.default_rng(4).random(codes.shape) < 0.01] = 4
-    bags, _ = index_bags(codes, 1.0, 5)
-    expected = SixFrameNetwork(SixFrameShape()).read_by_tensors(torch.from_numpy(codes.astype(np.int64)))[0]
+    bags, residues = index_bags(codes, 1.0, 5)
+    residues = residues.flatten(0, 1).long()
+    letters = ["".join("*" if code == STOP else "?" if code > STOP else "a" for code in row) for row in residues]
+    longest = [max(map(len, re.split(r"[*?]", row))) for row in letters]
+    openness = torch.tensor([[run, row.count("*")] for run, row in zip(longest, letters, strict=True)])
+    expected = (
+        ngram_index(residues, 4, 21),
+        ngram_index(torch.from_numpy(RESIDUE_CLASSES)[residues], 6, NUM_CLASSES),
+        torch.tensor([pairs_of(strand, offset) for row in codes for strand in strands(row) for offset in range(3)]),
+        torch.from_numpy(canonical_kmers(KMER)[0])[ngram_index(torch.from_numpy(codes.astype(np.int64)), KMER, 4)],
+        openness / residues.shape[1],
+    )
     for found, wanted in zip(bags, expected, strict=True):
         assert torch.allclose(found.float(), wanted.float())
+
+
+def strands(codes) -> list[list[int]]:
+    """A sequence and its reverse complement, with ambiguous bases where frames end early."""
+    reverse = [base if base == 4 else 3 - base for base in codes[::-1].tolist()]
+    return [[*codes.tolist(), 4, 4], [*reverse, 4, 4]]
+
+
+def pairs_of(strand: list[int], offset: int) -> list[int]:
+    """Numbers of the codon pairs of a frame; 0 where a base is ambiguous."""
+    places = [offset + 3 * i for i in range((len(strand) - 2) // 3)]
+    codons = [16 * strand[i] + 4 * strand[i + 1] + strand[i + 2] if max(strand[i : i + 3]) < 4 else 64 for i in places]
+    return [64 * a + b + 1 if max(a, b) < 64 else 0 for a, b in pairwise(codons)]
 
 
 def test_dropped_ngrams_are_as_many_as_asked_for():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
+from numpy.typing import NDArray
 
 from virnucpro.sequence.frames import AMINO_ACIDS
 
@@ -42,34 +42,6 @@ RESIDUE_CLASSES = np.array(
 """(22,) residue code to class; 7 is no class."""
 
 
-def frame_codons(codes: torch.Tensor) -> torch.Tensor:
-    """Codon codes of the six frames.
-
-    Args:
-        codes: (B, L) int64 base codes 0..4, L >= 3.
-
-    Returns:
-        (B, 6, L // 3) int64: three frames of the strand, three of its reverse complement; 64 where a codon
-        is ambiguous or the frame has ended.
-    """
-    reverse = torch.where(codes == AMBIGUOUS_BASE, codes, 3 - codes).flip(1)
-    strands = torch.stack([codes, reverse], dim=1)
-    num_codons = codes.shape[1] // 3
-    strands = pad(strands, (0, 3 * num_codons + 2 - codes.shape[1]), value=AMBIGUOUS_BASE)
-    first, second, third = (strands[:, :, k : k + 3 * num_codons] for k in range(3))
-    codons = 16 * first + 4 * second + third
-    ambiguous = torch.maximum(torch.maximum(first, second), third) == AMBIGUOUS_BASE
-    codons = torch.where(ambiguous, NO_CODON, codons)
-    return codons.reshape(-1, 2, num_codons, 3).transpose(2, 3).reshape(-1, 6, num_codons)
-
-
-def longest_open_runs(residues: torch.Tensor) -> torch.Tensor:
-    """(B,) int64: codons in the longest stop-free stretch of each row of (B, N) residue codes."""
-    positions = torch.arange(1, residues.shape[1] + 1, device=residues.device)
-    last_closed = torch.where(residues >= STOP, positions, 0).cummax(dim=1).values
-    return (positions - last_closed).amax(dim=1)
-
-
 class Bags(NamedTuple):
     """N-grams of B fragments as numbers; 0 is none. The rows of frames are fragment by fragment, six each."""
 
@@ -81,11 +53,11 @@ class Bags(NamedTuple):
 
 
 @cache
-def canonical_kmers(length: int) -> tuple[torch.Tensor, int]:
+def canonical_kmers(length: int) -> tuple[NDArray[np.int64], int]:
     """Number k-mers so that a k-mer and its reverse complement are one.
 
     Returns:
-        (4**length + 1,) int64, from ``ngram_index`` to a number (0 stays 0), and how many numbers there are.
+        (4**length + 1,) int64, from a k-mer and 1 to its number (0 stays 0), and how many numbers there are.
     """
     kmers = np.arange(4**length)
     reverse = np.zeros_like(kmers)
@@ -93,7 +65,7 @@ def canonical_kmers(length: int) -> tuple[torch.Tensor, int]:
         reverse = 4 * reverse + 3 - (kmers >> 2 * place & 3)
     is_lesser = kmers <= reverse
     numbers = np.cumsum(is_lesser)[np.minimum(kmers, reverse)]
-    return torch.from_numpy(np.concatenate([[0], numbers])), int(is_lesser.sum()) + 1
+    return np.concatenate([[0], numbers]), int(is_lesser.sum()) + 1
 
 
 def table_sizes() -> dict[str, int]:

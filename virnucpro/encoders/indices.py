@@ -1,7 +1,6 @@
-"""N-gram numbers of fragments and how conserved their stretches are, compiled: what a CPU does in one pass.
+"""N-gram numbers of fragments and how conserved their stretches are, compiled: one pass on a CPU.
 
-Tensor operations do the same on any device (``tests/unit/test_training.py`` and ``test_profiles.py``
-hold the two together), with dozens of passes over arrays that the cache does not hold.
+For a network on another device they are counted on the CPU too, and copied.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from virnucpro.encoders.codons import (
 from virnucpro.encoders.row_passes import over_rows
 from virnucpro.kernels import kernel, part_of_kernels
 
-_KMER_NUMBERS = canonical_kmers(KMER)[0].numpy().astype(np.int32)
+_KMER_NUMBERS = canonical_kmers(KMER)[0].astype(np.int32)
 _LETTER_BITS = 3
 """Of a letter of a stretch."""
 
@@ -57,6 +56,12 @@ def index_bags(codes: NDArray[np.uint8], keep: float, seed: int) -> tuple[Bags, 
             numbers[generator.random(numbers.shape, dtype=np.float32) >= keep] = 0
     bags = Bags(*(torch.from_numpy(array) for array in (ngrams, classes, pairs, kmers, openness)))
     return bags, torch.from_numpy(residues)
+
+
+def read_fragments(codes: torch.Tensor) -> tuple[Bags, torch.Tensor]:
+    """All n-grams of (B, L) base codes, on their device, and (6 B, N) uint8 residue codes of their frames."""
+    bags, residues = index_bags(codes.to("cpu", torch.uint8).numpy(), 1.0, 0)
+    return Bags(*(numbers.to(codes.device) for numbers in bags)), residues.flatten(0, 1)
 
 
 def sum_stretches(

@@ -15,18 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from virnucpro.encoders.codons import (
-    AMBIGUOUS_BASE,
-    BASE_CODES,
-    MIN_LENGTH_NT,
-    RESIDUES,
-    Bags,
-    table_sizes,
-)
-from virnucpro.encoders.indices import sum_stretches
+from virnucpro.encoders.codons import AMBIGUOUS_BASE, BASE_CODES, MIN_LENGTH_NT, RESIDUES, Bags, table_sizes
+from virnucpro.encoders.indices import read_fragments, sum_stretches
 from virnucpro.encoders.layers import LinearToOne
 from virnucpro.encoders.letters import LetterEncoder
-from virnucpro.encoders.ngram_bag import NgramBag, mean_of_vectors, ngram_index
+from virnucpro.encoders.ngram_bag import NgramBag, mean_of_vectors
 from virnucpro.encoders.six_frame import TABLES, SixFrameNetwork, SixFrameShape
 
 STRETCH = 8
@@ -43,7 +36,7 @@ STRETCH_RESIDUES = np.array(
 )
 """(22,) residue code to letter of a stretch; 8 is none (a stop, or no residue)."""
 
-LEVELS = (-1.8, -0.7, 0.0, 0.9)
+LEVELS = np.array([-1.8, -0.7, 0.0, 0.9], dtype=np.float32)
 """What the two bits of a stretch stand for: the mean log-ratio of families of viruses to genera of hosts there."""
 _HOST_LIKE = -1.0
 """Below it a stretch is that of hosts, clearly."""
@@ -71,8 +64,6 @@ class ProfileNetwork(nn.Module):
     """N-grams and residues of fragments to log-odds of virus against host."""
 
     stretches: torch.Tensor
-    stretch_residues: torch.Tensor
-    levels: torch.Tensor
     frame_mean: torch.Tensor
     frame_scale: torch.Tensor
     kmer_mean: torch.Tensor
@@ -86,8 +77,6 @@ class ProfileNetwork(nn.Module):
         for name, size in table_sizes().items():
             setattr(self, name, NgramBag(size, num).requires_grad_(requires_grad=False))
         self.register_buffer("stretches", torch.zeros(NUM_STRETCHES // STRETCHES_A_BYTE, dtype=torch.uint8))
-        self.register_buffer("stretch_residues", torch.from_numpy(STRETCH_RESIDUES), persistent=False)
-        self.register_buffer("levels", torch.tensor(LEVELS), persistent=False)
         self.register_buffer("frame_mean", torch.zeros(frame_inputs))
         self.register_buffer("frame_scale", torch.ones(frame_inputs))
         self.register_buffer("kmer_mean", torch.zeros(num))
@@ -136,7 +125,9 @@ class ProfileNetwork(nn.Module):
         residues: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The same from the mean profiles of the bags."""
-        sums = self.sum_stretches(residues)
+        codes, stretches = residues.to("cpu", torch.uint8).numpy(), self.stretches.cpu().numpy()
+        sums = torch.from_numpy(sum_stretches(codes, STRETCH_RESIDUES, STRETCH, stretches, LEVELS, _HOST_LIKE))
+        sums = sums.to(kmers.device)
         conserved = sums[:, :_NUM_CONSERVED] / sums[:, _NUM_CONSERVED:].clamp(min=1)
         frames = torch.cat([ngrams, classes, pairs, conserved, openness], dim=1)
         of_fragment = sums.view(-1, 6, _NUM_CONSERVED + 1).sum(dim=1)
@@ -154,29 +145,6 @@ class ProfileNetwork(nn.Module):
         )
         return log_odds[:, 0]
 
-    def sum_stretches(self, residues: torch.Tensor) -> torch.Tensor:
-        """(F, 4) over the stretches of each frame: sum of levels, how many are of viruses, of hosts, and in all.
-
-        Args:
-            residues: (F, N) residue codes.
-        """
-        if residues.device.type == "cpu":
-            codes = residues.to(torch.uint8).numpy()
-            tables = self.stretches.numpy(), self.levels.numpy()
-            return torch.from_numpy(sum_stretches(codes, STRETCH_RESIDUES, STRETCH, *tables, _HOST_LIKE))
-        return self.sum_stretches_by_tensors(residues)
-
-    def sum_stretches_by_tensors(self, residues: torch.Tensor) -> torch.Tensor:
-        """The same as ``sum_stretches``, on any device."""
-        numbers = ngram_index(self.stretch_residues[residues.long()], STRETCH, NUM_STRETCH_GROUPS)
-        is_stretch = numbers > 0
-        places = (numbers - 1).clamp(min=0)
-        packed = self.stretches[places // STRETCHES_A_BYTE].long()
-        levels = self.levels[(packed >> (2 * (places % STRETCHES_A_BYTE))) & 3]
-        scores = torch.where(is_stretch, levels, 0.0)
-        parts = [scores.sum(dim=1), (scores > 0).sum(dim=1), (scores < _HOST_LIKE).sum(dim=1), is_stretch.sum(dim=1)]
-        return torch.stack(parts, dim=1).float()
-
 
 class ProfiledNetwork(nn.Module):
     """Base codes to the embedding of ``SixFrameNetwork`` and the evidence of ``ProfileNetwork``."""
@@ -191,7 +159,7 @@ class ProfiledNetwork(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Embed (B, L) int64 base codes, L >= ``MIN_LENGTH_NT``: (B, width) float32."""
-        bags, residues = self.six_frame.read(codes)
+        bags, residues = read_fragments(codes)
         own, profiles = zip(*(self._means(name, getattr(bags, name)) for name in TABLES), strict=True)
         found = self.profiles.measure_means(*profiles, openness=bags.openness, residues=residues)
         return torch.cat(

@@ -14,26 +14,11 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from virnucpro.encoders.codons import (
-    AMBIGUOUS_BASE,
-    BASE_CODES,
-    CODON_RESIDUES,
-    KMER,
-    MIN_LENGTH_NT,
-    NUM_CLASSES,
-    NUM_CODONS,
-    RESIDUE_CLASSES,
-    STOP,
-    Bags,
-    canonical_kmers,
-    frame_codons,
-    longest_open_runs,
-    table_sizes,
-)
-from virnucpro.encoders.indices import index_bags
+from virnucpro.encoders.codons import AMBIGUOUS_BASE, BASE_CODES, MIN_LENGTH_NT, Bags, table_sizes
+from virnucpro.encoders.indices import read_fragments
 from virnucpro.encoders.layers import LinearToOne
 from virnucpro.encoders.letters import LetterEncoder
-from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
+from virnucpro.encoders.ngram_bag import NgramBag
 
 TABLES = ("ngrams", "classes", "pairs", "kmers")
 """Fields of ``Bags`` that hold numbers of n-grams, and the tables of their vectors."""
@@ -55,17 +40,10 @@ class SixFrameShape:
 class SixFrameNetwork(nn.Module):
     """Base codes to an embedding; see the module's text."""
 
-    codon_residues: torch.Tensor
-    residue_classes: torch.Tensor
-    canonical_kmers: torch.Tensor
-
     def __init__(self, shape: SixFrameShape) -> None:
         super().__init__()
         self.shape = shape
         sizes = table_sizes()
-        self.register_buffer("codon_residues", torch.from_numpy(CODON_RESIDUES), persistent=False)
-        self.register_buffer("residue_classes", torch.from_numpy(RESIDUE_CLASSES), persistent=False)
-        self.register_buffer("canonical_kmers", canonical_kmers(KMER)[0], persistent=False)
         self.kmers = NgramBag(sizes["kmers"], shape.kmer_width)
         self.ngrams = NgramBag(sizes["ngrams"], shape.ngram_width)
         self.classes = NgramBag(sizes["classes"], shape.class_width)
@@ -81,28 +59,7 @@ class SixFrameNetwork(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Embed (B, L) int64 base codes, L >= ``MIN_LENGTH_NT``: (B, width) float32."""
-        return self.embed_bags(self.read(codes)[0])
-
-    def read(self, codes: torch.Tensor) -> tuple[Bags, torch.Tensor]:
-        """The n-grams of (B, L) int64 base codes, and (6 B, N) residue codes of their frames."""
-        if codes.device.type == "cpu":
-            bags, residues = index_bags(codes.to(torch.uint8).numpy(), 1.0, 0)
-            return bags, residues.flatten(0, 1)
-        return self.read_by_tensors(codes)
-
-    def read_by_tensors(self, codes: torch.Tensor) -> tuple[Bags, torch.Tensor]:
-        """The same as ``read``, on any device."""
-        codons = frame_codons(codes).flatten(0, 1)
-        residues = self.codon_residues[codons]
-        stops = (residues == STOP).sum(dim=1)
-        bags = Bags(
-            ngrams=ngram_index(residues, 4, 21),
-            classes=ngram_index(self.residue_classes[residues], 6, NUM_CLASSES),
-            pairs=ngram_index(codons, 2, NUM_CODONS),
-            kmers=self.canonical_kmers[ngram_index(codes, KMER, 4)],
-            openness=torch.stack([longest_open_runs(residues), stops], dim=1) / codons.shape[1],
-        )
-        return bags, residues
+        return self.embed_bags(read_fragments(codes)[0])
 
     def embed_bags(self, bags: Bags) -> torch.Tensor:
         """Embed the n-grams of B fragments: (B, width) float32."""

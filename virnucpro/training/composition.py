@@ -95,7 +95,7 @@ def count_ngrams(genomes: Genomes, members: NDArray[np.int64], num_groups: int) 
     tables = tuple(np.zeros((num_groups, size), dtype=np.float32) for size in table_sizes().values())
     residues = CODON_RESIDUES.astype(np.uint8)
     classes = RESIDUE_CLASSES.astype(np.uint8)[residues]
-    kmers = canonical_kmers(KMER)[0].numpy()
+    kmers = canonical_kmers(KMER)[0]
     for codes, group in zip(genomes, members.tolist(), strict=True):
         codons = open_codons(codes, MIN_RUN)
         found = (

@@ -23,12 +23,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from virnucpro.errors import UsageError, VirNucProError, WorkerError
-from virnucpro.executors.calls import call_pool
+from virnucpro.executors.calls import call_in_thread, call_processes
 from virnucpro.progress import in_notebook
 
 __all__ = [
@@ -211,10 +211,11 @@ def run_parallel(
     todo = list(items)
     _at_least_one("max_concurrent", max_concurrent)
     try:
-        with call_pool(min(max_concurrent, max(1, len(todo))), processes=processes) as pool:
+        num_workers = min(max_concurrent, max(1, len(todo)))
+        with call_processes(num_workers) if processes else nullcontext() as pool:
 
             async def called(item: Item) -> Result:
-                return await asyncio.get_running_loop().run_in_executor(pool, call, item)
+                return await asyncio.wrap_future(pool.submit(call, item) if pool else call_in_thread(call, item))
 
             async def run() -> Sequence[Result | Exception]:
                 return await run_parallel_async(

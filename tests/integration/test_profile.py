@@ -30,7 +30,7 @@ from virnucpro.machine.profile import (
     sweep_layouts,
 )
 from virnucpro.machine.profiles import BudgetRate, LayoutRate, Sweep
-from virnucpro.machine.sample_units import store_units
+from virnucpro.machine.reads import store_units
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import EmbedSettings, EmbedWork
@@ -137,9 +137,9 @@ def test_layouts_are_measured_in_real_processes(tiny_bundle, tmp_path):
 def test_processes_of_a_layout_work_at_the_same_time(tiny_bundle, tmp_path):
     """On the same units, as often as the time allows."""
     bundle = load_bundle(str(tiny_bundle))
-    units = store_units(tmp_path / "units", bundle, 20, 2)
-    embed = EmbedWork(units.run_dir, bundle, "float32", EmbedSettings(dict.fromkeys(ROLES, 2048), 0))
-    rate, num_bytes = _measure_layout(embed, 2, [Worker(seat, "cpu", 1) for seat in range(2)], 0.1)
+    run_dir = store_units(tmp_path / "units", bundle, 20, 2)
+    embed = EmbedWork(run_dir, bundle, "float32", EmbedSettings(dict.fromkeys(ROLES, 2048), 0))
+    rate, num_bytes = _measure_layout(embed, [Worker(seat, "cpu", 1) for seat in range(2)], 0.1)
     assert rate > 0
     assert num_bytes > 1 << 20
 

@@ -13,7 +13,7 @@ from studies.cascade import measure, write_cascade
 from virnucpro.bundles.cascade import DEFAULT_FIRST
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import VirNucProError
-from virnucpro.machine.text import aligned
+from virnucpro.text import aligned
 from virnucpro.training.dev import DevSize
 from virnucpro.training.genomes import load_genomes
 

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles import load_bundle
-from virnucpro.machine.text import aligned
 from virnucpro.nearest.evidence import search_fragments
 from virnucpro.nearest.genes import SHORTEST_RECORD_NT, find_genes
 from virnucpro.nearest.search import VIRUS, search_codes
@@ -25,6 +24,7 @@ from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.taxonomy.lineages import Lineage, ictv
 from virnucpro.taxonomy.naming import Votes, Weights, all_votes, familiarity, name, steps
+from virnucpro.text import aligned
 from virnucpro.training.calibration import fit_logistic
 from virnucpro.training.dev import NOVEL, SEEN
 from virnucpro.training.genomes import LETTERS, Genomes, load_genomes

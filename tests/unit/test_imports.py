@@ -22,6 +22,7 @@ LEVELS = (
         "platforms",
         "resources",
         "stored_json",
+        "text",
     },
     {
         "atomic",

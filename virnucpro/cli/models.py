@@ -12,6 +12,7 @@ import click
 from virnucpro.cli.options import json_option, terminal_options
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.progress import Reporter
+from virnucpro.text import aligned
 
 if TYPE_CHECKING:
     from virnucpro.registry.inventory import Entry
@@ -57,10 +58,7 @@ def list_models(as_json: bool) -> None:
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2, default=str))
         return
     header = ("name", "state", "size", "fingerprint", "licence")
-    rows = [header, *(_cells(entry) for entry in entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(aligned([header, *(_cells(entry) for entry in entries)], num_left=len(header)))
     click.echo(
         "\nWhere they are: virnucpro models path NAME. Parts and sources: virnucpro models list --json", err=True
     )

@@ -83,8 +83,7 @@ def plan(
     begun = time.perf_counter()
 
     from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
-    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
-    from virnucpro.machine.machine import dtype_name  # noqa: PLC0415
+    from virnucpro.encoders.device import choose_devices, dtype_name  # noqa: PLC0415
     from virnucpro.machine.plan import PlanSettings, make_plan, plan_text  # noqa: PLC0415
     from virnucpro.run import predict as pipeline  # noqa: PLC0415
     from virnucpro.settings import make_settings  # noqa: PLC0415

@@ -59,10 +59,9 @@ def profile(
     start_logging(-1)
 
     from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
-    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
+    from virnucpro.encoders.device import choose_devices, dtype_name  # noqa: PLC0415
     from virnucpro.machine import profile as measurement  # noqa: PLC0415
     from virnucpro.machine import profiles  # noqa: PLC0415
-    from virnucpro.machine.machine import dtype_name  # noqa: PLC0415
     from virnucpro.machine.profiles import choice_text, profile_text  # noqa: PLC0415
     from virnucpro.resources import available_cpus  # noqa: PLC0415
 

@@ -32,6 +32,7 @@ from virnucpro.clusters.sftp import (
     connected,
 )
 from virnucpro.errors import ResourceError
+from virnucpro.logs import printable
 from virnucpro.platforms import lock
 from virnucpro.progress import Advance, Reporter
 
@@ -72,7 +73,7 @@ class Fetched:
         if self.problem is not None:
             yield f"{self.machine}: {self.problem}"
         for name, reason in self.failed:
-            yield f"{self.machine}: {_printable(name)}: {reason}"
+            yield f"{self.machine}: {printable(name)}: {reason}"
 
 
 def sync(
@@ -302,11 +303,6 @@ def _local_problems(part: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise RemoteFileError(f"cannot be written here ({error.strerror})") from error
-
-
-def _printable(name: str) -> str:
-    """A name from elsewhere, with what could disturb a terminal escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -120,6 +121,21 @@ def describe(device: torch.device) -> dict[str, str | float]:
     }
 
 
+def device_name(device: torch.device) -> str:
+    """Model of the GPU or of the processor. Starts CUDA for a CUDA device."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return processor_name() if device.type == "cpu" else f"{device.type} of {processor_name()}"
+
+
+def processor_name() -> str:
+    """Model of the processor, as the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str:
     text = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
     found = re.search(r"Kernel Module\D*([\d.]+)", text)
@@ -154,6 +170,15 @@ def parse_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
+def dtype_name(wanted: str, device: str) -> str:
+    """Torch's name of the float type that a run on ``device`` computes in; ``auto`` is decided.
+
+    Raises:
+        UsageError: there is no such type, or not on this device.
+    """
+    return str(parse_dtype(wanted, torch.device(device))).removeprefix("torch.")
+
+
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
     """Refuse what a device cannot compute, or, as float16 on a CPU, only 20 times slower than bfloat16.
 
@@ -175,6 +200,14 @@ def slowness(device: torch.device, dtype: torch.dtype) -> str | None:
     if is_native:
         return None
     return "this CPU imitates bfloat16, which takes several times as long as --dtype float32"
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given, so that a clock may be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _best_devices(num_cuda: int) -> tuple[list[str], str]:

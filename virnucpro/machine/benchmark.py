@@ -23,6 +23,7 @@ from virnucpro import __version__, store
 from virnucpro.atomic import write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import load_encoder
+from virnucpro.encoders.device import device_name, synchronise
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.engine.loader import pack_unit
 from virnucpro.engine.packing import GreedyPacker
@@ -30,15 +31,13 @@ from virnucpro.engine.threads import use_threads
 from virnucpro.errors import UsageError, WorkerError
 from virnucpro.executors.base import UnitFailed
 from virnucpro.executors.pool import PoolExecutor
-from virnucpro.machine.machine import device_name, synchronise
-from virnucpro.machine.reads import write_reads
-from virnucpro.machine.sample_units import draw_strings, store_units
-from virnucpro.machine.text import aligned, rate
+from virnucpro.machine.reads import draw_strings, store_units, write_reads
 from virnucpro.resources import available_cpus, held_memory_bytes
 from virnucpro.sequence.extract import Extraction
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import usual_token_budget
 from virnucpro.stages.merge import MergeWork
+from virnucpro.text import aligned, rate
 
 SCHEMA = 2
 _RUNS = 3
@@ -122,26 +121,26 @@ def _measure_encoders(settings: BenchmarkSettings, bundle: Bundle, folder: Path)
 def _measure_merging(settings: BenchmarkSettings, bundle: Bundle, folder: Path) -> Iterator[Figure]:
     """Shards as wide as those of the published encoders, whatever the model: merging only copies."""
     num_rows = min(_MERGE_UNIT_ROWS, settings.num_reads)
-    units = store_units(folder, bundle, num_rows, _MERGE_UNITS)
+    run_dir = store_units(folder, bundle, num_rows, _MERGE_UNITS)
     rng = np.random.default_rng(_SEED)
-    for unit in range(units.num_units):
-        path = units.run_dir.unit(unit)
+    for unit in range(_MERGE_UNITS):
+        path = run_dir.unit(unit)
         made_from = {"unit_digest": store.read_attributes(path, "unit")["digest"], "fingerprint": "benchmark"}
         for role, width in _MERGE_WIDTHS.items():
             array = rng.random((len(store.read_unit(path)), width), dtype=np.float32)
-            store.write_arrays(units.run_dir.embedding(role, unit), "embedding", {"embedding": array}, made_from)
-    work = MergeWork(units.run_dir, dict.fromkeys(ROLES, "benchmark"), "benchmark")
+            store.write_arrays(run_dir.embedding(role, unit), "embedding", {"embedding": array}, made_from)
+    work = MergeWork(run_dir, dict.fromkeys(ROLES, "benchmark"), "benchmark")
     for num_processes in _MERGE_PROCESSES:
 
         def merge() -> int:
             with PoolExecutor(num_processes) as executor:  # noqa: B023 - called at once
-                outcomes = list(executor.run(work, range(units.num_units)))
+                outcomes = list(executor.run(work, range(_MERGE_UNITS)))
             failed = [outcome for outcome in outcomes if isinstance(outcome, UnitFailed)]
             if failed:
                 raise WorkerError(f"units cannot be merged:\n{failed[0].reason}")
             return sum(outcome.num_rows for outcome in outcomes if not isinstance(outcome, UnitFailed))
 
-        name = f"merge of {units.num_units} x {num_rows:,} rows of {sum(_MERGE_WIDTHS.values()):,}"
+        name = f"merge of {_MERGE_UNITS} x {num_rows:,} rows of {sum(_MERGE_WIDTHS.values()):,}"
         yield Figure(f"{name}, processes: {num_processes}", "rows/s", _rates(merge))
 
 

@@ -19,11 +19,11 @@ from virnucpro.encoders import read_config
 from virnucpro.encoders.weights import stored_tensors
 from virnucpro.errors import InputError, ResourceError
 from virnucpro.machine.heads import InputHead
-from virnucpro.machine.text import aligned, duration, size
 from virnucpro.platforms import peak_memory_bytes
 from virnucpro.resources import free_memory_bytes
 from virnucpro.stages.base import ROLES
 from virnucpro.stages.embed import UNITS_ON_DISK
+from virnucpro.text import aligned, duration, size
 
 Predict = Callable[[Sequence[Path], Path], Mapping[str, Any]]
 """Runs the program as it is planned on files, into a folder; returns the run record."""

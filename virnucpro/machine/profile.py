@@ -17,6 +17,7 @@ import torch
 from virnucpro.bundles import Bundle
 from virnucpro.encoders import load_encoder
 from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.device import synchronise
 from virnucpro.encoders.runner import AsyncInferenceRunner
 from virnucpro.engine.loader import PackedUnit, pack_unit
 from virnucpro.engine.packing import GreedyPacker
@@ -25,9 +26,8 @@ from virnucpro.errors import ResourceError, VirNucProError, WorkerError
 from virnucpro.executors.base import Executor, UnitDone, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.serial import SerialExecutor
-from virnucpro.machine.machine import synchronise
 from virnucpro.machine.profiles import BudgetRate, LayoutRate, Profile, Sweep, key_of
-from virnucpro.machine.sample_units import draw_strings, store_units
+from virnucpro.machine.reads import draw_strings, store_units
 from virnucpro.resources import free_memory_bytes, held_memory_bytes
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import ROLES
@@ -37,6 +37,7 @@ CPU_BUDGETS = tuple(1024 << power for power in range(7))
 GPU_BUDGETS = tuple(8192 << power for power in range(5))
 _GPU_LOADERS = (0, 1, 2, 4)
 _SWEPT_ROWS = 4096
+_NUM_UNITS = 2
 _SHORTEST_RUN_SECONDS = 0.15  # of shorter runs the clock and the neighbours decide
 _UNIT_SECONDS, _WINDOW_SECONDS = 0.3, 2.0
 _MOST_RUNS = 7
@@ -150,10 +151,9 @@ class _FewUnits:
     """Reads some stored units over and over, under ever new numbers."""
 
     strings: Source
-    num_units: int
 
     def __call__(self, unit: int) -> Ragged:
-        return self.strings(unit % self.num_units)
+        return self.strings(unit % _NUM_UNITS)
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,10 @@ class _EmbedFewUnits:
     """Embeds them as a run does, and keeps nothing; see ``executors.base.Work``."""
 
     embed: EmbedWork
-    num_units: int
 
     def process(self, units: Iterable[int], worker: Worker) -> Iterator[UnitDone]:
         """Embed each unit."""
-        sources = {role: _FewUnits(partial(read_strings, self.embed.run_dir, role), self.num_units) for role in ROLES}
+        sources = {role: _FewUnits(partial(read_strings, self.embed.run_dir, role)) for role in ROLES}
         for (unit, embedding), *_others in self.embed.embeddings(units, sources, worker):
             yield UnitDone(unit, len(embedding))
 
@@ -189,7 +188,7 @@ def sweep_layouts(folder: Path, settings: ProfileSettings, sweeps: Mapping[str, 
     budgets = {role: sweep.best_budget for role, sweep in sweeps.items()}
     a_row = sum(1 / max(rate.rows_per_second for rate in sweep.rates) for sweep in sweeps.values())
     num_rows = max(1, min(_SWEPT_ROWS, int(_UNIT_SECONDS / a_row)))
-    units = store_units(folder / "units", settings.bundle, num_rows, num_units=2)
+    run_dir = store_units(folder / "units", settings.bundle, num_rows, _NUM_UNITS)
     window = min(_WINDOW_SECONDS, settings.seconds / len(layouts) / 3)
     rates: list[LayoutRate] = []
     longest = 0.0
@@ -197,9 +196,9 @@ def sweep_layouts(folder: Path, settings: ProfileSettings, sweeps: Mapping[str, 
         start = time.perf_counter()
         if rates and (start + longest > deadline or not _fits(processes, rates[-1].peak_bytes)):
             break
-        embed = EmbedWork(units.run_dir, settings.bundle, settings.dtype, EmbedSettings(budgets, loader_workers))
+        embed = EmbedWork(run_dir, settings.bundle, settings.dtype, EmbedSettings(budgets, loader_workers))
         workers = [Worker(seat, settings.device, threads) for seat in range(processes)]
-        found = _measure_layout(embed, units.num_units, workers, window)
+        found = _measure_layout(embed, workers, window)
         if found is None:
             break
         rate, peak_bytes = found
@@ -219,7 +218,7 @@ def best_layout(rates: tuple[LayoutRate, ...]) -> LayoutRate:
     return best
 
 
-def _measure_layout(work: EmbedWork, num_units: int, workers: list[Worker], seconds: float) -> tuple[float, int] | None:
+def _measure_layout(work: EmbedWork, workers: list[Worker], seconds: float) -> tuple[float, int] | None:
     """Rows a second of all workers together, and the memory of one; None if several processes fail, as without memory.
 
     They embed the same units over and over, and are measured once each has had time for two.
@@ -230,7 +229,7 @@ def _measure_layout(work: EmbedWork, num_units: int, workers: list[Worker], seco
     try:
         with _executor(workers, work) as executor:
             units = takewhile(lambda _: not is_over, count())
-            for done in executor.run(_EmbedFewUnits(work, num_units), units):
+            for done in executor.run(_EmbedFewUnits(work), units):
                 if not isinstance(done, UnitDone):
                     raise WorkerError(f"the encoders cannot be measured:\n{done.reason}")
                 num_done += 1

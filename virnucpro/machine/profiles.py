@@ -18,13 +18,13 @@ from virnucpro import stored_json
 from virnucpro.atomic import write_json
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.bundle import cache_dir
+from virnucpro.encoders.device import device_name
 from virnucpro.errors import StoreError
-from virnucpro.machine.machine import device_name
-from virnucpro.machine.text import aligned, rate
 from virnucpro.resources import available_cpus
 from virnucpro.settings import Positive
 from virnucpro.stages.base import ROLES
 from virnucpro.stored_json import Limits
+from virnucpro.text import aligned, rate
 
 _log = logging.getLogger(__name__)
 

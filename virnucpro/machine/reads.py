@@ -1,13 +1,24 @@
-"""Generated reads to measure with, the same for the same seed."""
+"""What is measured with: generated reads, the same for the same seed, and units of them by the real extraction."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro import store
+from virnucpro.bundles import Bundle
+from virnucpro.run_dir import RunDir
+from virnucpro.sequence.extract import Extraction
+from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.table import UnitTable
+from virnucpro.stages.base import ROLES
+
 _BLOCK_READS = 50_000
+_UNITS_SEED = 1
 _NAME_DIGITS = 9
 _LETTERS = np.frombuffer(b"ACGT", dtype=np.uint8)
 _STOPS = (b"TAA", b"TAG", b"TGA")
@@ -58,3 +69,32 @@ def _fasta_lines(reads: NDArray[np.uint8], first: int) -> bytes:
     lines[:, 2 + _NAME_DIGITS] = lines[:, -1] = ord("\n")
     lines[:, 3 + _NAME_DIGITS : -1] = reads
     return lines.tobytes()
+
+
+def draw_strings(folder: Path, bundle: Bundle, num_rows: int) -> dict[str, Ragged]:
+    """``num_rows`` rows in memory: the strings of each role."""
+    (table,) = _draw_units(folder, bundle, num_rows, 1)
+    strings = dict(zip(ROLES, (table.nucleotides, table.proteins), strict=True))
+    return {role: of_role.slice(0, min(num_rows, len(table))) for role, of_role in strings.items()}
+
+
+def store_units(folder: Path, bundle: Bundle, num_rows: int, num_units: int) -> RunDir:
+    """A run directory with unit files of about ``num_rows`` rows each, as extraction writes them."""
+    run_dir = RunDir(folder)
+    for unit, table in enumerate(_draw_units(folder, bundle, num_rows, num_units)):
+        store.write_unit(run_dir.unit(unit), table)
+    return run_dir
+
+
+def _draw_units(folder: Path, bundle: Bundle, num_rows: int, num_units: int) -> Iterator[UnitTable]:
+    """The same units for the same bundle. Every read has at least one open frame, so there are enough of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reads = write_reads(folder / "reads.fasta", num_rows * num_units, bundle.fragment_length, 1.0, _UNITS_SEED)
+    extraction = Extraction(
+        [str(reads)],
+        fragment_length=bundle.fragment_length,
+        min_length=bundle.min_length,
+        unit_rows=num_rows,
+        score_frameless=bundle.scores_frameless,
+    )
+    return islice(extraction.units(), num_units)

@@ -21,6 +21,7 @@ from virnucpro.registry import known_answers
 from virnucpro.registry.inventory import Place, places_here, verify
 from virnucpro.registry.receipts import read_receipt
 from virnucpro.resources import available_cpus, free_memory_bytes
+from virnucpro.text import size
 
 State = Literal["OK", "WARN", "FAIL"]
 
@@ -162,16 +163,16 @@ def _cpus() -> tuple[State, str]:
 
 def _memory() -> tuple[State, str]:
     free = free_memory_bytes()
-    text = f"{_size(free)} free"
+    text = f"{size(free)} free"
     if free < _LOW_MEMORY_BYTES:
-        return "WARN", f"{text}: the bundled model needs about {_size(_LOW_MEMORY_BYTES)}"
+        return "WARN", f"{text}: the bundled model needs about {size(_LOW_MEMORY_BYTES)}"
     return "OK", text
 
 
 def _disk(place: Path) -> tuple[State, str]:
     there = next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
-    text = f"{place}: {_size(free)} free" + ("" if there == place else " (not made yet)")
+    text = f"{place}: {size(free)} free" + ("" if there == place else " (not made yet)")
     if not os.access(there, os.W_OK):
         return "WARN", f"{text}, but it cannot be written to; set VIRNUCPRO_CACHE to keep models elsewhere"
     return ("WARN" if free < _LOW_DISK_BYTES else "OK"), text
@@ -198,7 +199,7 @@ def _model(place: Place) -> tuple[State, str]:
     if receipt is None:
         how = place.name if place.part else place.folder
         return "WARN", f"{place.folder}: no record of its SHA-256; to make one: virnucpro models record {how}"
-    text = f"{place.folder}: {len(receipt.files)} files, {_size(receipt.size_bytes)}"
+    text = f"{place.folder}: {len(receipt.files)} files, {size(receipt.size_bytes)}"
     if receipt.size_bytes > _LARGEST_READ_BYTES:
         if receipt.problems(place.folder, reads_content=False):
             return "FAIL", f"{text}: incomplete; see 'virnucpro models verify {place.name}'"
@@ -208,7 +209,3 @@ def _model(place: Place) -> tuple[State, str]:
         return "FAIL", "; ".join(map(str, problems))
     named = f", fingerprint {receipt.fingerprint[:12]}" if receipt.fingerprint else ""
     return "OK", f"{text}, SHA-256 as recorded{named}"
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 10**9 else f"{num_bytes / 1e6:,.1f} MB"

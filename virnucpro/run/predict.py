@@ -24,12 +24,11 @@ from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.cascade import Limits
 from virnucpro.encoders import TRANSFORMER_KINDS, read_config
-from virnucpro.encoders.device import choose_devices, slowness
+from virnucpro.encoders.device import choose_devices, dtype_name, slowness
 from virnucpro.errors import IncompleteRunError, UsageError
 from virnucpro.executors.base import Kept
 from virnucpro.inputs import check_inputs
 from virnucpro.logs import log_to
-from virnucpro.machine.machine import dtype_name
 from virnucpro.progress import Reporter
 from virnucpro.request import Options, Request
 from virnucpro.results import formats

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.encoders import read_config
+from virnucpro.encoders.device import dtype_name
 from virnucpro.errors import CountError, ResourceError, StoreError, WorkerError
 from virnucpro.executors.base import Executor, Kept, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.pool import PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.machine import profiles
-from virnucpro.machine.machine import dtype_name
 from virnucpro.progress import Reporter
 from virnucpro.request import Request
 from virnucpro.run_dir import RunDir

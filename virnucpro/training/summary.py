@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from virnucpro.text import aligned
+
 
 @dataclass(frozen=True)
 class Table:
@@ -16,7 +18,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def __str__(self) -> str:
-        return _aligned([self.columns, *self.rows])
+        return aligned([self.columns, *self.rows])
 
 
 def length_table(lengths: Mapping[str, Any]) -> Table:
@@ -76,7 +78,7 @@ def records_text(name: str, found: Mapping[str, Any]) -> str:
             [f"{100 * float(share):g} %", _cell(line["prevalence"]), *(_cell(line[key]) for key in _DISCOVERY)]
             for share, line in found.items()
         ]
-        return _aligned([head, *lines])
+        return aligned([head, *lines])
     if name == "curated":
         return (
             f"curated proviruses: {found['found']} of {found['curated']} found in {found['regions']} regions, "
@@ -90,7 +92,7 @@ def records_text(name: str, found: Mapping[str, Any]) -> str:
         lines.append([length, *(cell for pair in pairs for cell in pair), _cell(line["auroc"])])
     cut, hosts = found["long_viruses"], found["long_hosts"]
     return (
-        f"{_aligned([head, *lines])}\n{cut['cut']} of {cut['num']} viruses of 20 kb or more are cut; "
+        f"{aligned([head, *lines])}\n{cut['cut']} of {cut['num']} viruses of 20 kb or more are cut; "
         f"{hosts['called_virus']} of {hosts['num']} hosts of 300 kb or more are called virus"
     )
 
@@ -100,13 +102,3 @@ _DISCOVERY = ("fdr_said", "fdr_true", "recall")
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )

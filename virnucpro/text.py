@@ -12,15 +12,12 @@ def aligned(rows: Sequence[Sequence[str]], *, num_left: int = 1) -> str:
         rows: the header first; all of one length.
         num_left: so many first columns are set to the left, the others to the right.
     """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if column < num_left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<" if column < num_left else ">" for column in range(len(widths))]
+    lines = (
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def duration(seconds: float) -> str:

@@ -22,7 +22,7 @@ from virnucpro.taxonomy.lineages import Lineage
 FLOOR_BITS = 28.0
 """What any protein reaches by chance."""
 FEATURES = ("constant", "log bits a kb", "log top bits", "share of votes", "cellular bits a viral bit")
-LEAST_CONFIDENCE = {"realm": 0.85, "class": 0.7, "order": 0.65, "family": 0.75}
+LEAST_CONFIDENCE = {"realm": 0.85, "class": 0.7, "order": 0.65, "family": 0.85}
 """Rank to the least confidence that a taxon is named with, for one in twenty names to be wrong."""
 LEAST_SHARE = 2 / 3
 """Of the votes for any taxon below one that the next must have: what is torn between two families is of neither."""
@@ -34,11 +34,11 @@ _LARGEST_RATIO = 2.0
 
 Weights = dict[str, tuple[float, ...]]
 WEIGHTS: Weights = {
-    "realm": (1.0, 0.3, 0.4, 2.18, -6.32),
-    "class": (-2.23, 0.46, 0.79, 1.47, -4.55),
-    "order": (0.41, 0.31, 0.3, 1.68, -5.77),
-    "family": (0.56, 0.28, 0.27, 1.58, -6.83),
-    "familiar": (-0.95, 0.44, 0.21, -0.95, -1.59),
+    "realm": (1.14, 0.29, 0.36, 2.26, -6.41),
+    "class": (-2.41, 0.46, 0.78, 1.6, -4.45),
+    "order": (0.0, 0.32, 0.35, 1.67, -5.49),
+    "family": (-0.16, 0.38, 0.33, 1.19, -6.04),
+    "familiar": (-1.28, 0.52, 0.22, -1.28, -1.17),
 }
 """Rank to a weight for each of ``FEATURES``; ``familiar`` is whether the family is in the table at all."""
 

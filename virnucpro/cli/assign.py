@@ -62,9 +62,9 @@ def assign(
 
     RUN is the directory where predict wrote the results of the contigs.
     """
-    from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - --help should not wait for them
-    from virnucpro.results.assign import Limits, assign_reads, summary_path  # noqa: PLC0415
-    from virnucpro.results.finished import open_run, stems_of  # noqa: PLC0415
+    from virnucpro.inputs import read_by_run, refuse_overwriting
+    from virnucpro.results.assign import Limits, assign_reads, summary_path
+    from virnucpro.results.finished import open_run, stems_of
 
     stem = _stem(run, stems_of(run), sample)
     table = f"{stem}.sequences.tsv"

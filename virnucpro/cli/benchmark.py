@@ -66,9 +66,9 @@ def benchmark(
     """Measure the speed and memory of this machine."""
     start_logging(-1)
 
-    from virnucpro.encoders.device import choose_devices, dtype_name  # noqa: PLC0415 - imports torch
-    from virnucpro.machine import benchmark as machine  # noqa: PLC0415
-    from virnucpro.resources import available_cpus  # noqa: PLC0415
+    from virnucpro.encoders.device import choose_devices, dtype_name
+    from virnucpro.machine import benchmark as machine
+    from virnucpro.resources import available_cpus
 
     old = machine.read(compare) if compare is not None else {}
     place = choose_devices(device)[0]

@@ -32,7 +32,7 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
 
 
 def _existing(folder: Path) -> Path:
-    from virnucpro.embeddings.cache import FILE_NAME  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.embeddings.cache import FILE_NAME
 
     if not (folder / FILE_NAME).is_file():
         raise UsageError(f"{folder} is not a cache of embeddings: there is no {FILE_NAME} in it.")
@@ -52,7 +52,7 @@ def cache() -> None:
 @json_option
 def info(folder: Path, as_json: bool) -> None:
     """Show what a cache holds, by encoder."""
-    from virnucpro.embeddings.cache import EmbeddingCache  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.embeddings.cache import EmbeddingCache
 
     with EmbeddingCache(_existing(folder)) as found:
         encoders, num_bytes = found.encoders(), found.num_bytes()
@@ -87,7 +87,7 @@ Examples:
 @click.option("--unused-days", type=click.IntRange(min=0), metavar="N", help="Remove what was not used for N days.")
 def prune(folder: Path, max_size: int | None, unused_days: int | None) -> None:
     """Remove embeddings that are not used."""
-    from virnucpro.embeddings.cache import EmbeddingCache  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.embeddings.cache import EmbeddingCache
 
     if max_size is None and unused_days is None:
         raise UsageError("say what goes: --max-size or --unused-days.")
@@ -100,7 +100,7 @@ def prune(folder: Path, max_size: int | None, unused_days: int | None) -> None:
 @_folder
 def clear(folder: Path) -> None:
     """Remove a cache, even if it is damaged or of another version."""
-    from virnucpro.embeddings.cache import remove_cache  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.embeddings.cache import remove_cache
 
     remove_cache(_existing(folder))
     click.echo(f"{folder}: no embeddings are kept")

@@ -102,10 +102,10 @@ def call(
 
     RUN is the output directory of predict. No model is run.
     """
-    from virnucpro.inputs import read_by_run, refuse_overwriting, results_of  # noqa: PLC0415 - brings numpy, which --help should not wait for
-    from virnucpro.results.calls import Calling  # noqa: PLC0415
-    from virnucpro.results.outputs import Wanted  # noqa: PLC0415
-    from virnucpro.stages import call as stage  # noqa: PLC0415
+    from virnucpro.inputs import read_by_run, refuse_overwriting, results_of
+    from virnucpro.results.calls import Calling
+    from virnucpro.results.outputs import Wanted
+    from virnucpro.stages import call as stage
 
     stems = {path.name.removesuffix(".summary.json") for path in run.glob("*.summary.json")}
     refuse_overwriting(read_by_run(run), results_of(output or run, stems))

@@ -34,14 +34,14 @@ Examples:
 )
 def citation(style: str) -> None:
     """Print what to cite."""
-    from virnucpro.citation import parse_cff, read_cff  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.citation import parse_cff, read_cff
 
     cff = read_cff()
     click.echo(cff.rstrip("\n") if style == "cff" else _render(parse_cff(cff), style))
 
 
 def _render(works: Citation, style: str) -> str:
-    from virnucpro.citation import ENCODER_NAMES, methods_sentence  # noqa: PLC0415
+    from virnucpro.citation import ENCODER_NAMES, methods_sentence
 
     if style == "bibtex":
         return "\n\n".join(work.bibtex for work in (works.method, works.software, *works.encoders))

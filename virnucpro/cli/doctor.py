@@ -29,7 +29,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
     Looks at libraries, devices, disk and models, and runs a self-test with known answers.
     """
-    from virnucpro.registry.checkup import look  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.registry.checkup import look
 
     findings = []
     for finding in look(predict_known("lite")):
@@ -51,8 +51,8 @@ def predict_known(model: str) -> Callable[[Path, Path], Path]:
     """
 
     def run(fasta: Path, output: Path) -> Path:
-        from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch, which may be what is broken
-        from virnucpro.settings import make_settings  # noqa: PLC0415
+        from virnucpro.run import predict as pipeline
+        from virnucpro.settings import make_settings
 
         options = {"science.model": model, "science.dtype": "float32", "runtime.device": "cpu"}
         return pipeline.predict([fasta], output, make_settings(None, options)).path("sequences.tsv")

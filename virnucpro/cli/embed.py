@@ -78,11 +78,11 @@ def embed(
 
     INPUT holds DNA, in any format that predict reads, or proteins in FASTA. Rows are in input order.
     """
-    from virnucpro.embeddings.job import EmbedRequest, embed_file  # noqa: PLC0415 - --help should not wait for it
-    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
-    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
-    from virnucpro.progress import Reporter  # noqa: PLC0415
-    from virnucpro.resources import available_cpus  # noqa: PLC0415
+    from virnucpro.embeddings.job import EmbedRequest, embed_file
+    from virnucpro.encoders.device import choose_devices
+    from virnucpro.inputs import refuse_overwriting
+    from virnucpro.progress import Reporter
+    from virnucpro.resources import available_cpus
 
     refuse_overwriting([source], [output])
     devices = tuple(choose_devices(device, gpus))

@@ -61,7 +61,7 @@ def take_engine(given: dict[str, Any]) -> Engine | None:
     mine = {name: given.pop(name) for name in ENGINE_OPTIONS if name in given}
     if mine.get("engine", "local") == "local":
         return None
-    from virnucpro import engines  # noqa: PLC0415 - brings torch, which --help should not wait for
+    from virnucpro import engines
 
     engine = engines.Engine(
         name=mine["engine"],

@@ -79,14 +79,14 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled sequences it was not trained on."""
     del show_bars
-    from virnucpro.atomic import write_json  # noqa: PLC0415 - with what follows: --help should not wait for torch
-    from virnucpro.bundles import load_bundle  # noqa: PLC0415
-    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
-    from virnucpro.engine.threads import use_threads  # noqa: PLC0415
-    from virnucpro.run.predict import score  # noqa: PLC0415
-    from virnucpro.settings import make_settings  # noqa: PLC0415
-    from virnucpro.training import assessment, datasets, dev, page, summary  # noqa: PLC0415
-    from virnucpro.training import records as whole  # noqa: PLC0415
+    from virnucpro.atomic import write_json
+    from virnucpro.bundles import load_bundle
+    from virnucpro.encoders.device import choose_devices
+    from virnucpro.engine.threads import use_threads
+    from virnucpro.run.predict import score
+    from virnucpro.settings import make_settings
+    from virnucpro.training import assessment, datasets, dev, page, summary
+    from virnucpro.training import records as whole
 
     use_threads(threads)
     bundle = load_bundle(model)

@@ -36,6 +36,6 @@ def finish(run: Path, folders: tuple[Path, ...], show_bars: bool) -> None:
 
     RUN is the directory that prepare made.
     """
-    from virnucpro.run import by_hand  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.run import by_hand
 
     by_hand.finish(run, folders, show_bars=show_bars)

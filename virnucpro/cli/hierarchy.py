@@ -97,10 +97,10 @@ def hierarchy(
     if (chat is None) != (chat_model is None):
         raise UsageError("--chat and --chat-model belong together.")
 
-    from virnucpro import hierarchy as room  # noqa: PLC0415 - brings numpy and httpx, which --help should not wait for
-    from virnucpro.hierarchy.tree import check_format  # noqa: PLC0415
-    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
-    from virnucpro.parallel import RateLimit, Retry  # noqa: PLC0415
+    from virnucpro import hierarchy as room
+    from virnucpro.hierarchy.tree import check_format
+    from virnucpro.inputs import refuse_overwriting
+    from virnucpro.parallel import RateLimit, Retry
 
     check_format(output)
     refuse_overwriting([terms, table, ictv], [output])

@@ -57,7 +57,7 @@ def merge(
         merge_files(places, output, check=check, take=take, metadata=metadata, show_bars=show_bars)
         return
 
-    from virnucpro.run import by_hand, upkeep  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.run import by_hand, upkeep
 
     if check:
         index = by_hand.check(places[0])
@@ -82,9 +82,9 @@ def merge_files(
     show_bars: bool,
 ) -> None:
     """Merge or check files of embeddings and print their figures."""
-    from virnucpro.clusters import merge as merging  # noqa: PLC0415 - --help should not wait for it
-    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
-    from virnucpro.progress import Reporter  # noqa: PLC0415
+    from virnucpro.clusters import merge as merging
+    from virnucpro.inputs import refuse_overwriting
+    from virnucpro.progress import Reporter
 
     paths = [path for path in merging.files_in(places) if path != output]
     refuse_overwriting([*paths, metadata], [output] if output is not None else [])

@@ -51,7 +51,7 @@ def models() -> None:
 @json_option
 def list_models(as_json: bool) -> None:
     """Show the models on this machine and those that can be fetched."""
-    from virnucpro.registry.inventory import list_entries  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.registry.inventory import list_entries
 
     entries = list_entries()
     if as_json:
@@ -71,7 +71,7 @@ def path(name: str) -> None:
 
     If NAME is not a bundle yet, print the folder of each of its parts.
     """
-    from virnucpro.registry.inventory import places_of  # noqa: PLC0415
+    from virnucpro.registry.inventory import places_of
 
     for place in places_of(name):
         click.echo(place.folder)
@@ -91,9 +91,9 @@ def fetch(name: str, mirror: str | None, retries: int, again: bool, show_bars: b
     Fetches the checkpoints of NAME that are not on this machine yet. Every file is checked against what its
     source says about it.
     """
-    from virnucpro.registry import fetch as fetching  # noqa: PLC0415
-    from virnucpro.registry.download import Patience  # noqa: PLC0415
-    from virnucpro.registry.inventory import parts_of, places_of  # noqa: PLC0415
+    from virnucpro.registry import fetch as fetching
+    from virnucpro.registry.download import Patience
+    from virnucpro.registry.inventory import parts_of, places_of
 
     if not parts_of(name):
         for place in places_of(name):
@@ -111,7 +111,7 @@ def verify(name: str | None) -> None:
 
     Without NAME, check all models on this machine.
     """
-    from virnucpro.registry import inventory  # noqa: PLC0415
+    from virnucpro.registry import inventory
 
     places = inventory.places_here() if name is None else inventory.places_of(name)
     num_wrong = 0
@@ -135,15 +135,15 @@ def record(name: str, answers: bool) -> None:
 
     NAME is a bundle, a bundle folder, or a checkpoint whose files were put into their folder by hand.
     """
-    from virnucpro.registry import inventory, known_answers  # noqa: PLC0415
-    from virnucpro.registry.receipts import write_receipt  # noqa: PLC0415
+    from virnucpro.registry import inventory, known_answers
+    from virnucpro.registry.receipts import write_receipt
 
     place = inventory.place_to_record(name)
     if answers:
         if place.part is not None:
             raise UsageError(f"--answers is for bundles; {name} is a checkpoint.")
-        from virnucpro.bundles import load_bundle  # noqa: PLC0415
-        from virnucpro.cli.doctor import predict_known  # noqa: PLC0415
+        from virnucpro.bundles import load_bundle
+        from virnucpro.cli.doctor import predict_known
 
         given = known_answers.ask(predict_known(str(place.folder)))
         fingerprint = load_bundle(str(place.folder)).fingerprint
@@ -164,9 +164,9 @@ def export_models(file: Path, names: tuple[str, ...], force: bool, show_bars: bo
 
     Without NAME, write all models on this machine.
     """
-    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
-    from virnucpro.registry.archive import export_archive  # noqa: PLC0415
-    from virnucpro.registry.inventory import places_here  # noqa: PLC0415
+    from virnucpro.inputs import refuse_overwriting
+    from virnucpro.registry.archive import export_archive
+    from virnucpro.registry.inventory import places_here
 
     wanted = names or tuple(place.name for place in places_here())
     refuse_overwriting([path for name in names for path in Path(name).glob("*")], [file])
@@ -183,7 +183,7 @@ def import_models(file: Path, show_bars: bool) -> None:
 
     Every file is checked against its SHA-256. The import is all-or-nothing.
     """
-    from virnucpro.registry.archive import import_archive  # noqa: PLC0415
+    from virnucpro.registry.archive import import_archive
 
     for done in import_archive(file, Reporter(show_bars)):
         click.echo(f"{done.folder}: {done.num_new} new files, {done.num_here} already here")

@@ -59,14 +59,14 @@ def nearest(
 
     QUERY is a file of embeddings, or of sequences, which are embedded as those of EMB were.
     """
-    from virnucpro.atomic import atomic_write  # noqa: PLC0415
-    from virnucpro.embeddings.files import read_embeddings  # noqa: PLC0415 - --help should not wait for it
-    from virnucpro.embeddings.neighbours import nearest as find  # noqa: PLC0415
-    from virnucpro.embeddings.neighbours import read_query  # noqa: PLC0415
-    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
-    from virnucpro.inputs import refuse_overwriting  # noqa: PLC0415
-    from virnucpro.progress import Reporter  # noqa: PLC0415
-    from virnucpro.resources import available_cpus  # noqa: PLC0415
+    from virnucpro.atomic import atomic_write
+    from virnucpro.embeddings.files import read_embeddings
+    from virnucpro.embeddings.neighbours import nearest as find
+    from virnucpro.embeddings.neighbours import read_query
+    from virnucpro.encoders.device import choose_devices
+    from virnucpro.inputs import refuse_overwriting
+    from virnucpro.progress import Reporter
+    from virnucpro.resources import available_cpus
 
     refuse_overwriting([query, against], [output] if output is not None else [])
     known, about = read_embeddings(against)

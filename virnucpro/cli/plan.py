@@ -72,7 +72,7 @@ def plan(
 
     INPUT is what predict would be given; files only, no stdin.
     """
-    from virnucpro.inputs import look_at  # noqa: PLC0415 - brings numpy, which --help should not wait for
+    from virnucpro.inputs import look_at
 
     samples = given_samples(inputs, reads1, reads2, samplesheet, name)
     reference = str(given["reference"]) if given["reference"] else None
@@ -82,11 +82,11 @@ def plan(
     start_logging(-1)
     begun = time.perf_counter()
 
-    from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
-    from virnucpro.encoders.device import choose_devices, dtype_name  # noqa: PLC0415
-    from virnucpro.machine.plan import PlanSettings, make_plan, plan_text  # noqa: PLC0415
-    from virnucpro.run import predict as pipeline  # noqa: PLC0415
-    from virnucpro.settings import make_settings  # noqa: PLC0415
+    from virnucpro.bundles import load_bundle
+    from virnucpro.encoders.device import choose_devices, dtype_name
+    from virnucpro.machine.plan import PlanSettings, make_plan, plan_text
+    from virnucpro.run import predict as pipeline
+    from virnucpro.settings import make_settings
 
     low, high = cascade_limits or (None, None)
     science = {name: given[name] for name in ("model", "dtype", "cascade")} | {"cascade_low": low, "cascade_high": high}

@@ -193,7 +193,7 @@ def predict(
             "%s and %s look like the two files of a pair; each gets its own results. To read them as one: -1 %s -2 %s",
             *pair * 2,
         )
-    from virnucpro.inputs import check_inputs  # noqa: PLC0415 - brings numpy, which --help should not wait for
+    from virnucpro.inputs import check_inputs
 
     check_inputs(
         samples,
@@ -202,7 +202,7 @@ def predict(
         (samplesheet, *(given[name] for name in ("config_file", "model", "model_path"))),
     )
 
-    from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch, which --help should not wait for
+    from virnucpro.run import predict as pipeline
 
     pipeline.predict(
         samples,
@@ -215,8 +215,8 @@ def predict(
         only_prepare=only_prepare or engine is not None,
     )
     if engine is not None:
-        from virnucpro import engines  # noqa: PLC0415 - as above
-        from virnucpro.run import by_hand  # noqa: PLC0415
+        from virnucpro import engines
+        from virnucpro.run import by_hand
 
         engines.compute(output, engine, show_bars=show_bars)
         by_hand.finish(output, show_bars=show_bars)

@@ -26,7 +26,7 @@ Example:
 
 
 def _prepare(**given: Any) -> None:  # noqa: ANN401 - the options of predict
-    from virnucpro.run import by_hand, shards  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.run import by_hand, shards
 
     if "-" in given["inputs"]:
         raise UsageError("prepare reads files: 'finish' looks at them again. Write stdin to a file first.")

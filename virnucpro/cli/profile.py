@@ -58,12 +58,12 @@ def profile(
         raise UsageError("--show prints the figures and --forget deletes them: choose one.")
     start_logging(-1)
 
-    from virnucpro.bundles import load_bundle  # noqa: PLC0415 - --help should not wait for torch
-    from virnucpro.encoders.device import choose_devices, dtype_name  # noqa: PLC0415
-    from virnucpro.machine import profile as measurement  # noqa: PLC0415
-    from virnucpro.machine import profiles  # noqa: PLC0415
-    from virnucpro.machine.profiles import choice_text, profile_text  # noqa: PLC0415
-    from virnucpro.resources import available_cpus  # noqa: PLC0415
+    from virnucpro.bundles import load_bundle
+    from virnucpro.encoders.device import choose_devices, dtype_name
+    from virnucpro.machine import profile as measurement
+    from virnucpro.machine import profiles
+    from virnucpro.machine.profiles import choice_text, profile_text
+    from virnucpro.resources import available_cpus
 
     place = choose_devices(device)[0]
     float_type = dtype_name(dtype, place)

@@ -31,10 +31,10 @@ def report(run: Path, output: Path | None, plots: str | None, multiqc: bool, sho
     """Show the results of a run as a page."""
     del show_bars
 
-    from virnucpro.inputs import read_by_run, refuse_overwriting  # noqa: PLC0415 - --help should not wait for these
-    from virnucpro.results.finished import open_runs, stems_of  # noqa: PLC0415
-    from virnucpro.results.page import write_report  # noqa: PLC0415
-    from virnucpro.results.pages import Pages, write_pages  # noqa: PLC0415
+    from virnucpro.inputs import read_by_run, refuse_overwriting
+    from virnucpro.results.finished import open_runs, stems_of
+    from virnucpro.results.page import write_report
+    from virnucpro.results.pages import Pages, write_pages
 
     stems = stems_of(run)
     if output is not None:

@@ -38,7 +38,7 @@ Examples:
 @terminal_options("no_progress", "quiet")
 def rerun(record: Path, output: Path | None, device: str | None, threads: int | None, show_bars: bool) -> None:
     """Repeat a run from its record and compare the results."""
-    from virnucpro.run import record as records  # noqa: PLC0415 - brings torch, which --help should not wait for
+    from virnucpro.run import record as records
 
     then = records.read_record(record)
     root = (record if record.is_dir() else record.parent).absolute()
@@ -81,9 +81,9 @@ def _run(request: Request, output: Path, *, show_bars: bool) -> tuple[dict[str, 
 
     A repetition that was stopped resumes; one that is finished starts over, else it would compare what it stored.
     """
-    from virnucpro.atomic import read_json  # noqa: PLC0415
-    from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch
-    from virnucpro.run_dir import RunDir  # noqa: PLC0415
+    from virnucpro.atomic import read_json
+    from virnucpro.run import predict as pipeline
+    from virnucpro.run_dir import RunDir
 
     path = RunDir(output).result(request.run_stem, "run.json")
     try:

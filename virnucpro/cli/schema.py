@@ -23,7 +23,7 @@ def schema(table: str | None) -> None:
 
     TSV writes NA for a missing value, Parquet and JSON lines null. Positions name their coordinate system.
     """
-    from virnucpro.results.schema import TABLES, VERSION, described  # noqa: PLC0415 - brings numpy; --help should not wait
+    from virnucpro.results.schema import TABLES, VERSION, described
 
     if table is not None and table not in TABLES:
         raise UsageError(f"there is no table {table}. There are {', '.join(TABLES)}.")

@@ -67,7 +67,7 @@ def sync(
     show_bars: bool,
 ) -> None:
     """Fetch files from other machines over SFTP, and merge them."""
-    from virnucpro.clusters.machines import chosen_machines  # noqa: PLC0415 - --help should not wait for it
+    from virnucpro.clusters.machines import chosen_machines
 
     if sync_only and merge_only:
         raise UsageError("--sync-only and --merge-only leave nothing to do. Use one of them.")
@@ -86,10 +86,10 @@ def _fetch(machines: list[Machine], output: Path, *, parallel: int, retries: int
         IncompleteRunError: something did not come.
     """
     try:
-        from virnucpro.clusters import sync as fetching  # noqa: PLC0415 - brings asyncssh, which --help does not need
+        from virnucpro.clusters import sync as fetching
     except ModuleNotFoundError as error:
         raise UsageError(f"sync needs {error.name}. Install it: pip install 'virnucpro[sftp]'") from error
-    from virnucpro.progress import Reporter  # noqa: PLC0415
+    from virnucpro.progress import Reporter
 
     outcomes = fetching.sync(machines, output, Reporter(show_bars), attempts=retries + 1, num_at_once=parallel)
     for outcome in outcomes:

@@ -43,10 +43,10 @@ def taxonomy(
     """
     if (reference is None) != (taxdump is None):
         raise UsageError("--reference and --taxdump go together: known sequences, and the taxonomy of their names.")
-    from virnucpro.embeddings.taxa import read_reference  # noqa: PLC0415 - --help should not wait for these
-    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
-    from virnucpro.resources import available_cpus  # noqa: PLC0415
-    from virnucpro.run.taxonomy import name_hits  # noqa: PLC0415
+    from virnucpro.embeddings.taxa import read_reference
+    from virnucpro.encoders.device import choose_devices
+    from virnucpro.resources import available_cpus
+    from virnucpro.run.taxonomy import name_hits
 
     named = name_hits(
         run,

@@ -111,12 +111,12 @@ def train(
     **options: Any,  # noqa: ANN401 - Click's
 ) -> None:
     """Train a model on labelled sequences."""
-    from virnucpro.encoders.device import choose_devices  # noqa: PLC0415
-    from virnucpro.engine.threads import use_threads  # noqa: PLC0415 - --help should not wait for torch
-    from virnucpro.training import presets  # noqa: PLC0415
-    from virnucpro.training.datasets import load_dataset  # noqa: PLC0415
-    from virnucpro.training.nearest import train_nearest  # noqa: PLC0415
-    from virnucpro.training.summary import length_table  # noqa: PLC0415
+    from virnucpro.encoders.device import choose_devices
+    from virnucpro.engine.threads import use_threads
+    from virnucpro.training import presets
+    from virnucpro.training.datasets import load_dataset
+    from virnucpro.training.nearest import train_nearest
+    from virnucpro.training.summary import length_table
 
     use_threads(options["threads"])
     request = presets.Request(**{item.name: options[item.name] for item in fields(presets.Request)})

@@ -32,8 +32,8 @@ def verify(run: Path, repair: bool, show_bars: bool) -> None:
 
     RUN is the output directory of predict.
     """
-    from virnucpro.run import upkeep  # noqa: PLC0415 - --help should not wait for it
-    from virnucpro.run import verify as verification  # noqa: PLC0415
+    from virnucpro.run import upkeep
+    from virnucpro.run import verify as verification
 
     findings = verification.verify(run, show_bars=show_bars)
     for problem in findings.problems:

@@ -40,7 +40,7 @@ def work(run: Path, shard: str | None, units: str | None, show_bars: bool, **run
     if shard is not None and units is not None:
         raise UsageError("--shard and --units both choose units: give one.")
 
-    from virnucpro.run import by_hand, shards  # noqa: PLC0415 - brings torch, which --help should not wait for
+    from virnucpro.run import by_hand, shards
 
     def choice(num_units: int) -> range | list[int]:
         if shard is not None:

@@ -14,9 +14,9 @@ from virnucpro.atomic import write_json
 from virnucpro.bundles.rules import Calibration, Rules, Thresholds
 from virnucpro.nearest.genes import SHORTEST_RECORD_NT
 from virnucpro.progress import Reporter
+from virnucpro.request import Options
 from virnucpro.results.calls import Calling
 from virnucpro.results.fragments import FRAGMENT_DTYPE, GENE_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
-from virnucpro.results.outputs import Wanted
 from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES, Status
@@ -107,7 +107,7 @@ def write_run(
     index.write(run_dir)
     scores = ScoredModels(StoredScores(run_dir, rules, index))
     stored = Fragments.open(run_dir.table, (rules,))
-    write.run(index, stored, scores, Wanted(calling=calling or Calling()), Reporter(bars=False))
+    write.run(index, stored, scores, calling or Calling(), Options(), Reporter(bars=False))
     path = run_dir.result(stem, "summary.json")
     write_json(path, json.loads(path.read_text()) | summary)
     if record is not None:

@@ -6,20 +6,15 @@ import csv
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro.atomic import atomic_write
 from virnucpro.errors import InputError, InputsError, UsageError
 from virnucpro.stored_json import read_given
 
 SUMMARY_NAME = "samples.tsv"
-SUMMARY_COLUMNS = (
-    "sample", "sequences", "bases", "virus", "uncertain", "not_virus", "no_call",
-    "percent_virus_sequences", "percent_virus_bases",
-)  # fmt: skip
-
+"""Of the table of all samples."""
 _REQUIRED, _OPTIONAL = ("sample", "path"), ("path2",)
 _ALSO_CALLED = {"fastq_1": "path", "fastq_2": "path2"}
 """As in the sheets of nf-core."""
@@ -42,15 +37,6 @@ class Sample:
 
     name: str
     paths: tuple[str] | tuple[str, str]
-
-
-@dataclass(frozen=True)
-class SampleCounts:
-    """What became of a sample."""
-
-    name: str  # of the sample
-    sequences: Mapping[str, int]  # call to number of sequences
-    bases: Mapping[str, int]  # call to number of bases
 
 
 def samples_of(inputs: Sequence[str | Sample], name: str | None = None) -> tuple[Sample, ...]:
@@ -166,29 +152,6 @@ def read_samplesheet(path: Path) -> tuple[Sample, ...]:
     if not samples:
         raise InputError(str(path), "names no samples. Add a line for each.", lines[0][0])
     return tuple(samples)
-
-
-def write_summary(path: Path, samples: Iterable[SampleCounts]) -> None:
-    """Write a table with a line for each sample; percentages are ``NA`` where there is nothing to divide by."""
-    calls = ("virus", "uncertain", "not_virus", "no_call")
-    lines = ["\t".join(SUMMARY_COLUMNS)]
-    for sample in samples:
-        cells = [
-            sample.name,
-            sum(sample.sequences.values()),
-            sum(sample.bases.values()),
-            *(sample.sequences.get(call, 0) for call in calls),
-            _percent_virus(sample.sequences),
-            _percent_virus(sample.bases),
-        ]
-        lines.append("\t".join(map(str, cells)))
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _percent_virus(amounts: Mapping[str, int]) -> str:
-    total = sum(amounts.values())
-    return f"{100 * amounts.get('virus', 0) / total:.4f}" if total else "NA"
 
 
 def _name_of(source: str) -> str:

@@ -40,7 +40,9 @@ PRESETS: tuple[Preset, ...] = ("sensitive", "balanced", "strict")
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
 
-_WAYS_TO_CALL = {"science.preset", "science.threshold", "science.fdr"}
+CALL_SETTINGS = ("preset", "threshold", "fdr", "prevalence")
+"""Of ``Science``, those that decide on calls alone."""
+_WAYS_TO_CALL = {f"science.{name}" for name in CALL_SETTINGS[:3]}
 """Settings of which one decides."""
 
 

@@ -23,7 +23,8 @@ from virnucpro.executors.pool import PoolExecutor
 from virnucpro.heads import MLPHead, load_head, save_head
 from virnucpro.machine.reads import write_reads
 from virnucpro.progress import Reporter
-from virnucpro.results.outputs import Wanted
+from virnucpro.request import Options
+from virnucpro.results.calls import Calling
 from virnucpro.results.tables import row_names
 from virnucpro.run_dir import RunDir
 from virnucpro.settings import Layout, Runtime
@@ -127,7 +128,8 @@ class Embedded:
                 advance(scorer.score(unit))
         with StoredScores(run.dir, run.rules, index) as stored:
             scores = ScoredModels(stored)
-            write.run(index, tabulate.run(index, scores, run.reporter), scores, Wanted(legacy=True), run.reporter)
+            table = tabulate.run(index, scores, run.reporter)
+            write.run(index, table, scores, Calling(), Options(legacy_output=True), run.reporter)
         return index.num_rows
 
     @property

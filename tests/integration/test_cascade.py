@@ -23,7 +23,7 @@ from tiny_models import small_lite, write_tiny_bundle
 import virnucpro
 from virnucpro import store
 from virnucpro.bundles import Bundle, load_bundle
-from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
+from virnucpro.bundles.rules import DEFAULT_LIMITS, Limits
 from virnucpro.heads import load_head, save_head
 from virnucpro.results.calls import Call
 from virnucpro.run.predict import Results

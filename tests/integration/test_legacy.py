@@ -19,8 +19,8 @@ from virnucpro.encoders import load_encoder
 from virnucpro.engine.batch import collate
 from virnucpro.heads import load_head, save_head
 from virnucpro.results.formats import lines
-from virnucpro.results.legacy import highest_cells, result_cells
 from virnucpro.results.schema import LEGACY_HIGHEST, LEGACY_RESULTS
+from virnucpro.results.tables import legacy_row_cells, legacy_window_cells
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES
 
@@ -67,14 +67,14 @@ some_rows = st.lists(st.tuples(st.builds("{}_chunk_1F1".format, some_names), som
 @given(some_rows)
 def test_a_row_is_virus_when_its_second_score_is_larger(rows):
     """Of two equal scores the first wins; scores are the text of a float32."""
-    assert lines(result_cells(*encoded(rows))).decode().splitlines() == published_results(rows)
+    assert lines(legacy_row_cells(*encoded(rows))).decode().splitlines() == published_results(rows)
 
 
 @given(some_rows, st.lists(st.integers(0, 12)))
 def test_a_window_is_virus_when_its_largest_virus_score_is_not_smaller(rows, borders):
     """The largest over rows of one name, wherever they stand, and however they come."""
     bounds = [0, *sorted(min(border, len(rows)) for border in borders), len(rows)]
-    highest = highest_cells(encoded(rows[start:stop]) for start, stop in pairwise(bounds))
+    highest = legacy_window_cells(encoded(rows[start:stop]) for start, stop in pairwise(bounds))
     rows = [(name, np.float32(score1), np.float32(score2)) for name, score1, score2 in rows]
     assert lines(highest).decode().splitlines() == published_highest(rows)
 
@@ -82,7 +82,7 @@ def test_a_window_is_virus_when_its_largest_virus_score_is_not_smaller(rows, bor
 def test_scores_are_written_as_numpy_writes_a_float32():
     """The shortest text that reads back as the same number."""
     scores = np.array([[0.1, 0.9], [1e-8, 1.0], [1.2345679e-05, 0.99998766], [0.5, 0.5]], dtype=np.float32)
-    assert lines(result_cells([b"a", b"b", b"c", b"d"], scores)).decode().splitlines() == [
+    assert lines(legacy_row_cells([b"a", b"b", b"c", b"d"], scores)).decode().splitlines() == [
         "a\tvirus\t0.1\t0.9",
         "b\tvirus\t1e-08\t1.0",
         "c\tvirus\t1.2345679e-05\t0.99998766",
@@ -93,7 +93,7 @@ def test_scores_are_written_as_numpy_writes_a_float32():
 def test_names_are_quoted_where_a_csv_needs_it_and_nowhere_else():
     """A double quote is doubled; bytes that are no UTF-8 pass through."""
     names = [b'he"llo_chunk_1F1', b"plain,comma;'1'_chunk_1F1", b"\xff_chunk_1R2", b'"_chunk_10F3']
-    highest = highest_cells([(names, np.array([[0.5, 0.5]] * 4, dtype=np.float32))])
+    highest = legacy_window_cells([(names, np.array([[0.5, 0.5]] * 4, dtype=np.float32))])
     assert lines(highest).splitlines() == [
         b'"""_chunk_10"\tTrue',
         b'"he""llo_chunk_1"\tTrue',

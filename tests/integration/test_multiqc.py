@@ -10,7 +10,7 @@ import pytest
 from made_tables import line, write_run
 
 from virnucpro.results.finished import open_run
-from virnucpro.results.multiqc import write_multiqc
+from virnucpro.results.pages import write_multiqc
 
 
 def run_of(root, stem, num_virus):

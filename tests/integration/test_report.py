@@ -23,9 +23,9 @@ from virnucpro.errors import StoreError, UsageError
 from virnucpro.results import counts as counting
 from virnucpro.results import drawing, figures
 from virnucpro.results.called import InputResults
-from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Calling
+from virnucpro.results.calls import CALLS, STATUS_NAMES, Calling
 from virnucpro.results.finished import FinishedRun, open_run, open_runs, stems_of
-from virnucpro.results.overview import CALLS, overview
+from virnucpro.results.overview import overview
 from virnucpro.results.page import STATUS_MEANINGS, short_name, write_report
 from virnucpro.sequence.table import Status
 
@@ -240,7 +240,7 @@ def test_thresholds_are_drawn_on_the_scale_of_the_table(tmp_path, calling, lines
 
 def test_every_call_and_status_has_its_words():
     """Those that the program gives are those that the page knows."""
-    assert set(CALLS) == set(CALL_NAMES.values())
+    assert set(CALLS) == set(figures.CALL_TITLES)
     assert set(STATUS_NAMES.values()) == set(STATUS_MEANINGS)
 
 
@@ -314,7 +314,7 @@ def test_tracks_are_found_by_place_and_not_by_name(full_run):
     """Each of two sequences of one name has its own windows; a provirus is drawn on its host, which comes first."""
     results = open_run(full_run, "in").results
     shown = overview(results)
-    assert shown.num_proviruses == 1
+    assert shown.counts.regions["provirus"] == 1
     assert [track.line.name for track in shown.tracks[:3]] == [b"host", b"twin", b"twin"]
     assert shown.tracks[0].proviruses == tuple(shown.proviruses)
     assert [len(track.starts) for track in shown.tracks[:3]] == [120, 10, 8]
@@ -338,7 +338,7 @@ def test_bins_hold_every_sequence_once():
     assert shown.scores.sum() == len(scores)
     assert shown.scores.sum(axis=0)[[0, 1, 19, 20, 39]].tolist() == [2, 1, 1, 1, 3]
     assert shown.lengths.sum() == len(lines) + 1
-    assert shown.calls == {"virus": 4, "uncertain": 0, "not_virus": 4, "no_call": 1}
+    assert shown.counts.calls == {"virus": 4, "uncertain": 0, "not_virus": 4, "no_call": 1}
 
 
 def test_hits_are_the_best_of_the_whole_table():

@@ -123,7 +123,7 @@ def test_a_run_on_stdin_is_refused(virnucpro, record):
     """What was read is not kept."""
 
     def from_stdin(content):
-        content["request"]["samples"] = [{"name": "stdin", "paths": ["-"]}]
+        content["request"]["samples"] = [{"name": "stdin", "paths": ["-"], "named": ["-"]}]
 
     change(record, from_stdin)
     ended = virnucpro("rerun", record, "-q")

@@ -16,8 +16,10 @@ from virnucpro import stored_json
 from virnucpro.bundles import load_bundle
 from virnucpro.errors import InputError, InputsError, RunMismatchError, UsageError
 from virnucpro.progress import Reporter
+from virnucpro.results.counts import Counts, sample_cells
+from virnucpro.results.formats import lines
 from virnucpro.run_dir import RunDir
-from virnucpro.samples import SUMMARY_COLUMNS, Sample, SampleCounts, read_samplesheet, samples_of, write_summary
+from virnucpro.samples import Sample, read_samplesheet, samples_of
 from virnucpro.stages import extract
 from virnucpro.stages.base import Index, Run
 
@@ -168,17 +170,12 @@ def test_a_missing_sheet_is_refused(tmp_path):
         read_samplesheet(tmp_path / "nowhere.csv")
 
 
-def test_the_summary_has_a_line_for_each_sample(tmp_path):
+def test_the_summary_has_a_line_for_each_sample():
     """Counts add up; nothing is a percentage of nothing."""
     calls = {"virus": 1, "uncertain": 2, "not_virus": 4, "no_call": 1}
     bases = {"virus": 300, "uncertain": 0, "not_virus": 600, "no_call": 0}
-    write_summary(tmp_path / "samples.tsv", [SampleCounts("a", calls, bases), SampleCounts("empty", {}, {})])
-    header, *lines = (tmp_path / "samples.tsv").read_text().splitlines()
-    assert tuple(header.split("\t")) == SUMMARY_COLUMNS
-    assert lines == [
-        "a\t8\t900\t1\t2\t4\t1\t12.5000\t33.3333",
-        "empty\t0\t0\t0\t0\t0\t0\tNA\tNA",
-    ]
+    counted = {"a": Counts(calls=calls, bases=bases), "empty": Counts()}
+    assert lines(sample_cells(counted)) == b"a\t8\t900\t1\t2\t4\t1\t12.5000\t33.3333\nempty\t0\t0\t0\t0\t0\t0\tNA\tNA\n"
 
 
 @pytest.fixture

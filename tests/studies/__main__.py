@@ -10,7 +10,7 @@ from pathlib import Path
 
 from studies import simulate, taxonomy
 from studies.cascade import measure, write_cascade
-from virnucpro.bundles.cascade import DEFAULT_FIRST
+from virnucpro.bundles.rules import DEFAULT_FIRST
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import VirNucProError
 from virnucpro.text import aligned

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle, load_bundle
-from virnucpro.bundles.cascade import Cascade, Limits
-from virnucpro.bundles.rules import DEFAULT_PRESET
+from virnucpro.bundles.rules import DEFAULT_PRESET, Cascade, Limits
 from virnucpro.errors import UsageError
 from virnucpro.results.calls import Call, probability
 from virnucpro.training.calibration import read_settings, write_settings

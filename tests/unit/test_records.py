@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from made_tables import RULES, line, table_of, with_genes
 
-from virnucpro.bundles.records import GENE_CLASSES, RecordWeights
+from virnucpro.bundles.rules import GENE_CLASSES, RecordWeights
 from virnucpro.errors import InputError
 from virnucpro.results.called import InputResults
-from virnucpro.results.calls import Call, Calling, call_sequences, evidence_of
+from virnucpro.results.calls import NUM_CLASSES, Call, Calling, call_sequences, evidence_of, record_features
 from virnucpro.results.gene_maps import described, draw, gene_maps
 from virnucpro.results.overview import overview
-from virnucpro.results.records import NUM_CLASSES, record_features
 from virnucpro.results.regions import proviruses
 from virnucpro.sequence.table import Status
 from virnucpro.stored_json import convert

@@ -17,11 +17,12 @@ from made_tables import line as made_line
 
 from virnucpro.errors import InputError
 from virnucpro.nearest.repeats import terminal_repeat, topology
+from virnucpro.request import Options
 from virnucpro.results.called import InputResults, Source
 from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.counts import Counts
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
-from virnucpro.results.outputs import OUTPUTS, Wanted
+from virnucpro.results.outputs import OUTPUTS
 from virnucpro.results.prevalence import Prevalence
 from virnucpro.results.regions import proviruses
 from virnucpro.run_dir import RESULT_SUFFIXES, RunDir
@@ -98,7 +99,7 @@ def write_all(results, folder):
     """The files of regions."""
     for output in OUTPUTS:
         if output.file.removeprefix("<stem>.") in SUFFIXES:
-            output.write(results, folder, "in", Wanted())
+            output.write(results, folder, "in", Options())
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +273,7 @@ def test_a_failure_leaves_no_file(tmp_path):
     results = InputResults.of(table_of(lines), Calling(), Broken(tmp_path / "in.fasta", 64))
     (output,) = (output for output in OUTPUTS if output.file == "<stem>.virus.fna.gz")
     with pytest.raises(InputError):
-        output.write(results, tmp_path, "in", Wanted())
+        output.write(results, tmp_path, "in", Options())
     assert [path.name for path in tmp_path.iterdir()] == ["in.fasta"]
 
 

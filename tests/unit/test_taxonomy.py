@@ -22,11 +22,12 @@ from virnucpro.embeddings.taxa import read_reference
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.hierarchy.tables import read_tsv as read_table
 from virnucpro.nearest.table import make_table
+from virnucpro.request import Options
 from virnucpro.results import sunburst
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
 from virnucpro.results.lineages import TaxonCount, find_lineages
-from virnucpro.results.outputs import OUTPUTS, TAXONOMY_OUTPUTS, Wanted
+from virnucpro.results.outputs import OUTPUTS, TAXONOMY_OUTPUTS
 from virnucpro.results.schema import TAXA, TAXONOMY
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
@@ -186,7 +187,7 @@ def test_the_files_agree(results, proteins, tmp_path):
     """Lines, counts, the tree and Krona's text; they go where nobody asks."""
     asked = replace(results, lineages=find_lineages(results, proteins))
     for output in TAXONOMY_OUTPUTS:
-        output.write(asked, tmp_path, "in", Wanted())
+        output.write(asked, tmp_path, "in", Options())
     lines = read_tsv(tmp_path / "in.taxonomy.tsv")
     assert tuple(lines[0]) == TAXONOMY.header
     assert [hit["family"] for hit in lines] == ["Potyviridae", "Straboviridae", "NA"]
@@ -202,7 +203,7 @@ def test_the_files_agree(results, proteins, tmp_path):
     assert newick.count("(") == newick.count(")")
     assert sunburst.read_counts(tmp_path / "in.taxonomy.counts.tsv") == asked.lineages.counts
     for output in OUTPUTS:
-        output.write(results, tmp_path, "in", Wanted())
+        output.write(results, tmp_path, "in", Options())
     assert not list(tmp_path.glob("*taxonomy*"))
 
 

@@ -25,11 +25,17 @@
       intercept: [0, 0, 0]
       exponent: 0.5           # a sequence of n fragments: mean log-odds * n ** exponent
       bends: [[[-3, 3], [-0.1, 0.2]], ...]  # optional: what a length adds to its line, at some log-odds
-    records: {...}            # optional: fragments and genes to the call of a longer record (``bundles/records.py``)
+    records: {...}            # optional: fragments and genes to the call of a longer record (``RecordWeights``)
     provenance: {...}         # free: what it was trained on
     weak_below: 200           # optional: a warning where sequences are shorter than this on average (nt)
     recorded: {...}           # optional: role to digest, size and time of a large file, which is then not read for it
-    cascade: {...}            # optional: which model may look first, and when it is sure (``bundles/cascade.py``)
+    cascade:                  # optional: with ``--cascade`` another model looks first
+      first: lite
+      first_fingerprint: ...  # of the very one that the limits were found with
+      low: 0.01               # surely not viral below, surely viral above, as the first model sees it: its p_virus at
+      high: 0.99              #   equal prevalence
+      agreement: 0.99         # share of sequences with the same call as of this model alone, at the worst length
+      share: 0.4              # of sequences that this model still has to look at
 """
 
 from __future__ import annotations
@@ -45,10 +51,8 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 
 from virnucpro.atomic import file_digest
-from virnucpro.bundles.cascade import DEFAULT_FIRST, Cascade
 from virnucpro.bundles.catalogue import MODELS
-from virnucpro.bundles.records import RecordWeights
-from virnucpro.bundles.rules import Calibration, RowRule, Rules, Thresholds
+from virnucpro.bundles.rules import DEFAULT_FIRST, Calibration, Cascade, RecordWeights, RowRule, Rules, Thresholds
 from virnucpro.encoders import read_config
 from virnucpro.errors import ModelError
 from virnucpro.nearest.evidence import Evidence, read_evidence

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.atomic import read_json, write_json
-from virnucpro.bundles.records import RecordWeights
 from virnucpro.errors import StoreError
 from virnucpro.settings import PRESETS
 from virnucpro.stored_json import Count, convert
@@ -69,6 +68,73 @@ class Calibration:
     def sequence_log_odds(self, mean: NDArray[np.float64], num_fragments: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-odds of sequences from the mean calibrated log-odds of their fragments."""
         return mean * np.power(np.maximum(num_fragments, 1), self.exponent)
+
+
+GENE_CLASSES = ("unmatched", "cell", "clear_cell", "mostly_cell", "even", "mostly_virus", "virus")
+"""What genes are told apart by: nothing is near; only a cellular protein is, below and above 100 bits; both are."""
+
+
+@dataclass(frozen=True)
+class RecordWeights:
+    """A logistic regression over what is known of a record; two weights are linear in the logarithm of its length."""
+
+    lengths: tuple[float, ...]  # nt, ascending; beyond them the first and the last weight hold
+    intercept: tuple[float, ...]  # log-odds, one for each length
+    fragments: tuple[float, ...]  # likewise, of the mean log-odds of fragments times the square root of their number
+    genes: tuple[float, ...]  # of the share of each class among its genes times the square root of their number
+    fragment_nt: int = 500  # windows overlap: a record counts as at most so many as it has stretches of this length
+    most_fragments: int = 20  # more count as so many: neighbours say the same again
+    most_genes: int = 30  # likewise
+    largest_log_odds: float = 5.0  # of a fragment; what is beyond counts as this
+
+    def __post_init__(self) -> None:
+        if not len(self.lengths) == len(self.intercept) == len(self.fragments) > 0:
+            raise ValueError("records: lengths, intercept and fragments must be lists of one length")
+        if list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] <= 0:
+            raise ValueError("records: lengths must be above zero and ascend")
+        if len(self.genes) != len(GENE_CLASSES):
+            raise ValueError(f"records: genes must be {len(GENE_CLASSES)} weights")
+
+    def at(self, weights: tuple[float, ...], lengths_nt: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) one of the weights that depend on length, for records of these lengths."""
+        return np.interp(np.log(np.maximum(lengths_nt, 1)), np.log(self.lengths), weights)
+
+
+DEFAULT_FIRST = "lite"
+"""Model that looks first where a bundle names none."""
+
+
+class Limits(NamedTuple):
+    """Calibrated probabilities at equal prevalence; from ``low`` to ``high``, both included, a sequence goes on."""
+
+    low: float
+    high: float
+
+
+DEFAULT_LIMITS = Limits(0.1, 0.98)
+"""Where a bundle names none: the bundled model puts at most 1.4 % of the viruses of its dev part below the lower one
+and at most 0.3 % of the hosts above the upper one, at any length from 150 to 3,000 bases."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """What a bundle says of the model that looks first: when the bundle's own need not look at a sequence."""
+
+    first: str  # name of its bundle
+    first_fingerprint: str  # of the one that the limits were found with
+    low: float  # below it the first model is sure that a sequence is not viral
+    high: float  # above it the first model is sure that a sequence is viral
+    agreement: float  # share of sequences that both ways call alike, at the length where it is lowest
+    share: float  # of sequences that go on
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError("cascade: low and high are not two ascending probabilities")
+
+    @property
+    def limits(self) -> Limits:
+        """The two."""
+        return Limits(self.low, self.high)
 
 
 @dataclass(frozen=True)

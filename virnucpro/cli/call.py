@@ -9,6 +9,7 @@ import click
 
 from virnucpro.cli.options import (
     FOLDER,
+    given_settings,
     legacy_option,
     output_option,
     rows_option,
@@ -16,9 +17,8 @@ from virnucpro.cli.options import (
     terminal_options,
     together,
 )
-from virnucpro.settings import PRESETS, TABLE_FORMATS, TableFormat, make_settings
-
-CALL_SETTINGS = ("preset", "threshold", "fdr", "prevalence")
+from virnucpro.request import Options
+from virnucpro.settings import PRESETS, TABLE_FORMATS, TableFormat
 
 
 def _prevalence(context: click.Context, option: click.Parameter, value: str | None) -> float | Literal["auto"] | None:
@@ -103,21 +103,10 @@ def call(
     RUN is the output directory of predict. No model is run.
     """
     from virnucpro.inputs import read_by_run, refuse_overwriting, results_of
-    from virnucpro.results.calls import Calling
-    from virnucpro.results.outputs import Wanted
     from virnucpro.stages import call as stage
 
     stems = {path.name.removesuffix(".summary.json") for path in run.glob("*.summary.json")}
     refuse_overwriting(read_by_run(run), results_of(output or run, stems))
-    science = make_settings(None, {f"science.{name}": value for name, value in settings.items()}).science
-    stage.run(
-        run,
-        Wanted(
-            rows=keep_intermediate,
-            legacy=legacy_output,
-            calling=Calling.from_settings(science),
-            format=table_format,
-            directory=output,
-        ),
-        show_bars=show_bars,
-    )
+    science = given_settings(settings).science
+    options = Options(keep_intermediate=keep_intermediate, legacy_output=legacy_output, table_format=table_format)
+    stage.run(run, science, options, output, show_bars=show_bars)

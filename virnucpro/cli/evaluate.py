@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import terminal_options
+from virnucpro.cli.options import COUNT, FOLDER, terminal_options
 from virnucpro.cli.train import data_options
 
 _EPILOG = """\
@@ -27,14 +27,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @data_options
 @click.option("-m", "--model", default="lite", show_default=True, help="Bundle to measure, as in predict.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="evaluation",
-    show_default=True,
-    help="Folder to write into.",
-)
+@click.option(*("-o", "--output"), type=FOLDER, default="evaluation", show_default=True, help="Folder to write into.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Seed of the sequences drawn.")
 @click.option("--panel/--no-panel", default=True, show_default=True, help="Also measure sequences of no organism.")
 @click.option(
@@ -59,7 +52,7 @@ Examples:
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps; the first of several."
 )
-@click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("-t", "--threads", type=COUNT, default=1, show_default=True, help="CPU threads.")
 @terminal_options("quiet")
 def evaluate(
     data: tuple[Path, ...],

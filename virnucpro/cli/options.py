@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from click.shell_completion import CompletionItem
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 from virnucpro.samples import Sample, pairs_of, read_samplesheet, samples_of
-from virnucpro.settings import DTYPES
+from virnucpro.settings import DTYPES, Settings, make_settings
 
 
 class _Place(click.Path):
@@ -125,6 +126,23 @@ def _limits(context: click.Context, option: click.Parameter, value: str | None) 
     if not 0 <= low <= high <= 1:
         raise click.BadParameter(f"{value!r} is not two ascending probabilities, such as 0.1,0.98.", context, option)
     return low, high
+
+
+def given_settings(given: Mapping[str, Any], path: Path | None = None) -> Settings:
+    """Settings: an option that has the name of one is that setting; the limits of a cascade are two.
+
+    Args:
+        given: name of each parameter to its value, None where it was not given.
+        path: settings file, which options win over.
+
+    Raises:
+        UsageError: options contradict each other, or a value makes no sense.
+    """
+    low, high = given.get("cascade_limits") or (None, None)
+    named = {**given, "cascade_low": low, "cascade_high": high}
+    kinds = {kind.name: fields(getattr(Settings(), kind.name)) for kind in fields(Settings)}
+    options = {f"{kind}.{item.name}": named.get(item.name) for kind, items in kinds.items() for item in items}
+    return make_settings(path, options)
 
 
 cascade_options = together(

@@ -15,11 +15,11 @@ from virnucpro.cli.options import (
     FOLDER,
     cascade_options,
     given_samples,
+    given_settings,
     input_options,
     json_option,
     measured_options,
 )
-from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 
 _EPILOG = """\
@@ -63,7 +63,6 @@ def plan(
     samplesheet: Path | None,
     name: str | None,
     output: Path,
-    cascade_limits: tuple[float, float] | None,
     seconds: float,
     as_json: bool,
     **given: Any,  # noqa: ANN401 - Click's
@@ -77,8 +76,7 @@ def plan(
     samples = given_samples(inputs, reads1, reads2, samplesheet, name)
     reference = str(given["reference"]) if given["reference"] else None
     look_at(samples, reference)
-    if cascade_limits is not None and not given["cascade"]:
-        raise UsageError("--cascade-limits needs --cascade.")
+    asked = given_settings(given)
     start_logging(-1)
     begun = time.perf_counter()
 
@@ -86,15 +84,7 @@ def plan(
     from virnucpro.encoders.device import choose_devices, dtype_name
     from virnucpro.machine.plan import PlanSettings, make_plan, plan_text
     from virnucpro.run import predict as pipeline
-    from virnucpro.settings import make_settings
 
-    low, high = cascade_limits or (None, None)
-    science = {name: given[name] for name in ("model", "dtype", "cascade")} | {"cascade_low": low, "cascade_high": high}
-    asked = make_settings(
-        None,
-        {f"science.{name}": value for name, value in science.items()}
-        | {f"runtime.{name}": given[name] for name in ("device", "threads")},
-    )
     devices = choose_devices(given["device"])
     float_type = dtype_name(given["dtype"], devices[0])
     settings = PlanSettings(

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from virnucpro.cli.call import CALL_SETTINGS, call_options, format_option
+from virnucpro.cli.call import call_options, format_option
 from virnucpro.cli.engine_options import ENGINE_OPTIONS, engine_options, take_engine
 from virnucpro.cli.forms import Command
 from virnucpro.cli.options import (
@@ -23,6 +23,7 @@ from virnucpro.cli.options import (
     fragment_length_option,
     fresh_option,
     given_samples,
+    given_settings,
     input_options,
     legacy_option,
     only_one,
@@ -34,7 +35,7 @@ from virnucpro.cli.options import (
 from virnucpro.errors import UsageError
 from virnucpro.request import Options
 from virnucpro.samples import probable_pairs
-from virnucpro.settings import DTYPES, Settings, make_settings
+from virnucpro.settings import CALL_SETTINGS, DTYPES
 
 _log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ def predict(
     engine = take_engine(given)
     if engine is not None and "-" in inputs:
         raise UsageError("with --engine the inputs are files: they are looked at again. Write stdin to a file first.")
-    settings, options = _settings_of(given), _options_of(given)
+    settings, options = given_settings(_one_of_each(given), given["config_file"]), _options_of(given)
     for pair in probable_pairs(inputs):
         _log.warning(
             "%s and %s look like the two files of a pair; each gets its own results. To read them as one: -1 %s -2 %s",
@@ -222,30 +223,6 @@ def predict(
         by_hand.finish(output, show_bars=show_bars)
 
 
-def _settings_of(given: Mapping[str, Any]) -> Settings:
-    """What was given of the settings; where an option has the name of a setting, it is that setting.
-
-    Raises:
-        UsageError: options contradict each other, or a value makes no sense.
-    """
-    length, expected = given["fragment_length"], given["expected_length"]
-    if expected is not None and length not in (None, expected):
-        raise UsageError("--expected-length and --fragment-length name two lengths: give one.")
-    low, high = given["cascade_limits"] or (None, None)
-    named = {
-        **given,
-        "fragment_length": expected or length,
-        "model": _model(given["model"], given["model_type"], given["model_path"]),
-        "cascade_low": low,
-        "cascade_high": high,
-    }
-    kinds = {kind.name: fields(getattr(Settings(), kind.name)) for kind in fields(Settings)}
-    options = {
-        f"{kind}.{item.name}": named[item.name] for kind, items in kinds.items() for item in items if item.name in named
-    }
-    return make_settings(given["config_file"], options)
-
-
 def _options_of(given: Mapping[str, Any]) -> Options:
     named = {
         **given,
@@ -257,16 +234,20 @@ def _options_of(given: Mapping[str, Any]) -> Options:
     return Options(**{item.name: named[item.name] for item in fields(Options)})
 
 
-def _model(model: str | None, model_type: str | None, model_path: str | None) -> str | None:
-    """One name from the three options that choose a model.
+def _one_of_each(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with one model and one fragment length from those that name these.
 
     Raises:
         UsageError: they contradict each other.
     """
+    model, model_type, model_path = given["model"], given["model_type"], given["model_path"]
     if model is not None and (model_type is not None or model_path is not None):
         raise UsageError(f"--model and --model-{'path' if model_type is None else 'type'} both name a model: give one.")
     if model_type not in (None, "custom") and model_path is not None:
         raise UsageError("--model-path goes with --model-type custom.")
     if model_type == "custom" and model_path is None:
         raise UsageError("--model-type custom needs --model-path.")
-    return model or model_path or model_type
+    length, expected = given["fragment_length"], given["expected_length"]
+    if expected is not None and length not in (None, expected):
+        raise UsageError("--expected-length and --fragment-length name two lengths: give one.")
+    return {**given, "model": model or model_path or model_type, "fragment_length": expected or length}

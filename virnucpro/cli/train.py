@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from virnucpro.cli.options import terminal_options, together
+from virnucpro.cli.options import COUNT, FOLDER, terminal_options, together
 from virnucpro.errors import UsageError
 from virnucpro.progress import Reporter
 
@@ -65,9 +65,7 @@ data_options = together(
 
 @click.command(epilog=_EPILOG)
 @data_options
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Bundle folder to write."
-)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Bundle folder to write.")
 @click.option(
     "--preset",
     type=click.Choice(("lite", "profiles", "nearest", "head", "published")),
@@ -76,7 +74,7 @@ data_options = together(
     help="Recipe.",
 )
 @click.option("--encoder", "encoders", multiple=True, help="For head and published: bundle, or encoder (twice).")
-@click.option("--layer", type=click.IntRange(min=1), help="Cut ESM-2 and DNABERT-S after this many layers.")
+@click.option("--layer", type=COUNT, help="Cut ESM-2 and DNABERT-S after this many layers.")
 @click.option("--start", metavar="BUNDLE", help="Start from the weights of a bundle trained with lite.")
 @click.option(
     "--final", is_flag=True, help="For nearest: once all is chosen on dev, make the table of train, dev and release."
@@ -86,7 +84,7 @@ data_options = together(
     type=click.FloatRange(min=0, min_open=True),
     help="Highest learning rate, for lite.  [default: 0.002]",
 )
-@click.option("--fragments", type=click.IntRange(min=1), help="Sequences to train on.  [default: the preset's]")
+@click.option("--fragments", type=COUNT, help="Sequences to train on.  [default: the preset's]")
 @click.option(
     "--minutes", type=click.FloatRange(min=0, min_open=True), help="Train for about this many minutes (lite only)."
 )
@@ -99,7 +97,7 @@ data_options = together(
 )
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Seed of everything random.")
 @click.option("--device", default="auto", show_default=True, help="Device for the encoders of head and published.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("-t", "--threads", type=COUNT, default=1, show_default=True, help="CPU threads.")
 @click.option("--fresh", is_flag=True, help="Delete the training in --output and start over.")
 @terminal_options("no_progress", "quiet")
 def train(

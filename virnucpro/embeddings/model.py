@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,32 @@ _ROLES: dict[str, tuple[str, ...]] = {
 }
 
 
+class _HasColumns(Protocol):
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """Of one length, by name."""
+
+
+class Tabular:
+    """Columns as tables of other libraries, where these are installed."""
+
+    __slots__ = ()
+
+    def to_pandas(self: _HasColumns) -> Any:  # noqa: ANN401 - pandas is not needed to run
+        """A pandas table."""
+        return import_module("pandas").DataFrame(self.columns)
+
+    def to_arrow(self: _HasColumns) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
+        """A pyarrow table."""
+        return import_module("pyarrow").table(self.columns)
+
+    def to_polars(self: _HasColumns) -> Any:  # noqa: ANN401 - polars is not needed to run
+        """A polars table."""
+        return import_module("polars").DataFrame(self.columns)
+
+
 @dataclass(frozen=True)
-class EmbeddingIndex:
+class EmbeddingIndex(Tabular):
     """What the rows of an array of embeddings are of.
 
     Attributes:
@@ -48,18 +72,6 @@ class EmbeddingIndex:
     def ids(self) -> list[str]:
         """Id of each row's sequence."""
         return list(map(str, self.columns["id"]))
-
-    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is not needed to run
-        """A pandas table."""
-        return import_module("pandas").DataFrame(self.columns)
-
-    def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
-        """A pyarrow table."""
-        return import_module("pyarrow").table(self.columns)
-
-    def to_polars(self) -> Any:  # noqa: ANN401 - polars is not needed to run
-        """A polars table."""
-        return import_module("polars").DataFrame(self.columns)
 
 
 class EmbeddingModel:

@@ -22,7 +22,7 @@ from virnucpro.atomic import write_json
 from virnucpro.errors import InputError
 from virnucpro.results import schema
 from virnucpro.results.called import InputResults
-from virnucpro.results.calls import CALL_NAMES
+from virnucpro.results.calls import CALLS
 from virnucpro.results.formats import decimals, open_output
 from virnucpro.results.tables import words
 from virnucpro.sequence.alignments import alignment_format, name_of, primary_alignments
@@ -149,7 +149,7 @@ def calls_by_name(contigs: InputResults) -> dict[bytes, ContigCall]:
     """
     calls: dict[bytes, ContigCall] = {}
     for part in contigs.parts():
-        answers = words(CALL_NAMES, part.calls["call"]), decimals(part.calls["p_virus"])
+        answers = words(CALLS, part.calls["call"]), decimals(part.calls["p_virus"])
         for name, call, p_virus in zip(part.table.names.to_bytes(), *answers, strict=True):
             contig = ContigCall(call, p_virus)
             if calls.setdefault(name, contig).call != call:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from virnucpro.results.called import InputResults
-from virnucpro.results.calls import CALL_NAMES, STATUS_NAMES, Call
+from virnucpro.results.calls import CALLS, STATUS_NAMES, Call
+from virnucpro.results.formats import Cells
 from virnucpro.results.outputs import PROVIRUS, WHOLE
 from virnucpro.results.prevalence import Prevalence
 
@@ -20,11 +21,11 @@ class Counts:
     """What was found in an input."""
 
     # call to number of sequences
-    calls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALL_NAMES.values(), 0))
+    calls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALLS, 0))
     # status to number of sequences
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUS_NAMES.values(), 0))
     # call to number of bases
-    bases: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALL_NAMES.values(), 0))
+    bases: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CALLS, 0))
     fragments: int = 0  # all of them
     scored_fragments: int = 0  # how many of them have a score
     masked_fragments: int = 0  # how many of them are masked
@@ -38,6 +39,16 @@ class Counts:
     # in a cascade, model to number of sequences that it decided
     sequences_by_model: dict[str, int] = field(default_factory=dict)
     bases_by_model: dict[str, int] = field(default_factory=dict)  # in a cascade, model to number of bases in them
+
+    @property
+    def num_sequences(self) -> int:
+        """Of all calls."""
+        return sum(self.calls.values())
+
+    @property
+    def num_bases(self) -> int:
+        """Of all calls."""
+        return sum(self.bases.values())
 
     @classmethod
     def of(cls, results: InputResults, frames: Mapping[str, int]) -> Counts:
@@ -63,7 +74,7 @@ class Counts:
     def _add(self, part: InputResults) -> None:
         sequences, fragments, calls = part.table.sequences, part.table.fragments, part.calls
         lengths = sequences["length"]
-        for call, name in CALL_NAMES.items():
+        for call, name in enumerate(CALLS):
             is_its = calls["call"] == call
             self.calls[name] += int(is_its.sum())
             self.bases[name] += int(lengths[is_its].sum())
@@ -77,6 +88,21 @@ class Counts:
         self.scored_fragments += int((~np.isnan(fragments["log_odds"])).sum())
         self.masked_fragments += int((fragments["masked"] > 0).sum())
         self.num_failed_rows += int(sequences["num_failed"].sum())
+
+
+def sample_cells(counted: Mapping[str, Counts]) -> Cells:
+    """A line for each sample, ``schema.SAMPLES``; percentages are NaN where there is nothing to divide by.
+
+    Args:
+        counted: name of each sample to what was found in it.
+    """
+    sequences, bases = (
+        np.array([list(of_call.values()) for of_call in amounts])
+        for amounts in ([each.calls for each in counted.values()], [each.bases for each in counted.values()])
+    )
+    with np.errstate(invalid="ignore"):
+        percent = [100 * each[:, 0] / each.sum(axis=1) for each in (sequences, bases)]
+    return [name.encode() for name in counted], sequences.sum(axis=1), bases.sum(axis=1), *sequences.T, *percent
 
 
 def total(counted: Iterable[Counts]) -> Counts:
@@ -108,7 +134,7 @@ def summary(results: InputResults, counts: Counts, source: str, cascade: Mapping
         "sequences_by_call": counts.calls,
         "sequences_by_status": counts.statuses,
         "fdr_of_virus": None if math.isnan(counts.virus_fdr) else round(counts.virus_fdr, 4),
-        "num_bases": sum(counts.bases.values()),
+        "num_bases": counts.num_bases,
         "bases_by_call": counts.bases,
         "num_fragments": counts.fragments,
         "num_fragments_scored": counts.scored_fragments,

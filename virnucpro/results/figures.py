@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.atomic import atomic_write
+from virnucpro.results.calls import CALLS
 from virnucpro.results.drawing import Canvas, Ticks
 from virnucpro.results.finished import FinishedRun
-from virnucpro.results.overview import CALLS, LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
+from virnucpro.results.overview import LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +26,6 @@ _TRACK_SIZE = (340, 150)
 _EVEN = 0.5
 """Probability at which virus and not virus are equally likely: what a window is compared with."""
 _MAX_POINTS = 300
-_MANY_POINTS = 100
 
 
 def write_plots(run: FinishedRun, file_format: str) -> Path:
@@ -36,7 +37,7 @@ def write_plots(run: FinishedRun, file_format: str) -> Path:
         "shares": share_figure(shown),
     }
     for figure in figures.values():
-        figure.legend({CALL_TITLES[call]: call for call in CALLS if shown.calls[call]})
+        figure.legend({CALL_TITLES[call]: call for call in CALLS if shown.counts.calls[call]})
     for place, track in enumerate(shown.tracks, 1):
         name = printable(track.line.name)
         figure = figures[f"track_{place:02d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[:60]}"] = track_figure(track)
@@ -90,40 +91,30 @@ def share_figure(shown: Overview) -> Canvas:
 def track_figure(track: Track) -> Canvas:
     """Score of each window by position, filled from even odds, with proviruses shaded.
 
-    With many windows the fill is their running mean, and those beyond some hundred are averaged in groups.
+    Many windows are averaged in some hundred groups of neighbours.
     """
     length = track.line.length
     step = _nice_step(length / 1000 / 5)
     x_ticks = [(number * step * 1000 / length, f"{number * step:g}") for number in range(int(length / 1000 / step) + 1)]
     ticks = [(_up(value), f"{value:g}") for value in (0, _EVEN, 1)]
     canvas = Canvas(_TRACK_SIZE)
-    middles, p_virus = _averaged((track.starts + track.stops) / 2 / length, track.p_virus.astype(np.float64))
-    trend = _running_mean(p_virus)
     for found in track.proviruses:
         canvas.box((found.start / length, found.stop / length), (0, 1), fill="virus", opacity=0.15)
-    for xs, ys in _known_runs(middles, trend):
-        for call, bound in (("virus", np.maximum), ("not_virus", np.minimum)):
-            crossed_xs, crossed_ys = _with_crossings(xs, ys)
-            ends = [(float(x), _up(_EVEN)) for x in (xs[0], xs[-1])]
-            area = [ends[0], *_points(crossed_xs, bound(crossed_ys, _EVEN)), ends[1]]
-            canvas.line(area, fill=call, opacity=0.45)
-    if trend is not p_virus:
-        for xs, ys in _known_runs(middles, p_virus):
-            canvas.line(_points(xs, ys), stroke="no_call", width=0.5)
-    for xs, ys in _known_runs(middles, trend):
-        canvas.line(_points(xs, ys), stroke="ink")
+    starts, p_virus = _averaged((track.starts - 1) / length, track.p_virus.astype(np.float64))
+    edges = np.append(starts, 1.0)  # of two windows that overlap the first ends where the second begins
+    for call, bound in (("virus", np.maximum), ("not_virus", np.minimum)):
+        heights = _up(bound(np.nan_to_num(p_virus, nan=_EVEN), _EVEN))
+        stairs = np.column_stack([edges[:-1], heights, edges[1:], heights]).reshape(-1, 2)
+        ends = [(float(place), _up(_EVEN)) for place in (edges[0], edges[-1])]
+        canvas.line([ends[0], *map(tuple, stairs.tolist()), ends[1]], fill=call, opacity=0.85)
     canvas.line([(0, _up(_EVEN)), (1, _up(_EVEN))], stroke="ink", width=0.8, is_dashed=True)
     canvas.axes(("position (kb)", "p_virus"), (x_ticks, ticks))
     return canvas
 
 
-def _up(p_virus: float) -> float:
-    """A probability on an axis with a little room at its ends."""
+def _up(p_virus: Any) -> Any:  # noqa: ANN401 - a number or an array of them
+    """Probabilities on an axis with a little room at its ends."""
     return (p_virus + 0.02) / 1.04
-
-
-def _points(xs: NDArray[np.float64], p_virus: NDArray[np.float64]) -> list[tuple[float, float]]:
-    return [(x, _up(value)) for x, value in zip(xs.tolist(), p_virus.tolist(), strict=True)]
 
 
 def _stack(canvas: Canvas, edges: NDArray[np.float64], heights: NDArray[np.float64]) -> None:
@@ -179,47 +170,15 @@ def _length_axis(shown: Overview) -> tuple[Callable[[NDArray[np.float64]], NDArr
     return place, [((decade - low) / (high - low), bases(10.0**decade, "b")) for decade in decades]
 
 
-def _known_runs(
-    xs: NDArray[np.float64], ys: NDArray[np.float64]
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Stretches without NaN."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], ~np.isnan(ys), [False]])))
-    for start, stop in edges.reshape(-1, 2).tolist():
-        yield xs[start:stop], ys[start:stop]
-
-
-def _with_crossings(
-    xs: NDArray[np.float64], ys: NDArray[np.float64]
+def _averaged(
+    starts: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The points, and between two on either side of even odds the one on it."""
-    before = np.flatnonzero((ys[:-1] - _EVEN) * (ys[1:] - _EVEN) < 0)
-    share = (_EVEN - ys[before]) / (ys[before + 1] - ys[before])
-    crossings = xs[before] + share * (xs[before + 1] - xs[before])
-    return np.insert(xs, before + 1, crossings), np.insert(ys, before + 1, _EVEN)
-
-
-def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means over neighbours of many values, else the values; NaN stays NaN and counts for nothing."""
-    if len(values) < _MANY_POINTS:
-        return values
-    kernel = np.ones(len(values) // 30 | 1)
+    """Starts and means of at most some hundred groups of neighbours; NaN if a group has no value."""
+    first = np.arange(0, len(values), -(-len(values) // _MAX_POINTS) or 1)
     known = ~np.isnan(values)
-    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
-    num_known = np.convolve(known.astype(np.float64), kernel, mode="same")
-    return np.where(known, sums / np.maximum(num_known, 1), np.nan)
-
-
-def _averaged(middles: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """At most some hundred points: means over groups of neighbours; NaN if a group has no value."""
-    size = -(-len(values) // _MAX_POINTS) or 1
-    if size == 1:
-        return middles, values
-    starts = np.arange(0, len(values), size)
-    known = ~np.isnan(values)
-    num_known = np.add.reduceat(known.astype(np.float64), starts)
-    sums = np.add.reduceat(np.where(known, values, 0.0), starts)
-    means = np.divide(sums, num_known, out=np.full(len(starts), np.nan), where=num_known > 0)
-    return np.add.reduceat(middles, starts) / np.diff(np.append(starts, len(values))), means
+    num_known = np.add.reduceat(known.astype(np.float64), first)
+    sums = np.add.reduceat(np.where(known, values, 0.0), first)
+    return starts[first], np.divide(sums, num_known, out=np.full(len(first), np.nan), where=num_known > 0)
 
 
 def _short_number(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,12 +15,88 @@ from virnucpro.errors import StoreError, UsageError
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.stored import RunRecord, Summary
 from virnucpro.run_dir import RunDir
 from virnucpro.stored_json import Count
 
 _EVEN_PREVALENCE = 0.5
 _RECORD_SUFFIX = "run.json"
+
+
+Facts = dict[str, str | int | float | bool | list[str | int | float] | None]
+"""What a page lists."""
+
+
+class _Model(TypedDict, total=False):
+    name: str
+    fingerprint: str
+    encoders: dict[str, str]
+    files: dict[str, str]
+
+
+class _Cascade(TypedDict, total=False):
+    seconds: dict[str, float]
+
+
+class _Called(TypedDict, total=False):
+    run: str
+
+
+class _Request(TypedDict):
+    settings: dict[str, Any]
+    options: dict[str, Any]
+
+
+class RunRecord(TypedDict, total=False):
+    """``STEM.run.json``."""
+
+    version: str
+    command: list[str]
+    started: datetime
+    warnings: list[str]
+    request: _Request
+    versions: dict[str, str]
+    hardware: Facts
+    parameters: Facts
+    model: _Model
+    cascade: _Cascade
+    called: _Called
+    inputs: list[Facts]
+    counts: dict[str, Any]
+    outputs: dict[str, str]
+    seconds: dict[str, float]
+
+
+class _CascadeSummary(TypedDict, total=False):
+    sequences_by_model: dict[str, Count]
+    bases_by_model: dict[str, Count]
+
+
+class Summary(TypedDict, total=False):
+    """``STEM.summary.json``."""
+
+    input: str
+    model: str
+    model_fingerprint: str
+    preset: str | None
+    threshold_virus: float | None
+    threshold_not_virus: float | None
+    fdr: float | None
+    prevalence: float | None
+    prevalence_is: str
+    num_sequences: Count
+    num_rows_failed: Count
+    cascade: _CascadeSummary
+    calls_digest: str
+
+
+class _Input(TypedDict):
+    stem: str
+    first_sequence: Count
+    num_sequences: Count
+
+
+class _Index(TypedDict):
+    inputs: list[_Input]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,16 +197,6 @@ def _open_table(run_dir: RunDir) -> tuple[Fragments, dict[str, _Input]]:
     """The table of a run, and where in it each input lies."""
     table = Fragments.open(run_dir.table, [Rules.read(part.rules) for part in reversed(run_dir.models)])
     return table, {item["stem"]: item for item in check_json(run_dir.index, _Index)["inputs"]}
-
-
-class _Input(TypedDict):
-    stem: str
-    first_sequence: Count
-    num_sequences: Count
-
-
-class _Index(TypedDict):
-    inputs: list[_Input]
 
 
 def _calling(summary: dict[str, Any], rules: Rules) -> Calling:

@@ -134,7 +134,7 @@ class Lineages:
 
 
 def find_lineages(results: InputResults, table: Table, num_threads: int = 1) -> Lineages:
-    """Name the hits of an input.
+    """Name the hits of an input by the proteins of a table.
 
     Args:
         results: of it; without its bases, hits that have no genes stay without a name.

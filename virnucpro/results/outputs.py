@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.repeats import topology
-from virnucpro.results import legacy, schema, tables
+from virnucpro.request import Options
+from virnucpro.results import schema, tables
 from virnucpro.results.called import InputResults
-from virnucpro.results.calls import CALL_NAMES, Call, Calling
+from virnucpro.results.calls import CALLS, Call
 from virnucpro.results.formats import NOTHING, Cells, decimals, lines, open_output, write_table
 from virnucpro.results.lineages import Lineages
 from virnucpro.results.schema import Table
@@ -36,19 +37,6 @@ _GFF3_SAFE = re.compile(b"[A-Za-z0-9%b]*" % re.escape(_GFF3_PLAIN).encode())
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which results are asked for."""
-
-    rows: bool = False  # ``.rows.tsv.gz`` too (``--keep-intermediate``)
-    legacy: bool = False  # the published program's two files too
-    calling: Calling = field(default_factory=Calling)  # what the user decided about calls
-    format: TableFormat = "tsv"  # of the tables of sequences, fragments and rows
-    directory: Path | None = None  # where results go; None is the run's own
-    proteins: Path | None = None  # the table of proteins by which hits are named; None names none
-    num_threads: int = 1  # that share the search in it
-
-
-@dataclass(frozen=True)
 class Output:
     """A result file."""
 
@@ -57,7 +45,7 @@ class Output:
     content: Callable[[InputResults], Iterator[Cells] | Iterator[bytes]]
     table: Table | None = None  # its columns; None if it is not a table of ours
     # whether it is written; by default always
-    is_wanted: Callable[[InputResults, Wanted], bool] = lambda _results, _wanted: True
+    is_wanted: Callable[[InputResults, Options], bool] = lambda _results, _options: True
 
     def path(self, folder: Path, stem: str, file_format: TableFormat = "tsv") -> Path:
         """Where it is."""
@@ -67,20 +55,20 @@ class Output:
             return RunDir(folder).legacy_result(stem, name.removeprefix(_LEGACY))
         return RunDir(folder).result(stem, name.removeprefix("<stem>."))
 
-    def write(self, results: InputResults, folder: Path, stem: str, wanted: Wanted) -> None:
+    def write(self, results: InputResults, folder: Path, stem: str, options: Options) -> None:
         """Write it if it is wanted, and drop what contradicts it: its other formats, or a file of an earlier call."""
-        if not self.is_wanted(results, wanted):
+        if not self.is_wanted(results, options):
             if self.table in (schema.FAILED_ROWS, schema.GENES) or self in TAXONOMY_OUTPUTS:
                 self.path(folder, stem).unlink(missing_ok=True)
             return
-        path = self.path(folder, stem, wanted.format)
+        path = self.path(folder, stem, options.table_format)
         table = self.table if self.table is not schema.SEQUENCES or not results.models else schema.CASCADE
         if table is None:
             with open_output(path) as stream:
                 for text in self.content(results):
                     stream.write(text)  # type: ignore[arg-type]
         else:
-            file_format = wanted.format if wanted.format in table.files else "tsv"
+            file_format = options.table_format if options.table_format in table.files else "tsv"
             write_table(path, table, self.content(results), file_format)  # type: ignore[arg-type]
         for other in {self.path(folder, stem, each) for each in TABLE_FORMATS} - {path}:
             other.unlink(missing_ok=True)
@@ -115,11 +103,11 @@ def _legacy_rows(results: InputResults) -> Iterator[tuple[list[bytes], NDArray[n
 
 def _legacy_results(results: InputResults) -> Iterator[Cells]:
     for names, scores in _legacy_rows(results):
-        yield legacy.result_cells(names, scores)
+        yield tables.legacy_row_cells(names, scores)
 
 
 def _legacy_highest(results: InputResults) -> Iterator[Cells]:
-    yield legacy.highest_cells(_legacy_rows(results))
+    yield tables.legacy_window_cells(_legacy_rows(results))
 
 
 def _called(call: Call, results: InputResults) -> Iterator[bytes]:
@@ -242,7 +230,7 @@ def _of(table: Table, content: Callable[[InputResults], Iterator[Cells]], **more
 
 
 TAXONOMY_OUTPUTS = tuple(
-    Output(file, partial(_lineages, content), table, lambda results, _wanted: results.lineages is not None)
+    Output(file, partial(_lineages, content), table, lambda results, _options: results.lineages is not None)
     for file, content, table in (
         ("<stem>.taxonomy.tsv", _taxonomy, schema.TAXONOMY),
         ("<stem>.taxonomy.counts.tsv", lambda _, found: found.count_cells(), schema.TAXA),
@@ -267,12 +255,12 @@ OUTPUTS = (
     Output("<stem>.regions.gff3", _gff3),
     Output("<stem>.regions.bed", _bed),
     Output("<stem>.windows.bedgraph.gz", _windows),
-    *(Output(f"<stem>.{CALL_NAMES[call]}.fna.gz", partial(_called, call)) for call in (Call.VIRUS, Call.UNCERTAIN)),
+    *(Output(f"<stem>.{CALLS[call]}.fna.gz", partial(_called, call)) for call in (Call.VIRUS, Call.UNCERTAIN)),
     Output("<stem>.proviruses.fna.gz", _provirus_bases),
     *TAXONOMY_OUTPUTS,
-    _of(schema.ROWS, _rows, is_wanted=lambda _, wanted: wanted.rows),
+    _of(schema.ROWS, _rows, is_wanted=lambda _, options: options.keep_intermediate),
     _of(schema.FAILED_ROWS, _failed_rows, is_wanted=lambda results, _: results.table.sequences["num_failed"].any()),
-    _of(schema.LEGACY_RESULTS, _legacy_results, is_wanted=lambda _, wanted: wanted.legacy),
-    _of(schema.LEGACY_HIGHEST, _legacy_highest, is_wanted=lambda _, wanted: wanted.legacy),
+    _of(schema.LEGACY_RESULTS, _legacy_results, is_wanted=lambda _, options: options.legacy_output),
+    _of(schema.LEGACY_HIGHEST, _legacy_highest, is_wanted=lambda _, options: options.legacy_output),
 )
 """All files with results of an input."""

@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.results.called import InputResults
-from virnucpro.results.calls import CALL_NAMES, EVIDENCE_NAMES, Call
+from virnucpro.results.calls import CALLS, EVIDENCE_NAMES, Call
 from virnucpro.results.counts import Counts
 from virnucpro.results.tables import fragment_probabilities
-
-CALLS = ("virus", "uncertain", "not_virus", "no_call")
-"""All calls, in the order in which they are shown."""
 
 NUM_SCORE_BINS = 40
 LENGTH_BINS_PER_DECADE = 8
@@ -27,9 +24,6 @@ FEW_SEQUENCES = 200
 """An input of no more is listed as a whole."""
 NUM_TRACKS = 20
 NUM_PROVIRUSES = 50
-
-_PLACES = np.array([CALLS.index(CALL_NAMES[call]) for call in sorted(CALL_NAMES)])
-"""Number of a call to its place in ``CALLS``."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +65,13 @@ class Track:
 class Overview:
     """What a page shows of an input."""
 
-    calls: dict[str, int]  # sequences by call
-    bases: dict[str, int]  # bases by call
-    statuses: dict[str, int]  # sequences by status, those that there are
-    largest_fdr: float  # of the sequences called virus; NaN if there are none
+    counts: Counts  # what it adds up to
     scores: NDArray[np.int64]  # (calls, score bins) sequences by call and p_virus, in bins of equal width from 0 to 1
     lengths: NDArray[np.int64]  # (calls, length bins) sequences by call and length, in bins of ``LENGTH_EDGES``
     listed: list[Hit]  # those of the page's list, by call and p_virus, the longer first among equals
     hits: list[Hit]  # sequences called virus of highest p_virus, the longer first among equals
-    num_proviruses: int  # all of them
     proviruses: list[Provirus]  # those of highest score, the longer first among equals
     tracks: list[Track]  # up to half hold a provirus, the rest are the longest hits
-
-    @property
-    def num_sequences(self) -> int:
-        """Of all calls."""
-        return sum(self.calls.values())
-
-    @property
-    def num_bases(self) -> int:
-        """Of all calls."""
-        return sum(self.bases.values())
 
 
 def overview(results: InputResults) -> Overview:
@@ -99,7 +79,7 @@ def overview(results: InputResults) -> Overview:
     scores = np.zeros((len(CALLS), NUM_SCORE_BINS), np.int64)
     lengths = np.zeros((len(CALLS), len(LENGTH_EDGES) - 1), np.int64)
     for part in results.parts():
-        call, length, p_virus = _PLACES[part.calls["call"]], part.table.sequences["length"], part.calls["p_virus"]
+        call, length, p_virus = part.calls["call"], part.table.sequences["length"], part.calls["p_virus"]
         scored = ~np.isnan(p_virus)
         # As whole numbers of ten thousandths, which tables show, probabilities fall into bins without an error.
         shown = np.rint(p_virus[scored].astype(np.float64) * 10_000).astype(np.int64)
@@ -111,17 +91,13 @@ def overview(results: InputResults) -> Overview:
     best = virus[np.lexsort((-sizes, -results.calls["p_virus"][virus]))[:NUM_HITS]]
     several = results.table.sequences["num_fragments"][virus] > 1
     longest = virus[several][np.argsort(-sizes[several], kind="stable")[:NUM_TRACKS]]
-    proviruses, counts = _best_proviruses(results), Counts.of(results, {})
+    proviruses = _best_proviruses(results)
     return Overview(
-        calls={call: counts.calls[call] for call in CALLS},
-        bases={call: counts.bases[call] for call in CALLS},
-        statuses={name: number for name, number in counts.statuses.items() if number},
-        largest_fdr=counts.virus_fdr,
+        counts=Counts.of(results, {}),
         scores=scores,
         lengths=lengths,
         listed=[_hit(results, position) for position in _listed(results)],
         hits=[_hit(results, position) for position in best.tolist()],
-        num_proviruses=len(results.proviruses),
         proviruses=proviruses,
         tracks=_tracks(results, proviruses, longest.tolist()),
     )
@@ -129,8 +105,8 @@ def overview(results: InputResults) -> Overview:
 
 def _listed(results: InputResults) -> list[int]:
     """Positions of the sequences that a page lists: of few all, of many those that are or may be viral."""
-    calls, lengths = _PLACES[results.calls["call"]], results.table.sequences["length"]
-    is_asked = (calls <= CALLS.index("uncertain")) | (len(calls) <= FEW_SEQUENCES)
+    calls, lengths = results.calls["call"], results.table.sequences["length"]
+    is_asked = (calls <= Call.UNCERTAIN) | (len(calls) <= FEW_SEQUENCES)
     asked = np.flatnonzero(is_asked)
     p_virus = np.nan_to_num(results.calls["p_virus"][asked], nan=-1)
     order = np.lexsort((-lengths[asked], -p_virus, calls[asked]))
@@ -143,7 +119,7 @@ def _hit(results: InputResults, position: int) -> Hit:
         position=position,
         name=results.table.names[position].tobytes(),
         length=int(sequence["length"]),
-        call=CALLS[_PLACES[answer["call"]]],
+        call=CALLS[answer["call"]],
         p_virus=float(answer["p_virus"]),
         fdr=float(answer["fdr"]),
         evidence="NA" if np.isnan(answer["p_virus"]) else EVIDENCE_NAMES[int(answer["has_open"])],

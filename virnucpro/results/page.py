@@ -26,6 +26,7 @@ from virnucpro.atomic import atomic_write
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
 from virnucpro.results import figures, sunburst
 from virnucpro.results import gene_maps as maps
+from virnucpro.results.calls import CALLS
 from virnucpro.results.drawing import Canvas, variable
 from virnucpro.results.figures import (
     CALL_TITLES,
@@ -39,7 +40,7 @@ from virnucpro.results.figures import (
     track_text,
 )
 from virnucpro.results.finished import FinishedRun
-from virnucpro.results.overview import CALLS, Overview, overview
+from virnucpro.results.overview import Overview, overview
 from virnucpro.results.schema import CASCADE, SEQUENCES, Table
 
 _log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def write_report(run: FinishedRun, output: Path | None = None) -> Path:
     path = output or run.path("report.html")
     with atomic_write(path) as temporary:
         temporary.write_bytes(_render(run, shown).encode("utf-8", "backslashreplace"))  # a file may have any name
-    _log.info("%s: %s sequences, %d tracks", path, f"{shown.num_sequences:,}", len(shown.tracks))
+    _log.info("%s: %s sequences, %d tracks", path, f"{shown.counts.num_sequences:,}", len(shown.tracks))
     return path
 
 
@@ -130,6 +131,7 @@ def _render(run: FinishedRun, tally: Overview) -> str:
             "calls": {call: CALL_TITLES[call] for call in CALLS},
             "colour": variable,
             "share_text": share_text,
+            "statuses": {name: number for name, number in tally.counts.statuses.items() if number},
             "status_meanings": STATUS_MEANINGS,
             "cascade": run.summary.get("cascade", {}),
             "figures": _figures(tally, run.thresholds),
@@ -166,7 +168,7 @@ def _columns(table: Table) -> dict[str, str]:
 
 
 def _figures(tally: Overview, thresholds: Sequence[float]) -> list[PageFigure]:
-    if not tally.num_sequences:
+    if not tally.counts.num_sequences:
         return []
     return [
         _figure("Distribution of scores", figures.score_figure(tally, thresholds), scores_text(tally, thresholds)),

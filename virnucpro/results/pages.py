@@ -1,17 +1,26 @@
 """Report, figures and MultiQC's files of an input: which are there, which calls they show, and how they are renewed.
 
 Each of them holds a mark with the digest of the calls it shows, so that none is taken for a page of other calls.
+
+For MultiQC counts are written as custom content. It takes one kind of plot from a file, finds it by the ending
+``_mqc.json`` of its name and merges files that bear the same ``id``: a report over many runs shows all inputs side by
+side.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from virnucpro.atomic import atomic_write, write_json
+from virnucpro.results.calls import CALLS
+from virnucpro.results.drawing import COLOURS
+from virnucpro.results.figures import CALL_TITLES, write_plots
 from virnucpro.results.finished import FinishedRun
 from virnucpro.run_dir import MULTIQC_SUFFIXES, RunDir
 
@@ -67,13 +76,9 @@ def write_pages(run: FinishedRun, wanted: Pages, say: Callable[[Path], object] =
 
         say(write_report(run))
     if wanted.multiqc:
-        from virnucpro.results.multiqc import write_multiqc  # noqa: PLC0415 - its colours come with NumPy
-
         for path in write_multiqc(run):
             say(path)
     for file_format in wanted.figures:
-        from virnucpro.results.figures import write_plots  # noqa: PLC0415 - only then are they needed
-
         say(write_plots(run, file_format))
 
 
@@ -94,3 +99,73 @@ def _calls_of(path: Path) -> str:
     """Digest of the calls that a page shows; empty if it does not say."""
     found = _MARK.search(path.read_bytes())
     return found[1].decode() if found else ""
+
+
+_DESCRIPTION = "tells which sequences of a metagenome are viral, from nucleotide and protein language models."
+
+
+def _column(title: str, description: str, scale: str = "Oranges", *, is_percent: bool = False) -> dict[str, object]:
+    """A column of the general statistics."""
+    head = {"title": title, "description": description}
+    if is_percent:
+        return {**head, "suffix": "%", "format": "{:,.1f}", "scale": scale, "min": 0, "max": 100}
+    return {**head, "format": "{:,.0f}", "scale": scale, "min": 0}
+
+
+_STATISTICS = {
+    "num_sequences": _column("Sequences", "Sequences that were read", "Greys"),
+    "percent_virus": _column("% virus", "Share of sequences called virus", is_percent=True),
+    "num_proviruses": _column("Proviruses", "Viral parts of longer sequences"),
+    "percent_viral_bases": _column(
+        "% viral bases", "Share of all bases that lie in whole viruses or in proviruses", is_percent=True
+    ),
+    "bases_virus": _column("Bases virus", "Bases in sequences called virus"),
+}
+
+
+def write_multiqc(run: FinishedRun) -> list[Path]:
+    """Write bars, columns and the version that made them: ``<stem>.`` and each of ``MULTIQC_SUFFIXES``."""
+    bars, columns, versions = (run.path(suffix) for suffix in MULTIQC_SUFFIXES)
+    for path, content in ((bars, _calls(run.stem, run.summary)), (columns, _statistics(run.stem, run.summary))):
+        write_json(path, content | {"calls": run.calls_mark})
+    version = run.record.get("called", run.record).get("version", "unknown")
+    with atomic_write(versions) as temporary:
+        temporary.write_text(f"# {run.calls_mark}\nVirNucPro: {json.dumps(str(version))}\n", encoding="utf-8")
+    return [bars, columns, versions]
+
+
+def _calls(stem: str, summary: dict[str, Any]) -> dict[str, object]:
+    """The bars."""
+    calls = summary["sequences_by_call"]
+    return {
+        "id": "virnucpro_calls",
+        "parent_id": "virnucpro",
+        "parent_name": "VirNucPro",
+        "parent_description": _DESCRIPTION,
+        "section_name": "Calls",
+        "description": "Sequences by call.",
+        "plot_type": "bargraph",
+        "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Sequences"},
+        "categories": {call: {"name": CALL_TITLES[call], "color": COLOURS[call]} for call in CALLS},
+        "data": {stem: {call: calls.get(call, 0) for call in CALLS}},
+    }
+
+
+def _statistics(stem: str, summary: dict[str, Any]) -> dict[str, object]:
+    """The columns of the general statistics."""
+    total, num_bases = summary["num_sequences"], summary["num_bases"]
+    viral = sum(summary["bases_by_region_kind"].values())
+    values = {
+        "num_sequences": total,
+        "num_proviruses": summary["regions_by_kind"]["provirus"],
+        "percent_viral_bases": 100 * viral / num_bases if num_bases else 0.0,
+        "percent_virus": 100 * summary["sequences_by_call"]["virus"] / total if total else 0.0,
+        "bases_virus": summary["bases_by_call"]["virus"],
+    }
+    return {
+        "id": "virnucpro_stats",
+        "plot_type": "generalstats",
+        "namespace": "VirNucPro",
+        "headers": _STATISTICS,
+        "data": {stem: values},
+    }

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from virnucpro.results.calls import CALL_NAMES, EVIDENCE_NAMES, STATUS_NAMES
+from virnucpro.results.calls import CALLS, EVIDENCE_NAMES, STATUS_NAMES
 from virnucpro.settings import TableFormat
 from virnucpro.taxonomy.lineages import RANKS
 
@@ -78,7 +78,7 @@ SEQUENCES = Table(
         Column("length", "integer", "its bases", "bases"),
         Column("num_fragments", "integer", "windows it was cut into"),
         Column("num_rows", "integer", "kept reading frames of all its fragments"),
-        Column("call", "string", "the answer; no_call where nothing was scored", values=tuple(CALL_NAMES.values())),
+        Column("call", "string", "the answer; no_call where nothing was scored", values=CALLS),
         Column("p_virus", "number", "calibrated probability of being viral at the prevalence in use",
                "probability", is_nullable=True),
         Column("fdr", "number", "estimated share of false calls among all sequences of this input with a p_virus "
@@ -282,7 +282,7 @@ READS = Table(
         Column("identity", "number", "of that alignment", "share", is_nullable=True),
         Column("coverage", "number", "part of the read in that alignment", "share", is_nullable=True),
         Column("call", "string", "of the contig, where the read is assigned", is_nullable=True,
-               values=tuple(CALL_NAMES.values())),
+               values=CALLS),
         Column("p_virus", "number", "of the contig, where the read is assigned", "probability", is_nullable=True),
         Column("status", "string", "whether it took the call, or why not"),
     ),

@@ -6,13 +6,13 @@ decimals. A value that is not there is NaN or ``NA``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.results.calls import (
-    CALL_NAMES,
+    CALLS,
     EVIDENCE_NAMES,
     FAILED,
     STATUS_NAMES,
@@ -30,6 +30,8 @@ from virnucpro.sequence.table import FRAME_NAMES
 _EVIDENCE = [NOTHING, *(name.encode() for name in EVIDENCE_NAMES)]
 _REGION = (NOTHING, b"provirus")
 _FRAMES = {frame: b"%+d" % frame if frame else b"0" for frame in FRAME_NAMES}
+_FRAME_LETTERS = 2
+"""That the published name of a row has after that of its window."""
 
 
 def sequence_cells(table: Fragments, calls: NDArray[np.void], models: Sequence[bytes] = ()) -> Cells:
@@ -48,7 +50,7 @@ def sequence_cells(table: Fragments, calls: NDArray[np.void], models: Sequence[b
         table.sequences["length"],
         table.sequences["num_fragments"],
         added["num_rows"],
-        words(CALL_NAMES, calls["call"]),
+        words(CALLS, calls["call"]),
         calls["p_virus"],
         calls["fdr"],
         np.where(is_scored, added["log_odds"], np.nan),
@@ -118,9 +120,46 @@ def place_cells(rows: NDArray[np.void]) -> Cells:
     return [_FRAMES[frame] for frame in rows["frame"].tolist()], rows["start"] + 1, rows["stop"]
 
 
-def words(choices: Mapping[int, str], numbers: NDArray[np.integer]) -> list[bytes]:
+def legacy_row_cells(names: Sequence[bytes], scores: NDArray[np.float32]) -> Cells:
+    """Lines of ``prediction_results.txt``, ``schema.LEGACY_RESULTS``.
+
+    A score is the shortest text that reads back as the same float32.
+    """
+    virus = scores[:, 1] > scores[:, 0]  # of two equal scores the first wins, as argmax has it
+    others, viral = (scores[:, column].astype("S32").tolist() for column in (0, 1))
+    return names, [b"virus" if is_virus else b"others" for is_virus in virus.tolist()], others, viral
+
+
+def legacy_window_cells(rows: Iterable[tuple[Sequence[bytes], NDArray[np.float32]]]) -> Cells:
+    """Lines of ``prediction_results_highestscore.csv``, ``schema.LEGACY_HIGHEST``, quoted if a name needs it.
+
+    A window is virus when the largest virus score over its frames is >= the largest other score. Windows are told apart
+    by name alone, as published, so that equal ids fall together. One without a kept frame, and frames that could not be
+    computed, are in neither file.
+
+    Args:
+        rows: names of rows and their scores, part by part. Memory grows with the number of windows.
+    """
+    highest: dict[bytes, tuple[float, float]] = {}
+    for names, scores in rows:
+        for name, other, virus in zip(names, *scores.T.tolist(), strict=True):
+            window = name[:-_FRAME_LETTERS]
+            best = highest.get(window)
+            highest[window] = (other, virus) if best is None else (max(best[0], other), max(best[1], virus))
+    windows = sorted(highest)
+    calls = [b"True" if highest[window][1] >= highest[window][0] else b"False" for window in windows]
+    return [_quoted(window) for window in windows], calls
+
+
+def _quoted(name: bytes) -> bytes:
+    """A cell of a CSV file with tabs, in quotation marks if it needs them."""
+    return b'"%b"' % name.replace(b'"', b'""') if b'"' in name or b"\t" in name else name
+
+
+def words(choices: Mapping[int, str] | Sequence[str], numbers: NDArray[np.integer]) -> list[bytes]:
     """The word of each number."""
-    encoded = {number: word.encode() for number, word in choices.items()}
+    items = choices.items() if isinstance(choices, Mapping) else enumerate(choices)
+    encoded = {number: word.encode() for number, word in items}
     return [encoded[number] for number in numbers.tolist()]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from virnucpro.bundles.bundle import Bundle, load_bundle
 from virnucpro.embeddings.inputs import Sequences
-from virnucpro.embeddings.model import EmbeddingModel, as_file
+from virnucpro.embeddings.model import EmbeddingModel, Tabular, as_file
 from virnucpro.errors import UsageError
 from virnucpro.executors.base import Kept
 from virnucpro.results.formats import values_of
@@ -50,33 +50,15 @@ class Prediction:
     reason: str | None
 
 
-class Predictions(tuple[Prediction, ...]):
+class Predictions(tuple[Prediction, ...], Tabular):
     """Answers in the order of the sequences."""
 
     __slots__ = ()
 
+    @property
     def columns(self) -> dict[str, list[Any]]:
-        """A list a column."""
-        dicts = [asdict(row) for row in self]
-        return {field.name: [row[field.name] for row in dicts] for field in fields(Prediction)}
-
-    def to_pandas(self) -> Any:  # noqa: ANN401 - pandas is not needed to run
-        """A pandas table."""
-        import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - where it is installed
-
-        return pd.DataFrame(self.columns())
-
-    def to_arrow(self) -> Any:  # noqa: ANN401 - pyarrow has no types of its own
-        """A pyarrow table."""
-        from pyarrow import table  # noqa: PLC0415 - where it is installed
-
-        return table(self.columns())
-
-    def to_polars(self) -> Any:  # noqa: ANN401 - polars is not needed to run
-        """A polars table."""
-        import polars as pl  # noqa: PLC0415 - where it is installed
-
-        return pl.DataFrame(self.columns())
+        """A list for each field of an answer."""
+        return {field.name: [getattr(row, field.name) for row in self] for field in fields(Prediction)}
 
 
 class Model(EmbeddingModel):

@@ -148,7 +148,8 @@ def request_of(record: Mapping[str, Any]) -> Request:
         UsageError: an input was stdin, or the record holds settings that this version does not know.
     """
     try:
-        request = _named_as_then(Request.from_record(record["request"]), record["inputs"])
+        request = Request.from_record(record["request"], as_named=True)
+        dict(zip(request.stems, record["inputs"], strict=True))  # an input for every sample
         science = replace(request.settings.science, dtype=record["parameters"]["dtype"])
         if science.cascade:  # the bundle may name other limits today
             first = record["cascade"]
@@ -161,17 +162,6 @@ def request_of(record: Mapping[str, Any]) -> Request:
             "Pipe the same sequences into its predict command, with another --output."
         )
     return replace(request, settings=replace(request.settings, science=science))
-
-
-def _named_as_then(request: Request, inputs: list[dict[str, Any]]) -> Request:
-    samples = []
-    for sample, item in zip(request.samples, inputs, strict=True):
-        first, *mates = (
-            name if str(Path(name).absolute()) == path else path
-            for name, path in zip((item["source"], item["mate_source"]), sample.paths, strict=False)
-        )
-        samples.append(replace(sample, paths=(first, mates[0]) if mates else (first,)))
-    return replace(request, samples=tuple(samples))
 
 
 def check_inputs(request: Request, record: Mapping[str, Any]) -> None:

@@ -15,10 +15,11 @@ from virnucpro.embeddings.taxa import Reference, name_by_reference
 from virnucpro.logs import log_to
 from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
+from virnucpro.request import Options
 from virnucpro.results.called import InputResults
 from virnucpro.results.finished import open_runs
 from virnucpro.results.lineages import Hit, Lineages, find_lineages
-from virnucpro.results.outputs import TAXONOMY_OUTPUTS, Wanted
+from virnucpro.results.outputs import TAXONOMY_OUTPUTS
 from virnucpro.results.pages import Pages, renew
 from virnucpro.run_dir import RunDir
 from virnucpro.stages import genes
@@ -65,7 +66,7 @@ def name_hits(
                 named[item.stem] = find(results)
                 results = replace(results, lineages=named[item.stem])
                 for output in TAXONOMY_OUTPUTS:
-                    output.write(results, root, item.stem, Wanted())
+                    output.write(results, root, item.stem, Options())
                 record = finished.record
                 record["outputs"] = record.get("outputs", {}) | output_digests(run_dir, [item])
                 write_json(run_dir.result(index.run_stem, "run.json"), record)

@@ -20,8 +20,8 @@ from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.progress import Reporter
 from virnucpro.results import pages
+from virnucpro.results.finished import RunRecord, Summary
 from virnucpro.results.fragments import read_arrays
-from virnucpro.results.stored import RunRecord, Summary
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stages import poison

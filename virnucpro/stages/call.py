@@ -8,26 +8,28 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from virnucpro import __version__
 from virnucpro.atomic import check_json, write_json
-from virnucpro.bundles.cascade import Limits
-from virnucpro.bundles.rules import Rules
+from virnucpro.bundles.rules import Limits, Rules
 from virnucpro.errors import UsageError
 from virnucpro.logs import log_to
+from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
+from virnucpro.request import Options
 from virnucpro.results import counts as counting
 from virnucpro.results import formats
+from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
-from virnucpro.results.finished import FinishedRun
+from virnucpro.results.finished import FinishedRun, RunRecord, Summary
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.outputs import Wanted
+from virnucpro.results.lineages import find_lineages
 from virnucpro.results.pages import Pages, renew
-from virnucpro.results.stored import RunRecord, Summary
 from virnucpro.run_dir import RunDir
+from virnucpro.settings import CALL_SETTINGS, Science
 from virnucpro.stages import cascade, genes, tabulate, write
 from virnucpro.stages.base import Index
 from virnucpro.stages.tabulate import ScoredModels, StoredScores
@@ -35,11 +37,20 @@ from virnucpro.stages.tabulate import ScoredModels, StoredScores
 _log = logging.getLogger(__name__)
 
 
-def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
+def run(
+    root: Path, science: Science, options: Options, directory: Path | None = None, *, show_bars: bool = False
+) -> list[Counts]:
     """Write the results of a finished run again; as ``predict`` would with the same settings, byte for byte.
 
     The run record goes with them: its settings of calls, counts and digests are then those of the new results. Pages
     that are there are written again, and so is what hits are; the log says so.
+
+    Args:
+        root: of the run.
+        science: its ``CALL_SETTINGS`` say how sequences are called.
+        options: which files are written, and in which format.
+        directory: where results go; None is the run's own.
+        show_bars: draw progress bars on a terminal.
 
     Returns:
         What was counted, an entry for each input.
@@ -49,14 +60,15 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
         ResourceError: another process works in ``root``.
         StoreError: what the run stored is damaged.
     """
-    formats.require(wanted.format)
+    formats.require(options.table_format)
     run_dir = RunDir(root)
     run_dir.check_is_run()
-    if run_dir.is_cascade and wanted.legacy:
+    if run_dir.is_cascade and options.legacy_output:
         raise UsageError(f"{root}: {cascade.NO_LEGACY}")
-    results = RunDir(wanted.directory or root)
+    results, calling = RunDir(directory or root), Calling.from_settings(science)
+    name_hits = None
     if any(root.glob("*.taxonomy.tsv")):
-        wanted = replace(wanted, proteins=genes.proteins_of(run_dir))
+        name_hits = partial(find_lineages, table=load_table(genes.proteins_of(run_dir)))
     is_elsewhere = os.path.realpath(results.root) != os.path.realpath(root)
     if is_elsewhere and results.manifest.is_file():
         raise UsageError(f"{results.root} holds another run, whose results they would replace. Name another -o.")
@@ -68,8 +80,16 @@ def run(root: Path, wanted: Wanted, *, show_bars: bool = False) -> list[Counts]:
             _log.info("VirNucPro %s calls %s again: %s", __version__, root, shlex.join(sys.argv))
             with stored_results(run_dir, index, reporter) as (table, scores):
                 facts = cascade.described(table.rules[1], _limits(run_dir)) if run_dir.is_cascade else None
-                written, counts = write.run(index, table, scores, wanted, reporter, facts)
-                record = _write_record(run_dir, index, results, counts, wanted, table.rules[0])
+                written, counts = write.run(
+                    *(index, table, scores, calling, options, reporter),
+                    folder=results.root,
+                    name_hits=name_hits,
+                    cascade=facts,
+                )
+                record = _record(run_dir, index, results, counts, calling.described(table.rules[0]))
+                if "request" in record:
+                    record["request"] = _request(record["request"], science, options)
+                write_json(results.result(index.run_stem, "run.json"), record)
                 for item, result in zip(index.inputs, written, strict=True):
                     summary = check_json(results.result(item.stem, "summary.json"), Summary)
                     finished = FinishedRun(results.root, item.stem, record, summary, result)
@@ -127,36 +147,26 @@ def _make(directory: Path) -> None:
         raise UsageError(f"{directory}: cannot be written to ({error.strerror}).") from error
 
 
-def _write_record(
-    run_dir: RunDir, index: Index, results: RunDir, counts: list[Counts], wanted: Wanted, rules: Rules
+def _record(
+    run_dir: RunDir, index: Index, results: RunDir, counts: list[Counts], called_by: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the record of the run with what these results changed in it."""
-    name = f"{index.run_stem}.run.json"
-    then = run_dir.root / name
+    """The record of the run with what these results changed in it."""
+    then = run_dir.result(index.run_stem, "run.json")
     record: dict[str, Any] = check_json(then, RunRecord) if then.is_file() else {}
     whole = counting.total(counts)
-    record["parameters"] = record.get("parameters", {}) | wanted.calling.described(rules)
+    record["parameters"] = record.get("parameters", {}) | called_by
     record["counts"] = record.get("counts", {}) | {
         "calls": whole.calls,
         "statuses": whole.statuses,
         "bases": whole.bases,
     }
-    if "request" in record:
-        record["request"] = _request(record["request"], wanted)
     record["outputs"] = write.output_digests(results, index.inputs)
     record["called"] = {"version": __version__, "command": sys.argv, "run": str(run_dir.root.absolute())}
-    write_json(results.root / name, record)
     return record
 
 
-def _request(then: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
+def _request(then: dict[str, Any], science: Science, options: Options) -> dict[str, Any]:
     """What must be asked of ``predict`` for these results; see ``Request.as_record``."""
-    calling = wanted.calling
-    settings = {
-        "science.preset": calling.preset if calling.threshold is None and calling.fdr is None else None,
-        "science.threshold": calling.threshold,
-        "science.fdr": calling.fdr,
-        "science.prevalence": "auto" if calling.prevalence is None else calling.prevalence,
-    }
-    options = {"keep_intermediate": wanted.rows, "legacy_output": wanted.legacy, "table_format": wanted.format}
-    return then | {"settings": then["settings"] | settings, "options": then["options"] | options}
+    settings = {f"science.{name}": getattr(science, name) for name in CALL_SETTINGS}
+    files = {name: getattr(options, name) for name in ("keep_intermediate", "legacy_output", "table_format")}
+    return then | {"settings": then["settings"] | settings, "options": then["options"] | files}

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.bundles import Bundle
-from virnucpro.bundles.cascade import DEFAULT_LIMITS, Limits
-from virnucpro.bundles.rules import Rules
+from virnucpro.bundles.rules import DEFAULT_LIMITS, Limits, Rules
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.progress import Reporter
 from virnucpro.results.calls import probability, sequence_log_odds, sums

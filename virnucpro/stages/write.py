@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from virnucpro.atomic import file_digest, write_json
 from virnucpro.errors import CountError
-from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
+from virnucpro.request import Options
 from virnucpro.results import counts as counting
-from virnucpro.results import formats
 from virnucpro.results.called import InputResults
+from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
+from virnucpro.results.formats import write_table
 from virnucpro.results.fragments import Fragments, read_facts
-from virnucpro.results.lineages import find_lineages
-from virnucpro.results.outputs import OUTPUTS, Wanted
+from virnucpro.results.lineages import Lineages
+from virnucpro.results.outputs import OUTPUTS
+from virnucpro.results.schema import SAMPLES
 from virnucpro.run_dir import RunDir
-from virnucpro.samples import SUMMARY_NAME, SampleCounts, write_summary
+from virnucpro.samples import SUMMARY_NAME
 from virnucpro.stages.base import Index, IndexedInput
 from virnucpro.stages.tabulate import InputUnits, ScoredModels
 
@@ -30,11 +33,26 @@ def run(
     index: Index,
     table: Fragments,
     scores: ScoredModels,
-    wanted: Wanted,
+    calling: Calling,
+    options: Options,
     reporter: Reporter,
+    *,
+    folder: Path | None = None,
+    name_hits: Callable[[InputResults], Lineages] | None = None,
     cascade: Mapping[str, Any] | None = None,
 ) -> tuple[list[InputResults], list[Counts]]:
     """Call the sequences of each input and write its files.
+
+    Args:
+        index: of the units.
+        table: of the run.
+        scores: of its rows.
+        calling: what calls are made by.
+        options: which files are written, and in which format.
+        reporter: is told of progress.
+        folder: where results go; None is the run's own.
+        name_hits: says which viruses the hits are; None does not ask.
+        cascade: what summaries say of the model that looked first.
 
     Returns:
         The results of each input and what they add up to.
@@ -43,25 +61,24 @@ def run(
         CountError: the results do not hold every sequence once.
         UsageError: the library of the format is not installed.
     """
-    formats.require(wanted.format)
     rules, run_dir = table.rules[0], scores.asked.run_dir
-    if not rules.presets and wanted.calling.preset != type(wanted.calling).preset:
+    folder = folder or run_dir.root
+    if not rules.presets and calling.preset != Calling.preset:
         _log.warning("model %s has no presets: its threshold is used, %g", rules.name, rules.threshold)
     frames = read_facts(run_dir.table)["frames"]
-    proteins = None if wanted.proteins is None else load_table(wanted.proteins)
     written, counted = [], []
     with reporter.stage("write", index.num_sequences, "sequences") as advance:
         for item, frames_of_item in zip(index.inputs, frames, strict=True):
             stop = item.first_sequence + item.num_sequences
             units = InputUnits(scores, index, item)
-            results = InputResults.of(table.slice(item.first_sequence, stop), wanted.calling, units)
-            if proteins is not None:
-                results = replace(results, lineages=find_lineages(results, proteins, wanted.num_threads))
+            results = InputResults.of(table.slice(item.first_sequence, stop), calling, units)
+            if name_hits is not None:
+                results = replace(results, lineages=name_hits(results))
             counts = Counts.of(results, frames_of_item)
             _check(item, counts)
             for output in OUTPUTS:
-                output.write(results, wanted.directory or run_dir.root, item.stem, wanted)
-            path = RunDir(wanted.directory or run_dir.root).result(item.stem, "summary.json")
+                output.write(results, folder, item.stem, options)
+            path = RunDir(folder).result(item.stem, "summary.json")
             write_json(path, counting.summary(results, counts, item.source, cascade))
             calls = ", ".join(f"{number:,} {call}" for call, number in counts.calls.items())
             _log.info("%s: %s sequences: %s", item.source, f"{item.num_sequences:,}", calls)
@@ -70,9 +87,8 @@ def run(
             counted.append(counts)
             advance(item.num_sequences)
     if len(index.inputs) > 1:
-        each = zip(index.inputs, counted, strict=True)
-        samples = (SampleCounts(item.stem, counts.calls, counts.bases) for item, counts in each)
-        write_summary((wanted.directory or run_dir.root) / SUMMARY_NAME, samples)
+        samples = {item.stem: counts for item, counts in zip(index.inputs, counted, strict=True)}
+        write_table(folder / SUMMARY_NAME, SAMPLES, [counting.sample_cells(samples)])
     return written, counted
 
 
@@ -83,8 +99,8 @@ def _check(item: IndexedInput, counts: Counts) -> None:
     for what, numbers in whats.items():
         if sum(numbers.values()) != item.num_sequences:
             raise CountError(f"{item.source}: {item.num_sequences} sequences in, {sum(numbers.values())} {what} out")
-    if sum(counts.bases.values()) != item.num_bases:
-        raise CountError(f"{item.source}: {item.num_bases} bases in, {sum(counts.bases.values())} out")
+    if counts.num_bases != item.num_bases:
+        raise CountError(f"{item.source}: {item.num_bases} bases in, {counts.num_bases} out")
 
 
 def output_digests(folder: RunDir, inputs: Iterable[IndexedInput]) -> dict[str, str]:

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.bundles.records import GENE_CLASSES, RecordWeights
+from virnucpro.bundles.rules import GENE_CLASSES, RecordWeights
 from virnucpro.errors import InputError
 from virnucpro.results.called import InputResults
-from virnucpro.results.calls import Call, Calling, evidence_of, probability
+from virnucpro.results.calls import Call, Calling, evidence_of, probability, record_features
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.prevalence import estimate
-from virnucpro.results.records import record_features
 from virnucpro.training.calibration import fit_logistic, read_settings, write_settings
 from virnucpro.training.evaluation import auroc
 from virnucpro.training.genomes import LETTERS, Genomes, read_table

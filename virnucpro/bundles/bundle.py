@@ -170,6 +170,9 @@ class _Settings:
     provenance: Any = None
 
 
+_AS_WRITTEN = ("fragment_length", "min_length", "threshold", "calibration", "weak_below", "cascade")
+
+
 def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = "float32") -> Bundle:
     """Find a bundle by name or folder and check that its files are there.
 
@@ -197,7 +200,7 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
             raise ModelError(f"{path}: schema {content['schema']}; this program reads {SCHEMA}.")
         settings = convert(content, _Settings)
         roles = [role for role in ("nucleotide", "protein", "head", "nearest") if getattr(settings, role) is not None]
-        files = {role: folder / _plain_name(getattr(settings, role)) for role in roles}
+        files: dict[str, Any] = {role: folder / _plain_name(getattr(settings, role)) for role in roles}
         for file in files.values():
             if not file.is_file():
                 raise ModelError(f"model {settings.name}: {file} is missing. Bring the whole bundle folder.")
@@ -205,27 +208,19 @@ def load_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
         recorded = settings.recorded or {}
         digests = {role: _file_digest(file, recorded.get(role)) for role, file in files.items()}
         return Bundle(
+            **{name: getattr(settings, name) for name in _AS_WRITTEN},
+            **files,
             name=str(settings.name),
             folder=folder,
-            fragment_length=settings.fragment_length,
-            min_length=settings.min_length,
             scores_frameless=settings.frameless == "score",
             doubts_repetitive=settings.repetitive is not None,
             row_rule=settings.rows,
-            threshold=settings.threshold,
             presets=settings.presets or {},
-            calibration=settings.calibration,
-            weak_below=settings.weak_below,
             digests=digests,
             fingerprint=_fingerprint(content, digests),
-            cascade=settings.cascade,
             records=None if settings.records is None else convert(settings.records, RecordWeights),
             adds_nearest="nearest" in files,
             evidence=read_evidence(settings.evidence) if "nearest" in files else None,
-            nucleotide=files["nucleotide"],
-            protein=files["protein"],
-            head=files["head"],
-            nearest=files.get("nearest"),
         )
     except OSError as error:
         raise ModelError(f"model {model}: {path} cannot be read ({error.strerror}).") from error

@@ -33,7 +33,7 @@ from virnucpro.cli.options import (
     terminal_options,
 )
 from virnucpro.errors import UsageError
-from virnucpro.request import Options
+from virnucpro.request import Options, Request
 from virnucpro.samples import probable_pairs
 from virnucpro.settings import CALL_SETTINGS, DTYPES
 
@@ -205,11 +205,9 @@ def predict(
 
     from virnucpro.run import predict as pipeline
 
-    pipeline.predict(
-        samples,
+    pipeline.execute(
+        Request(samples, settings, options),
         output,
-        settings,
-        options=options,
         fresh=fresh,
         force=force,
         show_bars=show_bars,

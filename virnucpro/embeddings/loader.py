@@ -226,7 +226,7 @@ class ModelLoader:
         with self._lock:
             key = self._key()
             if key not in self._loaded:
-                (name, *_) = choose_devices(self.device or self.detect_device())
+                (name, *_) = choose_devices(self.device or "auto")
                 dtype = parse_dtype(self.precision, torch.device(name))
                 try:
                     encoder = self.source.load(torch.device(name), dtype)
@@ -261,11 +261,9 @@ class ModelLoader:
     @staticmethod
     def detect_device() -> str:
         """The best device that there is: ``cuda``, ``mps`` or ``cpu``."""
-        import torch  # noqa: PLC0415 - slow to import
+        from virnucpro.encoders.device import choose_devices  # noqa: PLC0415 - imports torch
 
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        return choose_devices()[0].partition(":")[0]
 
     @staticmethod
     def get_cache_dir() -> Path:

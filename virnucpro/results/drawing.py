@@ -181,6 +181,12 @@ class Canvas:
             )
 
 
+def nice_step(least: float) -> float:
+    """Between ticks: the smallest of 1, 2, 5, 10 ... times a power of ten that is not less."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
+
+
 def _metadata(file_format: str, description: str) -> dict[str, str | None]:
     """What is said of a figure, and nothing of when and with what it was made."""
     unsaid = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate")}

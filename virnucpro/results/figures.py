@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from virnucpro.atomic import atomic_write
 from virnucpro.results.calls import CALLS
-from virnucpro.results.drawing import Canvas, Ticks
+from virnucpro.results.drawing import Canvas, Ticks, nice_step
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.overview import LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
 
@@ -94,7 +94,7 @@ def track_figure(track: Track) -> Canvas:
     Many windows are averaged in some hundred groups of neighbours.
     """
     length = track.line.length
-    step = _nice_step(length / 1000 / 5)
+    step = nice_step(length / 1000 / 5)
     x_ticks = [(number * step * 1000 / length, f"{number * step:g}") for number in range(int(length / 1000 / step) + 1)]
     ticks = [(_up(value), f"{value:g}") for value in (0, _EVEN, 1)]
     canvas = Canvas(_TRACK_SIZE)
@@ -131,15 +131,9 @@ def _stack(canvas: Canvas, edges: NDArray[np.float64], heights: NDArray[np.float
 def _count_axis(highest: int) -> tuple[float, Ticks]:
     """What the axis goes up to, and its ticks."""
     highest = max(highest, 1)
-    step = max(1, _nice_step(highest / 4))
+    step = max(1, nice_step(highest / 4))
     top = highest * 1.05
     return top, [(number * step / top, _short_number(number * step)) for number in range(int(highest / step) + 1)]
-
-
-def _nice_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10 ... times a power of ten that is not less."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * (1 - 1e-9))
 
 
 def shown_lengths(shown: Overview) -> slice:

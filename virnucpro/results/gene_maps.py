@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from virnucpro.nearest.path import MOSTLY_CELL, UNMATCHED, VIRAL, classes_of
 from virnucpro.results.called import InputResults
-from virnucpro.results.drawing import Canvas, Label, Shape
+from virnucpro.results.drawing import Canvas, Label, Shape, nice_step
 from virnucpro.results.overview import Overview
 
 FLANK_NT = 8_000
@@ -82,7 +82,8 @@ def draw(shown: GeneMap) -> Canvas:
     for gene, kind in zip(shown.genes, shown.kinds, strict=True):
         canvas.shapes.append(_arrow(gene, x(gene["start"]), x(gene["stop"]), kind, shown))
     canvas.shapes.append(Shape([(_MARGIN, _AXIS), (_SIZE[0] - _MARGIN, _AXIS)], stroke="faint"))
-    for place in _ticks(shown.start, shown.stop):
+    step = int(max(1, nice_step(max(1, shown.stop - shown.start) / 6)))
+    for place in range(-(-shown.start // step) * step, shown.stop + 1, step):
         canvas.shapes.append(Shape([(x(place), _AXIS), (x(place), _AXIS + 3)], stroke="faint"))
         canvas.shapes.append(Label((x(place), _AXIS + 14), f"{place / 1000:g}", size=10))
     return canvas
@@ -101,14 +102,6 @@ def _arrow(gene: np.void, left: float, right: float, kind: str, shown: GeneMap) 
         f"{gene['bits_cell']:.0f} to cells{nearest}"
     )
     return Shape(points, fill=_COLOURS[kind], opacity=0.35 if kind == "neither" else 0.9, title=text)
-
-
-def _ticks(start: int, stop: int) -> Iterable[int]:
-    step = 10 ** int(np.log10(max(stop - start, 10)))
-    while (stop - start) / step < 4:
-        step //= 2
-    step = max(step, 1)
-    return range(-(-start // step) * step, stop + 1, step)
 
 
 def described(shown: GeneMap) -> str:

@@ -234,8 +234,7 @@ def _facts(values: Mapping[str, Any], leave_out: Sequence[str] = ()) -> dict[str
             text = ", ".join(map(str, value))
         else:
             text = f"{value:,}" if isinstance(value, int) and name.startswith("num_") else str(value)
-        is_left_to_us = value is None or (isinstance(value, int) and value == -1)  # no user gave it
-        if name not in leave_out and not is_left_to_us and text:
+        if name not in leave_out and value is not None and text:
             facts[name.replace("_", " ")] = text
     return facts
 

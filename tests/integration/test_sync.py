@@ -138,7 +138,7 @@ def test_a_cut_connection_costs_only_what_was_under_way(virnucpro, serve, client
     wire = Wire(server.port, cuts=[16 << 20])
     trust(client, server, wire.port)
     describe(remote, wire.port, patterns=["cluster1_gpu0.h5"])
-    ended = virnucpro("sync", "--sync-only", "--no-progress", "--parallel", 1)
+    ended = virnucpro("sync", "--sync-only", "--no-progress", "--max-concurrent", 1)
     assert ended.code == 0, ended.out
     assert "trying again in 1 s" in ended.err
     assert fetched(Path("shards/alpha")) == {"cluster1_gpu0.h5": (remote / "cluster1_gpu0.h5").read_bytes()}
@@ -168,7 +168,7 @@ def test_a_part_of_another_file_is_not_continued(virnucpro, serve, client, remot
     wire = Wire(server.port, cuts=[10 << 20])
     trust(client, server, wire.port)
     describe(remote, wire.port, patterns=[big.name])
-    assert virnucpro("sync", "--sync-only", "-q", "--retries", 0, "--parallel", 1).code == 5
+    assert virnucpro("sync", "--sync-only", "-q", "--retries", 0, "--max-concurrent", 1).code == 5
     assert Path(f"shards/alpha/.{big.name}.part").stat().st_size > 4 << 20
     later = big.stat().st_mtime + 2  # SFTP tells whole seconds
     big.write_bytes(random.Random(8).randbytes(16 << 20))
@@ -187,7 +187,7 @@ def test_a_part_with_wrong_bytes_is_found_by_the_digest(virnucpro, serve, client
     wire = Wire(server.port, cuts=[10 << 20])
     trust(client, server, wire.port)
     describe(remote, wire.port, patterns=[big.name])
-    assert virnucpro("sync", "--sync-only", "-q", "--retries", 0, "--parallel", 1).code == 5
+    assert virnucpro("sync", "--sync-only", "-q", "--retries", 0, "--max-concurrent", 1).code == 5
     with Path(f"shards/alpha/.{big.name}.part").open("r+b") as part:
         part.write(bytes(1000))
     ended = virnucpro("sync", "--sync-only", "--no-progress")
@@ -435,7 +435,7 @@ def test_a_disk_that_fills_is_exit_4_and_the_rest_comes_when_there_is_room(virnu
         (remote / f"cluster1_gpu{number}.h5").write_bytes(random.Random(number).randbytes(6 << 20))
     resize("10m")
     describe(remote, serve().port)
-    ended = virnucpro("sync", "--sync-only", "-q", "--output", disk / "out", "--parallel", 1)
+    ended = virnucpro("sync", "--sync-only", "-q", "--output", disk / "out", "--max-concurrent", 1)
     assert ended.code == 4
     assert "no space left" in ended.err
     assert "Traceback" not in ended.err

@@ -9,7 +9,7 @@ from Bio.Seq import Seq
 
 from virnucpro.encoders import load_encoder, load_tokenizer, save_encoder
 from virnucpro.encoders.codons import RESIDUES, canonical_kmers
-from virnucpro.encoders.conv_tower import ConvTower, TowerShape
+from virnucpro.encoders.conv_tower import ConvTower
 from virnucpro.encoders.indices import read_fragments
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
@@ -148,7 +148,7 @@ def test_tensors_that_do_not_fit_are_a_model_error(six_frame, tmp_path: Path):
 def test_pairs_looked_up_are_the_first_convolution(kernel):
     """Sequences of one symbol, of even and odd lengths, with symbols that are none."""
     torch.manual_seed(kernel)
-    plain, tabulated = (ConvTower(TowerShape(20, (6, 10, 7), (kernel, 3))).eval() for _ in range(2))
+    plain, tabulated = (ConvTower(20, (6, 10, 7), (kernel, 3)).eval() for _ in range(2))
     tabulated.load_state_dict(plain.state_dict())
     tabulated.tabulate()
     with torch.inference_mode():
@@ -162,7 +162,7 @@ def test_pairs_looked_up_are_the_first_convolution(kernel):
 def test_a_tower_in_training_takes_its_weights_as_they_are():
     """Tables of earlier weights are for an encoder, which has them for good."""
     torch.manual_seed(1)
-    tower = ConvTower(TowerShape(20, (6, 10), (5,)))
+    tower = ConvTower(20, (6, 10), (5,))
     symbols = torch.randint(0, 20, (3, 30))
     tower.tabulate()
     tower.train()

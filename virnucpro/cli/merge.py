@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from virnucpro.cli.options import COUNT, FILE, output_option, terminal_options
+from virnucpro.cli.options import COUNT, FILE, output_option, terminal_options, together
 from virnucpro.errors import UsageError
 
 _EPILOG = """\
@@ -29,14 +29,20 @@ Examples:
 """
 
 
+file_options = together(
+    click.option("--take", type=COUNT, metavar="N", help="Take the first N items of each file, where files hold more."),
+    click.option("--metadata", type=FILE, metavar="TABLE", help="Join a .tsv, .csv or .jsonl by its column index."),
+)
+"""How files of embeddings are merged; ``sync`` has them too."""
+
+
 @click.command(epilog=_EPILOG)
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN | FILES...")
 @output_option(FILE, "FILE", "Merge files of embeddings into this one.")
 @click.option(
     "--check", is_flag=True, help="Check every number of files of embeddings, or every receipt of a run; write nothing."
 )
-@click.option("--take", type=COUNT, metavar="N", help="Take the first N items of each file, where files hold more.")
-@click.option("--metadata", type=FILE, metavar="TABLE", help="Join a .tsv, .csv or .jsonl by its column index.")
+@file_options
 @click.option("--merge-threads", type=COUNT, metavar="N", help="For a run: processes that merge.  [default: one a CPU]")
 @terminal_options("no_progress", "quiet")
 def merge(

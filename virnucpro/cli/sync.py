@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from virnucpro.cli.merge import merge_files
+from virnucpro.cli.merge import file_options, merge_files
 from virnucpro.cli.options import COUNT, FILE, FOLDER, terminal_options
 from virnucpro.errors import IncompleteRunError, UsageError
 
@@ -44,12 +44,13 @@ Example:
 @click.option(
     "--pattern", "patterns", multiple=True, metavar="GLOB", help="Files to fetch, in place of those described."
 )
-@click.option("--parallel", type=COUNT, default=4, show_default=True, metavar="N", help="Files at a time, per machine.")
+@click.option(
+    "--max-concurrent", type=COUNT, default=4, show_default=True, metavar="N", help="Files at a time, per machine."
+)
 @click.option("--retries", type=click.IntRange(min=0), default=4, show_default=True, metavar="N", help="Per machine.")
 @click.option("--sync-only", is_flag=True, help="Fetch, and merge nothing.")
 @click.option("--merge-only", is_flag=True, help="Fetch nothing, and merge what is here.")
-@click.option("--take", type=COUNT, metavar="N", help="As in merge: the first N items of each file.")
-@click.option("--metadata", type=FILE, metavar="TABLE", help="As in merge: a table with a line for each item.")
+@file_options
 @terminal_options("no_progress", "quiet", "verbose")
 def sync(
     config: Path | None,
@@ -58,7 +59,7 @@ def sync(
     output: Path,
     path: str | None,
     patterns: tuple[str, ...],
-    parallel: int,
+    max_concurrent: int,
     retries: int,
     sync_only: bool,
     merge_only: bool,
@@ -73,13 +74,13 @@ def sync(
         raise UsageError("--sync-only and --merge-only leave nothing to do. Use one of them.")
     machines = chosen_machines(config, credentials, clusters, path, patterns)
     if not merge_only:
-        _fetch(machines, output, parallel=parallel, retries=retries, show_bars=show_bars)
+        _fetch(machines, output, max_concurrent=max_concurrent, retries=retries, show_bars=show_bars)
     if not sync_only:
         folders = tuple(output / machine.name for machine in machines)
         merge_files(folders, output / MERGED, check=False, take=take, metadata=metadata, show_bars=show_bars)
 
 
-def _fetch(machines: list[Machine], output: Path, *, parallel: int, retries: int, show_bars: bool) -> None:
+def _fetch(machines: list[Machine], output: Path, *, max_concurrent: int, retries: int, show_bars: bool) -> None:
     """Fetch and say what became of it.
 
     Raises:
@@ -91,7 +92,8 @@ def _fetch(machines: list[Machine], output: Path, *, parallel: int, retries: int
         raise UsageError(f"sync needs {error.name}. Install it: pip install 'virnucpro[sftp]'") from error
     from virnucpro.progress import Reporter
 
-    outcomes = fetching.sync(machines, output, Reporter(show_bars), attempts=retries + 1, num_at_once=parallel)
+    reporter = Reporter(show_bars)
+    outcomes = fetching.sync(machines, output, reporter, attempts=retries + 1, max_concurrent=max_concurrent)
     for outcome in outcomes:
         for line in outcome.lines():
             click.echo(line)

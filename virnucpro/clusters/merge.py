@@ -7,9 +7,10 @@ named with file and range, and nothing is written. Numbers pass in blocks: memor
 from __future__ import annotations
 
 import json
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +18,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from virnucpro.atomic import atomic_write, file_digest
 from virnucpro.clusters.checkpoints import SUFFIXES, Checkpoint, look_at
 from virnucpro.clusters.metadata import Metadata, join
-from virnucpro.clusters.quality import Quality
 from virnucpro.errors import DiskFullError, InputError, UsageError
 from virnucpro.progress import Advance, Reporter
 from virnucpro.resources import check_room
@@ -59,6 +60,56 @@ class Plan:
         if self.faults:
             count = "one fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
             raise InputError("merge", f"{count}, nothing is merged:\n  " + "\n  ".join(self.faults))
+
+
+@dataclass
+class Quality:
+    """Figures that tell at a glance whether embeddings are what they should be; rows may come in any blocks."""
+
+    # num_rows, num_values (finite), their total and total_of_squares, num_nan, num_inf, num_zero_rows
+    sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(int))
+    min_norm: float = math.inf  # smallest Euclidean norm of a row without NaN and Inf
+    max_norm: float = 0.0  # largest one
+
+    def add(self, rows: NDArray[np.floating[Any]]) -> None:
+        """Count a block (n, D)."""
+        values = rows.astype(np.float64)
+        squares = np.einsum("ij,ij->i", values, values)
+        is_finite = np.isfinite(squares)
+        odd, values = values[~is_finite], values if is_finite.all() else values[is_finite]
+        kept, norms = odd[np.isfinite(odd)], np.sqrt(squares[is_finite])
+        sums = {
+            "num_rows": len(rows),
+            "num_values": values.size + kept.size,
+            "total": float(values.sum() + kept.sum()),
+            "total_of_squares": float(squares[is_finite].sum() + (kept**2).sum()),
+            "num_nan": int(np.isnan(odd).sum()),
+            "num_inf": int(np.isinf(odd).sum()),
+            "num_zero_rows": int((norms == 0).sum()),
+        }
+        self.include(Quality(defaultdict(int, sums), norms.min(initial=math.inf), norms.max(initial=0.0)))
+
+    def include(self, other: Quality) -> None:
+        """Add the rows that another one has counted."""
+        for name, value in other.sums.items():
+            self.sums[name] += value
+        self.min_norm = min(self.min_norm, float(other.min_norm))
+        self.max_norm = max(self.max_norm, float(other.max_norm))
+
+    def figures(self) -> dict[str, float | None]:
+        """Mean, standard deviation and norms (None without a finite row), and counts of what should not be."""
+        sums, number = self.sums, self.sums["num_values"]
+        mean = sums["total"] / number if number else None
+        variance = None if mean is None else max(sums["total_of_squares"] / number - mean**2, 0.0)
+        has_norms = self.min_norm <= self.max_norm
+        return {
+            "num_rows": sums["num_rows"],
+            "mean": mean,
+            "sd": None if variance is None else math.sqrt(variance),
+            "min_norm": self.min_norm if has_norms else None,
+            "max_norm": self.max_norm if has_norms else None,
+            **{name: sums[name] for name in ("num_nan", "num_inf", "num_zero_rows")},
+        }
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Fetched:
 
 
 def sync(
-    machines: Sequence[Machine], output: Path, reporter: Reporter, *, attempts: int, num_at_once: int
+    machines: Sequence[Machine], output: Path, reporter: Reporter, *, attempts: int, max_concurrent: int
 ) -> list[Fetched]:
     """Fetch the files of all machines, which are asked at the same time.
 
@@ -86,7 +86,7 @@ def sync(
         output: folder of their folders.
         reporter: progress.
         attempts: in a row that bring nothing new, before a machine is given up.
-        num_at_once: files at a time, per machine.
+        max_concurrent: files at a time, per machine.
 
     Returns:
         what became of each machine, in their order. A machine that fails does not stop the others.
@@ -99,7 +99,7 @@ def sync(
         journals = [stack.enter_context(_Journal.opened(output / machine.name)) for machine in machines]
         advance = stack.enter_context(reporter.stage(_STAGE, None, "bytes"))
         visits = [
-            _Visit(machine, output / machine.name, journal, attempts, num_at_once, reporter, advance)
+            _Visit(machine, output / machine.name, journal, attempts, max_concurrent, reporter, advance)
             for machine, journal in zip(machines, journals, strict=True)
         ]
         asyncio.run(_together([visit.run() for visit in visits]))
@@ -114,7 +114,7 @@ class _Visit:
     folder: Path  # where its files go
     journal: _Journal  # of that folder
     attempts: int  # in a row that bring nothing new, before it is given up
-    num_at_once: int  # files at a time
+    max_concurrent: int  # files at a time
     reporter: Reporter
     advance: Advance
     todo: deque[RemoteFile] | None = None  # files that are still to come, once it is known
@@ -131,7 +131,7 @@ class _Visit:
                 async with connected(self.machine) as remote:
                     if self.todo is None:
                         self.todo = self._plan(await remote.matching(self.machine.patterns))
-                    await _together([self._take_files(remote) for _ in range(self.num_at_once)])
+                    await _together([self._take_files(remote) for _ in range(self.max_concurrent)])
             except MachineError as error:
                 self.outcome.problem = str(error)
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,36 +17,27 @@ from virnucpro.kernels import kernel
 _STRIDE = 2
 
 
-@dataclass(frozen=True)
-class TowerShape:
-    """Widths and depths of a tower."""
-
-    symbols: int  # size of the alphabet; symbol ``symbols`` itself means "nothing here" and embeds to zero
-    channels: tuple[int, ...]  # channels of the symbol embedding, then of each convolution
-    # length of each convolution in symbols (odd); each moves by two, so that the positions halve
-    kernels: tuple[int, ...]
-
-    @property
-    def width(self) -> int:
-        """Width of the pooled output: mean and maximum of the last convolution."""
-        return 2 * self.channels[-1]
-
-
 class ConvTower(nn.Module):
-    """Symbols to one vector a sequence: embedding, convolutions with ReLU, mean and maximum over positions."""
+    """Symbols to one vector a sequence: embedding, convolutions with ReLU, mean and maximum over positions.
 
-    def __init__(self, shape: TowerShape) -> None:
+    Args:
+        symbols: size of the alphabet; symbol ``symbols`` itself means "nothing here" and embeds to zero.
+        channels: of the symbol embedding, then of each convolution.
+        kernels: length of each convolution in symbols (odd); each moves by two, so that the positions halve.
+    """
+
+    def __init__(self, symbols: int, channels: Sequence[int], kernels: Sequence[int]) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(shape.symbols + 1, shape.channels[0], padding_idx=shape.symbols)
+        self.embedding = nn.Embedding(symbols + 1, channels[0], padding_idx=symbols)
         convolutions = (
             nn.Conv2d(wide_in, wide_out, (1, kernel), stride=(1, _STRIDE), padding=(0, kernel // 2))
-            for (wide_in, wide_out), kernel in zip(pairwise(shape.channels), shape.kernels, strict=True)
+            for (wide_in, wide_out), kernel in zip(pairwise(channels), kernels, strict=True)
         )
         self.convolutions = nn.ModuleList(convolutions).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pairs: torch.Tensor | None = None
 
     def forward(self, symbols: torch.Tensor) -> torch.Tensor:
-        """Turn (B, N) int64 symbols, N >= 1, into (B, width) float32."""
+        """Turn (B, N) int64 symbols, N >= 1, into (B, 2 channels) float32."""
         # (B, N, C) seen as a channels-last image of height 1: 1.8 x the rate of conv1d on (B, C, N)
         if self._pairs is not None and not self.training and symbols.device.type == "cpu":
             states, others = self._look_up(symbols, self._pairs), self.convolutions[1:]

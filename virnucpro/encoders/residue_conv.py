@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from virnucpro.encoders.codons import RESIDUES
-from virnucpro.encoders.conv_tower import ConvTower, TowerShape
+from virnucpro.encoders.conv_tower import ConvTower
 from virnucpro.encoders.letters import LetterEncoder
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 
@@ -24,7 +24,7 @@ RESIDUE_CODES[np.frombuffer(RESIDUES[:NUM_RESIDUES].encode(), dtype=np.uint8)] =
 
 @dataclass(frozen=True)
 class ResidueConvShape:
-    """Widths of the network: of the embedding, of the 3-gram vectors, and of the tower (``TowerShape``)."""
+    """Widths of the network: of the embedding, of the 3-gram vectors, and of the tower (``ConvTower``)."""
 
     width: int = 128
     ngram_width: int = 32
@@ -39,7 +39,7 @@ class ResidueConvNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         self.ngrams = NgramBag(NUM_RESIDUES**3 + 1, shape.ngram_width)
-        self.tower = ConvTower(TowerShape(NUM_RESIDUES, shape.tower_channels, shape.tower_kernels))
+        self.tower = ConvTower(NUM_RESIDUES, shape.tower_channels, shape.tower_kernels)
         self.output = nn.Sequential(nn.Linear(shape.ngram_width + 2 * shape.tower_channels[-1], shape.width), nn.ReLU())
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:

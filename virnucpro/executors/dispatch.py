@@ -20,6 +20,7 @@ from statistics import median
 
 from virnucpro.executors.base import MAX_FAILURES, UnitFailed
 
+_OVERDUE_FACTOR = 3.0
 _WINDOW = 101
 """Durations that the median is taken of, the last ones."""
 
@@ -29,15 +30,13 @@ class Dispatch:
 
     Args:
         units: those to be done; asked for one by one, when somebody is there to do them.
-        overdue_seconds: no copy of a unit is handed out before it took so long.
-        overdue_factor: and before it took so many times the median of the last ones.
+        overdue_seconds: no copy of a unit is handed out before it took so long, and thrice the median of the last ones.
     """
 
-    def __init__(self, units: Iterable[int], *, overdue_seconds: float = 60.0, overdue_factor: float = 3.0) -> None:
+    def __init__(self, units: Iterable[int], *, overdue_seconds: float = 60.0) -> None:
         self._units = iter(units)
         self._is_exhausted = False
         self._overdue_seconds = overdue_seconds
-        self._overdue_factor = overdue_factor
         self._returned: deque[int] = deque()
         self._in_hand: dict[int, _InHand] = {}  # in the order they were first taken
         self._calls: dict[Hashable, tuple[int, float]] = {}  # to unit and when it was taken
@@ -124,7 +123,7 @@ class Dispatch:
     def _overdue(self, now: float) -> int | None:
         """A unit that takes so long that its machine may be cut off; another copy has to wait as long again."""
         usual = median(self._seconds) if self._seconds else self._overdue_seconds
-        limit = max(self._overdue_seconds, self._overdue_factor * usual)
+        limit = max(self._overdue_seconds, _OVERDUE_FACTOR * usual)
         for unit, held in self._in_hand.items():
             if now - held.first_taken < limit:
                 return None

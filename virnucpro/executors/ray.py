@@ -165,8 +165,6 @@ class RayExecutor:
     # HOST:PORT of a cluster that runs, or ``local`` for one on this machine alone, which ends with it
     address: str = "local"
     num_threads: int = 1  # CPU threads of an actor; it takes as many CPUs where the cluster has no GPU
-    num_cpus: int | None = None  # CPUs of a local cluster; all of the machine where None
-    overdue_seconds: float = 60.0  # see ``Dispatch``
     _hands: list[_Hand] = field(default_factory=list)
     _ray: Any = None
     _calls: dict[Any, tuple[_Hand, int]] = field(default_factory=dict)  # to who does it, and the unit
@@ -193,7 +191,6 @@ class RayExecutor:
         try:
             ray.init(
                 self.address,
-                num_cpus=self.num_cpus if is_local else None,
                 include_dashboard=False if is_local else None,
                 log_to_driver=False,
                 configure_logging=False,
@@ -225,7 +222,7 @@ class RayExecutor:
 
     def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
         """See ``Executor.run``; a unit whose machine dies is done on another, without being blamed."""
-        dispatch = Dispatch(units, overdue_seconds=self.overdue_seconds)
+        dispatch = Dispatch(units)
         calls = self._calls
         try:
             while not dispatch.is_finished:

@@ -11,8 +11,7 @@ that such vectors share (promoters, primer sites, a polylinker, tags, recombinat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,23 +52,6 @@ _VECTOR_PARTS = (
 )
 _A, _C, _G, _T = range(4)
 _NUM_LETTERS = 5
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of sequence."""
-
-    name: str  # of the kind
-    make: Maker  # makes them of originals
-    originals: Literal["virus", "host"] = "host"  # what it is given: fragments of dev viruses or of dev hosts
-
-
-@dataclass(frozen=True)
-class PanelPart:
-    """Sequences of one length."""
-
-    codes: Codes  # (n, length) base codes 0..3
-    kinds: NDArray[np.str_]  # (n,) names
 
 
 def random_of_gc(share: float) -> Maker:
@@ -161,47 +143,48 @@ def vector_parts(length: int, generator: np.random.Generator) -> NDArray[np.inte
     return _join(_VECTOR_PARTS, length, 60, generator)
 
 
-KINDS = (
-    *(Kind(f"random_gc{percent}", random_of_gc(percent / 100)) for percent in (25, 40, 50, 60, 75)),
-    Kind("open_random", open_random),
-    *(
-        Kind(f"shuffled_{name}_{source}", shuffled(word), source)
+KINDS: dict[str, Maker] = {
+    **{f"random_gc{percent}": random_of_gc(percent / 100) for percent in (25, 40, 50, 60, 75)},
+    "open_random": open_random,
+    **{
+        f"shuffled_{name}_{source}": shuffled(word)
         for word, name in enumerate(("mono", "di", "tri"), 1)
         for source in ("virus", "host")
-    ),
-    Kind("homopolymers", homopolymers),
-    Kind("two_letters", two_letters),
-    Kind("microsatellite", repeats_of(2, 6)),
-    Kind("tandem_repeat", repeats_of(7, 120)),
-    Kind("adapter_concatemers", adapter_concatemers),
-    Kind("adapter_poly_g", adapter_poly_g),
-    Kind("vector_parts", vector_parts),
-)
+    },
+    "homopolymers": homopolymers,
+    "two_letters": two_letters,
+    "microsatellite": repeats_of(2, 6),
+    "tandem_repeat": repeats_of(7, 120),
+    "adapter_concatemers": adapter_concatemers,
+    "adapter_poly_g": adapter_poly_g,
+    "vector_parts": vector_parts,
+}
+"""What makes the sequences of each kind; originals are dev viruses where the name ends so, else dev hosts."""
 
 
-def draw_panel(genomes: Genomes, seed: int, num_each: int = 15) -> dict[int, PanelPart]:
-    """Length to the sequences of that length, ``num_each`` of each kind."""
+def draw_panel(genomes: Genomes, seed: int, num_each: int = 15) -> dict[int, Codes]:
+    """Length to (n, length) base codes 0..3: ``num_each`` of each of ``KINDS``, in their order."""
     pools = _pools(genomes)
     longest = min(int(genomes.lengths[pool.records].max(initial=0)) for pool in pools.values())
     parts = {}
     for length in (length for length in LENGTHS if length <= longest):
         made = []
-        for number, kind in enumerate(KINDS):
+        for number, (kind, make) in enumerate(KINDS.items()):
             generator = np.random.default_rng([seed, length, number, 0xF0E])
-            originals = sample_fragments(genomes, pools[kind.originals], length, num_each, generator)[0]
-            made.append(kind.make(originals, generator))
-        parts[length] = PanelPart(np.concatenate(made), np.repeat([kind.name for kind in KINDS], num_each))
+            pool = pools["virus" if kind.endswith("_virus") else "host"]
+            made.append(make(sample_fragments(genomes, pool, length, num_each, generator)[0], generator))
+        parts[length] = np.concatenate(made)
     return parts
 
 
-def measure_panel(score: Score, panel: Mapping[int, PanelPart]) -> dict[str, Any]:
+def measure_panel(score: Score, panel: Mapping[int, Codes]) -> dict[str, Any]:
     """The share of the panel that each preset calls virus, in all, by kind and by length.
 
     A bundle without presets has its threshold.
     """
-    kinds = np.concatenate([part.kinds for part in panel.values()])
-    lengths = np.repeat(list(panel), [len(part.kinds) for part in panel.values()])
-    letters = (LETTERS[codes].tobytes() for part in panel.values() for codes in part.codes)
+    kinds = np.concatenate([np.repeat(list(KINDS), len(part) // len(KINDS)) for part in panel.values()])
+    lengths = np.repeat(list(panel), list(map(len, panel.values())))
+    letters = (LETTERS[codes].tobytes() for part in panel.values() for codes in part)
     table = score((b"%d" % number, bases) for number, bases in enumerate(letters))
     presets = {}
     for preset in table.rules[0].presets or ("threshold",):
@@ -209,7 +192,7 @@ def measure_panel(score: Score, panel: Mapping[int, PanelPart]) -> dict[str, Any
         is_virus = InputResults.of(table, calling).calls["call"] == Call.VIRUS
         presets[preset] = {
             "called_virus": _share(is_virus),
-            "by_kind": {kind.name: _share(is_virus[kinds == kind.name]) for kind in KINDS},
+            "by_kind": {kind: _share(is_virus[kinds == kind]) for kind in KINDS},
             "by_length": {str(length): _share(is_virus[lengths == length]) for length in panel},
         }
     return {

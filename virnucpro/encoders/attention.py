@@ -8,7 +8,7 @@ lengths without a bias go through a variable-length kernel where a CUDA device h
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,6 +27,11 @@ VarlenKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, PackedBatch],
 MAX_KEPT_BIAS_TOKENS = 1024
 _VARLEN_TOLERANCE = 0.05  # 16-bit types differ by some thousandths; a kernel that reads the wrong rows, by about 1
 _DENSE = "dense, length by length"
+_KERNELS = (
+    ("flash-attn", "flash_attn", "flash_attn_varlen_func"),
+    ("varlen_attn of torch", "torch.nn.attention.varlen", "varlen_attn"),
+)
+"""Name, module and function of variable-length attention, the best first."""
 _IN_USE: dict[torch.device, str] = {}
 _VARLEN_MIN_RUNS = 4  # below this the dense kernel, called once a run, is as fast
 
@@ -133,8 +138,8 @@ def _dense(
 @cache
 def varlen_kernel(device: torch.device, dtype: torch.dtype, heads: int, depth: int) -> VarlenKernel | None:
     """Variable-length attention that works on a device: flash-attn's, else PyTorch's own (2.10 on); None without."""
-    name, kernel = first_that_works(_installed_kernels(), device, dtype, heads, depth)
-    _IN_USE[device] = name
+    installed = ((name, partial(_load_kernel, *place)) for name, *place in _KERNELS if find_spec(place[0]) is not None)
+    _IN_USE[device], kernel = first_that_works(installed, device, dtype, heads, depth)
     return kernel
 
 
@@ -172,15 +177,6 @@ def first_that_works(
             return name, kernel
         _LOG.warning("attention of %s on %s is wrong by %.2g; it is not used", name, device, difference)
     return _DENSE, None
-
-
-def _installed_kernels() -> Iterator[tuple[str, Callable[[], VarlenKernel]]]:
-    for name, module, function in (
-        ("flash-attn", "flash_attn", "flash_attn_varlen_func"),
-        ("varlen_attn of torch", "torch.nn.attention.varlen", "varlen_attn"),
-    ):
-        if find_spec(module) is not None:
-            yield name, partial(_load_kernel, module, function)
 
 
 def _load_kernel(module: str, function: str) -> VarlenKernel:

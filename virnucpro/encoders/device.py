@@ -109,12 +109,14 @@ def describe(device: torch.device) -> dict[str, str | float]:
     """What a run record says of a card: its name, memory, driver and the versions that drive it; empty without one."""
     if device.type != "cuda":
         return {}
-    card = torch.cuda.get_device_properties(device)
+    card, driver = torch.cuda.get_device_properties(device), Path("/proc/driver/nvidia/version")
+    text = driver.read_text(encoding="ascii", errors="replace") if driver.exists() else ""
+    version = re.search(r"Kernel Module\D*([\d.]+)", text)
     return {
         "name": card.name,
         "memory_gib": round(card.total_memory / (1 << 30), 1),
         "capability": f"{card.major}.{card.minor}",
-        "driver": _driver_version(),
+        "driver": version[1] if version else "unknown",
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
         "tf32": ", ".join(f"{name}={os.environ[name]}" for name in _TF32_SWITCHES if name in os.environ) or "off",
@@ -134,12 +136,6 @@ def processor_name() -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str:
-    text = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
-    found = re.search(r"Kernel Module\D*([\d.]+)", text)
-    return found[1] if found else "unknown"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

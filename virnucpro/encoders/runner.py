@@ -118,7 +118,10 @@ class AsyncInferenceRunner:
         self._token_budget: int | None = None
         self._lock = RLock()
         self._threads: ComputeThreads | None = None
-        self._copy_in, self._copy_out = (_side_stream(device) for _ in range(2))
+        self._copy_in, self._copy_out = (
+            torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+            for _ in range(2)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -257,7 +260,10 @@ class AsyncInferenceRunner:
                     continue
                 self._free_memory()
                 if len(part.lengths) == 1:
-                    pieces.append(self._embed_on_cpu(part))
+                    _LOG.warning(
+                        "%s: a sequence of %d tokens does not fit; it goes to the CPU.", self._device, part.num_tokens
+                    )
+                    pieces.append(self._other(_CPU, torch.float32).embed(part.to(_CPU)))
                     continue
                 self._lower_budget(part.num_tokens // 2)
             middle = len(part.lengths) // 2
@@ -272,10 +278,6 @@ class AsyncInferenceRunner:
                     self._device,
                 )
             self._token_budget = min(token_budget, self._token_budget or token_budget)
-
-    def _embed_on_cpu(self, batch: PackedBatch) -> torch.Tensor:
-        _LOG.warning("%s: a sequence of %d tokens does not fit; it goes to the CPU.", self._device, batch.num_tokens)
-        return self._other(_CPU, torch.float32).embed(batch.to(_CPU))
 
     def _finish(self, work: _UnderWay) -> tuple[int, NDArray[np.floating]]:
         """Wait for a unit; compute those of its rows again in float32 that are not finite."""
@@ -318,10 +320,6 @@ class AsyncInferenceRunner:
             torch.cuda.empty_cache()
         elif self._device.type == "mps":
             torch.mps.empty_cache()
-
-
-def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
-    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
 def _copy(pieces: list[torch.Tensor], host: torch.Tensor, stream: torch.cuda.Stream | None = None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BRAKE = "VIRNUCPRO_DISABLE_PACKING"
+"""The published emergency brake: with ``true`` each sequence is a batch."""
 
 
 class GreedyPacker:
@@ -35,7 +36,7 @@ class GreedyPacker:
         Returns:
             Index arrays, each ordered by length, then index; every index is in exactly one.
         """
-        if _packing_is_disabled():
+        if os.environ.get(_BRAKE, "").lower() == "true":
             return list(np.arange(len(lengths)).reshape(-1, 1))
         order = np.argsort(lengths, kind="stable").astype(np.int64)
         batches: list[NDArray[np.int64]] = []
@@ -59,8 +60,3 @@ class GreedyPacker:
             batches.append(order[start:stop])
             start = stop
         return batches
-
-
-def _packing_is_disabled() -> bool:
-    """Whether the published emergency brake is on; this is the only place that reads it."""
-    return os.environ.get(_BRAKE, "").lower() == "true"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
+
+from virnucpro.errors import VirNucProError
 
 MAX_FAILURES = 3
 """Attempts at a unit whose process dies: one among others, then alone, so that no neighbour is blamed for its fate."""
@@ -93,7 +96,7 @@ class Executor(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
     @property
@@ -119,3 +122,46 @@ class Executor(Protocol):
             WorkerError: processes die before they begin.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The work raised what nobody foresaw, with these units in hand."""
+
+    units: tuple[int, ...]
+    reason: str  # the traceback
+
+
+def attempt(work: Work, units: Iterable[int], worker: Worker) -> Iterator[Outcome | Raised]:
+    """What becomes of ``units``; an unforeseen error comes last, and units after those in hand were not asked for.
+
+    Raises:
+        VirNucProError: what the work raised.
+        Exception: what came before any unit was taken, or from ``units`` itself.
+    """
+    in_hand: dict[int, None] = {}  # in the order they were taken
+    source_failed = False
+
+    def taken() -> Iterator[int]:
+        nonlocal source_failed
+        try:
+            for unit in units:
+                in_hand[unit] = None
+                yield unit
+        except Exception:
+            source_failed = True
+            raise
+
+    try:
+        for outcome in work.process(taken(), worker):
+            in_hand.pop(outcome.unit, None)
+            yield outcome
+    except VirNucProError:
+        raise
+    except Exception:
+        if source_failed or not in_hand:
+            raise
+        raised = Raised(tuple(in_hand), traceback.format_exc())
+    else:
+        return
+    yield raised  # not above: while it is suspended the error would hold its frames, and these would hold it

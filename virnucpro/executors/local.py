@@ -39,16 +39,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from virnucpro.errors import VirNucProError, WorkerError
-from virnucpro.executors.attempts import Raised, attempt
 from virnucpro.executors.base import (
     MAX_FAILURES,
     Advance,
     Kept,
     Outcome,
+    Raised,
     UnitDone,
     UnitFailed,
     Work,
     Worker,
+    attempt,
     ignore_progress,
 )
 from virnucpro.lifeline import EXIT_CHILD_KILLED, follow_parent

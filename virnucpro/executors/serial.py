@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from virnucpro.executors.attempts import Raised, attempt
-from virnucpro.executors.base import Advance, Kept, Outcome, UnitFailed, Work, Worker, ignore_progress
+from virnucpro.executors.base import Advance, Kept, Outcome, Raised, UnitFailed, Work, Worker, attempt, ignore_progress
 
 
 class SerialExecutor:

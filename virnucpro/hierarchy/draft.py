@@ -96,8 +96,12 @@ class Draft:
             else:
                 self.parents[key] = claim
                 above[key] = root(parent)
-        for key in sorted(self.parents):
-            self._record_choice(key)
+        for key, chosen in sorted(self.parents.items()):
+            rejected = [claim for claim in self.claims[key].values() if claim is not chosen]
+            if rejected:
+                said = (f"{claim.parent} ({claim.confidence:g}): {claim.evidence}" for claim in (chosen, *rejected))
+                names = sorted(claim.parent for claim in rejected)
+                self.decide("several_parents", self.names[key], chosen.parent, names, "; ".join(said))
 
     def _is_general(self, parent: str, claims: Mapping[str, Claim]) -> bool:
         """Whether a parent lies above another one of ``claims``."""
@@ -110,14 +114,6 @@ class Draft:
             seen |= above
             todo += above
         return False
-
-    def _record_choice(self, key: str) -> None:
-        chosen = self.parents[key]
-        rejected = [claim for claim in self.claims[key].values() if claim is not chosen]
-        if rejected:
-            said = (f"{claim.parent} ({claim.confidence:g}): {claim.evidence}" for claim in (chosen, *rejected))
-            names = sorted(claim.parent for claim in rejected)
-            self.decide("several_parents", self.names[key], chosen.parent, names, "; ".join(said))
 
     def follow(self, edge: Edge, claim: Claim) -> None:
         """Take evidence about a chosen edge in; a name is moved where that leaves a tree."""

@@ -80,18 +80,15 @@ def read_ictv(path: Path) -> TableResolver:
         ranked = [(rank, row[rank]) for rank in ICTV_RANKS if row.get(rank)]
         for position, (rank, name) in enumerate(ranked):
             table.add(name, Claim(ranked[position - 1][1], place, rank) if position else None)
-        if ranked and ranked[-1][0] == "species":
-            _add_viruses(table, row, ranked[-1][1], place)
+        if not (ranked and ranked[-1][0] == "species"):
+            continue
+        species, names = ranked[-1][1], _listed(row, _NAMES_OF_VIRUSES)
+        for name in names:
+            if normalise_name(name) != normalise_name(species):
+                table.add(name, Claim(species, place, "virus"))
+        for other in _listed(row, _ABBREVIATIONS):
+            table.add_synonym(other, names[0] if names else species)
     return _with_parents(table, path)
-
-
-def _add_viruses(table: TableResolver, row: Mapping[str, str], species: str, place: str) -> None:
-    names = _listed(row, _NAMES_OF_VIRUSES)
-    for name in names:
-        if normalise_name(name) != normalise_name(species):
-            table.add(name, Claim(species, place, "virus"))
-    for other in _listed(row, _ABBREVIATIONS):
-        table.add_synonym(other, names[0] if names else species)
 
 
 def _listed(row: Mapping[str, str], columns: Iterable[str]) -> list[str]:

@@ -323,32 +323,20 @@ def plan_text(plan: Plan) -> str:
     ]
     head = f"model {plan.model}, {plan.dtype}, on {', '.join(plan.devices)}; weights {size(plan.weights_bytes)}"
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in plan.stage_seconds.items())
-    parts = [head, aligned(rows), f"by stage, which overlap: {stages}", *_shares(plan), _ranges_text(plan)]
-    return "\n\n".join([*parts, _verdicts(plan)])
-
-
-def _shares(plan: Plan) -> list[str]:
-    if not plan.shares_by_model:
-        return []
-    shares = ", ".join(f"{model} {share:.1%}" for model, share in plan.shares_by_model.items())
-    return [f"sequences decided by each model: {shares}"]
-
-
-def _ranges_text(plan: Plan) -> str:
-    if plan.share_read == 1:
-        return "Everything was read: counts are exact, times are of this run with 15 % either way."
-    return (
-        f"The first {plan.share_read:.2%} of the text were run in two parts. Ranges go from the lower to the higher of "
-        "the two, with 30 % either way, since the rest may differ. Memory high is a quarter above likely."
+    parts = [head, aligned(rows), f"by stage, which overlap: {stages}"]
+    if plan.shares_by_model:
+        shares = ", ".join(f"{model} {share:.1%}" for model, share in plan.shares_by_model.items())
+        parts.append(f"sequences decided by each model: {shares}")
+    parts.append(
+        "Everything was read: counts are exact, times are of this run with 15 % either way."
+        if plan.share_read == 1
+        else f"The first {plan.share_read:.2%} of the text were run in two parts. Ranges go from the lower to the "
+        "higher of the two, with 30 % either way, since the rest may differ. Memory high is a quarter above likely."
     )
-
-
-def _verdicts(plan: Plan) -> str:
     needs = {"memory": plan.memory, "memory of a GPU": plan.device_memory, "disk": plan.disk}
     needs["disk with --keep-embeddings"] = plan.disk_kept
-    return "\n".join(
-        f"{name}: {need.verdict} ({size(need.free)} free)" for name, need in needs.items() if need is not None
-    )
+    verdicts = (f"{name}: {need.verdict} ({size(need.free)} free)" for name, need in needs.items() if need is not None)
+    return "\n\n".join([*parts, "\n".join(verdicts)])
 
 
 def _row(name: str, amount: Range, shown: Callable[[float], str]) -> tuple[str, str, str, str]:

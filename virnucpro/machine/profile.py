@@ -194,7 +194,7 @@ def sweep_layouts(folder: Path, settings: ProfileSettings, sweeps: Mapping[str, 
     longest = 0.0
     for processes, threads, loader_workers in layouts:
         start = time.perf_counter()
-        if rates and (start + longest > deadline or not _fits(processes, rates[-1].peak_bytes)):
+        if rates and (start + longest > deadline or processes * rates[-1].peak_bytes >= free_memory_bytes()):
             break
         embed = EmbedWork(run_dir, settings.bundle, settings.dtype, EmbedSettings(budgets, loader_workers))
         workers = [Worker(seat, settings.device, threads) for seat in range(processes)]
@@ -252,8 +252,3 @@ def _executor(workers: list[Worker], work: EmbedWork) -> Executor:
     if len(workers) == 1 and not work.settings.loader_workers:
         return SerialExecutor(workers[0].device, workers[0].num_threads)
     return LocalExecutor(workers)
-
-
-def _fits(num_processes: int, peak_bytes: int) -> bool:
-    """Whether the free memory holds so many processes."""
-    return num_processes * peak_bytes < free_memory_bytes()

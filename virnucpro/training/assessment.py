@@ -64,11 +64,12 @@ def _by_virus(dev: DevSequences, log_odds: NDArray[np.float64]) -> dict[str, dic
     for title, origin in (("novel", NOVEL), ("seen", SEEN)):
         some = ~dev.is_virus | (dev.origins == origin)
         if (dev.origins == origin).any():
-            arguments = (ranked[some], dev.is_virus[some])
-            weights = dev.weights[some]
+            scores, is_virus, weights = ranked[some], dev.is_virus[some], dev.weights[some]
+            # viruses weigh as much as hosts, also where a part of them is left out
+            even = weights / np.where(is_virus, weights[is_virus].sum(), weights[~is_virus].sum())
             figures[title] = {
-                "average_precision": round(average_precision(*arguments, _even(weights, arguments[1])), 4),
-                "recall_at_1_percent_fpr": round(recall_at_fpr(*arguments, FALSE_POSITIVE_RATE, weights), 4),
+                "average_precision": round(average_precision(scores, is_virus, even), 4),
+                "recall_at_1_percent_fpr": round(recall_at_fpr(scores, is_virus, FALSE_POSITIVE_RATE, weights), 4),
             }
     return figures
 
@@ -110,12 +111,6 @@ def _curves(dev: DevSequences, log_odds: NDArray[np.float64]) -> dict[str, Mappi
         "precision_recall": {"recall": _rounded(recalled), "precision": _rounded(precision)},
         "reliability": {"p_virus": _rounded(mean), "share_virus": _rounded(share), "weight": _rounded(mass)},
     }
-
-
-def _even(weights: NDArray[np.float64], is_virus: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Weights scaled so that viruses weigh as much as hosts, also where a part of the viruses was left out."""
-    total = np.where(is_virus, weights[is_virus].sum(), weights[~is_virus].sum())
-    return np.asarray(weights / total)
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

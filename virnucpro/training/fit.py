@@ -161,7 +161,9 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         """Batch of a step; its first half is viral."""
         generator = np.random.default_rng([self.recipe.seed, step])
-        length = self._length(generator)
+        which = int(np.searchsorted(np.cumsum(self.recipe.length_shares), generator.random(), side="right"))
+        lengths = self.recipe.lengths
+        length = lengths[which] if which < len(lengths) else int(generator.integers(100, 501))
         half = self.recipe.batch // 2
         viral, viral_records = sample_fragments(self.genomes, self.viruses, length, half, generator)
         host, host_records = sample_fragments(self.genomes, self.hosts, length, half, generator)
@@ -178,10 +180,6 @@ class Batches:
         bags, residues = index_bags(codes, self.recipe.keep_ngrams, self.recipe.seed * 1_000_003 + step)
         bags.kmers[torch.from_numpy(generator.random(len(codes)) >= self.recipe.keep_kmers)] = 0
         return Batch(bags, residues[:, :, : (length - 2) // 3], labels, torch.from_numpy(groups))
-
-    def _length(self, generator: np.random.Generator) -> int:
-        which = int(np.searchsorted(np.cumsum(self.recipe.length_shares), generator.random(), side="right"))
-        return self.recipe.lengths[which] if which < len(self.recipe.lengths) else int(generator.integers(100, 501))
 
 
 def training_pools(genomes: Genomes) -> tuple[Pool, Pool]:

@@ -108,7 +108,12 @@ class HeadFit:
         self._train_rows, self._held_out = train, held_out
         width = train.features.shape[1]
         self.head, self.best = MLPHead(width, recipe.hidden_width), MLPHead(width, recipe.hidden_width)
-        self._optimizer = _optimizer_of(self.head, recipe)
+        parameters, rate, decay = self.head.parameters(), recipe.learning_rate, recipe.weight_decay
+        self._optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+            if recipe.optimizer == "sgd"
+            else torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        )
         identity = json.dumps({"recipe": asdict(recipe), "features": identity}, sort_keys=True)
         networks = {"head": self.head, "best": self.best}
         self._checkpoint = Checkpoint(checkpoint, identity, networks, "head", self._optimizer)
@@ -159,14 +164,6 @@ class HeadFit:
     def save(self) -> None:
         """Write the checkpoint."""
         self._checkpoint.save(epoch=self.epoch, best_epoch=self.best_epoch, best_loss=self.best_loss)
-
-
-def _optimizer_of(head: MLPHead, recipe: HeadRecipe) -> torch.optim.Optimizer:
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            head.parameters(), lr=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
-        )
-    return torch.optim.AdamW(head.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def _loss(head: MLPHead, examples: Examples, recipe: HeadRecipe) -> torch.Tensor:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.errors import UsageError
-from virnucpro.nearest.evidence import Evidence, Found, look_at
+from virnucpro.nearest.evidence import Evidence, look_at
 from virnucpro.nearest.search import CELL, VIRUS
 from virnucpro.nearest.table import Table
 from virnucpro.training.calibration import calibrate_bundle, fit_logistic, hats, read_settings, write_settings
@@ -103,16 +103,12 @@ def fit_evidence(table: Table, plain: Model, dev_genomes: Genomes, size: DevSize
         log_odds = join_rows(rows, plain.log_odds(rows), "mean")
         known = ~np.isnan(log_odds)
         first = np.unique(rows.fragments, return_index=True)[1]
-        design = design_of(look_at(table, rows.nucleotides.take(first)))
+        found = look_at(table, rows.nucleotides.take(first))
+        design = np.concatenate([*(hats(found.scores[:, side], KNOTS) for side in (VIRUS, CELL)), found.traits], axis=1)
         weights = fit_weights(log_odds[known], design, dev.is_virus[known], dev.weights[known])
         lines[length] = tuple(np.split(np.round(weights, 4), [len(KNOTS), 2 * len(KNOTS)]))
     virus, cell, traits = (tuple(tuple(line[part].tolist()) for line in lines.values()) for part in range(3))
     return Evidence(tuple(map(float, lines)), tuple(map(float, KNOTS)), virus, cell, traits)
-
-
-def design_of(found: Found) -> NDArray[np.float64]:
-    """(n, 2 knots + traits): how near each score is to each knot, and the traits."""
-    return np.concatenate([*(hats(found.scores[:, side], KNOTS) for side in (VIRUS, CELL)), found.traits], axis=1)
 
 
 def fit_weights(

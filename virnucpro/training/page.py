@@ -57,10 +57,26 @@ def _sections(assessment: Mapping[str, Any]) -> Iterator[Section]:
     rates = "A preset's recall is the share of viruses it calls virus, its false positive rate that of hosts."
     yield Section("By length", rates, [length_table(lengths)])
     presets = next(iter(next(iter(lengths.values()))["by_host"].values()))
-    tables = [_host_table(lengths, preset) for preset in presets]
+    hosts = sorted({host for found in lengths.values() for host in found["by_host"]})
+    tables = [
+        Table(
+            f"Preset {preset}",
+            columns_of(lengths),
+            [
+                [host, *(percent(found["by_host"].get(host, {}).get(preset)) for found in lengths.values())]
+                for host in hosts
+            ],
+        )
+        for preset in presets
+    ]
     yield Section("Host classes", "Share of each class that is called virus.", tables)
     told = "Recall of families at the threshold that 1 % of the hosts reach; those with ten sequences or more."
-    yield Section("Virus families", told, [_family_table(lengths["500"]["by_family"])])
+    rows = [
+        [name, "no" if found["is_novel"] else "yes", f"{found['num']:,}", percent(found["recall"])]
+        for name, found in lengths["500"]["by_family"].items()
+    ]
+    table = Table("At 500 bases", ["family", "in training", "sequences", "recall"], rows)
+    yield Section("Virus families", told, [table])
     if panel:
         goal = panel["goal"]
         told = (
@@ -68,26 +84,6 @@ def _sections(assessment: Mapping[str, Any]) -> Iterator[Section]:
             f"{percent(goal['highest_share'])} of them virus."
         )
         yield Section("Sequences of no organism", told, [panel_table(panel)])
-
-
-def _host_table(lengths: Mapping[str, Any], preset: str) -> Table:
-    hosts = sorted({host for found in lengths.values() for host in found["by_host"]})
-    return Table(
-        f"Preset {preset}",
-        columns_of(lengths),
-        [
-            [host, *(percent(found["by_host"].get(host, {}).get(preset)) for found in lengths.values())]
-            for host in hosts
-        ],
-    )
-
-
-def _family_table(families: Mapping[str, Any]) -> Table:
-    rows = [
-        [name, "no" if found["is_novel"] else "yes", f"{found['num']:,}", percent(found["recall"])]
-        for name, found in families.items()
-    ]
-    return Table("At 500 bases", ["family", "in training", "sequences", "recall"], rows)
 
 
 def _figures(lengths: Mapping[str, Any]) -> list[PageFigure]:

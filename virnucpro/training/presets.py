@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from virnucpro.atomic import read_json, write_json
+from virnucpro.atomic import file_digest, read_json, write_json
 from virnucpro.bundles import load_bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.bundles.catalogue import NUCLEOTIDE, PROTEIN_OF_WIDTH
@@ -123,7 +123,7 @@ def _train_head(
     if is_published:
         drawing = drawing.as_published()
     encoders = place_encoders(request.encoders, request.layer or 0, output)
-    digests = {role: _digest(path) for role, path in encoders.items()}
+    digests = {role: file_digest(path) for role, path in encoders.items()}
     pools = training_pools(dataset.train)
     num_chunks = max(1, -(-(request.fragments or HEAD_FRAGMENTS) // FRAGMENTS_A_CHUNK))
     with reporter.stage("draw", num_chunks, "chunks") as advance:
@@ -261,8 +261,3 @@ def _data_digest(dataset: Dataset) -> str:
         for column in (part.classes, part.groups, part.splits, part.ids):
             digest.update("\n".join(column.tolist()).encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -55,7 +55,7 @@ def extract(records, fragment_length, score_frameless=False, min_length=1):
     """Fragments and rows of ``(name, bases)`` records.
 
     Returns:
-        fragments: (sequence, index, start, stop, number of rows, masked) each; rows: (sequence, index, frame,
+        fragments: (sequence, index, start, stop, number of rows, masked, length) each; rows: (sequence, index, frame,
         start, stop, source, nucleotide, protein) each.
     """
     first_rows = {}
@@ -73,7 +73,7 @@ def extract(records, fragment_length, score_frameless=False, min_length=1):
             kept = [] if is_masked else keep_frames(bases[start:stop])
             if not kept and score_frameless and not is_masked:
                 kept = [(0, content[start:stop], "", 0, stop - start)]
-            fragments.append((number, index, start, stop, len(kept), int(is_masked)))
+            fragments.append((number, index, start, stop, len(kept), int(is_masked), stop - start))
             for frame, nt, aa, a, b in kept:
                 source = first_rows.setdefault(nt, len(rows))
                 rows.append((number, index, frame, start + a, start + b, source, nt, aa))

@@ -1,8 +1,8 @@
-"""The files of a run on disk, format version 4.
+"""The files of a run on disk, format version 5.
 
 Every file is HDF5 and holds one unit of one kind.
 
-- The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (4), ``kind``, and ``digest``: the XXH3
+- The root MUST carry the attributes ``format`` ("virnucpro"), ``version`` (5), ``kind``, and ``digest``: the XXH3
   (128 bits) of a line for each array in order of name: name, type, shape and the array's own digest.
 - It MUST carry what it was made from: ``unit_digest`` (the digest of the unit file; all kinds but
   ``unit``) and ``fingerprint`` (of the encoder, or of the bundle; all other kinds).
@@ -16,7 +16,7 @@ Every file is HDF5 and holds one unit of one kind.
 =========== ================================================================================
 kind        arrays
 =========== ================================================================================
-unit        sequences, fragments, rows (tables of ``virnucpro.sequence.table``); names, descriptions,
+unit        sequences, gaps, fragments, rows (tables of ``virnucpro.sequence.table``); names, descriptions,
             nucleotides, proteins, pieces (strings); piece_sequences; attribute ``first_row``
 embedding   embedding (n, D) float32 or float16, a line for each row that is its own source
 merged      feature (n, D_nucleotide + D_protein)
@@ -48,12 +48,12 @@ from virnucpro.errors import StoreError
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import UnitTable
 
-VERSION = 4
+VERSION = 5
 _ARRAY_DIGEST = "xxh3_128"
 STRINGS = ("names", "descriptions", "nucleotides", "proteins", "pieces")
 """The lists of strings of a unit."""
 _ATTRIBUTES = ("format", "version", "kind", "digest", "unit_digest", "fingerprint", "first_row")
-_TABLES = ("sequences", "fragments", "rows", "piece_sequences")
+_TABLES = ("sequences", "gaps", "fragments", "rows", "piece_sequences")
 
 
 def write_arrays(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], made_from: Mapping[str, str | int]) -> str:
@@ -304,6 +304,7 @@ def read_unit(path: Path, strings: Collection[str] = STRINGS) -> UnitTable:
         sequences=arrays["sequences"],
         names=list_of("names"),
         descriptions=list_of("descriptions"),
+        gaps=arrays["gaps"],
         fragments=arrays["fragments"],
         rows=arrays["rows"],
         nucleotides=list_of("nucleotides"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import yaml
@@ -49,6 +50,7 @@ def bundle(tiny_bundle, made, tmp_path_factory):
     made.table.save(folder / "nearest.npz.zst")
     settings = yaml.safe_load((folder / "bundle.yaml").read_text())
     settings |= {"nearest": "nearest.npz.zst", "evidence": EVIDENCE, "records": WEIGHTS, "min_length": 100}
+    settings |= {"repetitive": "doubt"}
     (folder / "bundle.yaml").write_text(yaml.safe_dump(settings))
     return folder
 
@@ -90,6 +92,25 @@ def test_a_chromosome_is_host_with_a_provirus_and_the_phage_is_virus(made, finis
     assert len(inside) == int(rows[0]["num_genes"])
     with gzip.open(finished / "in.proviruses.fna.gz", "rt") as stream:
         assert stream.read().split("\n")[1] == made.bases[int(rows[0]["start"]) - 1 : int(rows[0]["stop"])]
+
+
+def test_a_gap_changes_neither_genes_nor_regions(made, bundle):
+    """Their bounds are on the record as given; one in a gene, at either end of the provirus, or around everything."""
+    settings = make_settings(None, {"science.model": str(bundle), "runtime.threads": 1})
+    places = sorted({0, 1234, made.start - 40, made.start + 3000, made.stop - 1, made.stop + 40, len(made.bases)})
+    gapped = ("N" * 900).join(made.bases[at:to] for at, to in pairwise([0, *places, len(made.bases)]))
+    plain, changed = (score([("a", made.phage), ("b", bases)], settings) for bases in (made.bases, gapped))
+    assert [changed.closed(each).tolist() for each in (changed.genes, changed.sites)] == [
+        plain.genes.tolist(),
+        plain.sites.tolist(),
+    ]
+    then, now = plain.call(), changed.call()
+    assert len(then.proviruses) == 1
+    assert changed.closed(now.proviruses).tolist() == then.proviruses.tolist()
+    assert now.calls.tobytes() == then.calls.tobytes()
+    for gene, given in zip(plain.genes, changed.genes, strict=True):
+        spanned = gapped[given["start"] : given["stop"]].replace("N", "")
+        assert gene["sequence"] == 0 or spanned == made.bases[gene["start"] : gene["stop"]]
 
 
 def test_the_table_of_genes_holds_those_of_each_record_by_itself(made, finished, bundle):

@@ -25,7 +25,7 @@ from virnucpro.results.fragments import Fragments
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
+from virnucpro.sequence.table import FRAGMENT_DTYPE, GAP_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Status, UnitTable
 from virnucpro.stages import tabulate
 from virnucpro.stages.base import Index, IndexedInput, IndexedUnit, Run
 from virnucpro.stages.tabulate import ScoredModels, StoredScores, fragments_of
@@ -78,8 +78,9 @@ def unit_of(fragments, length=300):
         sequences=np.array([(0, length * len(fragments), Status.OK)], dtype=SEQUENCE_DTYPE),
         names=Ragged.from_bytes([b"s"]),
         descriptions=NOTHING,
+        gaps=np.zeros(0, dtype=GAP_DTYPE),
         fragments=np.array(
-            [(0, i, length * i, length * (i + 1), len(part), 0) for i, part in enumerate(fragments)],
+            [(0, i, length * i, length * (i + 1), len(part), 0, length) for i, part in enumerate(fragments)],
             dtype=FRAGMENT_DTYPE,
         ),
         rows=np.array(rows, dtype=ROW_DTYPE),
@@ -283,7 +284,7 @@ def test_sums_are_those_of_the_fragments(make_run, whole, rule):
     scores = scores[table.rows["source"]]
     expected = {number: [0.0, 0, 0, 0, 0] for number in range(len(table.sequences))}
     row = 0
-    for sequence, _, start, stop, num_rows, _ in table.fragments.tolist():
+    for sequence, _, start, stop, num_rows, *_ in table.fragments.tolist():
         lines = scores[row : row + num_rows]
         row += num_rows
         log_odds = joined_slowly(lines.tolist(), lines, rule)

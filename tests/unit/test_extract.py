@@ -76,7 +76,7 @@ def test_golden_tables(fragment_length, unit_rows):
     fragments, rows = described(units)
     found = {number: [] for number in range(len(names))}
     remaining = iter(rows)
-    for sequence, index, start, stop, num_rows, _ in fragments:
+    for sequence, index, start, stop, num_rows, *_ in fragments:
         fragment = (f"_chunk_{index + 1}", bases[sequence][start:stop].decode().upper())
         found[sequence] += [
             (*fragment, FRAME_NAMES[frame], nt, aa)
@@ -310,7 +310,7 @@ def test_one_base_records(tmp_path):
     path.write_bytes(fasta([(f"r{i}", base) for i, base in enumerate("ACGTN")]))
     _, units = run(path, unit_rows=1)
     assert [len(unit.sequences) for unit in units] == [4, 1]
-    assert joined(units, "fragments") == [(i, 0, 0, 1, 0, int(i == 4)) for i in range(5)]
+    assert joined(units, "fragments") == [(i, 0, 0, 1, 0, int(i == 4), 1) for i in range(5)]
     assert rejoined(units) == {i: base.encode() for i, base in enumerate("ACGTN")}
 
 

@@ -22,7 +22,7 @@ from virnucpro.atomic import atomic_write
 from virnucpro.errors import DiskFullError, StoreError
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, UnitTable
+from virnucpro.sequence.table import FRAGMENT_DTYPE, GAP_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, UnitTable
 
 MADE_FROM = {"unit_digest": "u" * 64, "fingerprint": "f" * 64 + "/float32"}
 many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -40,6 +40,7 @@ unit_tables = st.builds(
     UnitTable,
     sequences=tables(SEQUENCE_DTYPE),
     names=strings,
+    gaps=tables(GAP_DTYPE),
     fragments=tables(FRAGMENT_DTYPE),
     rows=tables(ROW_DTYPE),
     first_row=st.integers(0, 2**62),
@@ -216,7 +217,7 @@ def test_attributes_are_what_a_file_was_made_from(scores):
     """As text and numbers, without reading its arrays."""
     attributes = store.read_attributes(scores, "scores")
     assert {name: attributes[name] for name in MADE_FROM} == MADE_FROM
-    assert (attributes["format"], attributes["version"], attributes["kind"]) == ("virnucpro", 4, "scores")
+    assert (attributes["format"], attributes["version"], attributes["kind"]) == ("virnucpro", 5, "scores")
 
 
 def assert_refused(path, kind, name, *, problem):
@@ -251,7 +252,7 @@ def test_a_file_of_another_version_is_refused(scores):
     """Both versions are named."""
     with h5py.File(scores, "r+") as file:
         file.attrs["version"] = 1
-    assert_refused(scores, "scores", "scores", problem="format version 1, this program reads 4")
+    assert_refused(scores, "scores", "scores", problem="format version 1, this program reads 5")
 
 
 def test_a_file_of_another_program_is_refused(tmp_path):

@@ -100,6 +100,11 @@ class Bundle(Rules):
         return Rules(**{field.name: getattr(self, field.name) for field in fields(Rules)})
 
     @property
+    def closes_gaps(self) -> bool:
+        """Whether records are cut as if they had no gaps; the published method cuts them as they are."""
+        return self.doubts_repetitive
+
+    @property
     def first_model(self) -> str:
         """The model that looks at everything first where this one is asked for with ``--cascade``."""
         return self.cascade.first if self.cascade is not None else DEFAULT_FIRST

@@ -1,9 +1,9 @@
 """From records to the strings that are embedded, and from these to one embedding a frame, a fragment or a sequence.
 
-DNA is cut as in a run: records into fragments, these into open reading frames (a fragment without one is kept as a
-whole, with nucleotides alone). A nucleotide encoder reads the frames' bases, a protein encoder their translation.
-A fragment's embedding is the mean of its frames', a sequence's the mean of its fragments'. A protein that is longer
-than its encoder reads is cut into windows of equal size, and its embedding is their mean.
+DNA is cut as in a run: records, their gaps closed, into fragments, these into open reading frames (a fragment without
+one is kept as a whole, with nucleotides alone). A nucleotide encoder reads the frames' bases, a protein encoder their
+translation. A fragment's embedding is the mean of its frames', a sequence's the mean of its fragments'. A protein that
+is longer than its encoder reads is cut into windows of equal size, and its embedding is their mean.
 
 Where there is nothing to embed (no open frame for a protein encoder, an empty record) the count is 0 and the embedding
 NaN.
@@ -101,7 +101,9 @@ def parts_of_dna(source: str, fragment_length: int = FRAGMENT_LENGTH) -> Iterato
     Raises:
         InputError: it cannot be read.
     """
-    extraction = Extraction([source], fragment_length, min_length=0, unit_rows=_UNIT_ROWS, score_frameless=True)
+    extraction = Extraction(
+        [source], fragment_length, min_length=0, unit_rows=_UNIT_ROWS, score_frameless=True, close_gaps=True
+    )
     num_begun = 0
     for number, table in enumerate(extraction.units()):
         yield _part_of_table(number, num_begun, table)

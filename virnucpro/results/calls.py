@@ -194,20 +194,21 @@ def record_features(
     same, and the windows of a record of 600 bases overlap.
 
     Returns:
-        (m, 1 + NUM_CLASSES) of its fragments and genes, NaN where no fragment has a score; and (m,) bases that count.
+        (m, 1 + NUM_CLASSES) of its fragments and genes, NaN where no fragment has a score; and (m,) bases that count,
+        those of gaps never do.
     """
     features = np.full((len(table), 1 + NUM_CLASSES), np.nan)
-    fragments = table.fragments[outside(parts, table.fragments)]
+    parts, fragments, genes = (table.closed(each) for each in (parts, table.fragments, table.genes))
+    fragments, genes = (each[outside(parts, each)] for each in (fragments, genes))
     scored = fragments[~np.isnan(fragments["log_odds"]) & (fragments["masked"] == 0)]
     position = scored["sequence"] - table.first
     bound = weights.largest_log_odds
     sums = np.bincount(position, np.clip(scored["log_odds"].astype(np.float64), -bound, bound), len(table))
     counts = np.bincount(position, minlength=len(table))
     known = counts > 0
-    lengths = table.sequences["length"] * (counts / np.maximum(table.sequences["num_fragments"], 1))
+    lengths = table.closed_lengths * (counts / np.maximum(table.sequences["num_fragments"], 1))
     stretches = np.minimum(counts, lengths / weights.fragment_nt)[known]
     features[known, 0] = sums[known] / counts[known] * np.sqrt(np.clip(stretches, 1, weights.most_fragments))
-    genes = table.genes[outside(parts, table.genes)]
     classes = _OF_PATH_CLASS[classes_of(genes["bits_virus"], genes["bits_cell"])]
     place = (genes["sequence"] - table.first) * NUM_CLASSES + classes
     of_class = np.bincount(place, minlength=len(table) * NUM_CLASSES).reshape(-1, NUM_CLASSES)

@@ -7,6 +7,7 @@ plain ``.npy`` files, in input order::
     fragments.npy     (f,) FRAGMENT_DTYPE, the fragments of a sequence next to each other
     genes.npy         (g,) GENE_DTYPE, ascending by sequence; empty if no genes were looked for
     sites.npy         (s,) SITE_DTYPE, ascending by sequence: repeats around what may be proviruses
+    gaps.npy          (n,) GAP_DTYPE, ascending: where the sequences have gaps
     names.npy         (b,) uint8, the ids of the sequences end to end, byte for byte
     name_offsets.npy  (m + 1,) int64, where each id begins
     table.json        digest (XXH3, 128 bits) and length of each array; written last, so that its existence says that
@@ -22,6 +23,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
@@ -35,7 +37,9 @@ from virnucpro.bundles.rules import Rules
 from virnucpro.errors import CountError, StoreError
 from virnucpro.mapped import let_go
 from virnucpro.nearest.repeats import SITE_DTYPE
-from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.gaps import Gaps
+from virnucpro.sequence.ragged import Ragged, offsets_of
+from virnucpro.sequence.table import GAP_DTYPE
 from virnucpro.settings import make_settings
 from virnucpro.stored_json import Count
 
@@ -76,12 +80,13 @@ GENE_DTYPE = np.dtype(
 """A gene: number of its sequence in the run, 0-based half-open bounds, strand (1 or -1), bit scores of the nearest
 viral and the nearest cellular protein, and the number of the organism of the viral one (-1 without one)."""
 
-VERSION = 2
+VERSION = 3
 _DTYPES: dict[str, np.dtype[Any]] = {
     "sequences": SEQUENCE_DTYPE,
     "fragments": FRAGMENT_DTYPE,
     "genes": GENE_DTYPE,
     "sites": SITE_DTYPE,
+    "gaps": GAP_DTYPE,
     "names": np.dtype("u1"),
     "name_offsets": np.dtype("i8"),
 }
@@ -100,6 +105,7 @@ class Fragments:
         fragments: (f,) FRAGMENT_DTYPE, those of these sequences.
         genes: (g,) GENE_DTYPE, those of these sequences.
         sites: (s,) SITE_DTYPE, likewise.
+        gaps: (n,) GAP_DTYPE, likewise.
         organisms: number of an organism to its name and family, for ``genes["nearest"]``.
         rules: of the model asked for; in a cascade followed by those of the model that looked first.
         first: number of the first sequence in the run, which ``fragments["sequence"]`` counts by too.
@@ -112,6 +118,7 @@ class Fragments:
     rules: tuple[Rules, ...]
     first: int = 0
     sites: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=SITE_DTYPE))
+    gaps: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, dtype=GAP_DTYPE))
     organisms: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
@@ -150,6 +157,43 @@ class Fragments:
         """(f,) position in ``sequences`` of the sequence of each fragment."""
         return np.asarray(self.fragments["sequence"] - self.first, dtype=np.int64)
 
+    @cached_property
+    def _end_to_end(self) -> tuple[Gaps, NDArray[np.int64], NDArray[np.int64]]:
+        """Gaps of these sequences, laid end to end, and where in it each begins, (m + 1,) with gaps and without."""
+        offsets = offsets_of(self.sequences["length"].astype(np.int64))
+        firsts = offsets[self.gaps["sequence"] - self.first]
+        gaps = Gaps(firsts + self.gaps["start"], firsts + self.gaps["stop"])
+        return gaps, offsets, gaps.closed(offsets)
+
+    @property
+    def closed_lengths(self) -> NDArray[np.int64]:
+        """(m,) bases of the sequences without their gaps."""
+        return np.diff(self._end_to_end[2])
+
+    def closed(self, items: NDArray[np.void]) -> NDArray[np.void]:
+        """Items of these sequences (with sequence, start and stop) as they lie where gaps are closed.
+
+        What calls and regions are made of is counted so: a gap changes neither.
+        """
+        if not len(self.gaps):
+            return items
+        gaps, offsets, closed_offsets = self._end_to_end
+        items, position = items.copy(), items["sequence"] - self.first
+        for name in ("start", "stop"):
+            items[name] = gaps.closed(offsets[position] + items[name]) - closed_offsets[position]
+        return items
+
+    def opened(self, items: NDArray[np.void]) -> NDArray[np.void]:
+        """The other way round."""
+        if not len(self.gaps):
+            return items
+        gaps, offsets, closed_offsets = self._end_to_end
+        items, position = items.copy(), items["sequence"] - self.first
+        firsts = closed_offsets[position]
+        starts, stops = gaps.opened(firsts + items["start"], firsts + items["stop"])
+        items["start"], items["stop"] = starts - offsets[position], stops - offsets[position]
+        return items
+
     def slice(self, start: int, stop: int) -> Fragments:
         """The sequences ``start:stop`` with their fragments and genes, as views."""
         sequences = self.sequences[start:stop]
@@ -159,7 +203,9 @@ class Fragments:
             begin = int(sequences["first_fragment"][0]) - origin
             end = int(sequences["first_fragment"][-1]) - origin + int(sequences["num_fragments"][-1])
         numbers = (self.first + start, self.first + stop)
-        genes, sites = (each[slice(*np.searchsorted(each["sequence"], numbers))] for each in (self.genes, self.sites))
+        genes, sites, gaps = (
+            each[slice(*np.searchsorted(each["sequence"], numbers))] for each in (self.genes, self.sites, self.gaps)
+        )
         return replace(
             self,
             names=self.names.slice(start, min(stop, len(self))),
@@ -167,6 +213,7 @@ class Fragments:
             fragments=self.fragments[begin:end],
             genes=genes,
             sites=sites,
+            gaps=gaps,
             first=self.first + start,
         )
 
@@ -188,7 +235,7 @@ class Fragments:
     def in_memory(self) -> Fragments:
         """A copy that needs no file."""
         arrays: dict[str, Any] = {
-            name: np.array(getattr(self, name)) for name in ("sequences", "fragments", "genes", "sites")
+            name: np.array(getattr(self, name)) for name in ("sequences", "fragments", "genes", "sites", "gaps")
         }
         return replace(self, names=Ragged(np.array(self.names.values), np.array(self.names.offsets)), **arrays)
 
@@ -237,7 +284,8 @@ class Fragments:
     def release(self) -> None:
         """Give mapped memory back to the system; the values stay in their files."""
         names = self.names
-        for array in (self.sequences, self.fragments, self.genes, self.sites, names.values, names.offsets):
+        tables = (self.sequences, self.fragments, self.genes, self.sites, self.gaps)
+        for array in (*tables, names.values, names.offsets):
             let_go(array)
 
 
@@ -333,6 +381,10 @@ class TableWriter:
         self._columns["genes"].append(genes)
         self._columns["sites"].append(sites)
 
+    def append_gaps(self, gaps: NDArray[np.void]) -> None:
+        """Add gaps, (n,) GAP_DTYPE, in the order of their sequences."""
+        self._columns["gaps"].append(gaps)
+
     def finish(self, facts: Mapping[str, Any] | None = None) -> None:
         """Complete the table; ``facts`` are kept with it, see ``read_facts``."""
         self._write(self._open)
@@ -377,6 +429,7 @@ class _Arrays(TypedDict):
     fragments: _Written
     genes: _Written
     sites: _Written
+    gaps: _Written
     names: _Written
     name_offsets: _Written
 

@@ -20,6 +20,7 @@ from virnucpro.nearest.fragments import BASES_AT_A_TIME
 from virnucpro.nearest.search import VIRUS
 from virnucpro.nearest.table import Table
 from virnucpro.results.formats import NOTHING, Cells
+from virnucpro.sequence.gaps import without_gaps
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.taxonomy.lineages import RANKS, Lineage, ictv
 from virnucpro.taxonomy.naming import FLOOR_BITS, Named, Votes, name
@@ -141,15 +142,19 @@ def find_lineages(results: InputResults, table: Table, num_threads: int = 1) -> 
         table: of proteins, for these.
         num_threads: that share the search.
     """
-    regions = results.regions
-    hits = [_hit(region, *_genes_in(region, results), results.table.organisms) for region in regions]
+    regions, hits, sizes = results.regions, list[Hit | None](), list[int]()
+    for part in results.parts():
+        closed, genes = map(part.table.closed, (part.regions, part.table.genes))
+        for region in closed:
+            sizes.append(int(region["stop"] - region["start"]))
+            hits.append(_hit(sizes[-1], *_genes_in(region, genes), results.table.organisms))
     without = np.array([place for place, hit in enumerate(hits) if hit is None], dtype=np.int64)
     for places, strings in _some_at_a_time(fragments_of(results, regions, without)):
         found = search_fragments(table, strings, num_threads)[1]
         organisms = _organisms(table, found.proteins[:, VIRUS])
         for place in np.unique(places).tolist():
             mine = places == place
-            hits[place] = _hit(regions[place], found.proteins[mine, VIRUS], found.bits[mine], organisms)
+            hits[place] = _hit(sizes[place], found.proteins[mine, VIRUS], found.bits[mine], organisms)
     return Lineages(regions, [hit or Hit() for hit in hits])
 
 
@@ -163,7 +168,8 @@ def fragments_of(
         low, high = np.searchsorted(fragments["sequence"], (region["sequence"], region["sequence"] + 1)).tolist()
         for each in table.fragments[low:high]:
             if not each["masked"] and each["start"] >= region["start"] and each["stop"] <= region["stop"]:
-                yield wanted[place], bases[each["start"] - region["start"] : each["stop"] - region["start"]]
+                start, stop = (int(each[name] - region["start"]) for name in ("start", "stop"))
+                yield wanted[place], without_gaps(bases[start:stop])
 
 
 def _some_at_a_time(items: Iterator[tuple[int, bytes]]) -> Iterator[tuple[NDArray[np.int64], Ragged]]:
@@ -182,9 +188,8 @@ def _some_at_a_time(items: Iterator[tuple[int, bytes]]) -> Iterator[tuple[NDArra
         yield np.array(places), Ragged.from_bytes(strings)
 
 
-def _genes_in(region: np.void, results: InputResults) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def _genes_in(region: np.void, genes: NDArray[np.void]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Organism of the nearest viral protein and bits of the genes whose middle lies in a region."""
-    genes = results.table.genes
     low, high = np.searchsorted(genes["sequence"], (region["sequence"], region["sequence"] + 1)).tolist()
     mine = genes[low:high]
     middle = (mine["start"] + mine["stop"]) / 2
@@ -198,13 +203,13 @@ def _organisms(table: Table, proteins: NDArray[np.int32]) -> dict[int, tuple[str
 
 
 def _hit(
-    region: np.void, nearest: NDArray[np.int32], bits: NDArray[np.float32], organisms: Mapping[int, tuple[str, str]]
+    num_bases: int, nearest: NDArray[np.int32], bits: NDArray[np.float32], organisms: Mapping[int, tuple[str, str]]
 ) -> Hit | None:
-    """The name of a region from what is nearest to its genes or fragments; None without any of these."""
+    """The name of a region of so many bases by what is nearest to its genes or fragments; None without these."""
     if not len(nearest):
         return None
     names = [organisms.get(number, ("", "")) for number in nearest.tolist()]
     taxa: list[Lineage] = [ictv().lineage_of_group(group) for _, group in names]
-    named = name(Votes(taxa, bits, int(region["stop"] - region["start"])))
+    named = name(Votes(taxa, bits, num_bases))
     best, is_match = int(np.argmax(bits[:, VIRUS])), bits[:, VIRUS] > FLOOR_BITS
     return Hit(named, int(is_match.sum()), names[best][0] if is_match[best] else "")

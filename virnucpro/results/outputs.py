@@ -22,6 +22,7 @@ from virnucpro.results.formats import NOTHING, Cells, decimals, lines, open_outp
 from virnucpro.results.lineages import Lineages
 from virnucpro.results.schema import Table
 from virnucpro.run_dir import RunDir
+from virnucpro.sequence.gaps import without_gaps
 from virnucpro.settings import TABLE_FORMATS, TableFormat
 
 WHOLE, PROVIRUS = "whole", "provirus"
@@ -131,7 +132,10 @@ def _fasta(name: bytes, description: bytes, bases: bytes) -> bytes:
 def _regions(results: InputResults) -> Iterator[Cells]:
     is_whole = results.calls["call"] == Call.VIRUS
     is_whole[results.proviruses["sequence"] - results.table.first] = False
-    ends = {number: topology(bases, description) or NOTHING for number, description, bases in results.records(is_whole)}
+    ends = {
+        number: topology(without_gaps(bases), description) or NOTHING
+        for number, description, bases in results.records(is_whole)
+    }
     for part in results.parts():
         found = part.regions
         kinds, numbers = found["is_provirus"].tolist(), found["sequence"].tolist()

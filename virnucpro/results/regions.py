@@ -33,22 +33,26 @@ _LARGEST_SCORE = 99.0
 
 def proviruses(table: Fragments) -> NDArray[np.void]:
     """(r,) REGION_DTYPE, the viral parts of longer sequences, in order."""
+    return np.concatenate([NO_REGIONS, *(part.opened(_proviruses(part)) for part in table.parts())])
+
+
+def _proviruses(table: Fragments) -> NDArray[np.void]:
+    """Those of some sequences, as they lie where gaps are closed."""
     found = []
-    for part in table.parts():
-        offsets = part.offsets
-        numbers, starts = np.unique(part.genes["sequence"], return_index=True)
-        stops = np.append(starts, len(part.genes))[1:]
-        for number, start, stop in zip(numbers.tolist(), starts.tolist(), stops.tolist(), strict=True):
-            position = number - part.first
-            fragments = part.fragments[offsets[position] : offsets[position + 1]]
-            low, high = np.searchsorted(part.sites["sequence"], (number, number + 1)).tolist()
-            length = int(part.sequences["length"][position])
-            for each in find_proviruses(part.genes[start:stop], fragments, length, part.sites[low:high]):
-                within = (fragments["start"] >= each.start) & (fragments["start"] < each.stop)
-                middles = (part.genes["start"][start:stop] + part.genes["stop"][start:stop]) / 2
-                num_genes = int(((middles >= each.start) & (middles < each.stop)).sum())
-                bounds = (each.start, each.stop, True, each.posterior, each.score)
-                found.append((number, *bounds, int(within.sum()), num_genes))
+    offsets, lengths = table.offsets, table.closed_lengths
+    all_fragments, all_genes, all_sites = map(table.closed, (table.fragments, table.genes, table.sites))
+    numbers, starts = np.unique(all_genes["sequence"], return_index=True)
+    stops = np.append(starts, len(all_genes))[1:]
+    for number, start, stop in zip(numbers.tolist(), starts.tolist(), stops.tolist(), strict=True):
+        position, genes = number - table.first, all_genes[start:stop]
+        fragments = all_fragments[offsets[position] : offsets[position + 1]]
+        low, high = np.searchsorted(all_sites["sequence"], (number, number + 1)).tolist()
+        for each in find_proviruses(genes, fragments, int(lengths[position]), all_sites[low:high]):
+            within = (fragments["start"] >= each.start) & (fragments["start"] < each.stop)
+            middles = (genes["start"] + genes["stop"]) / 2
+            num_genes = int(((middles >= each.start) & (middles < each.stop)).sum())
+            bounds = (each.start, each.stop, True, each.posterior, each.score)
+            found.append((number, *bounds, int(within.sum()), num_genes))
     return np.array(found, dtype=REGION_DTYPE)
 
 

@@ -20,11 +20,12 @@ from virnucpro.sequence.dedup import SequenceIndex, hash_strings
 from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
 from virnucpro.sequence.fragments import windows_of
 from virnucpro.sequence.frames import KeptFrames, find_frames, normalise
+from virnucpro.sequence.gaps import NO_GAPS, Gaps
 from virnucpro.sequence.masks import Masking, mask_windows
 from virnucpro.sequence.pairs import pair_blocks
 from virnucpro.sequence.ragged import Ragged, offsets_of
 from virnucpro.sequence.streams import STDIN, STDIN_NAME, open_source, shown
-from virnucpro.sequence.table import FRAGMENT_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Mask, UnitTable
+from virnucpro.sequence.table import FRAGMENT_DTYPE, GAP_DTYPE, ROW_DTYPE, SEQUENCE_DTYPE, Mask, UnitTable
 
 _FRAGMENTS_A_ROW = 4
 _NUM_EXAMPLES = 5
@@ -60,21 +61,60 @@ class InputSummary:
 
 
 _ITEM_DTYPE = np.dtype(
-    [("record", "i8"), ("start", "i8"), ("stop", "i8"), ("index", "i8"), ("masked", "u1"), ("is_fragment", "?")]
+    [
+        ("record", "i8"),
+        ("start", "i8"),
+        ("stop", "i8"),
+        ("given_stop", "i8"),
+        ("index", "i8"),
+        ("masked", "u1"),
+        ("is_fragment", "?"),
+    ]
 )
-"""A fragment of a block, on its record, or the place of a record that has none (``stop`` is 0 there)."""
+"""A fragment of a block, or the place of a record that has none: where it lies in the block's letters, which have no
+gaps any more, and up to where it takes the block's bases as they were given, the last of a record all that are left."""
 
 
-def _items_of(lengths: NDArray[np.int64], fragment_length: int, masked: NDArray[np.uint8]) -> NDArray[np.void]:
-    """(n,) _ITEM_DTYPE of records of some ``lengths``; ``masked`` has a ``Mask`` for each of their windows."""
-    num_windows, starts, stops = windows_of(lengths, fragment_length)
-    num_items = np.maximum(num_windows, 1)
-    items = np.zeros(num_items.sum(), dtype=_ITEM_DTYPE)
-    items["record"] = np.repeat(np.arange(len(lengths)), num_items)
-    items["index"] = np.arange(len(items)) - np.repeat(np.cumsum(num_items) - num_items, num_items)
-    items["is_fragment"] = is_fragment = np.repeat(num_windows > 0, num_items)
-    items["start"][is_fragment], items["stop"][is_fragment], items["masked"][is_fragment] = starts, stops, masked
-    return items
+@dataclass(frozen=True)
+class _Block:
+    """Whole records, ready to be cut."""
+
+    records: RecordBlock  # as they were given
+    sequences: NDArray[np.void]  # (n,) SEQUENCE_DTYPE
+    letters: NDArray[np.uint8]  # of all, normalised, without the gaps that are closed
+    offsets: NDArray[np.int64]  # (n + 1,) where records begin in them
+    closed: Gaps  # those that are closed
+    gaps: NDArray[np.void]  # (g,) GAP_DTYPE, all
+    masked: NDArray[np.uint8]  # (w,) ``Mask`` of each window
+
+    def on_records(
+        self, records: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where stretches of the letters lie on their records."""
+        starts, stops = self.closed.opened(starts, stops)
+        first_bases = self.records.bases.offsets[records]
+        return starts - first_bases, stops - first_bases
+
+    def gaps_of(self, start: int, stop: int) -> NDArray[np.void]:
+        """(g,) GAP_DTYPE of the records ``start:stop``."""
+        numbers = self.sequences["number"][0] + np.array([start, stop])
+        return self.gaps[slice(*np.searchsorted(self.gaps["sequence"], numbers))]
+
+    def items(self, fragment_length: int) -> NDArray[np.void]:
+        """(i,) _ITEM_DTYPE."""
+        num_windows, starts, stops = windows_of(np.diff(self.offsets), fragment_length)
+        num_items = np.maximum(num_windows, 1)
+        items = np.zeros(num_items.sum(), dtype=_ITEM_DTYPE)
+        items["record"] = np.repeat(np.arange(len(num_items)), num_items)
+        items["index"] = np.arange(len(items)) - np.repeat(np.cumsum(num_items) - num_items, num_items)
+        items["is_fragment"] = is_fragment = np.repeat(num_windows > 0, num_items)
+        items["start"] = items["stop"] = self.offsets[items["record"]]
+        items["start"][is_fragment] += starts
+        items["stop"][is_fragment] += stops
+        items["masked"][is_fragment] = self.masked
+        items["given_stop"] = self.closed.opened(items["start"], items["stop"])[1]
+        items["given_stop"][np.cumsum(num_items) - 1] = self.records.bases.offsets[1:]
+        return items
 
 
 @dataclass(frozen=True)
@@ -84,6 +124,7 @@ class _Part:
     sequences: NDArray[np.void]
     names: Ragged
     descriptions: Ragged
+    gaps: NDArray[np.void]
     fragments: NDArray[np.void]
     rows: NDArray[np.void]
     nucleotides: list[bytes]
@@ -115,30 +156,20 @@ class _Builder:
         """Nothing was added since the last unit."""
         return not self._parts
 
-    def units(
-        self, block: RecordBlock, sequences: NDArray[np.void], letters: NDArray[np.uint8], masked: NDArray[np.uint8]
-    ) -> Iterator[UnitTable]:
-        """Add a block; yields the units that it closes.
-
-        Args:
-            block: whole records.
-            sequences: (n,) SEQUENCE_DTYPE of its records.
-            letters: its bases, normalised.
-            masked: (w,) ``Mask`` of each of its windows.
-        """
-        items = _items_of(block.bases.lengths, self._fragment_length, masked)
+    def units(self, block: _Block) -> Iterator[UnitTable]:
+        """Add a block; yields the units that it closes."""
+        items, records, sequences = block.items(self._fragment_length), block.records, block.sequences
         covered = 0  # of the block's bases
         for at in range(0, len(items), _BATCH_ITEMS):
             batch = items[at : at + _BATCH_ITEMS]
-            first_bases = block.bases.offsets[batch["record"]]
             kept = find_frames(
-                letters,
-                first_bases + batch["start"],
-                first_bases + batch["stop"],
+                block.letters,
+                batch["start"],
+                batch["stop"],
                 score_frameless=self._score_frameless,
                 is_masked=~batch["is_fragment"] | (batch["masked"] != Mask.NONE),
             )
-            rows = _row_table(kept, batch, sequences, first_bases)
+            rows = _row_table(kept, batch, block)
             ends = offsets_of(kept.counts)
             start = 0
             while start < len(batch):
@@ -146,19 +177,20 @@ class _Builder:
                 if stop > start:
                     part, mine = batch[start:stop], slice(int(ends[start]), int(ends[stop]))
                     last = part[np.flatnonzero(np.diff(part["record"], append=-1))]  # of each record
-                    piece_ends = block.bases.offsets[last["record"]] + last["stop"]
+                    piece_ends = last["given_stop"]
                     begun = part["record"][part["index"] == 0]
                     first, after = (int(begun[0]), int(begun[-1]) + 1) if len(begun) else (0, 0)
                     self._add(
                         _Part(
                             sequences[first:after],
-                            block.names.slice(first, after),
-                            block.descriptions.slice(first, after),
-                            _fragment_table(part, sequences, kept.counts[start:stop]),
+                            records.names.slice(first, after),
+                            records.descriptions.slice(first, after),
+                            block.gaps_of(first, after),
+                            _fragment_table(part, block, kept.counts[start:stop]),
                             rows[mine],
                             kept.nucleotides[mine],
                             kept.proteins[mine],
-                            block.bases.values[covered : piece_ends[-1]].copy(),  # so that the block can go
+                            records.bases.values[covered : piece_ends[-1]].copy(),  # so that the block can go
                             sequences["number"][last["record"]],
                             np.diff(piece_ends, prepend=covered),
                         )
@@ -194,9 +226,9 @@ class _Builder:
         """The open unit; a new one is begun."""
         parts = self._parts
         self._begin()
-        sequences, fragments, rows, bases, numbers, lengths = (
+        sequences, gaps, fragments, rows, bases, numbers, lengths = (
             np.concatenate([getattr(part, name) for part in parts])
-            for name in ("sequences", "fragments", "rows", "bases", "piece_sequences", "piece_lengths")
+            for name in ("sequences", "gaps", "fragments", "rows", "bases", "piece_sequences", "piece_lengths")
         )
         nucleotides, proteins = (
             [*chain.from_iterable(strings)]
@@ -208,6 +240,7 @@ class _Builder:
             sequences=sequences,
             names=Ragged.concatenate(part.names for part in parts),
             descriptions=Ragged.concatenate(part.descriptions for part in parts),
+            gaps=gaps,
             fragments=fragments,
             rows=rows,
             first_row=self._first_row,
@@ -220,29 +253,27 @@ class _Builder:
         return table
 
 
-def _fragment_table(
-    items: NDArray[np.void], sequences: NDArray[np.void], num_rows: NDArray[np.int64]
-) -> NDArray[np.void]:
+def _fragment_table(items: NDArray[np.void], block: _Block, num_rows: NDArray[np.int64]) -> NDArray[np.void]:
     """(f,) FRAGMENT_DTYPE of the items that are fragments."""
     items, num_rows = items[items["is_fragment"]], num_rows[items["is_fragment"]]
     fragments = np.empty(len(items), dtype=FRAGMENT_DTYPE)
-    fragments["sequence"] = sequences["number"][items["record"]]
-    for name in ("index", "start", "stop", "masked"):
+    fragments["sequence"] = block.sequences["number"][items["record"]]
+    for name in ("index", "masked"):
         fragments[name] = items[name]
+    fragments["length"] = items["stop"] - items["start"]
+    fragments["start"], fragments["stop"] = block.on_records(items["record"], items["start"], items["stop"])
     fragments["num_rows"] = num_rows
     return fragments
 
 
-def _row_table(
-    kept: KeptFrames, items: NDArray[np.void], sequences: NDArray[np.void], first_bases: NDArray[np.int64]
-) -> NDArray[np.void]:
+def _row_table(kept: KeptFrames, items: NDArray[np.void], block: _Block) -> NDArray[np.void]:
     """(n,) ROW_DTYPE of kept frames, without their sources."""
-    of = np.repeat(np.arange(len(items)), kept.counts)
+    of = np.repeat(items, kept.counts)
     rows = np.empty(len(of), dtype=ROW_DTYPE)
-    rows["sequence"] = sequences["number"][items["record"][of]]
-    rows["fragment"] = items["index"][of]
+    rows["sequence"] = block.sequences["number"][of["record"]]
+    rows["fragment"] = of["index"]
     rows["frame"] = kept.frames
-    rows["start"], rows["stop"] = kept.starts - first_bases[of], kept.stops - first_bases[of]
+    rows["start"], rows["stop"] = block.on_records(of["record"], kept.starts, kept.stops)
     return rows
 
 
@@ -258,6 +289,7 @@ class Extraction:
         score_frameless: a fragment without a kept frame gives one row of frame 0.
         find_repetitive: fragments that repeat themselves are masked, and records of which half does so are marked
             (``Status.REPETITIVE``).
+        close_gaps: records are cut as if they had no gaps.
         block_bytes: how much is read at a time; changes nothing in the units.
         reference: FASTA file that the reads of CRAM inputs were aligned to.
         contents: finds rows with the same nucleotides; one that forgets what it has no room for where None.
@@ -277,6 +309,7 @@ class Extraction:
         unit_rows: int,
         score_frameless: bool = False,
         find_repetitive: bool = False,
+        close_gaps: bool = False,
         block_bytes: int = BLOCK_BYTES,
         reference: str | None = None,
         contents: SequenceIndex | None = None,
@@ -294,6 +327,7 @@ class Extraction:
         self.num_unnamed = 0
         self._fragment_length = fragment_length
         self._masking = Masking(min_length, find_repetitive)
+        self._close_gaps = close_gaps
         self._block_bytes = block_bytes
         self._reference = reference
         self._builder = _Builder(fragment_length, unit_rows, score_frameless, contents)
@@ -319,10 +353,8 @@ class Extraction:
         first_sequence, num_bases = self._num_sequences, 0
         self._ids = SequenceIndex()  # of each input by itself
         for block in pair_blocks(file, mates[0]) if mates else file.blocks():
-            letters = normalise(block.bases.values)
-            sequences, masked = self._describe(block, letters)
-            num_bases += len(letters)
-            yield from self._builder.units(block, sequences, letters, masked)
+            num_bases += len(block.bases.values)
+            yield from self._builder.units(self._prepare(block))
         self.num_unnamed += sum(part.num_unnamed for part in (file, *mates))
         self.inputs.append(
             InputSummary(
@@ -338,18 +370,32 @@ class Extraction:
             )
         )
 
-    def _describe(self, block: RecordBlock, letters: NDArray[np.uint8]) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
-        """(n,) SEQUENCE_DTYPE of a block, and (w,) ``Mask`` of each of its windows; repeated names are counted."""
+    def _prepare(self, block: RecordBlock) -> _Block:
+        """Close gaps and look at all windows; repeated names are counted."""
+        bases, first_number = block.bases, self._num_sequences
+        letters = normalise(bases.values)
+        found = Gaps.find(letters, bases.offsets)
+        closed = found if self._close_gaps else NO_GAPS
+        letters, offsets = closed.close(letters), closed.closed(bases.offsets)
         sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
-        first_number = self._num_sequences
         self._num_sequences += len(block)
         sequences["number"] = np.arange(first_number, self._num_sequences)
-        sequences["length"] = block.bases.lengths
-        masked, sequences["status"] = mask_windows(letters, block.bases.offsets, self._fragment_length, self._masking)
+        sequences["length"] = bases.lengths
+        looked_at = (letters, offsets, self._fragment_length, self._masking, bases.lengths)
+        masked, sequences["status"] = mask_windows(*looked_at)
+        gaps = np.empty(len(found), dtype=GAP_DTYPE)
+        records = np.searchsorted(bases.offsets, found.starts, side="right") - 1
+        gaps["sequence"] = sequences["number"][records]
+        gaps["start"], gaps["stop"] = found.starts - bases.offsets[records], found.stops - bases.offsets[records]
+        self._count_repeated(block, first_number)
+        return _Block(block, sequences, letters, offsets, closed, gaps, masked)
+
+    def _count_repeated(self, block: RecordBlock, first_number: int) -> None:
+        """Find names that came before."""
         names = block.names.to_bytes()
-        is_repeated = self._ids.find_sources(hash_strings(names), first_number) != sequences["number"]
+        numbers = np.arange(first_number, first_number + len(names))
+        is_repeated = self._ids.find_sources(hash_strings(names), first_number) != numbers
         self.num_duplicate_names += int(is_repeated.sum())
         for i in np.flatnonzero(is_repeated)[: 100 * _NUM_EXAMPLES].tolist():
             if len(self.duplicate_names) < _NUM_EXAMPLES and names[i] not in self.duplicate_names:
                 self.duplicate_names.append(names[i])
-        return sequences, masked

@@ -36,7 +36,11 @@ class Masking:
 
 
 def mask_windows(
-    letters: NDArray[np.uint8], offsets: NDArray[np.int64], fragment_length: int, masking: Masking
+    letters: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    fragment_length: int,
+    masking: Masking,
+    given: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
     """Look at all windows of some records.
 
@@ -45,6 +49,7 @@ def mask_windows(
         offsets: (n + 1,) where records begin and end.
         fragment_length: nt.
         masking: what is masked.
+        given: (n,) bases of the records with the gaps that were closed; None if none was.
 
     Returns:
         (w,) ``Mask`` of each window, and (n,) ``Status`` of each record.
@@ -69,7 +74,7 @@ def mask_windows(
         is_meant = are_repetitive(letters, starts[repetitive], np.minimum(stops[repetitive], ends))
         mask[repetitive[~is_meant]] = Mask.NONE
     clear_of_records = _count_clear(others, offsets[:-1], offsets[1:])
-    status = _statuses(lengths, num_windows, mask, masking, clear_of_records)
+    status = _statuses(lengths if given is None else given, num_windows, mask, masking, clear_of_records)
     is_callable = (status == Status.OK) | (status == Status.REPETITIVE)
     mask[np.repeat(~is_callable, num_windows) & (mask == Mask.NONE)] = Mask.FEW_BASES
     return mask, status

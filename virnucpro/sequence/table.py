@@ -18,10 +18,21 @@ SEQUENCE_DTYPE = np.dtype([("number", "i8"), ("length", "i8"), ("status", "i1")]
 """A record that begins in the unit."""
 
 FRAGMENT_DTYPE = np.dtype(
-    [("sequence", "i8"), ("index", "i4"), ("start", "i8"), ("stop", "i8"), ("num_rows", "i4"), ("masked", "u1")]
+    [
+        ("sequence", "i8"),
+        ("index", "i4"),
+        ("start", "i8"),
+        ("stop", "i8"),
+        ("num_rows", "i4"),
+        ("masked", "u1"),
+        ("length", "u4"),
+    ]
 )
 """A window of a record; ``index`` counts from 0 within the record, ``num_rows`` may be 0. One that is ``masked`` (a
-``Mask`` other than 0) has no rows and says nothing of its sequence."""
+``Mask`` other than 0) has no rows and says nothing of its sequence. ``length`` does not count gaps that were closed."""
+
+GAP_DTYPE = np.dtype([("sequence", "i8"), ("start", "i8"), ("stop", "i8")])
+"""A gap of a record, see ``sequence.gaps``."""
 
 ROW_DTYPE = np.dtype(
     [("sequence", "i8"), ("fragment", "i4"), ("frame", "i1"), ("start", "i8"), ("stop", "i8"), ("source", "i8")]
@@ -70,6 +81,7 @@ class UnitTable:
         sequences: (m,) SEQUENCE_DTYPE, the records that begin in this unit.
         names: m record ids (header up to the first blank), byte for byte.
         descriptions: m, what else their headers said.
+        gaps: (g,) GAP_DTYPE, those of these records.
         fragments: (f,) FRAGMENT_DTYPE.
         rows: (n,) ROW_DTYPE, grouped by fragment, in fragment order.
         first_row: number of the first row in the run.
@@ -83,6 +95,7 @@ class UnitTable:
     sequences: NDArray[np.void]
     names: Ragged
     descriptions: Ragged
+    gaps: NDArray[np.void]
     fragments: NDArray[np.void]
     rows: NDArray[np.void]
     first_row: int

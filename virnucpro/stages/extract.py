@@ -55,6 +55,7 @@ def run(
         unit_rows=run.unit_rows,
         score_frameless=any(bundle.scores_frameless for bundle in bundles),
         find_repetitive=any(bundle.doubts_repetitive for bundle in bundles),
+        close_gaps=run.bundle.closes_gaps,
         reference=reference,
         contents=contents,
     )

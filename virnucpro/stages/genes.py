@@ -28,6 +28,8 @@ from virnucpro.nearest.search import VIRUS, search_codes
 from virnucpro.nearest.table import Table, load_table
 from virnucpro.results.fragments import GENE_DTYPE
 from virnucpro.run_dir import RunDir
+from virnucpro.sequence.frames import normalise
+from virnucpro.sequence.gaps import Gaps
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run
 
@@ -41,8 +43,9 @@ class _Record:
     """A record with its genes."""
 
     unit: int  # in which it ends
-    letters: NDArray[np.uint8]  # its bases
-    genes: NDArray[np.void]  # (g,) GENE_DTYPE, without bits
+    gaps: Gaps  # its gaps
+    letters: NDArray[np.uint8]  # its bases without them
+    genes: NDArray[np.void]  # (g,) GENE_DTYPE, on these bases, without bits
     proteins: Ragged  # g items of residue codes
 
 
@@ -131,11 +134,14 @@ def _collect(finding: deque[Future[_Record]], batch: _Batch, num_left: int) -> N
 
 def _find(unit: int, number: int, letters: NDArray[np.uint8]) -> _Record:
     """A record with its genes."""
+    letters = normalise(letters)
+    gaps = Gaps.find(letters)
+    letters = gaps.close(letters)
     found = find_genes(letters)
     genes = np.zeros(len(found.starts), dtype=GENE_DTYPE)
     genes["sequence"], genes["nearest"] = number, -1
     genes["start"], genes["stop"], genes["strand"] = found.starts, found.stops, found.strands
-    return _Record(unit, letters, genes, found.proteins)
+    return _Record(unit, gaps, letters, genes, found.proteins)
 
 
 def _records(run: Run, index: Index, unit: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -183,10 +189,19 @@ def _search(run: Run, table: Table, batch: _Batch, pool: ThreadPoolExecutor, num
     made_from = {"fingerprint": run.bundle.fingerprint}
     for unit, places in of_unit.items():
         unit_digest = store.read_attributes(run.dir.unit(unit), "unit")["digest"]
-        genes = np.concatenate([np.zeros(0, GENE_DTYPE), *(batch.records[place].genes for place in places)])
-        sites = np.concatenate([np.zeros(0, SITE_DTYPE), *(sites_of[place] for place in places)])
-        arrays = {"genes": genes, "sites": sites}
-        store.write_arrays(run.dir.genes(unit), KIND, arrays, made_from | {"unit_digest": unit_digest})
+        arrays = {"genes": [np.zeros(0, dtype=GENE_DTYPE)], "sites": [np.zeros(0, dtype=SITE_DTYPE)]}
+        for place in places:
+            record = batch.records[place]
+            arrays["genes"].append(_as_given(record, record.genes))
+            arrays["sites"].append(_as_given(record, sites_of[place]))
+        whole = {name: np.concatenate(parts) for name, parts in arrays.items()}
+        store.write_arrays(run.dir.genes(unit), KIND, whole, made_from | {"unit_digest": unit_digest})
+
+
+def _as_given(record: _Record, items: NDArray[np.void]) -> NDArray[np.void]:
+    """Genes or sites, changed in place: where they lie on the record as it was given; a gene may span a gap."""
+    items["start"], items["stop"] = record.gaps.opened(items["start"], items["stop"])
+    return items
 
 
 def _sites(record: _Record) -> NDArray[np.void]:

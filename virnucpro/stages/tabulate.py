@@ -169,6 +169,7 @@ def run(index: Index, scores: ScoredModels, reporter: Reporter) -> Fragments:
             rows, sequences = unit.table.rows, _sequences(unit.table, scores.decided)
             writer.append(sequences, unit.table.names, *fragments_of(scores.rules, unit, scores.decided))
             writer.append_genes(*genes.read(run_dir, number))
+            writer.append_gaps(unit.table.gaps)
             counted = rows[_are_scored(scores, rows)]
             inputs = np.searchsorted(starts, counted["sequence"], side="right") - 1
             for place, frame in enumerate(FRAME_NAMES):
@@ -245,7 +246,7 @@ def log_odds_of(rules: Rules, unit: ScoredUnit, nearest: NDArray[np.float32] | N
             joined = np.add.reduceat(safe[:, 1] - safe[:, 0], ranges) / num_scored[scored]
         if nearest is not None:
             joined = joined + nearest[scored]
-        lengths = (cut["stop"] - cut["start"])[scored]
+        lengths = cut["length"][scored].astype(np.int64)
         log_odds[scored] = rules.calibration.fragment_log_odds(joined, lengths)
     return log_odds
 

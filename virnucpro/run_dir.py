@@ -41,7 +41,7 @@ from virnucpro.atomic import TEMPORARY_MARK, check_json, machine_errors_at, read
 from virnucpro.errors import ResourceError, RunMismatchError, StoreError, UsageError
 from virnucpro.platforms import PLAIN_FILE, lock
 
-MANIFEST_SCHEMA = 2
+MANIFEST_SCHEMA = 3
 """Of the run directories that this version writes and reads."""
 RESULT_SUFFIXES = (
     *(f"{table}.{ending}" for table in ("sequences", "fragments", "rows") for ending in ("parquet", "jsonl", "tsv")),

@@ -50,7 +50,8 @@ def arrays_of(path):
 @cache
 def rows_by_hand(tiny_bundle, contigs, role):
     """What is cut from the contigs, and the embedding of each row; None for one without a string."""
-    (table,) = Extraction([str(contigs)], 300, 0, unit_rows=10_000, score_frameless=True).units()
+    cut = Extraction([str(contigs)], 300, 0, unit_rows=10_000, score_frameless=True, close_gaps=True)
+    (table,) = cut.units()
     strings = (table.nucleotides if role == "nucleotide" else table.proteins).to_bytes()
     embedded = iter(ModelLoader(f"{tiny_bundle}:{role}", device="cpu").encode([s.decode() for s in strings if s]))
     return table, [next(embedded) if string else None for string in strings]

@@ -87,7 +87,7 @@ def embed_file(request: EmbedRequest, reporter: Reporter, *, fresh: bool = False
         run.sweep()
         asked = {source.name: source.fingerprint for source in sources}
         run.agree(
-            {"format": 2, "input": digest, "alphabet": alphabet, "level": request.level, "fragment_length": length}
+            {"format": 1, "input": digest, "alphabet": alphabet, "level": request.level, "fragment_length": length}
             | {"dtype": request.dtype, "encoders": asked}
         )
         cut = _cut(request.source, alphabet, length, sources)

@@ -7,6 +7,7 @@ import mmap
 import secrets
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,18 @@ def new_scratch(path: Path, dtype: np.dtype[Any] | type, shape: tuple[int, ...])
             raise
     elsewhere = Path(tempfile.gettempdir()) / f"virnucpro-{secrets.token_hex(8)}.npy"
     return elsewhere, new_table(elsewhere, dtype, shape)
+
+
+def new_table_apart(dtype: np.dtype[Any] | type, num_items: int) -> NDArray[Any]:
+    """Zeros, in a temporary file without a name if they are many and such a file finds room; else in memory."""
+    dtype = np.dtype(dtype)
+    if num_items >= _CHUNK:
+        with suppress(OSError), tempfile.TemporaryFile() as stream:
+            for part in chunks(num_items):  # written, since a page of a hole that finds no room ends the process
+                stream.write(bytes(len(range(*part.indices(num_items))) * dtype.itemsize))
+            stream.flush()
+            return np.memmap(stream, dtype, "r+", shape=(num_items,)).view(np.ndarray)
+    return np.zeros(num_items, dtype)
 
 
 def let_go(table: NDArray[Any]) -> None:

@@ -48,7 +48,7 @@ def table_with(rules, p_virus):
 
 def called(rules, p_virus, **calling):
     """Words for the calls of sequences with these probabilities at equal prevalence."""
-    calls = call_sequences(table_with(rules, p_virus), Calling(**calling))
+    calls = call_sequences(table_with(rules, p_virus), Calling(**calling))[0]
     return [Call(call).name.lower() for call in calls["call"]]
 
 
@@ -100,7 +100,7 @@ def test_a_bundle_without_presets_calls_by_its_threshold(rules):
 @given(p=st.floats(0.01, 0.99), prevalence=st.floats(0.001, 0.999))
 def test_prevalence_shifts_probabilities_by_bayes_rule(rules, p, prevalence):
     """The odds at equal prevalence times those of the prevalence."""
-    found = call_sequences(table_with(rules, [p]), Calling(prevalence=prevalence))["p_virus"][0]
+    found = call_sequences(table_with(rules, [p]), Calling(prevalence=prevalence))[0]["p_virus"][0]
     joint = p * prevalence
     assert found == pytest.approx(joint / (joint + (1 - p) * (1 - prevalence)), abs=1e-6)
 
@@ -127,7 +127,7 @@ def test_status_tells_failed_rows_from_a_model_that_needs_an_open_frame(rules):
     table = table_with(rules, [0.99, 0.99, float("nan"), float("nan"), 0.99])
     table.sequences["num_failed"] = 0, 1, 1, 0, 1
     table.sequences["status"][4] = Status.TOO_SHORT
-    calls = call_sequences(table, Calling())
+    calls = call_sequences(table, Calling())[0]
     assert calls["status"].tolist() == [Status.OK, FAILED, FAILED, NO_OPEN_FRAME, Status.TOO_SHORT]
     assert calls["call"].tolist() == [Call.VIRUS, Call.VIRUS, Call.NO_CALL, Call.NO_CALL, Call.NO_CALL]
     assert np.isnan(calls["p_virus"]).tolist() == np.isnan(calls["fdr"]).tolist() == [False, False, True, True, True]
@@ -138,7 +138,7 @@ def test_a_sequence_that_repeats_itself_is_not_called_virus(rules):
     for calling in (Calling(), Calling(threshold=0.5), Calling(fdr=0.3)):
         table = table_with(rules, [0.99, 0.01, float("nan")])
         table.sequences["status"] = Status.REPETITIVE
-        calls = call_sequences(table, calling)
+        calls = call_sequences(table, calling)[0]
         assert calls["call"].tolist() == [Call.UNCERTAIN, Call.NOT_VIRUS, Call.NO_CALL]
         assert calls["status"].tolist() == [Status.REPETITIVE] * 3
         np.testing.assert_allclose(calls["p_virus"][:2], [0.99, 0.01], rtol=1e-6)
@@ -149,7 +149,7 @@ def test_masked_fragments_are_in_no_sum(rules):
     plain = table_of([line("a", 1500, [0.2, 0.95, 0.95])], rules)
     masked = table_of([line("a", 2000, [0.2, 0.95, 0.001, 0.95])], rules)
     masked.fragments["masked"][2] = 1
-    one, other = (call_sequences(table, Calling()) for table in (plain, masked))
+    one, other = (call_sequences(table, Calling())[0] for table in (plain, masked))
     assert one.tobytes() == other.tobytes()
 
 
@@ -157,7 +157,7 @@ def test_the_score_ranks_what_the_probability_rounds_to_one(rules):
     """It adds up over fragments; what has no probability has none."""
     one = 1 - 1e-6
     table = table_of([line(f"s{n}", 500 * n, one) for n in (1, 2, 3)] + [line("none", 500, float("nan"))], rules)
-    rows = list(zip(*sequence_cells(table, call_sequences(table, Calling())), strict=True))
+    rows = list(zip(*sequence_cells(table, call_sequences(table, Calling())[0]), strict=True))
     place = SEQUENCES.header.index("score")
     assert [decimals(np.float32([row[5]]))[0] for row in rows] == [b"1.0000"] * 3 + [b"NA"]
     np.testing.assert_allclose([row[place] for row in rows], [13.8155, 27.631, 41.4465, np.nan], rtol=1e-4)
@@ -165,7 +165,7 @@ def test_the_score_ranks_what_the_probability_rounds_to_one(rules):
 
 def test_an_input_without_sequences_can_be_called(rules):
     """Nothing in, nothing out."""
-    assert len(call_sequences(table_with(rules, []), Calling(fdr=0.1))) == 0
+    assert len(call_sequences(table_with(rules, []), Calling(fdr=0.1))[0]) == 0
 
 
 def test_rules_read_back_as_they_were_written(rules, tmp_path):

@@ -127,7 +127,7 @@ def test_equal_largest_scores_are_called_virus(make_run):
     table, scores = unit_of([[(1, 0.25), (2, 0.75)]])
     found = tabulated(run, stored(run, table, scores, [table]))
     assert found.fragments["log_odds"].tolist() == [0.0]
-    assert call_sequences(found, Calling())["call"].tolist() == [Call.VIRUS]
+    assert call_sequences(found, Calling())[0]["call"].tolist() == [Call.VIRUS]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_whole_genome_has_a_probability_without_a_warning(make_run):
     table = table_of([line("host", 5_000_000, 1e-9), line("virus", 5_000_000, 1 - 1e-9)], make_run().rules)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = call_sequences(table, Calling())
+        found = call_sequences(table, Calling())[0]
     assert found["p_virus"].tolist() == [0.0, 1.0]
     assert found["call"].tolist() == [Call.NOT_VIRUS, Call.VIRUS]
 
@@ -239,7 +239,7 @@ def stored(run, table, scores, units):
         own = unit.rows["source"] == rows
         store.write_arrays(run.dir.scores(number), "scores", {"scores": scores[rows[own]]}, {"unit_digest": digest})
         first, num_begun = num_begun, num_begun + len(unit.sequences)
-        indexed.append(IndexedUnit(unit.first_row, len(unit.rows), int(own.sum()), first, num_begun))
+        indexed.append(IndexedUnit(unit.first_row, len(unit.rows), int(own.sum()), first, num_begun, 0))
     num_bases = int(table.sequences["length"].sum())
     item = IndexedInput("in.fasta", "in", "fasta", "none", "0" * 64, 0, len(table.sequences), num_bases)
     return Index((item,), tuple(indexed), len(table.fragments))
@@ -312,7 +312,7 @@ def test_a_fragment_without_rows_is_nan_and_not_counted(make_run):
     (added,) = sums(found)
     assert (added["num_scored"], added["num_open"], added["num_rows"]) == (2, 2, 2)
     mean = np.mean([math.log(0.9 / 0.1), math.log(0.7 / 0.4)])
-    np.testing.assert_allclose(call_sequences(found, Calling())["p_virus"], 1 / (1 + math.exp(-mean)), rtol=1e-6)
+    np.testing.assert_allclose(call_sequences(found, Calling())[0]["p_virus"], 1 / (1 + math.exp(-mean)), rtol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -365,7 +365,7 @@ def test_a_unit_without_any_row_is_tabulated(make_run):
     found = tabulated(run, stored(run, table, scores, [table]))
     (added,) = sums(found)
     assert (found.sequences["num_fragments"].tolist(), added["num_scored"], added["log_odds"]) == ([2], 0, 0.0)
-    calls = call_sequences(found, Calling())
+    calls = call_sequences(found, Calling())[0]
     assert calls["call"].tolist() == [Call.NO_CALL]
     assert np.isnan(calls["p_virus"]).all()
 

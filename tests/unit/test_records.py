@@ -64,7 +64,7 @@ def test_nothing_depends_on_how_a_table_is_taken_apart():
     for start, stop in ((0, 13), (13, 18), (18, 41)):
         part = InputResults.of(table.slice(start, stop), Calling())
         assert part.calls["p_virus"].tolist() == whole.calls["p_virus"][start:stop].tolist()
-    assert call_sequences(table, Calling())["p_virus"].tolist() != whole.calls["p_virus"].tolist()
+    assert call_sequences(table, Calling())[0]["p_virus"].tolist() != whole.calls["p_virus"].tolist()
 
 
 def test_weights_are_linear_in_the_logarithm_of_the_length_and_constant_beyond():

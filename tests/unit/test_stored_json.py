@@ -16,7 +16,7 @@ from virnucpro.stages.base import Index, IndexedInput, IndexedUnit
 
 GOOD = Index(
     (IndexedInput("in.fasta", "in", "fasta", "none", "0" * 64, 0, 3, 900),),
-    (IndexedUnit(0, 5, 5, 0, 3),),
+    (IndexedUnit(0, 5, 5, 0, 3, 500),),
     3,
 )
 WRONG = (None, [], {}, "text", -1, 1e300, 10**40, True, [[[]]], {"a": {}}, "\x00")

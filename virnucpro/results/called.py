@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
+from virnucpro.mapped import chunks, let_go
 from virnucpro.results import schema, tables
-from virnucpro.results.calls import Call, Calling, call_sequences, evidence_of
+from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.formats import arrow_table
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.prevalence import Prevalence
@@ -63,9 +64,7 @@ class InputResults:
     def of(cls, table: Fragments, calling: Calling, source: Source | None = None) -> InputResults:
         """Call the sequences of a table and look for regions."""
         parts = proviruses(table)
-        evidence = evidence_of(table, parts)
-        prevalence = calling.prevalence_of(evidence)
-        calls = call_sequences(table, calling, evidence, prevalence)
+        calls, prevalence = call_sequences(table, calling, parts)
         return cls(table, calls, parts, calling, prevalence, source or Source())
 
     @property
@@ -85,22 +84,28 @@ class InputResults:
     def digest(self) -> str:
         """Of the calls as they are shown: what each sequence is called, its four decimals, and the proviruses."""
         calls, parts = self.calls, self.proviruses
-        added = xxh3_128(np.ascontiguousarray(calls["call"]).tobytes())
+        added = xxh3_128()
+        for span in chunks(len(calls), calls):
+            added.update(calls["call"][span].tobytes())
         for name in ("p_virus", "fdr"):
-            shown = np.nan_to_num(calls[name].astype(np.float64), nan=-1)
-            added.update(np.rint(10_000 * shown).astype("<i4").tobytes())
+            for span in chunks(len(calls), calls):
+                shown = np.nan_to_num(calls[name][span].astype(np.float64), nan=-1)
+                added.update(np.rint(10_000 * shown).astype("<i4").tobytes())
         for name in ("sequence", "start", "stop"):
             added.update((parts[name] - (self.table.first if name == "sequence" else 0)).astype("<i8").tobytes())
         return added.hexdigest()
 
     def parts(self) -> Iterator[InputResults]:
         """Some thousand sequences at a time."""
-        done = 0
         for table in self.table.parts():
-            calls = self.calls[done : done + len(table)]
+            calls = self.calls[table.first - self.table.first :][: len(table)]
             low, high = np.searchsorted(self.proviruses["sequence"], (table.first, table.first + len(table)))
-            done += len(table)
             yield replace(self, table=table, calls=calls, proviruses=self.proviruses[low:high])
+            let_go(calls)
+
+    def are(self, call: Call) -> NDArray[np.bool_]:
+        """(m,) which sequences are called so."""
+        return np.concatenate([np.zeros(0, dtype=bool), *(part.calls["call"] == call for part in self.parts())])
 
     def names_of(self, numbers: NDArray[np.int64]) -> list[bytes]:
         """Ids of sequences by their numbers in the run."""

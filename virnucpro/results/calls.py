@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.bundles.rules import DEFAULT_PRESET, RecordWeights, Rules
-from virnucpro.mapped import chunks
+from virnucpro.mapped import chunks, let_go, new_table_apart
 from virnucpro.nearest.path import classes_of
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.prevalence import Prevalence, estimate
@@ -77,9 +77,9 @@ class Calling:
             prevalence=None if science.prevalence == "auto" else science.prevalence,
         )
 
-    def prevalence_of(self, log_odds: NDArray[np.floating]) -> Prevalence:
+    def prevalence_of(self, log_odds: Iterable[NDArray[np.floating]]) -> Prevalence:
         """The share of viral sequences that calls are made at, from the log-odds of all sequences of an input."""
-        return estimate([log_odds]) if self.prevalence is None else Prevalence.fixed(self.prevalence)
+        return estimate(log_odds) if self.prevalence is None else Prevalence.fixed(self.prevalence)
 
     def described(self, rules: Rules) -> dict[str, Any]:
         """What calls were made by, for the summary; None where it played no part."""
@@ -94,14 +94,23 @@ class Calling:
         }
 
 
-def false_discovery_rates(p_virus: NDArray[np.float32]) -> NDArray[np.float32]:
+def false_discovery_rates(
+    p_virus: NDArray[np.float32], rates: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """(n,) estimated share of false calls among all sequences with a probability at least as high; NaN for NaN.
 
     The probabilities are calibrated, so ``1 - p`` is the expected number of false calls that a sequence adds: the share
     is its mean over them (Storey 2003; Käll et al. 2008). What is kept of each sequence is float32, which is off by
     less than 1e-7.
+
+    Args:
+        p_virus: (n,) of all sequences.
+        rates: (n,) where they go; None for a new array.
     """
-    ascending = np.sort(p_virus)  # NaN comes last
+    ascending = np.empty_like(p_virus)
+    for part in chunks(len(p_virus), p_virus):
+        ascending[part] = p_virus[part]
+    ascending.sort()  # NaN comes last
     ascending = ascending[: len(ascending) - np.count_nonzero(np.isnan(ascending))]
     shares = np.empty_like(ascending)
     num_false = 0.0
@@ -109,9 +118,10 @@ def false_discovery_rates(p_virus: NDArray[np.float32]) -> NDArray[np.float32]:
         false = np.cumsum(1.0 - ascending[::-1][part], dtype=np.float64) + num_false
         shares[::-1][part] = false / np.arange(part.start + 1, part.start + len(false) + 1)
         num_false = false[-1]
-    rates = np.full_like(p_virus, np.nan)
-    for part in chunks(len(p_virus)):
+    rates = np.empty_like(p_virus) if rates is None else rates
+    for part in chunks(len(p_virus), p_virus, rates):
         known = ~np.isnan(p_virus[part])
+        rates[part] = np.nan
         rates[part][known] = shares[np.searchsorted(ascending, p_virus[part][known])]
     return rates
 
@@ -232,44 +242,38 @@ def record_log_odds(table: Fragments, parts: NDArray[np.void], weights: RecordWe
 
 
 def call_sequences(
-    table: Fragments,
-    calling: Calling,
-    evidence: NDArray[np.float32] | None = None,
-    prevalence: Prevalence | None = None,
-) -> NDArray[np.void]:
-    """(m,) CALL_DTYPE, the answers for all sequences of an input.
+    table: Fragments, calling: Calling, parts: NDArray[np.void] = NO_REGIONS
+) -> tuple[NDArray[np.void], Prevalence]:
+    """The answers for all sequences of an input, (m,) CALL_DTYPE, and the prevalence that they were made at.
 
     Args:
         table: the sequences.
         calling: what the user decided.
-        evidence: (m,) of ``evidence_of``; None for what it gives without proviruses.
-        prevalence: at which calls are made; None for what the calling says of the evidence.
+        parts: the proviruses in them.
     """
-    evidence = evidence_of(table) if evidence is None else evidence
-    prevalence = calling.prevalence_of(evidence) if prevalence is None else prevalence
-    calls = np.zeros(len(table), dtype=CALL_DTYPE)
-    done = 0
-    for part in table.parts():
-        span = slice(done, done + len(part))
-        mine, log_odds = calls[span], evidence[span].astype(np.float64)
-        done += len(part)
-        added = sums(part)
-        p_virus = probability(log_odds + prevalence.shift)
-        status, num_failed = part.sequences["status"], part.sequences["num_failed"]
-        is_fit = np.isin(status, _FIT)
-        mine["p_virus"], mine["has_open"] = p_virus, added["num_open"] > 0
+    calls = new_table_apart(CALL_DTYPE, len(table))
+    for span, part, added, log_odds in _evidence(table, parts):
+        mine, status, num_failed = calls[span], part.sequences["status"], part.sequences["num_failed"]
+        mine["p_virus"], mine["has_open"] = log_odds, added["num_open"] > 0  # log-odds until the prevalence is known
         # A record that repeats itself may have nothing left to score: that is then its status.
-        is_settled = ~is_fit | ((status != Status.OK) & (num_failed == 0))
+        is_settled = ~np.isin(status, _FIT) | ((status != Status.OK) & (num_failed == 0))
         mine["status"] = np.select(
             [is_settled, num_failed > 0, added["num_scored"] == 0], [status, FAILED, NO_OPEN_FRAME], status
         )
+        let_go(calls)
+    prevalence = calling.prevalence_of(calls["p_virus"][span] for span in chunks(len(calls), calls))
+    for part in table.parts():
+        let_go(calls)
+        mine = calls[part.first - table.first :][: len(part)]
+        log_odds = mine["p_virus"].astype(np.float64)
+        mine["p_virus"] = p_virus = probability(log_odds + prevalence.shift)
         if calling.fdr is None:
             virus, not_virus = _limits(part, calling)
             compared = p_virus if calling.threshold is not None else probability(log_odds)
             is_not_virus = compared < np.minimum(not_virus, _EVEN)
             mine["call"] = np.select([compared >= virus, is_not_virus], [Call.VIRUS, Call.NOT_VIRUS], Call.UNCERTAIN)
-    calls["fdr"] = false_discovery_rates(calls["p_virus"])
-    for span in chunks(len(calls)):
+    false_discovery_rates(calls["p_virus"], calls["fdr"])
+    for span in chunks(len(calls), calls):
         mine = calls[span]
         if calling.fdr is not None:
             # What is more likely viral than not but beyond the list would be a bad "not virus".
@@ -279,18 +283,25 @@ def call_sequences(
         mine["call"][is_doubtful & (mine["call"] == Call.VIRUS)] = Call.UNCERTAIN
         mine["call"][np.isnan(mine["p_virus"])] = Call.NO_CALL
         table.release()
-    return calls
+    return calls, prevalence
 
 
 def evidence_of(table: Fragments, parts: NDArray[np.void] = NO_REGIONS) -> NDArray[np.float32]:
-    """(m,) log-odds at equal prevalence of all sequences; in float32, as they are all in memory at once."""
-    evidence = np.empty(len(table), dtype=np.float32)
-    done = 0
+    """(m,) log-odds at equal prevalence of all sequences; ``parts`` are the proviruses in them."""
+    return np.concatenate(
+        [np.zeros(0, np.float32), *(log_odds.astype(np.float32) for *_, log_odds in _evidence(table, parts))]
+    )
+
+
+def _evidence(
+    table: Fragments, parts: NDArray[np.void]
+) -> Iterator[tuple[slice, Fragments, NDArray[np.void], NDArray[np.float64]]]:
+    """Some sequences at a time: which of all they are, their part of the table, its ``sums`` and its log-odds."""
     for part in table.parts():
+        span = slice(part.first - table.first, part.first - table.first + len(part))
         low, high = np.searchsorted(parts["sequence"], (part.first, part.first + len(part))).tolist()
-        evidence[done : done + len(part)] = sequence_log_odds(part, sums(part), parts[low:high])
-        done += len(part)
-    return evidence
+        added = sums(part)
+        yield span, part, added, sequence_log_odds(part, added, parts[low:high])
 
 
 def _limits(table: Fragments, calling: Calling) -> tuple[Limit, Limit]:

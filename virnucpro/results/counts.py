@@ -58,17 +58,12 @@ class Counts:
             counts.sequences_by_model[model.decode()] = counts.bases_by_model[model.decode()] = 0
         for part in results.parts():
             counts._add(part)
-        is_virus = results.calls["call"] == Call.VIRUS
-        if is_virus.any():
-            # The rate of the least likely sequence that is called virus is that of all of them.
-            counts.virus_fdr = float(np.nanmax(results.calls["fdr"][is_virus]))
-        first = results.table.first
-        has_part = np.unique(results.proviruses["sequence"]) - first
+        virus = np.unique(results.proviruses["sequence"]) - results.table.first
+        virus = virus[results.calls["call"][virus] == Call.VIRUS]  # those that have proviruses
         counts.regions[PROVIRUS] = len(results.proviruses)
-        counts.regions[WHOLE] = int(is_virus.sum()) - int(is_virus[has_part].sum())
-        lengths = results.table.sequences["length"]
+        counts.regions[WHOLE] = counts.calls["virus"] - len(virus)
         counts.region_bases[PROVIRUS] = int((results.proviruses["stop"] - results.proviruses["start"]).sum())
-        counts.region_bases[WHOLE] = counts.bases["virus"] - int(lengths[has_part][is_virus[has_part]].sum())
+        counts.region_bases[WHOLE] = counts.bases["virus"] - int(results.table.sequences["length"][virus].sum())
         return counts
 
     def _add(self, part: InputResults) -> None:
@@ -78,6 +73,9 @@ class Counts:
             is_its = calls["call"] == call
             self.calls[name] += int(is_its.sum())
             self.bases[name] += int(lengths[is_its].sum())
+        # The rate of the least likely sequence that is called virus is that of all of them.
+        rates = calls["fdr"][calls["call"] == Call.VIRUS]
+        self.virus_fdr = float(np.fmax.reduce(rates, initial=self.virus_fdr))
         for status, name in STATUS_NAMES.items():
             self.statuses[name] += int((calls["status"] == status).sum())
         for model, title in enumerate(part.models):

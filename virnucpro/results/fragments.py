@@ -91,7 +91,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "name_offsets": np.dtype("i8"),
 }
 _HEADER_BYTES = 512
-_CHUNK_ITEMS = 1 << 16
+_CHUNK_ITEMS = 1 << 14
 _CHECK_BYTES = 1 << 24
 
 
@@ -231,6 +231,10 @@ class Fragments:
             yield self.slice(start, stop)
             self.release()
             start = stop
+
+    def total(self, column: str) -> int:
+        """Sum of a column of ``sequences``."""
+        return sum(int(part.sequences[column].sum()) for part in self.parts())
 
     def in_memory(self) -> Fragments:
         """A copy that needs no file."""

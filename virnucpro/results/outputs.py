@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -114,7 +115,7 @@ def _legacy_highest(results: InputResults) -> Iterator[Cells]:
 def _called(call: Call, results: InputResults) -> Iterator[bytes]:
     """The sequences of one call as FASTA, as they were read."""
     names, first = results.table.names, results.table.first
-    for number, description, bases in results.records(results.calls["call"] == call):
+    for number, description, bases in results.records(results.are(call)):
         yield _fasta(names[number - first].tobytes(), description, bases)
 
 
@@ -130,14 +131,13 @@ def _fasta(name: bytes, description: bytes, bases: bytes) -> bytes:
 
 
 def _regions(results: InputResults) -> Iterator[Cells]:
-    is_whole = results.calls["call"] == Call.VIRUS
+    is_whole = results.are(Call.VIRUS)
     is_whole[results.proviruses["sequence"] - results.table.first] = False
-    ends = {
-        number: topology(without_gaps(bases), description) or NOTHING
-        for number, description, bases in results.records(is_whole)
-    }
+    records = results.records(is_whole)  # in the order of the regions; none if there are no units
+    ends = ((number, topology(without_gaps(bases), description) or NOTHING) for number, description, bases in records)
     for part in results.parts():
         found = part.regions
+        known = dict(islice(ends, int((~found["is_provirus"]).sum())))
         kinds, numbers = found["is_provirus"].tolist(), found["sequence"].tolist()
         yield (
             _region_names(part, found),
@@ -151,7 +151,7 @@ def _regions(results: InputResults) -> Iterator[Cells]:
             found["num_fragments"],
             found["num_genes"],
             # a sequence with proviruses is no region as a whole
-            [ends.get(number, NOTHING) for number in numbers],
+            [known.get(number, NOTHING) for number in numbers],
         )
 
 
@@ -263,7 +263,7 @@ OUTPUTS = (
     Output("<stem>.proviruses.fna.gz", _provirus_bases),
     *TAXONOMY_OUTPUTS,
     _of(schema.ROWS, _rows, is_wanted=lambda _, options: options.keep_intermediate),
-    _of(schema.FAILED_ROWS, _failed_rows, is_wanted=lambda results, _: results.table.sequences["num_failed"].any()),
+    _of(schema.FAILED_ROWS, _failed_rows, is_wanted=lambda results, _: results.table.total("num_failed") > 0),
     _of(schema.LEGACY_RESULTS, _legacy_results, is_wanted=lambda _, options: options.legacy_output),
     _of(schema.LEGACY_HIGHEST, _legacy_highest, is_wanted=lambda _, options: options.legacy_output),
 )

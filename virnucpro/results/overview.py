@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.mapped import let_go
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALLS, EVIDENCE_NAMES, Call
 from virnucpro.results.counts import Counts
@@ -24,6 +25,9 @@ FEW_SEQUENCES = 200
 """An input of no more is listed as a whole."""
 NUM_TRACKS = 20
 NUM_PROVIRUSES = 50
+
+_CANDIDATE_DTYPE = np.dtype([("position", "i8"), ("call", "i1"), ("p_virus", "f4"), ("length", "i8")])
+"""A sequence that may be shown: its position, its ``Call``, its p_virus (-1 without one) and its length in nt."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ def overview(results: InputResults) -> Overview:
     """Add up an input and pick what is shown by itself."""
     scores = np.zeros((len(CALLS), NUM_SCORE_BINS), np.int64)
     lengths = np.zeros((len(CALLS), len(LENGTH_EDGES) - 1), np.int64)
+    listed = longest = np.zeros(0, dtype=_CANDIDATE_DTYPE)
+    is_small = len(results.calls) <= FEW_SEQUENCES  # listed as a whole; of others those that are or may be viral
     for part in results.parts():
         call, length, p_virus = part.calls["call"], part.table.sequences["length"], part.calls["p_virus"]
         scored = ~np.isnan(p_virus)
@@ -86,39 +92,37 @@ def overview(results: InputResults) -> Overview:
         np.add.at(scores, (call[scored], np.minimum(shown * NUM_SCORE_BINS // 10_000, NUM_SCORE_BINS - 1)), 1)
         length_bin = np.searchsorted(LENGTH_EDGES, length, side="right") - 1
         np.add.at(lengths, (call, np.clip(length_bin, 0, len(LENGTH_EDGES) - 2)), 1)
-    virus = np.flatnonzero(results.calls["call"] == Call.VIRUS)
-    sizes = results.table.sequences["length"][virus]
-    best = virus[np.lexsort((-sizes, -results.calls["p_virus"][virus]))[:NUM_HITS]]
-    several = results.table.sequences["num_fragments"][virus] > 1
-    longest = virus[several][np.argsort(-sizes[several], kind="stable")[:NUM_TRACKS]]
+        candidates = np.zeros(len(call), dtype=_CANDIDATE_DTYPE)
+        candidates["position"] = part.table.first - results.table.first + np.arange(len(call))
+        candidates["call"], candidates["length"], candidates["p_virus"] = call, length, np.nan_to_num(p_virus, nan=-1)
+        listed = np.concatenate([listed, candidates[(call <= Call.UNCERTAIN) | is_small]])
+        order = np.lexsort((-listed["length"], -listed["p_virus"], listed["call"]))
+        listed = listed[order[:MOST_LISTED]]
+        is_long = (call == Call.VIRUS) & (part.table.sequences["num_fragments"] > 1)
+        longest = np.concatenate([longest, candidates[is_long]])
+        longest = longest[np.argsort(-longest["length"], kind="stable")[:NUM_TRACKS]]
+    shown = [_hit(results, position) for position in listed["position"].tolist()]
     proviruses = _best_proviruses(results)
     return Overview(
         counts=Counts.of(results, {}),
         scores=scores,
         lengths=lengths,
-        listed=[_hit(results, position) for position in _listed(results)],
-        hits=[_hit(results, position) for position in best.tolist()],
+        listed=shown,
+        hits=[hit for hit in shown if hit.call == "virus"][:NUM_HITS],
         proviruses=proviruses,
-        tracks=_tracks(results, proviruses, longest.tolist()),
+        tracks=_tracks(results, proviruses, longest["position"].tolist()),
     )
 
 
-def _listed(results: InputResults) -> list[int]:
-    """Positions of the sequences that a page lists: of few all, of many those that are or may be viral."""
-    calls, lengths = results.calls["call"], results.table.sequences["length"]
-    is_asked = (calls <= Call.UNCERTAIN) | (len(calls) <= FEW_SEQUENCES)
-    asked = np.flatnonzero(is_asked)
-    p_virus = np.nan_to_num(results.calls["p_virus"][asked], nan=-1)
-    order = np.lexsort((-lengths[asked], -p_virus, calls[asked]))
-    return [int(position) for position in asked[order[:MOST_LISTED]]]
-
-
 def _hit(results: InputResults, position: int) -> Hit:
-    answer, sequence = results.calls[position], results.table.sequences[position]
+    answer, length = results.calls[position], int(results.table.sequences["length"][position])
+    name = results.table.names[position].tobytes()
+    results.table.release()  # hits may lie anywhere, and each look brings some pages
+    let_go(results.calls)
     return Hit(
         position=position,
-        name=results.table.names[position].tobytes(),
-        length=int(sequence["length"]),
+        name=name,
+        length=length,
         call=CALLS[answer["call"]],
         p_virus=float(answer["p_virus"]),
         fdr=float(answer["fdr"]),

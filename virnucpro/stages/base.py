@@ -122,6 +122,7 @@ class IndexedUnit:
     num_sources: Count  # how many of them are not duplicates of an earlier row: only these are computed
     first_sequence: Count  # number of the first sequence with a fragment or a beginning in it
     stop_sequence: Count  # one after the last
+    longest_nt: Count  # length of the longest of these sequences, wherever its bases lie
 
 
 @dataclass(frozen=True)

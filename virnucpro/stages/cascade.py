@@ -179,6 +179,6 @@ def described(first: Rules, limits: Limits) -> dict[str, Any]:
 def look(first: StoredScores, index: Index, limits: Limits, reporter: Reporter) -> tuple[NDArray[np.bool_], int]:
     """What the first model decides, see ``decide``, and how many rows it could not compute."""
     table = tabulate.run(index, ScoredModels(first), reporter)
-    decided, num_failed = decide(table, limits), int(table.sequences["num_failed"].sum())
+    decided, num_failed = decide(table, limits), table.total("num_failed")
     shutil.rmtree(first.run_dir.table)
     return decided, num_failed

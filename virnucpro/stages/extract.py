@@ -84,13 +84,15 @@ def write_units(
         advance: told how many sequences are done.
     """
     units: list[IndexedUnit] = []
-    num_fragments = num_begun = 0
+    num_fragments = num_begun = last_nt = 0
     with closing(contents), machine_errors_at(run.dir.work):
         for unit, table in enumerate(tables):
             store.write_unit(run.dir.unit(unit), table)
-            units.append(_indexed(table, num_begun))
+            units.append(_indexed(table, num_begun, last_nt))
             num_fragments += len(table.fragments)
             num_begun += len(table.sequences)
+            if len(table.sequences):
+                last_nt = int(table.sequences["length"][-1])
             advance(len(table.sequences))
         _write_late_sources(run, units, contents)
     return tuple(units), num_fragments
@@ -127,7 +129,8 @@ def _warn(extraction: Extraction) -> None:
         )
 
 
-def _indexed(table: UnitTable, num_begun: int) -> IndexedUnit:
+def _indexed(table: UnitTable, num_begun: int, last_nt: int) -> IndexedUnit:
+    """What the index says of a unit; ``num_begun`` sequences began before it, the last of which has ``last_nt``."""
     first = int(table.fragments["sequence"][0]) if len(table.fragments) else num_begun
     return IndexedUnit(
         first_row=table.first_row,
@@ -135,6 +138,7 @@ def _indexed(table: UnitTable, num_begun: int) -> IndexedUnit:
         num_sources=_num_sources(table),
         first_sequence=min(first, num_begun),
         stop_sequence=num_begun + len(table.sequences),
+        longest_nt=int(table.sequences["length"].max(initial=last_nt if first < num_begun else 0)),
     )
 
 

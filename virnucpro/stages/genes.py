@@ -1,9 +1,9 @@
 """Genes of the longer records, and the viral and the cellular protein that are nearest to each.
 
 A unit's file holds the genes of the records that end in it, found on the whole record, whatever units its bases lie in,
-and the repeats around what may be proviruses. Units are read in order and searched some at a time, since a search takes
-one pass over the table of proteins; what a gene gets does not depend on that. One more file says what the organisms
-of the nearest viral proteins are called.
+and the repeats around what may be proviruses; a unit of nothing but short records has no file. Units are read in order
+and searched some at a time, since a search takes one pass over the table of proteins; what a gene gets does not depend
+on that. One more file says what the organisms of the nearest viral proteins are called.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ class _Batch:
 
 
 def run(run: Run, index: Index, num_threads: int) -> None:
-    """Find the genes of the records of all units that lack them; nothing where there is no table of proteins."""
+    """Find the genes of long records in the units that lack them; nothing where there is no table of proteins."""
     path = protein_table(run.bundle)
-    todo = [unit for unit in range(len(index.units)) if not run.dir.genes(unit).exists()]
-    if path is None or (not todo and run.dir.organisms.exists()):
+    long = [unit for unit, indexed in enumerate(index.units) if indexed.longest_nt >= SHORTEST_RECORD_NT]
+    todo = [unit for unit in long if not run.dir.genes(unit).exists()]
+    if path is None or not long or (not todo and run.dir.organisms.exists()):
         return
     table = load_table(path)
     with ThreadPoolExecutor(num_threads) as pool, run.reporter.stage("genes", len(todo), "units") as advance:

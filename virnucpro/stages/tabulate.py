@@ -181,7 +181,7 @@ def run(index: Index, scores: ScoredModels, reporter: Reporter) -> Fragments:
     for what, expected, found in (
         ("sequences", index.num_sequences, len(table)),
         ("fragments", index.num_fragments, len(table.fragments)),
-        ("bases", sum(item.num_bases for item in index.inputs), int(table.sequences["length"].sum())),
+        ("bases", sum(item.num_bases for item in index.inputs), table.total("length")),
     ):
         if expected != found:
             raise CountError(f"{expected} {what} were cut, {found} are in {run_dir.table}")

@@ -152,6 +152,13 @@ def test_a_run_whose_genes_are_not_all_there_is_resumed(finished, bundle, fasta,
     assert results_of(out) == results_of(finished)
 
 
+def test_short_records_have_no_stage_of_genes(bundle, made, tmp_path, virnucpro):
+    (tmp_path / "in.fasta").write_text(f">one\n{made.phage[:900]}\n>other\n{made.phage[900:2000]}\n")
+    assert virnucpro("predict", tmp_path / "in.fasta", "-m", bundle, "-o", tmp_path / "out", "-q").code == 0
+    assert (tmp_path / "out" / "in.sequences.tsv").is_file()
+    assert not (tmp_path / "out" / "run" / "genes").exists()
+
+
 def test_calling_again_takes_the_genes_that_are_stored(finished, tmp_path, virnucpro):
     """With the model gone too."""
     copy = tmp_path / "copy"

@@ -125,6 +125,7 @@ class InputResults:
                         yield last, description, b"".join(parts)
                     last, description, parts = number, said, []
                 parts.append(piece)
+            self.table.release()  # names are read meanwhile
         if parts:
             yield last, description, b"".join(parts)
 

@@ -208,7 +208,7 @@ class Fragments:
         )
         return replace(
             self,
-            names=self.names.slice(start, min(stop, len(self))),
+            names=self.names.view(start, min(stop, len(self))),
             sequences=sequences,
             fragments=self.fragments[begin:end],
             genes=genes,
@@ -241,7 +241,7 @@ class Fragments:
         arrays: dict[str, Any] = {
             name: np.array(getattr(self, name)) for name in ("sequences", "fragments", "genes", "sites", "gaps")
         }
-        return replace(self, names=Ragged(np.array(self.names.values), np.array(self.names.offsets)), **arrays)
+        return replace(self, names=Ragged.concatenate([self.names]), **arrays)
 
     def call(
         self,

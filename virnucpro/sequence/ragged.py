@@ -20,7 +20,7 @@ class Ragged:
     """
 
     values: NDArray[Any]  # (total,) all items end to end
-    offsets: NDArray[np.int64]  # (n + 1,) int64, from 0 to total
+    offsets: NDArray[np.int64]  # (n + 1,) int64, from 0 to total; of a ``view`` from where its first item begins
 
     @classmethod
     def from_bytes(cls, items: Iterable[bytes]) -> Ragged:
@@ -38,7 +38,7 @@ class Ragged:
         if not parts:
             return cls.from_bytes([])
         return cls(
-            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.values[part.offsets[0] : part.offsets[-1]] for part in parts]),
             offsets_of(np.concatenate([part.lengths for part in parts])),
         )
 
@@ -60,6 +60,10 @@ class Ragged:
         """Items ``start:stop``; the values are a view."""
         first, last = self.offsets[start], self.offsets[stop]
         return Ragged(self.values[first:last], self.offsets[start : stop + 1] - first)
+
+    def view(self, start: int, stop: int) -> Ragged:
+        """Items ``start:stop`` without a copy of anything, to be read one by one or as bytes."""
+        return Ragged(self.values, self.offsets[start : stop + 1])
 
     def take(self, indices: NDArray[np.int64]) -> Ragged:
         """The items at ``indices``, in that order, as a copy."""
@@ -89,8 +93,8 @@ class Ragged:
 
     def to_bytes(self) -> list[bytes]:
         """Each item as ``bytes`` (uint8 items only)."""
-        whole = self.values.tobytes()
-        ends = self.offsets.tolist()
+        whole = self.values[self.offsets[0] : self.offsets[-1]].tobytes()
+        ends = (self.offsets - self.offsets[0]).tolist()
         return [whole[a:b] for a, b in pairwise(ends)]
 
 

@@ -90,7 +90,7 @@ def evaluate(
     scored = partial(score, settings=settings)
     found = assessment.assess(bundle, parts, genomes, size, scored if panel else None)
     if fit_records:
-        whole.write_weights(whole.fit(whole.draw(genomes, scored, whole.FITTED)), bundle.folder)
+        whole.fit_bundle(bundle.folder, genomes, scored)
     if records is not None:
         found |= whole.measure_folder(records, scored)
     if communities:

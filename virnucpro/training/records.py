@@ -6,7 +6,7 @@ Records are scored as ``predict`` does, so that what is measured is what users g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -36,15 +36,15 @@ LONG_VIRUS_NT, LONG_HOST_NT = 20_000, 300_000
 SHARES = (0.0, 0.01, 0.1, 0.5, 1.0)
 """Of viruses in made communities."""
 COMMUNITY, NUM_COMMUNITIES = 5_000, 20
-WHOLE_RECORDS, CONTIGS = 300, 3_000
-"""Drawn of each class of a data set."""
+WHOLE_RECORDS, CONTIGS, FITTED = 300, 3_000, 4_000
+"""Drawn of each class of a data set: to be measured, and for the weights to be fitted on."""
 FITTED_LENGTHS = (500.0, 1_500.0, 5_000.0, 15_000.0)
 """At which two of the weights are fitted, nt."""
 SHRINKAGE = 0.92
 """What all weights are multiplied with. Log-odds of families and genera that the fit has not seen are too large by some
 6 %, most of all the largest, on which false discovery rests; chosen so that it holds on dev within a fifth, for groups
 that were left out and for those that were not."""
-SHORTEST_CONTIG_NT, LONGEST_CONTIG_NT = 500, 10_000
+CONTIG_NT = (500, 10_000)
 _TIED = np.array([[0, 0], [1, 0], [1, 0], [1, 0], [0, 0], [0, 1], [0, 1]])
 """(classes, 2) which of two weights a class of genes has: near to cells, near to viruses."""
 _PRIOR_MEAN = np.array([*np.zeros(len(FITTED_LENGTHS)), *np.full(len(FITTED_LENGTHS), 0.8), -0.6, 1.5])
@@ -65,58 +65,52 @@ class Labelled:
         return np.asarray(self.classes == VIRUS)
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """How records are drawn."""
+def draw(
+    genomes: Genomes,
+    score: Score,
+    num: int,
+    nt: tuple[int, int] = (1_500, 50_000),
+    *,
+    whole: bool = False,
+    seed: int,
+) -> Labelled:
+    """Pieces of labelled genomes, ``num`` of each class; families and genera weigh by the root of their bases.
 
-    num: int | None = None  # at most so many of each class; None for all
-    shortest_nt: int = 1_500  # of a piece
-    longest_nt: int = 50_000  # of a piece; lengths are drawn evenly on a logarithmic scale
-    whole: bool = True  # whether the record itself is taken in place of every other piece
-    seed: int = 7  # of the draws
-
-
-FITTED = Pieces(num=4_000, shortest_nt=300, longest_nt=30_000, whole=False, seed=101)
-"""What weights are fitted on."""
-
-
-def draw(genomes: Genomes, score: Score, pieces: Pieces) -> Labelled:
-    """Pieces of labelled genomes, and whole ones, by class; families and genera weigh by the root of their bases."""
-    gen = np.random.default_rng(pieces.seed)
+    Args:
+        genomes: to draw from.
+        score: scores the pieces.
+        num: pieces of each class.
+        nt: shortest and longest piece; lengths are drawn evenly on a logarithmic scale.
+        whole: take the record itself in place of every other piece.
+        seed: of the draws.
+    """
+    gen, (shortest_nt, longest_nt) = np.random.default_rng(seed), nt
     chosen: list[tuple[int, int, int]] = []
     classes: list[str] = []
     for name in sorted(set(genomes.classes.tolist())):
-        members = np.flatnonzero((genomes.classes == name) & (genomes.lengths >= pieces.shortest_nt))
+        members = np.flatnonzero((genomes.classes == name) & (genomes.lengths >= shortest_nt))
         if not len(members):
             continue
-        weights = _weights(genomes, members)
-        for place, record in enumerate(gen.choice(members, pieces.num or 2 * len(members), p=weights).tolist()):
+        _, place, counts = np.unique(genomes.groups[members], return_inverse=True, return_counts=True)
+        weights = (np.sqrt(np.bincount(place, genomes.lengths[members])) / counts)[place]
+        for number, record in enumerate(gen.choice(members, num, p=weights / weights.sum()).tolist()):
             length = int(genomes.lengths[record])
-            high = min(length, pieces.longest_nt)
-            wanted = int(np.exp(gen.uniform(np.log(pieces.shortest_nt), np.log(high))))
-            if pieces.whole and place % 2:
+            high = min(length, longest_nt)
+            wanted = int(np.exp(gen.uniform(np.log(shortest_nt), np.log(high))))
+            if whole and number % 2:
                 wanted = length
             start = int(gen.integers(0, length - wanted + 1))
             chosen.append((record, start, wanted))
             classes.append(name)
-    table = score(_cut(genomes, chosen))
-    groups = genomes.groups[[record for record, _, _ in chosen]]
-    return Labelled(table, np.array(classes), np.array(groups))
-
-
-def _weights(genomes: Genomes, members: NDArray[np.int64]) -> NDArray[np.float64]:
-    _, place, counts = np.unique(genomes.groups[members], return_inverse=True, return_counts=True)
-    weights = (np.sqrt(np.bincount(place, genomes.lengths[members])) / counts)[place]
-    return np.asarray(weights / weights.sum())
-
-
-def _cut(genomes: Genomes, chosen: Iterable[tuple[int, int, int]]) -> Iterator[tuple[bytes, bytes]]:
-    for number, (record, start, length) in enumerate(chosen):
-        first = int(genomes.offsets[record]) + start
-        yield (
+    pieces = (
+        (
             f"{genomes.ids[record]}:{start + 1}-{start + length}#{number}".encode(),
-            LETTERS[genomes.codes[first : first + length]].tobytes(),
+            LETTERS[genomes[record][start : start + length]].tobytes(),
         )
+        for number, (record, start, length) in enumerate(chosen)
+    )
+    groups = genomes.groups[[record for record, _, _ in chosen]]
+    return Labelled(score(pieces), np.array(classes), groups)
 
 
 def fit(labelled: Labelled) -> RecordWeights:
@@ -190,12 +184,8 @@ def measure_folder(folder: Path, score: Score) -> dict[str, Any]:
 
 def measure_dataset(genomes: Genomes, score: Score, seed: int) -> dict[str, Any]:
     """What ``evaluate --communities`` measures: whole records of a data set and communities of pieces of them."""
-    whole = draw(genomes, score, Pieces(num=WHOLE_RECORDS, whole=True, seed=seed))
-    contigs = draw(
-        genomes,
-        score,
-        Pieces(num=CONTIGS, shortest_nt=SHORTEST_CONTIG_NT, longest_nt=LONGEST_CONTIG_NT, whole=False, seed=seed + 1),
-    )
+    whole = draw(genomes, score, WHOLE_RECORDS, whole=True, seed=seed)
+    contigs = draw(genomes, score, CONTIGS, CONTIG_NT, seed=seed + 1)
     return {"whole_dev": measure(whole), "communities": measure_communities(contigs, seed)}
 
 
@@ -321,7 +311,14 @@ def measure_communities(labelled: Labelled, seed: int = 7) -> dict[str, Any]:
     return found
 
 
-def write_weights(weights: RecordWeights, folder: Path) -> None:
-    """Put weights into the ``bundle.yaml`` of a bundle; no score and no fingerprint depends on them."""
+def fit_bundle(folder: Path, genomes: Genomes, score: Score) -> None:
+    """Fit the weights of a bundle, into its ``bundle.yaml``; no score and no fingerprint depends on them.
+
+    Args:
+        folder: of the bundle.
+        genomes: of which it has not seen any.
+        score: scores by the bundle.
+    """
+    weights = fit(draw(genomes, score, FITTED, (300, 30_000), seed=101))
     names = ("lengths", "intercept", "fragments", "genes")
     write_settings(folder, read_settings(folder) | {"records": {name: list(getattr(weights, name)) for name in names}})

@@ -57,7 +57,7 @@ def test_encoders_are_cited_where_they_were_used():
     """The bundled model needs no other publication than the method's."""
     works = parse_cff(read_cff())
     rule = "sequences were called viral"
-    lite = methods_sentence(works, version="1", model="lite", kinds=("six_frame", "residue_conv"), rule=rule)
+    lite = methods_sentence(works, version="1", model="lite", kinds=("six_frame_profiles", "residue_conv"), rule=rule)
     published = methods_sentence(works, version="1", model="500", kinds=("dnabert_s", "esm2"), rule=rule)
     assert "ESM-2" not in lite
     assert "ESM-2 (Lin et al., 2023)" in published

@@ -239,7 +239,7 @@ def test_an_encoder_of_ones_own_needs_threads(tiny_bundle):
 PLUGIN = """
 import torch
 from virnucpro.encoders.letters import LetterTokenizer
-from virnucpro.encoders.six_frame import SixFrameEncoder
+from virnucpro.encoders.profiles import ProfiledEncoder
 import numpy as np
 
 class Counts:
@@ -261,7 +261,7 @@ load.alphabet, load.width, load.fingerprint, load.max_letters = "nt", 4, "counts
 def silent(device, dtype):
     return Counts()
 
-class MyKind(SixFrameEncoder):
+class MyKind(ProfiledEncoder):
     kind = "my_kind"
 """
 ENTRY_POINTS = """
@@ -303,10 +303,9 @@ def test_encoders_of_other_packages_are_asked_for_by_name():
 @pytest.mark.usefixtures("_plugged_in")
 def test_a_kind_of_other_packages_is_read_from_its_files(tmp_path):
     from virnucpro.encoders import save_encoder
-    from virnucpro.encoders.six_frame import SixFrameEncoder, SixFrameNetwork, SixFrameShape
+    from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
 
-    shape = SixFrameShape(8, 2, 2, 2, 2, 4, 4)
-    made = SixFrameEncoder(SixFrameNetwork(shape))
+    made = ProfiledEncoder(ProfiledNetwork(ProfiledShape(8, 2, 2, 2, 2, 4, 4, 2, 4, 4)))
     save_encoder(tmp_path / "mine.safetensors", {**made.config(), "kind": "my_kind"}, made.stored_tensors(), None)
     loader = ModelLoader(tmp_path / "mine.safetensors", device="cpu")
     assert loader.get_model().encoder.kind == "my_kind"

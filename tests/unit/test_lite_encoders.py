@@ -14,18 +14,11 @@ from virnucpro.encoders.indices import read_fragments
 from virnucpro.encoders.ngram_bag import NgramBag, ngram_index
 from virnucpro.encoders.profiles import ProfiledEncoder, ProfiledNetwork, ProfiledShape
 from virnucpro.encoders.residue_conv import ResidueConvEncoder, ResidueConvNetwork, ResidueConvShape
-from virnucpro.encoders.six_frame import SixFrameEncoder, SixFrameNetwork, SixFrameShape
 from virnucpro.engine.batch import collate
 from virnucpro.errors import ModelError
 from virnucpro.sequence.ragged import Ragged
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def six_frame() -> SixFrameEncoder:
-    torch.manual_seed(1)
-    return SixFrameEncoder(SixFrameNetwork(SixFrameShape(width=16, hidden_width=24, frame_width=8)))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +54,7 @@ def embed(encoder, strings: list[bytes]) -> torch.Tensor:
 
 def test_frames_are_those_of_biopython():
     (bases,) = random_strings("ACGTN", [101])
-    tokens = SixFrameEncoder.tokenizer_from({})(Ragged.from_bytes([bases]))
+    tokens = ProfiledEncoder.tokenizer_from({})(Ragged.from_bytes([bases]))
     residues = read_fragments(torch.from_numpy(tokens.values.astype(np.int64))[None])[1].numpy()
     letters = np.array([*RESIDUES, "X"])
     for strand, sequence in enumerate((Seq(bases), Seq(bases).reverse_complement())):
@@ -104,7 +97,7 @@ def test_a_bag_is_the_mean_of_its_vectors_and_its_gradient_that_of_autograd():
 
 @pytest.mark.parametrize(
     ("name", "letters"),
-    [("six_frame", "ACGTN"), ("profiled", "ACGTN"), ("residue_conv", "ACDEFGHIKLMNPQRSTVWYX")],
+    [("profiled", "ACGTN"), ("residue_conv", "ACDEFGHIKLMNPQRSTVWYX")],
 )
 def test_an_embedding_does_not_depend_on_its_batch(name, letters, request):
     encoder = request.getfixturevalue(name)
@@ -116,15 +109,13 @@ def test_an_embedding_does_not_depend_on_its_batch(name, letters, request):
     assert torch.allclose(together, alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["six_frame", "profiled"])
-def test_both_strands_of_a_fragment_have_one_embedding(name, request):
-    encoder = request.getfixturevalue(name)
+def test_both_strands_of_a_fragment_have_one_embedding(profiled):
     (bases,) = random_strings("ACGT", [300])
     reverse = str(Seq(bases).reverse_complement()).encode()
-    assert torch.allclose(embed(encoder, [bases]), embed(encoder, [reverse]), atol=1e-5)
+    assert torch.allclose(embed(profiled, [bases]), embed(profiled, [reverse]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["six_frame", "profiled", "residue_conv"])
+@pytest.mark.parametrize("name", ["profiled", "residue_conv"])
 def test_a_stored_encoder_loads_by_its_kind(name, request, tmp_path: Path):
     encoder = request.getfixturevalue(name)
     path = tmp_path / "encoder.safetensors"
@@ -137,9 +128,9 @@ def test_a_stored_encoder_loads_by_its_kind(name, request, tmp_path: Path):
     assert type(load_tokenizer(path)) is type(encoder.tokenizer)
 
 
-def test_tensors_that_do_not_fit_are_a_model_error(six_frame, tmp_path: Path):
+def test_tensors_that_do_not_fit_are_a_model_error(profiled, tmp_path: Path):
     path = tmp_path / "encoder.safetensors"
-    save_encoder(path, six_frame.config() | {"width": 17}, six_frame.stored_tensors())
+    save_encoder(path, profiled.config() | {"width": 18}, profiled.stored_tensors())
     with pytest.raises(ModelError, match="do not fit"):
         load_encoder(path, CPU, torch.float32)
 

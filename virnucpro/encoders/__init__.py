@@ -32,7 +32,6 @@ REGISTRY: dict[str, str] = {
     "dnabert_s": "virnucpro.encoders.dnabert_s:DnabertS",
     "esm2": "virnucpro.encoders.esm2:Esm2",
     "residue_conv": "virnucpro.encoders.residue_conv:ResidueConvEncoder",
-    "six_frame": "virnucpro.encoders.six_frame:SixFrameEncoder",
     "six_frame_profiles": "virnucpro.encoders.profiles:ProfiledEncoder",
 }
 """``kind`` to ``module:Class``; the class is imported when it is first asked for."""

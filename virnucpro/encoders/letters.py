@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn.functional import pad
 
 from virnucpro.encoders.base import Alphabet
@@ -21,8 +20,6 @@ from virnucpro.sequence.ragged import Ragged
 
 MAX_ROWS = 128
 """Rows a forward pass: more does not fit the caches of a CPU core."""
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class LetterTokenizer:
         return Ragged(self.codes[sequences.values], sequences.offsets)
 
 
-class LetterEncoder(Generic[Network]):
+class LetterEncoder:
     """A network from letter codes (B, N) of one length to embeddings (B, width), with its weights.
 
     On a CPU the bits of a row do not depend on the others of its batch (``layers.FEWEST_ROWS``).
@@ -54,9 +51,9 @@ class LetterEncoder(Generic[Network]):
     min_length: ClassVar[int]  # shorter strings are filled at the end, so that every bag and frame exists
     filler: ClassVar[int]  # the token they are filled with
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Any) -> None:  # noqa: ANN401 - of ``network_class``
         self.network = network.eval()
-        self.width: int = network.shape.width  # type: ignore[union-attr,assignment]  # of the network's own shape
+        self.width: int = network.shape.width
         self.tokenizer = LetterTokenizer(self.codes)
 
     @classmethod
@@ -83,7 +80,7 @@ class LetterEncoder(Generic[Network]):
 
     def config(self) -> dict[str, Any]:
         """What ``from_tensors`` needs beside the tensors."""
-        return {"kind": self.kind, "alphabet": self.alphabet, **asdict(self.network.shape)}  # type: ignore[call-overload]
+        return {"kind": self.kind, "alphabet": self.alphabet, **asdict(self.network.shape)}
 
     def stored_tensors(self) -> dict[str, torch.Tensor]:
         """The tensors as they are stored: the tables of bags in 8 bits."""

@@ -1,10 +1,10 @@
-"""The six-frame encoder beside evidence that no gradient has fitted to single genomes.
+"""The six-frame network beside evidence that no gradient has fitted to single genomes.
 
 Trained n-gram vectors know the viruses of their training by heart, and say little of a family they never saw. What is
 counted over whole groups of genomes does not: how a class of organisms uses n-grams (its *profile*), and in how many
 families of viruses and genera of hosts a stretch of protein occurs at all (how *conserved* it is). A small network
 weighs these; it is trained on fragments of groups that were left out of the counts (``training/profiles.py``). The
-embedding is that of ``six_frame`` and one number more: log-odds of this evidence, which the head adds to its own.
+embedding is that of ``SixFrameNetwork`` and one number more: log-odds of this evidence, which the head adds to its own.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class ProfiledNetwork(nn.Module):
         return means[:, :width], means[:, width:]
 
 
-class ProfiledEncoder(LetterEncoder[ProfiledNetwork]):
+class ProfiledEncoder(LetterEncoder):
     """Both networks with their weights: A C G T (U) are 0..3, any other letter 4."""
 
     kind = "six_frame_profiles"

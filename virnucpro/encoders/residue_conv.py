@@ -49,7 +49,7 @@ class ResidueConvNetwork(nn.Module):
         return output
 
 
-class ResidueConvEncoder(LetterEncoder[ResidueConvNetwork]):
+class ResidueConvEncoder(LetterEncoder):
     """The network with its weights: residues 0..19 in alphabetical order of their letters, any other letter 20."""
 
     kind = "residue_conv"

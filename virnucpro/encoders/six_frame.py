@@ -1,4 +1,4 @@
-"""A small nucleotide encoder that reads all six frames, open or not.
+"""A small network that reads all six frames of nucleotides, open or not; the encoder is in ``profiles.py``.
 
 Every position of both strands is a codon; the codons of one strand and one phase are a reading frame.
 A frame gives bags of amino-acid 4-grams, of 6-grams of amino-acid classes, and of codon pairs; a small layer makes one
@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from torch.nn.functional import relu
 
-from virnucpro.encoders.codons import AMBIGUOUS_BASE, BASE_CODES, MIN_LENGTH_NT, Bags, table_sizes
+from virnucpro.encoders.codons import Bags, table_sizes
 from virnucpro.encoders.indices import read_fragments
 from virnucpro.encoders.layers import LinearToOne
-from virnucpro.encoders.letters import LetterEncoder
 from virnucpro.encoders.ngram_bag import NgramBag
 
 TABLES = ("ngrams", "classes", "pairs", "kmers")
@@ -83,16 +82,3 @@ class SixFrameNetwork(nn.Module):
             torch.cat([kmers, (attention * frames).sum(dim=1), frames.amax(dim=1)], dim=1)
         )
         return output
-
-
-class SixFrameEncoder(LetterEncoder[SixFrameNetwork]):
-    """The network with its weights: A C G T (U) are 0..3, any other letter 4."""
-
-    kind = "six_frame"
-    alphabet = "nt"
-    cpu_token_budget = 65_536
-    network_class = SixFrameNetwork
-    shape_class = SixFrameShape
-    codes = BASE_CODES
-    min_length = MIN_LENGTH_NT
-    filler = AMBIGUOUS_BASE

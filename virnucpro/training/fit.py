@@ -340,14 +340,13 @@ def take_weights(network: LiteNetwork, start: Bundle) -> None:
     nucleotide, protein = (
         getattr(load_encoder(path, cpu, torch.float32), "network", None) for path in (start.nucleotide, start.protein)
     )
-    head = load_head(start.head)
-    if isinstance(nucleotide, ProfiledNetwork):
-        head = drop_evidence(head, nucleotide.shape.width - 1)
-        nucleotide = nucleotide.six_frame
-    parts = (network.nucleotide, network.protein, network.head)
-    for part, first in zip(parts, (nucleotide, protein, head), strict=True):
+    refusal = ModelError(f"model {start.name} is not made of the parts that are trained here. Start from another.")
+    if not isinstance(nucleotide, ProfiledNetwork):
+        raise refusal
+    firsts = (nucleotide.six_frame, protein, drop_evidence(load_head(start.head), nucleotide.shape.width - 1))
+    for part, first in zip((network.nucleotide, network.protein, network.head), firsts, strict=True):
         if not isinstance(first, type(part)) or _shapes(first) != _shapes(part):
-            raise ModelError(f"model {start.name} is not made of the parts that are trained here. Start from another.")
+            raise refusal
         part.load_state_dict(first.state_dict())
 
 

@@ -41,6 +41,12 @@ ABOVE = {
 }
 
 
+def knowing(find_parents, **methods) -> Resolver:
+    """Asks a function for parents, and others for what else a resolver may know."""
+    methods = {name: staticmethod(function) for name, function in methods.items()}
+    return type("Knowing", (CallableResolver,), methods)(find_parents)
+
+
 class Counting(Resolver):
     """Answers from ``ABOVE`` and remembers what it was asked."""
 
@@ -147,7 +153,7 @@ def test_names_with_one_accepted_name_are_merged_in_batches():
         batches.append(len(names))
         return [accepted.get(name, name) for name in names]
 
-    resolver = CallableResolver({"T4 phage": "Phages", "Phage T4": "Phages"}.get, find_accepted=find_accepted)
+    resolver = knowing({"T4 phage": "Phages", "Phage T4": "Phages"}.get, accepted=find_accepted)
     tree = build_hierarchy(["T4 phage", "Phage T4"], resolver, batch_size=2)
     assert sorted(batches) == [1, 2]
     assert tree.find("phage t4").name == "Tequatrovirus T4"
@@ -168,9 +174,7 @@ def test_evidence_is_added_names_are_moved_and_a_failed_batch_keeps_what_was():
         ]
 
     above = {"a": "p", "b": "p", "c": "p", "d": "p", "q": "p"}
-    tree = build_hierarchy(
-        "abcdq", CallableResolver(above.get, find_evidence=find_evidence), with_evidence=True, batch_size=1
-    )
+    tree = build_hierarchy("abcdq", knowing(above.get, evidence=find_evidence), with_evidence=True, batch_size=1)
     assert (tree.find("a").parent, tree.find("a").evidence) == ("p", "")
     assert (tree.find("b").evidence, tree.find("b").confidence) == ("seen", 0.7)
     assert tree.find("c").parent == "q"
@@ -179,7 +183,7 @@ def test_evidence_is_added_names_are_moved_and_a_failed_batch_keeps_what_was():
 
 
 def test_a_batch_with_too_few_answers_keeps_the_originals():
-    resolver = CallableResolver({"a": "p", "b": "p"}.get, find_accepted=lambda names: names[1:])
+    resolver = knowing({"a": "p", "b": "p"}.get, accepted=lambda names: names[1:])
     tree = build_hierarchy("ab", resolver)
     assert tree.children("p") == ["a", "b"]
     assert {kind for kind, _ in kinds(tree)} == {"kept"}

@@ -117,20 +117,14 @@ ParentAnswer = Claim | str | Iterable[Claim | str] | None
 
 @dataclass(frozen=True)
 class CallableResolver(Resolver):
-    """Asks Python functions.
+    """Asks a Python function for parents; who knows more than these writes a :class:`Resolver`.
 
     Attributes:
         find_parents: from a name to its parent, several, or None for a root; names or :class:`Claim` objects.
-        find_siblings: from a parent to the names below it.
-        find_accepted: from names to their accepted names.
-        find_evidence: from (name, parent) pairs to claims.
         name: tells it apart in a cache.
     """
 
     find_parents: Callable[[str], ParentAnswer]
-    find_siblings: Callable[[str], Iterable[str]] | None = None
-    find_accepted: Callable[[Sequence[str]], Sequence[str]] | None = None
-    find_evidence: Callable[[Sequence[Edge]], Sequence[Claim | None]] | None = None
     name: str = "callable"
 
     @property
@@ -145,18 +139,6 @@ class CallableResolver(Resolver):
             return ()
         several = [answer] if isinstance(answer, (Claim, str)) else answer
         return [found if isinstance(found, Claim) else Claim(found) for found in several]
-
-    def siblings(self, parent: str) -> Sequence[str]:
-        """See ``Resolver.siblings``."""
-        return list(self.find_siblings(parent)) if self.find_siblings else ()
-
-    def accepted(self, names: Sequence[str]) -> Sequence[str]:
-        """See ``Resolver.accepted``."""
-        return list(self.find_accepted(names)) if self.find_accepted else names
-
-    def evidence(self, edges: Sequence[Edge]) -> Sequence[Claim | None]:
-        """See ``Resolver.evidence``."""
-        return self.find_evidence(edges) if self.find_evidence else super().evidence(edges)
 
 
 @dataclass

@@ -7,17 +7,16 @@ import os
 import signal
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from virnucpro.platforms import ignore_ctrl_c
 
 EXIT_CHILD_KILLED = 75
 """Exit code of a process that ended because a child it cannot do without was killed."""
-
-
 _SECONDS_TO_END = 5.0
 _ALARM: int | None = getattr(signal, "SIGALRM", None)  # Windows has none
 received: list[int] = []
@@ -74,6 +73,20 @@ def report_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     """Hook for what a callback of C swallows: an interrupt is no error there, for it is raised again."""
     if not isinstance(unraisable.exc_value, Interrupted):
         sys.__unraisablehook__(unraisable)
+
+
+class Closing(ABC):
+    """A context manager that is closed at its end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what was begun."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def follow_parent() -> None:

@@ -6,10 +6,10 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from virnucpro.atomic import machine_errors_at
 from virnucpro.errors import ResourceError, StoreError
+from virnucpro.lifeline import Closing
 
 PAGE_BYTES = 16_384
 """A row of 3,328 float32 fits one page."""
@@ -18,7 +18,7 @@ _WAIT_SECONDS = 120.0
 """For another process that writes."""
 
 
-class SqliteFile:
+class SqliteFile(Closing):
     """Opens a file, or makes it with its tables; ``PRAGMA user_version`` is the version of what it holds.
 
     A process that is killed leaves nothing half written. The file belongs on a local disk: the write-ahead log needs
@@ -70,9 +70,3 @@ class SqliteFile:
         """Close the file."""
         with self._lock:
             self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -146,7 +146,7 @@ def test_the_embedding_is_that_of_six_frame_and_the_evidence(network, genomes):
     codes = torch.from_numpy(genomes.codes[:3000].reshape(10, 300).astype(np.int64))
     embedding = network(codes)
     assert embedding.shape == (10, 17)
-    assert torch.equal(embedding[:, :16], network.six_frame(codes))
+    assert torch.equal(embedding[:, :16], network.six_frame.embed_bags(read_fragments(codes)[0]))
     bags, residues = read_fragments(codes)
     frames, kmers, conserved = network.profiles.measure(bags, residues)
     expected = 0.5 * network.profiles.weigh(frames, kmers, 300) + 3 * conserved

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from threading import RLock
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from virnucpro.encoders.device import is_out_of_memory
 from virnucpro.engine.batch import PackedBatch, Packing
 from virnucpro.engine.loader import PackedUnit
 from virnucpro.engine.threads import ComputeThreads
+from virnucpro.lifeline import Closing
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ class _UnderWay:
         return line_of[self.unit.inverse]
 
 
-class AsyncInferenceRunner:
+class AsyncInferenceRunner(Closing):
     """Embeds units with one encoder on one device.
 
     A batch that does not fit the device's memory is halved by sequences, and so is every later one that is too large;
@@ -122,14 +121,6 @@ class AsyncInferenceRunner:
             torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
             for _ in range(2)
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end_threads()
 
     def embeddings(
         self, units: Iterable[PackedUnit], advance: Advance | None = None
@@ -217,12 +208,13 @@ class AsyncInferenceRunner:
         if steps is not None:
             steps.go_on()
         if self._threads is None or self._threads.number != together:
-            self._end_threads()
+            self.close()
             give_up = (lambda: None) if steps is None else steps.stop
             self._threads = ComputeThreads(together, threads_each=threads // together, give_up=give_up)
         return self._threads.map(embed, batches)
 
-    def _end_threads(self) -> None:
+    def close(self) -> None:
+        """End the threads."""
         if self._threads is not None:
             self._threads.close()
             self._threads = None

@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn.functional import relu
 
 from virnucpro.encoders.codons import Bags, table_sizes
-from virnucpro.encoders.indices import read_fragments
 from virnucpro.encoders.layers import LinearToOne
 from virnucpro.encoders.ngram_bag import NgramBag
 
@@ -37,7 +36,7 @@ class SixFrameShape:
 
 
 class SixFrameNetwork(nn.Module):
-    """Base codes to an embedding; see the module's text."""
+    """N-grams of base codes to an embedding; see the module's text."""
 
     def __init__(self, shape: SixFrameShape) -> None:
         super().__init__()
@@ -55,10 +54,6 @@ class SixFrameNetwork(nn.Module):
             nn.Linear(shape.hidden_width, shape.width),
             nn.ReLU(),
         )
-
-    def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Embed (B, L) int64 base codes, L >= ``MIN_LENGTH_NT``: (B, width) float32."""
-        return self.embed_bags(read_fragments(codes)[0])
 
     def embed_bags(self, bags: Bags) -> torch.Tensor:
         """Embed the n-grams of B fragments: (B, width) float32."""

@@ -6,10 +6,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
+
+from virnucpro.lifeline import Closing
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +29,7 @@ def use_threads(number: int) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(number)
 
 
-class ComputeThreads:
+class ComputeThreads(Closing):
     """Threads that compute an item each. A context manager: leaving it ends them.
 
     A thread an item and not all threads for one: none of them waits for the others or for the disk, and a result does
@@ -47,14 +48,6 @@ class ComputeThreads:
         self._before = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(threads_each,))
         self._waiting: deque[Future[Any]] = deque()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give up what is under way and end the threads."""

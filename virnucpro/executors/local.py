@@ -35,8 +35,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from virnucpro.errors import VirNucProError, WorkerError
 from virnucpro.executors.base import (
@@ -52,7 +51,7 @@ from virnucpro.executors.base import (
     attempt,
     ignore_progress,
 )
-from virnucpro.lifeline import EXIT_CHILD_KILLED, follow_parent
+from virnucpro.lifeline import EXIT_CHILD_KILLED, Closing, follow_parent
 from virnucpro.platforms import ctrl_c_held_back
 
 _log = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class _Child:
     units: set[int] = field(default_factory=set)
 
 
-class LocalExecutor:
+class LocalExecutor(Closing):
     """Spawned, non-daemonic processes: they own DataLoader workers, which a daemon may not."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
@@ -101,14 +100,6 @@ class LocalExecutor:
         self._children: list[_Child] = []
         self._is_used = False  # whether units were handed out since work began
         self._begin(None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._kill()
 
     @property
     def num_workers(self) -> int:
@@ -146,14 +137,14 @@ class LocalExecutor:
 
     def _begin(self, work: Work | None) -> None:
         """Forget the run before, and kill what is left of it."""
-        self._kill()
+        self.close()
         self._work, self._is_used = work, False
         self._suspects: deque[int] = deque()
         self._failures: Counter[int] = Counter()
         self._num_stillborn = 0
         self._asking: deque[tuple[_Child, _Ask]] = deque()
 
-    def _kill(self) -> None:
+    def close(self) -> None:
         """Kill every process and wait until it is gone."""
         children, self._children = self._children, []
         for child in children:

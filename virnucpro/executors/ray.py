@@ -18,7 +18,6 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
 from virnucpro.errors import UsageError, VirNucProError
@@ -200,9 +199,8 @@ class RayExecutor:
             raise UsageError(f"no Ray cluster answers at {self.address} ({error}).") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
+        _, error, _ = exception
         idle = [hand.actor.close.remote() for hand in self._hands if hand.node]
         if idle and (error is None or isinstance(error, Exception)):
             self._ray.wait(idle, num_returns=len(idle), timeout=5.0)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Self
 
 from virnucpro.executors.base import Advance, Kept, Outcome, Raised, UnitFailed, Work, Worker, attempt, ignore_progress
+from virnucpro.lifeline import Closing
 
 
-class SerialExecutor:
+class SerialExecutor(Closing):
     """The simplest executor."""
 
     num_workers = 1
@@ -18,12 +17,8 @@ class SerialExecutor:
         self.device, self.num_threads = device, num_threads
         self._kept = Kept()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close what the work kept."""
         self._kept.close()
 
     def start(self, work: Work) -> None:

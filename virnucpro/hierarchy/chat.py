@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -28,6 +28,7 @@ from virnucpro.hierarchy.resolvers import (
     ResolverError,
     UnknownNameError,
 )
+from virnucpro.lifeline import Closing
 
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 _REFUSED = (404, 405)
@@ -53,7 +54,7 @@ to 1.0}}, or null if you have nothing to add."""
 
 
 @dataclass
-class ChatResolver(Resolver):
+class ChatResolver(Closing, Resolver):
     """Asks a chat model; safe to use from several threads.
 
     How many requests run at the same time, and how many a minute, is for who asks: ``max_concurrent`` and
@@ -113,12 +114,6 @@ class ChatResolver(Resolver):
     def close(self) -> None:
         """Close connections."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _ask(self, question: str) -> dict[str, Any]:
         """The JSON object in the answer to one question."""

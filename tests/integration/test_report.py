@@ -24,8 +24,8 @@ from virnucpro.results import counts as counting
 from virnucpro.results import drawing, figures
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALLS, STATUS_NAMES, Calling
+from virnucpro.results.counts import overview
 from virnucpro.results.finished import FinishedRun, open_run, open_runs, stems_of
-from virnucpro.results.overview import overview
 from virnucpro.results.page import STATUS_MEANINGS, short_name, write_report
 from virnucpro.sequence.table import Status
 

@@ -12,8 +12,8 @@ from virnucpro.bundles.rules import GENE_CLASSES, RecordWeights
 from virnucpro.errors import InputError
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import NUM_CLASSES, Call, Calling, call_sequences, evidence_of, record_features
-from virnucpro.results.gene_maps import described, draw, gene_maps
-from virnucpro.results.overview import overview
+from virnucpro.results.counts import overview
+from virnucpro.results.figures import gene_maps, map_figure, map_text
 from virnucpro.results.regions import proviruses
 from virnucpro.sequence.table import Status
 from virnucpro.stored_json import convert
@@ -98,8 +98,8 @@ def test_maps_show_viruses_and_proviruses_and_no_foreign_text_as_it_is():
     assert (phage.name, phage.region, len(phage.genes)) == (b"phage", None, 60)
     assert {*provirus.kinds} == {"virus", "cell"}
     assert {*phage.kinds} == {"virus"}
-    assert "Provirus 20,001 to 30,000: 20 genes, 20 nearer to viruses" in described(provirus)
-    svg = draw(phage).svg()
+    assert "Provirus 20,001 to 30,000: 20 genes, 20 nearer to viruses" in map_text(provirus)
+    svg = map_figure(phage).svg()
     assert svg.count("<path") >= 60
     assert "<b>" not in svg
     assert "&lt;b&gt;phage&lt;/b&gt; (Made &amp; co)" in svg

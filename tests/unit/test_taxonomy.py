@@ -31,8 +31,8 @@ from virnucpro.results.outputs import OUTPUTS, TAXONOMY_OUTPUTS
 from virnucpro.results.schema import TAXA, TAXONOMY
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
-from virnucpro.taxonomy import lineages
-from virnucpro.taxonomy.lineages import RANKS, Names, common, ictv
+from virnucpro.taxonomy import RANKS, lineages
+from virnucpro.taxonomy.lineages import Names, common, ictv
 from virnucpro.taxonomy.naming import Votes, name
 
 POTY = ictv().lineage("Potyviridae")

@@ -153,13 +153,6 @@ class EmbeddingCache(SqliteFile):
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return before - self._num_rows()
 
-    def clear(self) -> None:
-        """Let all rows go."""
-        with self._lock:
-            self._write("DELETE FROM embeddings", [()])
-            self._write("DELETE FROM encoders", [()])
-            self.prune()
-
     def num_bytes(self) -> int:
         """What the rows take in the file."""
         with self._lock:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from virnucpro.embeddings.cache import EmbeddingCache, sequence_digest
 from virnucpro.embeddings.loader import Alphabet, LoadedEncoder
-from virnucpro.errors import UsageError, VirNucProError
+from virnucpro.errors import VirNucProError
 from virnucpro.executors.base import Outcome, UnitFailed
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.ragged import Ragged
@@ -57,22 +57,9 @@ class Part:
     names: Ragged  # of the m sequences that begin here
     lengths: NDArray[np.int64]  # (m,) of these
     keys: NDArray[np.void]  # (n,) KEY_DTYPE of each string
-    nucleotides: Ragged | None  # n strings; None for proteins
-    proteins: Ragged  # n strings
+    strings: Mapping[Alphabet, Ragged]  # n strings in each alphabet that an encoder can read here
     fragments: NDArray[np.void]  # (f,) KEY_DTYPE, those without a string too; of proteins, one a sequence
     fragment_of: NDArray[np.int64]  # (n,) position in ``fragments``
-
-    def strings(self, alphabet: Alphabet) -> Ragged:
-        """What an encoder of this alphabet reads.
-
-        Raises:
-            UsageError: these are proteins, and it reads nucleotides.
-        """
-        if alphabet == "aa":
-            return self.proteins
-        if self.nucleotides is None:
-            raise UsageError("the input holds proteins, and a nucleotide encoder was asked for.")
-        return self.nucleotides
 
 
 @dataclass(frozen=True)
@@ -120,8 +107,8 @@ def _part_of_table(number: int, first_sequence: int, table: UnitTable) -> Part:
         keys[name] = table.rows[name]
     fragment_of = np.repeat(np.arange(len(fragments)), table.fragments["num_rows"])
     lengths = table.sequences["length"].astype(np.int64)
-    strings = (table.nucleotides, table.proteins)
-    return Part(number, first_sequence, table.names, lengths, keys, *strings, fragments, fragment_of)
+    strings: dict[Alphabet, Ragged] = {"nt": table.nucleotides, "aa": table.proteins}
+    return Part(number, first_sequence, table.names, lengths, keys, strings, fragments, fragment_of)
 
 
 def parts_of_proteins(records: Iterable[tuple[bytes, bytes]], max_letters: int | None) -> Iterator[Part]:
@@ -150,7 +137,7 @@ def _part_of_proteins(
         protein[start:stop] for (_, protein), each in zip(records, ends, strict=True) for start, stop in each
     )
     names = Ragged.from_bytes(name for name, _ in records)
-    return Part(number, first_sequence, names, lengths, keys, None, windows, fragments, fragment_of)
+    return Part(number, first_sequence, names, lengths, keys, {"aa": windows}, fragments, fragment_of)
 
 
 def _windows(length: int, max_letters: int | None) -> list[tuple[int, int]]:
@@ -218,7 +205,7 @@ def embed_part(
     values: dict[str, NDArray[np.floating]] = {}
     failed = [np.zeros(0, dtype=KEY_DTYPE)]
     for model in models:
-        strings = part.strings(model.source.alphabet)
+        strings = part.strings[model.source.alphabet]
         embeddings = embed_strings(model, strings, cache)
         has_letters = strings.lengths > 0
         fails = has_letters & np.isnan(embeddings).any(axis=1)

@@ -19,7 +19,8 @@ from virnucpro.embeddings.neighbours import nearest, read_query
 from virnucpro.errors import UsageError
 from virnucpro.hierarchy.tables import read_taxdump
 from virnucpro.progress import Reporter
-from virnucpro.taxonomy.lineages import RANKS, Lineage, Names
+from virnucpro.taxonomy import RANKS
+from virnucpro.taxonomy.lineages import Lineage, Names
 from virnucpro.taxonomy.naming import Named
 
 LEAST_RIGHT = 0.95

@@ -22,7 +22,8 @@ from virnucpro.nearest.table import Table
 from virnucpro.results.formats import NOTHING, Cells
 from virnucpro.sequence.gaps import without_gaps
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.taxonomy.lineages import RANKS, Lineage, ictv
+from virnucpro.taxonomy import RANKS
+from virnucpro.taxonomy.lineages import Lineage, ictv
 from virnucpro.taxonomy.naming import FLOOR_BITS, Named, Votes, name
 
 if TYPE_CHECKING:

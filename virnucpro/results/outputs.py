@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_from_bytes
 
 import numpy as np
@@ -20,11 +20,13 @@ from virnucpro.results import schema, tables
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALLS, Call
 from virnucpro.results.formats import NOTHING, Cells, decimals, lines, open_output, write_table
-from virnucpro.results.lineages import Lineages
 from virnucpro.results.schema import Table
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.gaps import without_gaps
 from virnucpro.settings import TABLE_FORMATS, TableFormat
+
+if TYPE_CHECKING:
+    from virnucpro.results.lineages import Lineages
 
 WHOLE, PROVIRUS = "whole", "provirus"
 

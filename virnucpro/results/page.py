@@ -24,9 +24,9 @@ from markupsafe import Markup
 from virnucpro import __version__
 from virnucpro.atomic import atomic_write
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
-from virnucpro.results import figures, sunburst
-from virnucpro.results import gene_maps as maps
+from virnucpro.results import figures
 from virnucpro.results.calls import CALLS
+from virnucpro.results.counts import Overview, overview
 from virnucpro.results.drawing import Canvas, variable
 from virnucpro.results.figures import (
     CALL_TITLES,
@@ -40,7 +40,6 @@ from virnucpro.results.figures import (
     track_text,
 )
 from virnucpro.results.finished import FinishedRun
-from virnucpro.results.overview import Overview, overview
 from virnucpro.results.schema import CASCADE, SEQUENCES, Table
 
 _log = logging.getLogger(__name__)
@@ -139,8 +138,8 @@ def _render(run: FinishedRun, tally: Overview) -> str:
                 _figure(track.line.name, figures.track_figure(track), track_text(track)) for track in tally.tracks
             ],
             "gene_maps": [
-                _figure(shown.name, maps.draw(shown), maps.described(shown))
-                for shown in maps.gene_maps(run.results, tally)
+                _figure(shown.name, figures.map_figure(shown), figures.map_text(shown))
+                for shown in figures.gene_maps(run.results, tally)
             ],
             "sunburst": _sunburst(run),
             "has_fdr": any(not math.isnan(hit.fdr) for hit in tally.listed),
@@ -156,6 +155,8 @@ def _sunburst(run: FinishedRun) -> Markup | None:
     path = run.path("taxonomy.counts.tsv")
     if not path.is_file():
         return None
+    from virnucpro.results import sunburst  # noqa: PLC0415 - it needs the taxonomy, which most pages do without
+
     return Markup(sunburst.draw(sunburst.read_counts(path)))  # noqa: S704 - names in it are escaped there
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from virnucpro.results.calls import CALLS, EVIDENCE_NAMES, STATUS_NAMES
 from virnucpro.settings import TableFormat
-from virnucpro.taxonomy.lineages import RANKS
+from virnucpro.taxonomy import RANKS
 
 VERSION = 1
 

@@ -29,7 +29,6 @@ from virnucpro.errors import IncompleteRunError, UsageError
 from virnucpro.executors.base import Kept
 from virnucpro.inputs import check_inputs
 from virnucpro.logs import log_to
-from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
 from virnucpro.request import Options, Request
 from virnucpro.results import formats
@@ -37,7 +36,6 @@ from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.lineages import find_lineages
 from virnucpro.results.pages import Pages, renew
 from virnucpro.run.record import first_record, run_record
 from virnucpro.run.units import Embedder, asked_bundle, embedder_of, estimate_rows, make_run, pinned, run_units
@@ -247,14 +245,11 @@ def _write(cut: _Cut, scores: ScoredModels, table: Fragments) -> tuple[list[Coun
         IncompleteRunError: some rows failed; everything is written.
     """
     run, request, options, look = cut.run, cut.request, cut.request.options, cut.look
-    name_hits = None
-    if options.with_taxonomy and (proteins := genes.protein_table(run.bundle)) is not None:
-        num_threads = request.settings.runtime.num_threads
-        name_hits = partial(find_lineages, table=load_table(proteins), num_threads=num_threads)
     calling = Calling.from_settings(request.settings.science)
     results, counts = write.run(
         *(cut.index, table, scores, calling, options, run.reporter),
-        name_hits=name_hits,
+        proteins=genes.protein_table(run.bundle) if options.with_taxonomy else None,
+        num_threads=request.settings.runtime.num_threads,
         cascade=None if look is None else cascade.described(look.run.rules, look.model.limits),
     )
     record = run_record(run, cut.index, request, cut.devices, counts, cut.started)

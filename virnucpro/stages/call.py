@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from virnucpro.atomic import check_json, write_json
 from virnucpro.bundles.rules import Limits, Rules
 from virnucpro.errors import UsageError
 from virnucpro.logs import log_to
-from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
 from virnucpro.request import Options
 from virnucpro.results import counts as counting
@@ -26,7 +24,6 @@ from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
 from virnucpro.results.finished import FinishedRun, RunRecord, Summary
 from virnucpro.results.fragments import Fragments
-from virnucpro.results.lineages import find_lineages
 from virnucpro.results.pages import Pages, renew
 from virnucpro.run_dir import RunDir
 from virnucpro.settings import CALL_SETTINGS, Science
@@ -66,9 +63,7 @@ def run(
     if run_dir.is_cascade and options.legacy_output:
         raise UsageError(f"{root}: {cascade.NO_LEGACY}")
     results, calling = RunDir(directory or root), Calling.from_settings(science)
-    name_hits = None
-    if any(root.glob("*.taxonomy.tsv")):
-        name_hits = partial(find_lineages, table=load_table(genes.proteins_of(run_dir)))
+    proteins = genes.proteins_of(run_dir) if any(root.glob("*.taxonomy.tsv")) else None
     is_elsewhere = os.path.realpath(results.root) != os.path.realpath(root)
     if is_elsewhere and results.manifest.is_file():
         raise UsageError(f"{results.root} holds another run, whose results they would replace. Name another -o.")
@@ -83,7 +78,7 @@ def run(
                 written, counts = write.run(
                     *(index, table, scores, calling, options, reporter),
                     folder=results.root,
-                    name_hits=name_hits,
+                    proteins=proteins,
                     cascade=facts,
                 )
                 record = _record(run_dir, index, results, counts, calling.described(table.rules[0]))

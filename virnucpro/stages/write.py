@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from virnucpro.atomic import file_digest, write_json
 from virnucpro.errors import CountError
+from virnucpro.nearest.table import load_table
 from virnucpro.progress import Reporter
 from virnucpro.request import Options
 from virnucpro.results import counts as counting
@@ -18,7 +19,6 @@ from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
 from virnucpro.results.formats import write_table
 from virnucpro.results.fragments import Fragments, read_facts
-from virnucpro.results.lineages import Lineages
 from virnucpro.results.outputs import OUTPUTS
 from virnucpro.results.schema import SAMPLES
 from virnucpro.run_dir import RunDir
@@ -38,7 +38,8 @@ def run(
     reporter: Reporter,
     *,
     folder: Path | None = None,
-    name_hits: Callable[[InputResults], Lineages] | None = None,
+    proteins: Path | None = None,
+    num_threads: int = 1,
     cascade: Mapping[str, Any] | None = None,
 ) -> tuple[list[InputResults], list[Counts]]:
     """Call the sequences of each input and write its files.
@@ -51,7 +52,8 @@ def run(
         options: which files are written, and in which format.
         reporter: is told of progress.
         folder: where results go; None is the run's own.
-        name_hits: says which viruses the hits are; None does not ask.
+        proteins: the table by which hits are named; None names none.
+        num_threads: that share the search in it.
         cascade: what summaries say of the model that looked first.
 
     Returns:
@@ -66,14 +68,17 @@ def run(
     if not rules.presets and calling.preset != Calling.preset:
         _log.warning("model %s has no presets: its threshold is used, %g", rules.name, rules.threshold)
     frames = read_facts(run_dir.table)["frames"]
+    known = None if proteins is None else load_table(proteins)
     written, counted = [], []
     with reporter.stage("write", index.num_sequences, "sequences") as advance:
         for item, frames_of_item in zip(index.inputs, frames, strict=True):
             stop = item.first_sequence + item.num_sequences
             units = InputUnits(scores, index, item)
             results = InputResults.of(table.slice(item.first_sequence, stop), calling, units)
-            if name_hits is not None:
-                results = replace(results, lineages=name_hits(results))
+            if known is not None:
+                from virnucpro.results.lineages import find_lineages  # noqa: PLC0415 - other runs need no taxonomy
+
+                results = replace(results, lineages=find_lineages(results, known, num_threads))
             counts = Counts.of(results, frames_of_item)
             _check(item, counts)
             for output in OUTPUTS:

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from virnucpro.hierarchy.resolvers import Resolver, UnknownNameError, normalise_name
 from virnucpro.hierarchy.tables import read_tsv
+from virnucpro.taxonomy import RANKS
 
-RANKS = ("realm", "kingdom", "phylum", "class", "order", "family", "genus", "species")
-"""From the top down."""
 Lineage = tuple[tuple[str, str], ...]
 """(rank, name) from the top down; ranks that a taxon lacks are left out."""
 

@@ -405,9 +405,9 @@ def test_a_browser_shows_the_page_without_complaint(full_run, tmp_path, width):
 
 
 def test_the_page_says_what_to_do_next_and_no_setting_that_nobody_gave(tmp_path):
-    """Which programs take the sequences on; -1 stands for what was left to the program and is not shown."""
+    """Which programs take the sequences on; null stands for what was left to the program and is not shown."""
     root = write_run(
-        tmp_path / "run", [line("a", 1000, 0.99)], record={"parameters": {"layout_rows": -1, "fragment_length": 500}}
+        tmp_path / "run", [line("a", 1000, 0.99)], record={"parameters": {"layout_rows": None, "fragment_length": 500}}
     )
     shown = page_of(root)
     assert all(tool in shown.text for tool in ("CheckV", "geNomad", "pharokka", "in.virus.fna.gz"))

@@ -28,6 +28,7 @@ from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
 from virnucpro.results.lineages import TaxonCount, find_lineages
 from virnucpro.results.outputs import OUTPUTS, TAXONOMY_OUTPUTS
+from virnucpro.results.page import Templates
 from virnucpro.results.schema import TAXA, TAXONOMY
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
@@ -217,15 +218,16 @@ def test_the_sunburst_leads_everywhere_and_runs_nothing():
         TaxonCount(("A", "novel in A"), "", 1, 10, 1),
         TaxonCount(("novel",), "", 2, 20, 2),
     ]
-    drawn = sunburst.draw(counts)
+    template = Templates("virnucpro.results").get_template("sunburst.html.j2")
+    drawn = template.render(sunburst=sunburst.views(counts))
     views = re.findall('id="(taxon-[0-9]+)"', drawn)
     assert len(views) == 3
     assert set(re.findall('href="#([^"]+)"', drawn)) <= set(views)
     assert "<script" not in drawn
-    assert "&lt;script&gt;&quot;&amp;" in drawn
+    assert "&lt;script&gt;&#34;&amp;" in drawn
     assert "http" not in drawn
     assert "NaN" not in drawn
-    assert sunburst.draw([]) == ""
+    assert sunburst.views([]) == []
 
 
 @pytest.mark.parametrize("content", ["", "lineage\n", "\t".join(TAXA.header) + "\nA\tclass\tx\t1\t1\n", "\xff"])

@@ -99,29 +99,40 @@ def _is_visible(letter: str) -> bool:
     return unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
+class Templates(jinja2.Environment):
+    """Those of some packages; what is put into them is escaped."""
+
+    def __init__(self, *packages: str) -> None:
+        super().__init__(
+            loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in packages]),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            keep_trailing_newline=True,
+        )
+        self.filters |= {
+            "bases": bases,
+            "count": lambda value: f"{value:,}",
+            "percent": percent,
+            "probability": probability,
+            "short_name": short_name,
+        }
+
+    def text(self, name: str) -> Markup:
+        """A file of ours as it is."""
+        assert self.loader is not None  # noqa: S101 - for mypy: it is given above
+        return Markup(self.loader.get_source(self, name)[0])  # noqa: S704 - our own file
+
+
 def _render(run: FinishedRun, tally: Overview) -> str:
-    templates = jinja2.PackageLoader("virnucpro.results")
-    environment = jinja2.Environment(
-        loader=templates,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "bases": bases,
-        "count": lambda value: f"{value:,}",
-        "percent": percent,
-        "probability": probability,
-        "short_name": short_name,
-    }
+    templates = Templates("virnucpro.results")
     works = parse_cff(read_cff())
     started = run.record.get("started")
-    script = templates.get_source(environment, "filter.js")[0]
-    return environment.get_template("report.html.j2").render(
+    script = templates.text("filter.js")
+    return templates.get_template("report.html.j2").render(
         _run_facts(run)
         | {
-            "css": Markup(templates.get_source(environment, "report.css")[0]),  # noqa: S704 - our own file
-            "script": Markup(script),  # noqa: S704 - our own file
+            "css": templates.text("report.css"),
+            "script": script,
             "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             "run": run,
             "started": datetime.fromisoformat(started) if started else None,
@@ -150,14 +161,14 @@ def _render(run: FinishedRun, tally: Overview) -> str:
     )
 
 
-def _sunburst(run: FinishedRun) -> Markup | None:
-    """Which viruses the hits are; None if nobody asked."""
+def _sunburst(run: FinishedRun) -> Sequence[tuple[Any, ...]] | None:
+    """Views of which viruses the hits are; None if nobody asked."""
     path = run.path("taxonomy.counts.tsv")
     if not path.is_file():
         return None
     from virnucpro.results import sunburst  # noqa: PLC0415 - it needs the taxonomy, which most pages do without
 
-    return Markup(sunburst.draw(sunburst.read_counts(path)))  # noqa: S704 - names in it are escaped there
+    return sunburst.views(sunburst.read_counts(path))
 
 
 def _columns(table: Table) -> dict[str, str]:

@@ -98,9 +98,18 @@ def finish(output: Path, folders: Sequence[Path] = (), *, show_bars: bool = Fals
         _demand_all(run_dir, index, problems)
     for problem in problems:
         _log.warning("%s", problem)
-    request, place = _request_of(run_dir, as_named=True)
-    output = output.absolute()
-    with contextlib.chdir(place):  # results name inputs as they were given there
+    return again(run_dir, show_bars=show_bars)
+
+
+def again(run_dir: RunDir, *, show_bars: bool = False) -> Results:
+    """Do what is asked of the run in a directory; what is done is done.
+
+    Raises:
+        VirNucProError: as of ``predict``.
+    """
+    request, folder = _request_of(run_dir, as_named=True)
+    output = run_dir.root.absolute()
+    with contextlib.chdir(folder):  # results name inputs as they were given there
         return execute(request, output, show_bars=show_bars)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def merge(path: Path, *, num_processes: int | None = None, show_bars: bool = Fal
     run_dir.check_is_run()
     with run_dir.locked():
         run_dir.sweep()
-        index = verification.index_of(run_dir)
+        index = Index.read(run_dir)
         parts = [_merge(part, index, num_processes or available_cpus(), reporter) for part in run_dir.models]
     return Merged(*(sum(numbers) for numbers in zip(*map(astuple, parts), strict=True)))
 
@@ -66,14 +65,12 @@ def repair(path: Path, findings: Findings, *, show_bars: bool = False) -> None:
         UsageError: the run was made from stdin.
         VirNucProError: as of ``predict``.
     """
-    from virnucpro.run import predict as pipeline  # noqa: PLC0415 - brings torch, which looking does not need
+    from virnucpro.run import by_hand  # noqa: PLC0415 - brings torch, which looking does not need
 
     run_dir = RunDir(path)
     with run_dir.locked():
-        request, folder = Request.read(run_dir.request, as_named=True)
+        request, _ = Request.read(run_dir.request)
         if "-" in request.sources:
             raise UsageError(f"{path} was made from stdin. Run the same predict command again, with the same input.")
         verification.drop(findings.problems)
-    path = path.absolute()
-    with contextlib.chdir(folder):  # results hold the names of the inputs as they were given there
-        pipeline.execute(request, path, show_bars=show_bars)
+    by_hand.again(run_dir, show_bars=show_bars)

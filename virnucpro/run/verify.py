@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from virnucpro import store
 from virnucpro.atomic import check_json, file_digest
 from virnucpro.bundles.rules import Rules
-from virnucpro.errors import StoreError, UsageError
+from virnucpro.errors import StoreError
 from virnucpro.progress import Reporter
 from virnucpro.results import pages
 from virnucpro.results.finished import RunRecord, Summary
@@ -67,7 +67,7 @@ def verify(path: Path, *, show_bars: bool = False) -> Findings:
     run_dir, findings = RunDir(path), Findings()
     run_dir.check_is_run()
     with run_dir.reading():
-        index, manifest = index_of(run_dir), run_dir.read_manifest()
+        index, manifest = Index.read(run_dir), run_dir.read_manifest()
         with Reporter(show_bars).stage("verify", len(index.units) * len(run_dir.models), "units") as advance:
             for part in run_dir.models:
                 model = StoredModel.of(manifest, part)
@@ -85,17 +85,6 @@ def verify(path: Path, *, show_bars: bool = False) -> Findings:
         findings.problems += _verify_results(run_dir, findings)
         findings.problems += _verify_pages(run_dir, index)
     return findings
-
-
-def index_of(run_dir: RunDir) -> Index:
-    """The units of a run.
-
-    Raises:
-        UsageError: its inputs were not cut to the end.
-    """
-    if not run_dir.index.exists():
-        raise UsageError(f"{run_dir.root}: its inputs were not cut to the end. Run the same predict command again.")
-    return Index.read(run_dir)
 
 
 @dataclass(frozen=True)

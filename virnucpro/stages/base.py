@@ -13,7 +13,7 @@ from virnucpro import store
 from virnucpro.atomic import read_json, write_json
 from virnucpro.bundles import Bundle
 from virnucpro.bundles.rules import Rules
-from virnucpro.errors import CountError
+from virnucpro.errors import CountError, UsageError
 from virnucpro.progress import Reporter
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import are_own_source
@@ -157,6 +157,12 @@ class Index:
         """Read ``run/index.json``.
 
         Raises:
-            StoreError: it is missing or damaged.
+            UsageError: the inputs were not cut to the end.
+            StoreError: it is damaged.
         """
+        if not run_dir.index.exists():
+            raise UsageError(
+                f"{run_dir.root}: the run is not complete, its inputs were not cut to the end. Run the same predict "
+                "command again: finished work is kept."
+            )
         return read_json(run_dir.index, cls)

@@ -122,10 +122,8 @@ def finished_index(run_dir: RunDir) -> Index:
     Raises:
         UsageError: they are not.
     """
-    again = "Run its predict command again: finished work is kept."
-    if not run_dir.index.is_file():
-        raise UsageError(f"{run_dir.root}: the run is not complete, its input has not been read to the end. {again}")
     index = Index.read(run_dir)
+    again = "Run its predict command again: finished work is kept."
     missing = sum(not part.scores(unit).is_file() for part in run_dir.models for unit in range(len(index.units)))
     if missing:
         num = len(index.units) * len(run_dir.models)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from virnucpro import __version__
 from virnucpro.atomic import atomic_write
 from virnucpro.results.drawing import Canvas
-from virnucpro.results.page import PageFigure
+from virnucpro.results.page import PageFigure, Templates
 from virnucpro.training.summary import Table, columns_of, length_table, panel_table, percent
 
 _SHADES = ("#9fb8d6", "#7b9cc6", "#5a80b4", "#3a659f", "#1f4a86")
@@ -33,17 +32,10 @@ class Section:
 
 def write_page(assessment: Mapping[str, Any], path: Path) -> None:
     """Write what ``assess`` returned as a page."""
-    loader = jinja2.ChoiceLoader(
-        [jinja2.PackageLoader("virnucpro.training"), jinja2.PackageLoader("virnucpro.results")]
-    )
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    environment.filters["count"] = lambda value: f"{value:,}"
-    css = loader.get_source(environment, "report.css")[0]
-    page = environment.get_template("evaluation.html.j2").render(
+    templates = Templates("virnucpro.training", "virnucpro.results")
+    page = templates.get_template("evaluation.html.j2").render(
         assessment=assessment,
-        css=Markup(css),  # noqa: S704 - our own file
+        css=templates.text("report.css"),
         figures=_figures(assessment["lengths"]),
         sections=list(_sections(assessment)),
         version=__version__,

@@ -77,12 +77,15 @@ class Request:
         """Prefix of the files of the run as a whole."""
         return self.stems[0] if len(self.samples) == 1 else "all"
 
+    def changed(self, **values: Any) -> Request:  # noqa: ANN401 - each has its own type
+        """The same with other settings, by their names."""
+        return replace(self, settings=self.settings.changed(**values))
+
     def as_record(self) -> dict[str, Any]:
         """As JSON, with paths that hold in any folder, and as they were named in the present one."""
         settings, options = self.settings, self.options
         if Path(settings.science.model).exists():
-            science = replace(settings.science, model=_absolute(settings.science.model))
-            settings = replace(settings, science=science)
+            settings = settings.changed(model=_absolute(settings.science.model))
         if options.reference is not None:
             options = replace(options, reference=_absolute(options.reference))
         return {

@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -130,6 +130,21 @@ class Settings:
     layout: Layout = Layout()
     runtime: Runtime = Runtime()
 
+    def changed(self, **values: Any) -> Settings:  # noqa: ANN401 - each has its own type
+        """The same with other values, by the names of settings."""
+        kinds: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            kinds.setdefault(PLACES[name].partition(".")[0], {})[name] = value
+        return replace(self, **{kind: replace(getattr(self, kind), **part) for kind, part in kinds.items()})
+
+
+PLACES = {
+    item.name: f"{kind.name}.{item.name}"
+    for kind in fields(Settings)
+    for item in fields(getattr(Settings(), kind.name))
+}
+"""Name of each setting to the dotted one, with its kind."""
+
 
 def make_settings(path: Path | None, options: Mapping[str, object]) -> Settings:
     """Settings from defaults, then a file, then options.
@@ -146,12 +161,10 @@ def make_settings(path: Path | None, options: Mapping[str, object]) -> Settings:
     if chosen.keys() & _WAYS_TO_CALL:  # an option wins over the file, whichever of the ways that names
         given = {name: value for name, value in given.items() if name not in _WAYS_TO_CALL}
     given |= chosen
-    defaults = Settings()
     kinds: dict[str, dict[str, object]] = {kind.name: {} for kind in fields(Settings)}
-    known = {f"{kind}.{field.name}" for kind in kinds for field in fields(getattr(defaults, kind))}
     for name, value in given.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name not in PLACES.values():
+            near = difflib.get_close_matches(name, PLACES.values(), n=1)
             raise UsageError(f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else "."))
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{name}: expected a number, got {value}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from click.shell_completion import CompletionItem
 from virnucpro.errors import UsageError
 from virnucpro.logs import start_logging
 from virnucpro.samples import Sample, pairs_of, read_samplesheet, samples_of
-from virnucpro.settings import DTYPES, Settings, make_settings
+from virnucpro.settings import DTYPES, PLACES, Settings, make_settings
 
 
 class _Place(click.Path):
@@ -140,9 +139,7 @@ def given_settings(given: Mapping[str, Any], path: Path | None = None) -> Settin
     """
     low, high = given.get("cascade_limits") or (None, None)
     named = {**given, "cascade_low": low, "cascade_high": high}
-    kinds = {kind.name: fields(getattr(Settings(), kind.name)) for kind in fields(Settings)}
-    options = {f"{kind}.{item.name}": named.get(item.name) for kind, items in kinds.items() for item in items}
-    return make_settings(path, options)
+    return make_settings(path, {place: named.get(name) for name, place in PLACES.items()})
 
 
 cascade_options = together(

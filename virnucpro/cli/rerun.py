@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import chdir
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,11 @@ def rerun(record: Path, output: Path | None, device: str | None, threads: int | 
     output = (output or root.with_name(f"{root.name}-rerun")).absolute()
     folder = Path(then.get("directory", "."))
     with chdir(folder if folder.is_dir() else "."):  # where the run was started: inputs may have relative names
-        request = _on(records.request_of(then), device, threads)
+        request = records.request_of(then)
+        if device is not None:
+            request = request.changed(device=device, gpus=None)
+        if threads is not None:
+            request = request.changed(threads=threads)
         records.check_inputs(request, then)
         records.check_model(request, then)
         for name, (old, new) in records.version_differences(then).items():
@@ -65,15 +68,6 @@ def rerun(record: Path, output: Path | None, device: str | None, threads: int | 
         )
     if incomplete is not None:
         raise incomplete
-
-
-def _on(request: Request, device: str | None, threads: int | None) -> Request:
-    """The request with another device and number of threads, which change no result."""
-    runtime = request.settings.runtime
-    if device is not None:
-        runtime = replace(runtime, device=device, gpus=None)
-    runtime = replace(runtime, threads=threads or runtime.threads)
-    return replace(request, settings=replace(request.settings, runtime=runtime))
 
 
 def _run(request: Request, output: Path, *, show_bars: bool) -> tuple[dict[str, Any], IncompleteRunError | None]:

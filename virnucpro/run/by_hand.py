@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from virnucpro.run import shards
 from virnucpro.run.predict import Results, execute
 from virnucpro.run.units import asked_bundle, make_run, pinned, run_units
 from virnucpro.run_dir import RunDir
-from virnucpro.settings import Runtime
 from virnucpro.stages.base import Index
 
 _log = logging.getLogger(__name__)
@@ -141,8 +140,7 @@ def _demand_all(run_dir: RunDir, index: Index, problems: Sequence[str]) -> None:
 def _request_of(run_dir: RunDir, *, as_named: bool = False) -> tuple[Request, str]:
     """What was asked, in the float type that the run was prepared for, on any machine; and the folder of then."""
     request, folder = Request.read(run_dir.request, as_named=as_named)
-    science = replace(request.settings.science, dtype=run_dir.read_manifest()["science.dtype"])
-    return replace(request, settings=replace(request.settings, science=science)), folder
+    return request.changed(dtype=run_dir.read_manifest()["science.dtype"]), folder
 
 
 def _is_open(run_dir: RunDir, index: Index, run_digest: str, unit: int) -> bool:
@@ -161,9 +159,8 @@ def _compute(run_dir: RunDir, index: Index, units: list[int], runtime: dict[str,
     """Score the units that lack scores."""
     request, _ = _request_of(run_dir)
     places = {"device": "auto", "gpus": None} if runtime.keys() & {"device", "gpus"} else {}
-    settings: Runtime = replace(request.settings.runtime, **(places | runtime))
-    request = replace(request, settings=replace(request.settings, runtime=settings))
-    devices = choose_devices(settings.device, settings.gpus)
+    request = request.changed(**(places | runtime))
+    devices = choose_devices(request.settings.runtime.device, request.settings.runtime.gpus)
     run = make_run(run_dir, request, asked_bundle(request, devices), devices, Reporter(show_bars))
     run_dir.agree(run_dir.read_manifest() | pinned(run))
     todo = [unit for unit in units if not _has_scores(run_dir, unit)]

@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from virnucpro import __version__
-from virnucpro.atomic import read_json, write_json
+from virnucpro.atomic import write_json
 from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.rules import Limits
 from virnucpro.encoders import TRANSFORMER_KINDS, read_config
@@ -34,7 +34,6 @@ from virnucpro.request import Options, Request
 from virnucpro.results import formats
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
-from virnucpro.results.finished import FinishedRun
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.pages import Pages, renew
 from virnucpro.run.record import first_record, run_record
@@ -246,7 +245,7 @@ def _write(cut: _Cut, scores: ScoredModels, table: Fragments) -> tuple[list[Coun
     """
     run, request, options, look = cut.run, cut.request, cut.request.options, cut.look
     calling = Calling.from_settings(request.settings.science)
-    results, counts = write.run(
+    written, counts = write.run(
         *(cut.index, table, scores, calling, options, run.reporter),
         proteins=genes.protein_table(run.bundle) if options.with_taxonomy else None,
         num_threads=request.settings.runtime.num_threads,
@@ -257,13 +256,9 @@ def _write(cut: _Cut, scores: ScoredModels, table: Fragments) -> tuple[list[Coun
     if look is not None:
         record["cascade"] = first_record(look)
     write_json(run.dir.result(request.run_stem, "run.json"), record)
-    figures = () if options.plots is None else (options.plots,)
-    for stem, result in zip(request.stems, results, strict=True):
-        summary = read_json(run.dir.result(stem, "summary.json"))
-        renew(
-            FinishedRun(run.dir.root, stem, record, summary, result),
-            Pages(options.with_report, options.with_report, figures),
-        )
+    pages = Pages(options.with_report, options.with_report, () if options.plots is None else (options.plots,))
+    for finished in written:
+        renew(replace(finished, record=record), pages)
     run.dir.sweep()
     _check_complete(run.dir, request.stems, counts, look)
     return counts, record

@@ -150,10 +150,10 @@ def request_of(record: Mapping[str, Any]) -> Request:
     try:
         request = Request.from_record(record["request"], as_named=True)
         dict(zip(request.stems, record["inputs"], strict=True))  # an input for every sample
-        science = replace(request.settings.science, dtype=record["parameters"]["dtype"])
-        if science.cascade:  # the bundle may name other limits today
+        request = request.changed(dtype=record["parameters"]["dtype"])
+        if request.settings.science.cascade:  # the bundle may name other limits today
             first = record["cascade"]
-            science = replace(science, cascade_low=float(first["low"]), cascade_high=float(first["high"]))
+            request = request.changed(cascade_low=float(first["low"]), cascade_high=float(first["high"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"the run record cannot be followed ({error!r}). Use the version that wrote it.") from error
     if "-" in request.sources:
@@ -161,7 +161,7 @@ def request_of(record: Mapping[str, Any]) -> Request:
             "the run read standard input, which is not kept: it cannot be repeated. "
             "Pipe the same sequences into its predict command, with another --output."
         )
-    return replace(request, settings=replace(request.settings, science=science))
+    return request
 
 
 def check_inputs(request: Request, record: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from virnucpro.results import counts as counting
 from virnucpro.results import formats
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
-from virnucpro.results.finished import FinishedRun, RunRecord, Summary
+from virnucpro.results.finished import RunRecord
 from virnucpro.results.fragments import Fragments
 from virnucpro.results.pages import Pages, renew
 from virnucpro.run_dir import RunDir
@@ -85,10 +86,8 @@ def run(
                 if "request" in record:
                     record["request"] = _request(record["request"], science, options)
                 write_json(results.result(index.run_stem, "run.json"), record)
-                for item, result in zip(index.inputs, written, strict=True):
-                    summary = check_json(results.result(item.stem, "summary.json"), Summary)
-                    finished = FinishedRun(results.root, item.stem, record, summary, result)
-                    renew(finished, Pages.there(results.root, item.stem))
+                for finished in written:
+                    renew(replace(finished, record=record), Pages.there(results.root, finished.stem))
     return counts
 
 

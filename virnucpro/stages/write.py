@@ -17,6 +17,7 @@ from virnucpro.results import counts as counting
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
+from virnucpro.results.finished import FinishedRun
 from virnucpro.results.formats import write_table
 from virnucpro.results.fragments import Fragments, read_facts
 from virnucpro.results.outputs import OUTPUTS
@@ -41,7 +42,7 @@ def run(
     proteins: Path | None = None,
     num_threads: int = 1,
     cascade: Mapping[str, Any] | None = None,
-) -> tuple[list[InputResults], list[Counts]]:
+) -> tuple[list[FinishedRun], list[Counts]]:
     """Call the sequences of each input and write its files.
 
     Args:
@@ -57,7 +58,7 @@ def run(
         cascade: what summaries say of the model that looked first.
 
     Returns:
-        The results of each input and what they add up to.
+        Each input, without the record of the run, and what its results add up to.
 
     Raises:
         CountError: the results do not hold every sequence once.
@@ -83,12 +84,12 @@ def run(
             _check(item, counts)
             for output in OUTPUTS:
                 output.write(results, folder, item.stem, options)
-            path = RunDir(folder).result(item.stem, "summary.json")
-            write_json(path, counting.summary(results, counts, item.source, cascade))
+            summary = counting.summary(results, counts, item.source, cascade)
+            written.append(FinishedRun(folder, item.stem, {}, summary, results))
+            write_json(written[-1].path("summary.json"), summary)
             calls = ", ".join(f"{number:,} {call}" for call, number in counts.calls.items())
             _log.info("%s: %s sequences: %s", item.source, f"{item.num_sequences:,}", calls)
             _log.info("%s: %s", item.source, results.prevalence.sentence())
-            written.append(results)
             counted.append(counts)
             advance(item.num_sequences)
     if len(index.inputs) > 1:

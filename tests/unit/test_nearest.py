@@ -21,10 +21,10 @@ import virnucpro.nearest.search as search_module
 import virnucpro.nearest.seeds as seeds_module
 from virnucpro.errors import ModelError
 from virnucpro.nearest.fragments import NUM_FRAMES, open_frames
-from virnucpro.nearest.kernels import DROP, LEAST_SCORE
+from virnucpro.nearest.kernels import DROP, LEAST_SCORE, SPAN
 from virnucpro.nearest.residues import ALPHABET, BREAK, CODES, LETTERS, MASKED, mask
 from virnucpro.nearest.search import CELL, VIRUS, search, search_codes
-from virnucpro.nearest.seeds import LEAST_COST, PATTERN, SENSITIVE, SPAN
+from virnucpro.nearest.seeds import LEAST_COST, PATTERN, SENSITIVE
 from virnucpro.nearest.table import Table, load_table, make_table
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.proteins import find_cellular
@@ -129,22 +129,24 @@ def made(seed: int, num_proteins: int = 12) -> tuple[list[str], list[tuple[str, 
     return proteins, whose
 
 
-@given(st.integers(0, 2**32), st.integers(-1, 5), st.sampled_from((PATTERN, SENSITIVE)))
+@given(st.integers(0, 2**32), st.integers(-1, 5), st.lists(st.booleans(), min_size=4, max_size=4))
 @settings(max_examples=12, deadline=None)
-def test_what_is_found_is_what_a_plain_search_finds(seed, left_out, pattern):
+def test_what_is_found_is_what_a_plain_search_finds(seed, left_out, sensitive):
+    """Queries with seeds of either kind are searched for together."""
     proteins, whose = made(seed)
     queries, _ = made(seed, 4)
     queries = ["MK" + query[:40].replace("A", "S") + "X" + query[20:] for query in queries]
     table = make_table(ragged(proteins), whose)
     codes = Ragged(CODES[ragged(queries).values], ragged(queries).offsets)
     left = np.full(len(queries), left_out, dtype=np.int32)
-    found = search_codes(table, codes, left_out=left, pattern=pattern)
+    found = search_codes(table, codes, left_out=left, is_sensitive=np.array(sensitive))
     for number, query in enumerate(queries):
         for side, kind in ((VIRUS, "virus"), (CELL, "bacteria")):
             counted = [
                 other[2] == kind and group != left_out
                 for other, group in zip(whose, table.group_of_protein.tolist(), strict=True)
             ]
+            pattern = SENSITIVE if sensitive[number] else PATTERN
             score, protein = plainly_nearest(query, proteins, counted, pattern)
             assert (found.scores[number, side], found.proteins[number, side]) == (score, protein)
 

@@ -64,10 +64,14 @@ class ConvTower(nn.Module):
     def _look_up(self, symbols: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
         """(B, ceil(N / 2), C) of the first convolution, ReLU taken."""
         count, length = symbols.shape
-        states = torch.empty(count, -(-length // _STRIDE), pairs.shape[2])
-        codes = symbols.to(torch.uint8).numpy()
+        num_pairs, _, num_channels = pairs.shape
+        states = torch.zeros(count, -(-length // _STRIDE), num_channels)
         nothing = len(self.embedding.weight) - 1
-        over_rows(_add_pairs, count, codes, pairs.numpy(), nothing, states.numpy())
+        margin = num_pairs - 1  # half of 2 * num_pairs - 1 taps
+        padded = np.full((count, length + 2 * num_pairs + 2), nothing, dtype=np.uint8)
+        padded[:, margin : margin + length] = symbols.numpy()
+        shape = (num_pairs, num_channels, padded.shape[1], nothing + 1, states.shape[1])
+        over_rows(_add_pairs, count, padded, pairs.numpy(), *shape, states.numpy())
         return states
 
 
@@ -75,9 +79,13 @@ class ConvTower(nn.Module):
 def _add_pairs(
     first: int,
     stop: int,
-    symbols: NDArray[np.uint8],
+    padded: NDArray[np.uint8],
     pairs: NDArray[np.float32],
-    nothing: int,
+    num_pairs: int,
+    num_channels: int,
+    length: int,
+    num_symbols: int,
+    num_places: int,
     states: NDArray[np.float32],
 ) -> None:
     """Sum the vectors of the pairs of symbols that a window of a convolution holds, and cut at 0.
@@ -85,27 +93,22 @@ def _add_pairs(
     Args:
         first: row.
         stop: one after the last row.
-        symbols: (B, N).
+        padded: (B, length) symbols, with what is beside the sequence.
         pairs: (P, S * S, C), what each two neighbouring taps make of each pair of symbols.
-        nothing: symbol beside the sequence.
-        states: (B, ceil(N / 2), C), to be filled.
+        num_pairs: P.
+        num_channels: C.
+        length: of the padded rows.
+        num_symbols: S.
+        num_places: M.
+        states: (B, M, C) zeros, to be filled.
     """
-    num_pairs, _, num_channels = pairs.shape
-    margin = num_pairs - 1  # half of 2 * num_pairs - 1 taps
-    length = symbols.shape[1]
-    num_symbols = nothing + 1
-    padded = np.empty(length + 2 * num_pairs + 2, dtype=np.int64)
-    total = np.empty(num_channels, dtype=np.float32)
     for row in range(first, stop):
-        for i in range(len(padded)):
-            padded[i] = symbols[row, i - margin] if margin <= i < margin + length else nothing
-        for place in range(states.shape[1]):
-            at = place * _STRIDE
-            for channel in range(num_channels):
-                total[channel] = 0
+        for place in range(num_places):
+            at, to = row * length + place * _STRIDE, (row * num_places + place) * num_channels
             for pair in range(num_pairs):
                 which = padded[at + 2 * pair] * num_symbols + padded[at + 2 * pair + 1]
+                vector = (pair * num_symbols * num_symbols + which) * num_channels
                 for channel in range(num_channels):
-                    total[channel] += pairs[pair, which, channel]
-            for channel in range(num_channels):
-                states[row, place, channel] = max(total[channel], np.float32(0))
+                    states[to + channel] += pairs[vector + channel]
+            for channel in range(to, to + num_channels):
+                states[channel] = max(states[channel], 0)

@@ -22,9 +22,10 @@ from virnucpro.encoders.codons import (
     canonical_kmers,
 )
 from virnucpro.encoders.row_passes import over_rows
-from virnucpro.kernels import kernel, part_of_kernels
+from virnucpro.kernels import kernel
 
 _KMER_NUMBERS = canonical_kmers(KMER)[0].astype(np.int32)
+_COMPLEMENTS = np.array([3, 2, 1, 0, AMBIGUOUS_BASE], dtype=np.int8)
 _LETTER_BITS = 3
 """Of a letter of a stretch."""
 
@@ -42,6 +43,9 @@ def index_bags(codes: NDArray[np.uint8], keep: float, seed: int) -> tuple[Bags, 
     """
     count, length = codes.shape
     num_codons = length // 3
+    strands = np.full((count, 2, 3 * num_codons + 5), AMBIGUOUS_BASE, dtype=np.int8)
+    strands[:, 0, :length] = codes
+    strands[:, 1, :length] = _COMPLEMENTS[codes[:, ::-1]]
     residues = np.empty((count, 6, num_codons), dtype=np.uint8)
     ngrams = np.empty((count * 6, num_codons - 3), dtype=np.int32)
     classes = np.empty((count * 6, num_codons - 5), dtype=np.int32)
@@ -49,7 +53,7 @@ def index_bags(codes: NDArray[np.uint8], keep: float, seed: int) -> tuple[Bags, 
     kmers = np.empty((count, length - KMER + 1), dtype=np.int32)
     openness = np.empty((count * 6, 2), dtype=np.float32)
     tables = _KMER_NUMBERS, CODON_RESIDUES, RESIDUE_CLASSES
-    over_rows(_index, count, codes, *tables, residues, ngrams, classes, pairs, kmers, openness)
+    over_rows(_index, count, strands, length, *tables, residues, ngrams, classes, pairs, kmers, openness)
     if keep < 1:
         generator = np.random.default_rng(seed)
         for numbers in (ngrams, classes, pairs, kmers):
@@ -86,7 +90,9 @@ def sum_stretches(
         (F, 4).
     """
     sums = np.zeros((len(residues), 4), dtype=np.float32)
-    over_rows(_sum_stretches, len(residues), residues, letters, length, stretches, levels, np.float32(low), sums)
+    residues = np.ascontiguousarray(residues)
+    low = float(np.float32(low))
+    over_rows(_sum_stretches, len(residues), residues, residues.shape[1], letters, length, stretches, levels, low, sums)
     return sums
 
 
@@ -95,19 +101,20 @@ def _sum_stretches(
     first: int,
     stop: int,
     residues: NDArray[np.uint8],
+    num_residues: int,
     letters: NDArray[np.int64],
     length: int,
     stretches: NDArray[np.uint8],
     levels: NDArray[np.float32],
-    low: np.float32,
+    low: float,
     sums: NDArray[np.float32],
 ) -> None:
     last_number = (1 << _LETTER_BITS * length) - 1
     for frame in range(first, stop):
         run, number = 0, 0
-        total, num_above, num_low, count = np.float32(0), 0, 0, 0
-        for i in range(residues.shape[1]):
-            letter = letters[residues[frame, i]]
+        total, num_above, num_low, count = sums[4 * frame], 0, 0, 0
+        for i in range(frame * num_residues, (frame + 1) * num_residues):
+            letter = letters[residues[i]]
             if letter == 1 << _LETTER_BITS:
                 run = 0
                 continue
@@ -119,14 +126,16 @@ def _sum_stretches(
                 num_above += level > 0
                 num_low += level < low
                 count += 1
-        sums[frame, 0], sums[frame, 1], sums[frame, 2], sums[frame, 3] = total, num_above, num_low, count
+        sums[4 * frame], sums[4 * frame + 1] = total, num_above
+        sums[4 * frame + 2], sums[4 * frame + 3] = num_low, count
 
 
 @kernel
 def _index(
     first: int,
     stop: int,
-    bases: NDArray[np.uint8],
+    strands: NDArray[np.int8],
+    length: int,
     kmer_numbers: NDArray[np.int32],
     codon_residues: NDArray[np.int64],
     residue_classes: NDArray[np.int64],
@@ -138,27 +147,26 @@ def _index(
     openness: NDArray[np.float32],
 ) -> None:
     """Fill what ``index_bags`` gives of the fragments ``first`` to ``stop``."""
-    length, num_codons = bases.shape[1], residues.shape[2]
-    strand = np.empty(3 * num_codons + 5, dtype=np.int64)
+    num_codons = length // 3
+    strand_nt = 3 * num_codons + 5
     for fragment in range(first, stop):
-        _index_kmers(fragment, bases, kmer_numbers, kmers)
-        for frame in range(6):
-            if frame % 3 == 0:
-                for i in range(len(strand)):
-                    base = np.int64(AMBIGUOUS_BASE)
-                    if i < length:
-                        base = np.int64(bases[fragment, i if frame == 0 else length - 1 - i])
-                        base = 3 - base if frame == 3 and base != AMBIGUOUS_BASE else base
-                    strand[i] = base
-            row = fragment * 6 + frame
+        number, run = 0, 0
+        for i in range(length):
+            base = strands[2 * fragment * strand_nt + i]
+            number = ((number << 2) | (base & 3)) & (4**KMER - 1)
+            run = 0 if base == AMBIGUOUS_BASE else run + 1
+            if i >= KMER - 1:
+                kmers[fragment * (length - KMER + 1) + i - KMER + 1] = kmer_numbers[number + 1] if run >= KMER else 0
+        for row in range(6 * fragment, 6 * fragment + 6):
             longest, open_run, stops = 0, 0, 0
             run, ngram, of_classes, before = 0, 0, 0, NO_CODON
+            at = row // 3 * strand_nt + row % 3
             for i in range(num_codons):
-                at = frame % 3 + 3 * i
-                a, b, c = strand[at], strand[at + 1], strand[at + 2]
+                a, b, c = strands[at], strands[at + 1], strands[at + 2]
+                at += 3
                 codon = NO_CODON if (a | b | c) & AMBIGUOUS_BASE else (a << 4) | (b << 2) | c
                 residue = codon_residues[codon]
-                residues[fragment, frame, i] = residue
+                residues[row * num_codons + i] = residue
                 open_run = open_run + 1 if residue < STOP else 0
                 longest = max(longest, open_run)
                 stops += residue == STOP
@@ -166,24 +174,12 @@ def _index(
                 ngram = (ngram * 21 + residue) % 21**4
                 of_classes = (of_classes * NUM_CLASSES + residue_classes[residue]) % NUM_CLASSES**6
                 if i >= 1:
-                    pairs[row, i - 1] = before * 64 + codon + 1 if max(before, codon) < NO_CODON else 0
+                    is_pair = max(before, codon) < NO_CODON
+                    pairs[row * (num_codons - 1) + i - 1] = before * 64 + codon + 1 if is_pair else 0
                 if i >= 3:
-                    ngrams[row, i - 3] = ngram + 1 if run >= 4 else 0
+                    ngrams[row * (num_codons - 3) + i - 3] = ngram + 1 if run >= 4 else 0
                 if i >= 5:
-                    classes[row, i - 5] = of_classes + 1 if run >= 6 else 0
+                    classes[row * (num_codons - 5) + i - 5] = of_classes + 1 if run >= 6 else 0
                 before = codon
-            openness[row, 0] = longest / num_codons
-            openness[row, 1] = stops / num_codons
-
-
-@part_of_kernels
-def _index_kmers(
-    fragment: int, bases: NDArray[np.uint8], kmer_numbers: NDArray[np.int32], kmers: NDArray[np.int32]
-) -> None:
-    number, run = 0, 0
-    for i in range(bases.shape[1]):
-        base = np.int64(bases[fragment, i])
-        number = ((number << 2) | (base & 3)) & (4**KMER - 1)
-        run = 0 if base == AMBIGUOUS_BASE else run + 1
-        if i >= KMER - 1:
-            kmers[fragment, i - KMER + 1] = kmer_numbers[number + 1] if run >= KMER else 0
+            openness[2 * row] = longest / num_codons
+            openness[2 * row + 1] = stops / num_codons

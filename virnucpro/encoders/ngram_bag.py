@@ -114,17 +114,23 @@ class _SumOfVectors(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:  # noqa: ANN401
         (ngrams,) = ctx.saved_tensors
         total = torch.zeros(ctx.num_ngrams, gradient.shape[1])
-        _scatter_rows(ngrams.numpy(), gradient.float().contiguous().numpy(), total.numpy())
+        numbers = np.ascontiguousarray(ngrams.numpy(), dtype=np.int64)
+        _scatter_rows(numbers, *numbers.shape, gradient.float().contiguous().numpy(), gradient.shape[1], total.numpy())
         return None, total
 
 
 @kernel
-def _scatter_rows(ngrams: NDArray[np.integer[Any]], gradient: NDArray[np.float32], total: NDArray[np.float32]) -> None:
+def _scatter_rows(
+    ngrams: NDArray[np.int64],
+    num_bags: int,
+    num_ngrams: int,
+    gradient: NDArray[np.float32],
+    num_columns: int,
+    total: NDArray[np.float32],
+) -> None:
     """Add row ``b`` of ``gradient`` to the vector of every n-gram of bag ``b``."""
-    for bag in range(len(ngrams)):
-        row = gradient[bag]
-        for ngram in ngrams[bag]:
-            if ngram:
-                vector = total[ngram]
-                for column in range(len(row)):
-                    vector[column] += row[column]
+    for bag in range(num_bags):
+        for i in range(bag * num_ngrams, (bag + 1) * num_ngrams):
+            if ngrams[i]:
+                for column in range(num_columns):
+                    total[ngrams[i] * num_columns + column] += gradient[bag * num_columns + column]

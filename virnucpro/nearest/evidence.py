@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.nearest.fragments import Frames, open_frames
-from virnucpro.nearest.search import CELL, NONE, VIRUS, Hits, search_codes
-from virnucpro.nearest.seeds import PATTERN, SENSITIVE
+from virnucpro.nearest.search import CELL, VIRUS, Hits, search_codes
 from virnucpro.nearest.table import Table
 from virnucpro.sequence.ragged import Ragged
 
@@ -44,13 +43,8 @@ class Found:
 def search_fragments(table: Table, fragments: Ragged, num_threads: int = 1) -> tuple[Frames, Hits]:
     """The most open frames of fragments (ASCII bases), and what is nearest to them."""
     frames = open_frames(fragments, num_threads)
-    found = Hits(np.zeros((len(fragments), 2), np.int32), np.full((len(fragments), 2), NONE, np.int32))
     is_short = fragments.lengths <= SHORT_NT
-    for some, pattern in ((is_short, SENSITIVE), (~is_short, PATTERN)):
-        if some.any():
-            hits = search_codes(table, frames.queries.only(some), num_threads=num_threads, pattern=pattern)
-            found.scores[some], found.proteins[some] = hits.scores, hits.proteins
-    return frames, found
+    return frames, search_codes(table, frames.queries, num_threads=num_threads, is_sensitive=is_short)
 
 
 def look_at(table: Table, fragments: Ragged, num_threads: int = 1) -> Found:

@@ -57,7 +57,7 @@ def _open_frames(fragments: Ragged) -> Frames:
     codons, opposite = read_codons(letters)
     runs = np.zeros((len(starts), 6), dtype=np.int32)
     counts = np.zeros((len(starts), 2), dtype=np.int64)
-    _measure(letters, codons, opposite, starts, stops, OPEN == BREAK, _KINDS, runs, counts)
+    _measure(len(fragments), letters, codons, opposite, fragments.offsets, OPEN == BREAK, _KINDS, runs, counts)
     order = np.argsort(-runs, axis=1, kind="stable")
     chosen = order[:, :NUM_FRAMES]
     phases = chosen % 3
@@ -75,26 +75,27 @@ def _open_frames(fragments: Ragged) -> Frames:
 
 @kernel
 def _measure(
+    count: int,
     letters: NDArray[np.uint8],
     codons: NDArray[np.uint8],
     opposite: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    stops: NDArray[np.int64],
+    offsets: NDArray[np.int64],
     is_stop: NDArray[np.bool_],
     kinds: NDArray[np.uint8],
     runs: NDArray[np.int32],
     counts: NDArray[np.int64],
 ) -> None:
     """Longest stop-free run of each frame, and how many letters are bases, and G or C."""
-    for n in range(len(starts)):
-        start, stop = starts[n], stops[n]
+    for n in range(count):
+        start, stop = offsets[n], offsets[n + 1]
         for i in range(start, stop):
             kind = kinds[letters[i]]
-            counts[n, 0] += kind & 1
-            counts[n, 1] += kind >> 1
+            counts[2 * n] += kind & 1
+            counts[2 * n + 1] += kind >> 1
         for frame in range(6):
             run, most = 0, 0
+            row = codons if frame < 3 else opposite
             for at in range(start + frame if frame < 3 else start + (stop - start - frame) % 3, stop - 2, 3):
-                run = 0 if is_stop[codons[at] if frame < 3 else opposite[at]] else run + 1
+                run = 0 if is_stop[row[at]] else run + 1
                 most = max(most, run)
-            runs[n, frame] = most
+            runs[6 * n + frame] = most

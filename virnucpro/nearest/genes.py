@@ -184,7 +184,7 @@ def _hide_repeats(letters: NDArray[np.uint8]) -> None:
 def _open_frames(codons: NDArray[np.uint8], opposite: NDArray[np.uint8], is_stop: NDArray[np.bool_]) -> _Frames:
     room = 6 * (len(codons) // (3 * SHORTEST_GENE_CODONS) + 1)
     firsts, lasts, strands = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int8)
-    count = _find_frames(codons, opposite, is_stop, SHORTEST_GENE_CODONS, firsts, lasts, strands)
+    count = _find_frames(codons, opposite, len(codons), is_stop, SHORTEST_GENE_CODONS, firsts, lasts, strands)
     return _Frames(codons, opposite, firsts[:count], lasts[:count], strands[:count])
 
 
@@ -211,11 +211,13 @@ def _weights(coding: NDArray[np.float64], random: NDArray[np.float64]) -> NDArra
 def _choose(frames: _Frames, weights: NDArray[np.float64]) -> _Choice:
     """Score all frames and take the best that hardly overlap."""
     scores, begins = np.empty(len(frames.firsts)), np.empty(len(frames.firsts), dtype=np.int64)
-    _score(*frames, weights, _STARTS, scores, begins)
+    codons, opposite, *found = frames
+    _score(len(scores), codons, opposite, len(codons), *found, weights, _STARTS, scores, begins)
     is_forward = frames.strands > 0
     starts, stops = np.where(is_forward, begins, frames.firsts), np.where(is_forward, frames.lasts, begins)
     taken = np.zeros(len(frames.codons) // _BIN_NT + 2, dtype=np.bool_)
-    kept = _take(np.argsort(-scores, kind="stable"), starts, stops, taken)
+    kept = np.zeros(len(scores), dtype=np.bool_)
+    _take(len(scores), np.argsort(-scores, kind="stable"), starts, stops, taken, kept)
     return _Choice(starts, stops, scores, np.flatnonzero(kept))
 
 
@@ -223,6 +225,7 @@ def _choose(frames: _Frames, weights: NDArray[np.float64]) -> _Choice:
 def _find_frames(
     codons: NDArray[np.uint8],
     opposite: NDArray[np.uint8],
+    num_codons: int,
     is_stop: NDArray[np.bool_],
     least: int,
     firsts: NDArray[np.int64],
@@ -231,26 +234,27 @@ def _find_frames(
 ) -> int:
     """Write all stop-free stretches of at least ``least`` codons; returns how many."""
     count = 0
-    for strand in (1, -1):
-        row = codons if strand == 1 else opposite
-        for phase in range(3):
-            first = phase
-            for i in range(phase, len(row) + 3, 3):
-                is_end = i + 3 > len(row)
-                if is_end or is_stop[row[i]]:
-                    if i - first >= 3 * least:
-                        firsts[count], lasts[count], strands[count] = first, i, strand
-                        count += 1
-                    first = i + 3
-                    if is_end:
-                        break
+    for frame in range(6):
+        row = codons if frame < 3 else opposite
+        first = frame % 3
+        for i in range(frame % 3, num_codons + 3, 3):
+            is_end = i + 3 > num_codons
+            if is_end or is_stop[row[i]]:
+                if i - first >= 3 * least:
+                    firsts[count], lasts[count], strands[count] = first, i, 1 if frame < 3 else -1
+                    count += 1
+                first = i + 3
+                if is_end:
+                    break
     return count
 
 
 @kernel
 def _score(
+    num_frames: int,
     codons: NDArray[np.uint8],
     opposite: NDArray[np.uint8],
+    num_codons: int,
     firsts: NDArray[np.int64],
     lasts: NDArray[np.int64],
     strands: NDArray[np.int8],
@@ -260,30 +264,33 @@ def _score(
     begins: NDArray[np.int64],
 ) -> None:
     """The best score of each frame, and where its gene then begins: at a start codon, or at the record's end."""
-    for frame in range(len(firsts)):
+    for frame in range(num_frames):
         first, last = firsts[frame], lasts[frame]
+        is_forward = strands[frame] == 1
         total, best = 0.0, -np.inf
-        begin = first if strands[frame] == 1 else last
-        if strands[frame] == 1:
-            for i in range(last - 3, first - 1, -3):
-                total += weights[codons[i]]
-                if (is_start[codons[i]] or i < 3) and total > best:
-                    best, begin = total, i
-        else:
-            for i in range(first, last, 3):
-                total += weights[opposite[i]]
-                if (is_start[opposite[i]] or i + 6 > len(opposite)) and total > best:
-                    best, begin = total, i + 3
+        begin = first if is_forward else last
+        for k in range(0, last - first, 3):
+            i = last - 3 - k if is_forward else first + k
+            codon = codons[i] if is_forward else opposite[i]
+            total += weights[codon]
+            is_at_end = i < 3 if is_forward else i + 6 > num_codons
+            if (is_start[codon] or is_at_end) and total > best:
+                best, begin = total, i if is_forward else i + 3
         scores[frame], begins[frame] = total if best == -np.inf else best, begin
 
 
 @kernel
 def _take(
-    order: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64], taken: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
-    """Which frames are taken; the room is divided into bins of eight bases."""
-    kept = np.zeros(len(order), dtype=np.bool_)
-    for frame in order:
+    num_frames: int,
+    order: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    taken: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
+) -> None:
+    """Say which frames are taken; the room is divided into bins of eight bases."""
+    for place in range(num_frames):
+        frame = order[place]
         first, last = starts[frame] // _BIN_NT, (stops[frame] + _BIN_NT - 1) // _BIN_NT
         overlap = 0
         for i in range(first, last):
@@ -292,4 +299,3 @@ def _take(
             kept[frame] = True
             for i in range(first, last):
                 taken[i] = True
-    return kept

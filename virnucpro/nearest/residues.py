@@ -77,16 +77,20 @@ def mask(codes: NDArray[np.uint8]) -> None:
     Source: the trigger of SEG (Wootton and Federhen, Computers Chem. 17, 1993). A window does not reach over a stop,
     so what is masked of a protein depends on that protein alone.
     """
-    _mask(codes, _TERMS, _MOST)
+    _mask(codes, len(codes), _TERMS, _MOST, np.zeros(20, np.int64), np.zeros(_WINDOW, np.uint8))
 
 
 @kernel
-def _mask(codes: NDArray[np.uint8], terms: NDArray[np.float64], most: float) -> None:
-    counts, seen = np.empty(20, dtype=np.int64), np.empty(12, dtype=np.uint8)
-    for letter in range(20):
-        counts[letter] = 0
+def _mask(
+    codes: NDArray[np.uint8],
+    num_codes: int,
+    terms: NDArray[np.float64],
+    most: float,
+    counts: NDArray[np.int64],
+    window: NDArray[np.uint8],
+) -> None:
     run, total, masked_to = 0, 0.0, 0
-    for i in range(len(codes)):
+    for i in range(num_codes):
         code = codes[i]
         if code >= 20:
             for letter in range(20):
@@ -94,10 +98,10 @@ def _mask(codes: NDArray[np.uint8], terms: NDArray[np.float64], most: float) -> 
             run, total = 0, 0.0
             continue
         if run >= 12:
-            old = seen[run % 12]
+            old = window[run % 12]
             total += terms[counts[old] - 1] - terms[counts[old]]
             counts[old] -= 1
-        seen[run % 12] = code
+        window[run % 12] = code
         total += terms[counts[code] + 1] - terms[counts[code]]
         counts[code] += 1
         run += 1

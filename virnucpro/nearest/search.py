@@ -7,6 +7,7 @@ the other queries, on the batches they are cut into or on the threads, which sha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +16,23 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.nearest.kernels import FOUND, SCORE, Index, Proteins, Work, stream
-from virnucpro.nearest.residues import CODES
-from virnucpro.nearest.seeds import PATTERN, index_of
+from virnucpro.nearest.kernels import (
+    BLOCK,
+    DIAGONAL,
+    END,
+    FOUND,
+    LEFT_OUT,
+    NUM_STATES,
+    SCORE,
+    SPAN,
+    keep_best,
+    look_up,
+    sort_seeds,
+)
+from virnucpro.nearest.residues import CODES, SCORES, SEED_LETTERS
+from virnucpro.nearest.seeds import MOST_IN_ONE_PART, Index, index_of
 from virnucpro.nearest.table import Table
-from virnucpro.sequence.ragged import Ragged
+from virnucpro.sequence.ragged import Ragged, offsets_of
 
 VIRUS, CELL = 0, 1
 """Columns of what is found."""
@@ -27,6 +40,8 @@ NONE = -1
 """No protein; no group left out."""
 MOST_POSITIONS = 1 << 24
 """Residues of queries that are indexed at a time: some 300 MB with their index."""
+_CHUNK, _SORTED_CHUNK = 1 << 18, 1 << 21
+"""Places of the table that are looked at together, where the index has one part and where it has several."""
 
 _BITS_A_POINT, _BITS_AT_ZERO = 0.4588, 2.9  # lambda 0.318 and K 0.134 of ungapped BLOSUM62, in bits
 
@@ -79,47 +94,81 @@ def search_codes(
     folds: NDArray[np.int32] | None = None,
     left_out: NDArray[np.int32] | None = None,
     num_threads: int = 1,
-    pattern: str = PATTERN,
+    is_sensitive: NDArray[np.bool_] | None = None,
 ) -> Hits:
-    """The same for residue codes (uint8), with seeds of any ``pattern`` of 17 places but the third."""
+    """The same for residue codes (uint8), with more sensitive seeds for the queries that ``is_sensitive`` (n,) names."""
     folds = table.group_of_protein if folds is None else folds.astype(np.int32)
     left_out = np.full(len(queries), NONE, dtype=np.int32) if left_out is None else left_out.astype(np.int32)
     scores = np.zeros((len(queries), 2), dtype=np.int32)
     found = np.full((len(queries), 2), NONE, dtype=np.int32)
     parts = _cut(table.starts, num_threads)
-    searched = Proteins(table.residues, table.starts, folds, table.is_viral)
-    for start, stop in _batches(queries):
-        scan = partial(
-            _scan, searched, index_of(queries.slice(start, stop), pattern, num_threads), left_out[start:stop]
-        )
-        if len(parts) == 1:
-            found_by = [scan(parts[0])]
-        else:
-            with ThreadPoolExecutor(len(parts)) as pool:
-                found_by = list(pool.map(scan, parts))
-        for part_scores, part_found in found_by:  # in the table's order, so that the first of equal ones stays
-            better = part_scores > scores[start:stop]
-            scores[start:stop][better] = part_scores[better]
-            found[start:stop][better] = part_found[better]
+    for mine, num_sensitive in _batches(queries, np.zeros(len(queries), np.bool_) if is_sensitive is None else is_sensitive):
+        index = index_of(queries.take(mine), num_sensitive, num_threads)
+        scan = partial(_scan, table, folds, index, left_out[mine])
+        with ThreadPoolExecutor(len(parts)) as pool:
+            for part_scores, part_found in pool.map(scan, parts):  # in order, so that the first of equal ones stays
+                better = part_scores > scores[mine]
+                scores[mine] = np.where(better, part_scores, scores[mine])
+                found[mine] = np.where(better, part_found, found[mine])
     return Hits(scores, found)
 
 
 def _scan(
-    proteins: Proteins, index: Index, left_out: NDArray[np.int32], part: tuple[int, int]
+    table: Table, folds: NDArray[np.int32], index: Index, left_out: NDArray[np.int32], part: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Scores and proteins (n, 2) of a range of proteins of the table."""
-    work = Work.of(index, left_out)
-    stream(*part, proteins, index, work)
-    return work.states[:, SCORE : SCORE + 2], work.states[:, FOUND : FOUND + 2]
+    """Stream a range of proteins past the index: scores and proteins (n, 2)."""
+    states = np.zeros((len(left_out), NUM_STATES), dtype=np.int64)
+    states[:, END], states[:, LEFT_OUT] = index.ends, left_out
+    states[:, DIAGONAL], states[:, FOUND : FOUND + 2] = -(1 << 60), NONE
+    parts = index.num_parts
+    largest = _SORTED_CHUNK if parts > 1 else _CHUNK
+    room = 2 * largest // parts if parts > 1 else largest + BLOCK
+    letters, sums = np.empty(BLOCK + SPAN, np.uint8), np.empty(BLOCK, np.uint32)
+    num_seeds, seeds = np.empty(parts, np.int64), np.empty((parts, room), np.int64)
+    bounds, brought = np.empty((BLOCK, 2), np.int64), np.zeros(BLOCK, np.int64)
+    pairs, found = np.empty(index.room + 1, np.int64), np.empty(max(index.room, largest // 4), np.int64)
+    hashed = (index.places, index.factors, len(index.places), SEED_LETTERS, letters, sums)
+    by_part = (parts, room, num_seeds, seeds)
+    filtered = (index.seen, index.filter_shift)
+    looked_up = (index.buckets, index.bucket_shift, index.entries, index.also, index.also_from, SEED_LETTERS, SCORES)
+    size, protein = largest, part[0]
+    start, end = int(table.starts[part[0]]), int(table.starts[part[1]]) - SPAN + 1
+    while start < end:
+        size = min(size, end - start)
+        num_found = -1
+        if sort_seeds(table.residues, start, size, *hashed, *filtered, index.part_shift, *by_part):
+            work = (bounds, brought, pairs, len(pairs), found, len(found))
+            num_found = look_up(table.residues, start, index.residues, *filtered, *looked_up, *by_part, *work)
+        if num_found < 0:
+            size = (size + 1) // 2
+            continue
+        if parts > 1:
+            found[:num_found].sort()
+        whose = (table.starts, folds, table.is_viral)
+        to_queries = (index.residues, index.owners, SCORES, brought, found, num_found, states)
+        protein = keep_best(table.residues, start, *whose, *to_queries, protein)
+        start += size
+        size = min(2 * size, largest)
+    return states[:, SCORE : SCORE + 2], states[:, FOUND : FOUND + 2]
 
 
-def _batches(queries: Ragged) -> list[tuple[int, int]]:
-    """Ranges of whole queries, each of at most ``MOST_POSITIONS`` residues, or one query."""
-    ends = [0]
-    while ends[-1] < len(queries):
-        limit = queries.offsets[ends[-1]] + MOST_POSITIONS
-        ends.append(max(ends[-1] + 1, int(np.searchsorted(queries.offsets, limit, side="right")) - 1))
-    return list(pairwise(ends))
+def _batches(queries: Ragged, is_sensitive: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Numbers of queries that are searched together, at most ``MOST_POSITIONS`` residues or one query.
+
+    The sensitive ones come first; how many those are is the second item. They have batches of their own, except where
+    all queries have a small index: one pass over the table then costs far more than what their seeds find besides.
+    """
+    kinds = [np.flatnonzero(is_sensitive), np.flatnonzero(~is_sensitive)]
+    if len(queries.values) < MOST_IN_ONE_PART:
+        yield np.concatenate(kinds), len(kinds[0])
+        return
+    for kind, numbers in zip((True, False), kinds, strict=True):
+        offsets = offsets_of(queries.lengths[numbers])
+        done = 0
+        while done < len(numbers):
+            stop = max(done + 1, int(np.searchsorted(offsets, offsets[done] + MOST_POSITIONS, side="right")) - 1)
+            yield numbers[done:stop], (stop - done) * kind
+            done = stop
 
 
 def _cut(starts: NDArray[np.int64], count: int) -> list[tuple[int, int]]:

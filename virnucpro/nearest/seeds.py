@@ -8,185 +8,237 @@ a hash name a bucket of the index; a filter of two bits a seed says of most seed
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.kernels import kernel
-from virnucpro.nearest.kernels import BLOCK, HALF, OWNER_BITS, SPAN, Index, marks_of, read_block
-from virnucpro.nearest.residues import SEED_LETTERS, mask
+from virnucpro.nearest.kernels import BLOCK, LOW, OWNER_BITS, SPAN, read_block
+from virnucpro.nearest.residues import NO_LETTER, SEED_LETTERS, mask
 from virnucpro.nearest.table import with_breaks
 from virnucpro.sequence.ragged import Ragged, offsets_of
 
 PATTERN = "11010010110001011"
 """Places of a seed that must agree; source: chosen on dev among patterns of its weight (EXPERIMENTS.md)."""
 SENSITIVE = "11010010100001011"
-"""The same of a seed that finds more, in two to three times the time."""
+"""The same of a seed that finds more, in two to three times the time: all of its places are some of those above."""
+_ALSO = next(place for place in range(SPAN) if PATTERN[place] != SENSITIVE[place])
 LEAST_COST = 18_000
 """Seeds that chance finds more often than once in 2^18 places (thousandths of a bit) are none."""
 
 _BASE, _MULTIPLIER = 11, 0x9E3779B1
 _SHARES = np.array([0.110, 0.205, 0.013, 0.072, 0.022, 0.260, 0.082, 0.045, 0.122, 0.080])
-_COSTS = np.zeros(len(SEED_LETTERS), dtype=np.uint16)
-_COSTS[:20] = np.round(-1000 * np.log2(_SHARES))[SEED_LETTERS[:20]]
+_COSTS = np.zeros(NO_LETTER + 1, dtype=np.uint16)
+_COSTS[: len(_SHARES)] = np.round(-1000 * np.log2(_SHARES))
 _FEWEST_BITS = 10
-_RANGES = 1 << 8
-"""Of hashes, by their upper bits, within which the seeds of an index are sorted."""
-_RANGE_SHIFT = np.uint64(56)
+_RANGE_BITS = 8
+"""Of hashes, the upper ones: within ranges of hashes the seeds of an index are sorted."""
 _BITS_OF_A_PART = 15
 """A part of the index has 2^15 buckets: with their seeds and filter they fit the cache of a core."""
 _BITS_AT_ONCE = 19
 """An index of up to 2^19 buckets is one part: its filter fits."""
+MOST_IN_ONE_PART = 1 << (_BITS_AT_ONCE + 1)
+"""Fewer seeds than this are one part."""
 
 
-def index_of(queries: Ragged, pattern: str, num_threads: int = 1) -> Index:
-    """Index queries (residue codes)."""
+class Index(NamedTuple):
+    """Queries and their seeds by hash.
+
+    Attributes:
+        residues: masked codes of the queries, with breaks around each.
+        ends: (n,) where each query ends.
+        owners: the query at each 64th place, or the first one behind it.
+        places: of a seed that matter,
+        factors: uint32, by which the letters there make its hash.
+        also: a place of a seed that must agree as well
+        also_from: for queries from this place on.
+        part_shift: from a hash to its part,
+        filter_shift: to its word of ``seen``,
+        bucket_shift: and to its bucket.
+        seen: the filter, words with two bits for each seed.
+        buckets: where the seeds of each bucket lie in ``entries``.
+        entries: hash and place of each seed, 32 bits each, by bucket and place; and one more.
+        room: pairs of seeds that are looked at together, no fewer than a bucket has.
+    """
+
+    residues: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    places: NDArray[np.int64]
+    factors: NDArray[np.uint32]
+    also: int
+    also_from: int
+    part_shift: int
+    filter_shift: int
+    bucket_shift: int
+    seen: NDArray[np.int64]
+    buckets: NDArray[np.int32]
+    entries: NDArray[np.int64]
+    room: int
+
+    @property
+    def num_parts(self) -> int:
+        """Parts of the index."""
+        return 1 << (32 - self.part_shift)
+
+
+def index_of(queries: Ragged, num_sensitive: int = 0, num_threads: int = 1) -> Index:
+    """Index queries (residue codes), of which the first ``num_sensitive`` have more sensitive seeds.
+
+    Both kinds are found by the places that both patterns have; the other ones must agree where theirs does besides.
+    """
     residues, starts = with_breaks(queries)
     owners = np.searchsorted(starts[1:] - 1, np.arange(0, len(residues), 1 << OWNER_BITS), side="right")
-    factors = _factors(pattern)
-    cuts = starts[np.searchsorted(starts, np.linspace(1, starts[-1], num_threads + 1))]
+    places, factors = _places(SENSITIVE if num_sensitive else PATTERN)
+    first_other = int(starts[num_sensitive])
+    cuts = np.unique(np.append(starts[np.searchsorted(starts, np.linspace(1, starts[-1], num_threads + 1))], first_other))
     with ThreadPoolExecutor(num_threads) as pool:
-        found = list(pool.map(lambda first, stop: _seeds(residues, first, stop, factors), cuts, cuts[1:]))
-        starts_of_ranges = offsets_of(np.sum([_count(seeds) for seeds in found], axis=0))
-        bits = max(_FEWEST_BITS, int(starts_of_ranges[-1]).bit_length() - 1)
-        bounds = np.full((1 << bits) + 1, starts_of_ranges[-1], dtype=np.int32)
-        seen = np.zeros(1 << (bits - 2), dtype=np.uint64)  # a word for each four buckets
-        entries = np.zeros(starts_of_ranges[-1] + 1, dtype=np.uint64)
-        spread = np.empty(starts_of_ranges[-1], dtype=np.uint64)
+
+        def find(first: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+            weighed = _places(SENSITIVE if first < first_other else PATTERN)[0]
+            return _seeds(residues, first, stop, places, factors, weighed)
+
+        found = list(pool.map(find, cuts[:-1].tolist(), cuts[1:].tolist()))
+        ranges = offsets_of(np.sum([np.zeros(1 << _RANGE_BITS, np.int64), *(counts for _, counts in found)], axis=0))
+        num_seeds = int(ranges[-1])
+        bits = max(_FEWEST_BITS, num_seeds.bit_length() - 1)
+        buckets = np.full((1 << bits) + 1, num_seeds, dtype=np.int32)
+        seen = np.zeros(1 << (bits - 2), dtype=np.int64)  # a word for each four buckets
+        entries = np.zeros(num_seeds + 1, dtype=np.int64)
+        spread = np.empty(num_seeds, dtype=np.int64)
 
         def sort(first: int, stop: int) -> int:
             """Index some ranges of hashes; returns how many seeds the largest bucket has."""
-            places = starts_of_ranges.copy()
-            for seeds in found:
-                _spread(seeds, (first, stop), places, spread)
-            return _sort(spread, starts_of_ranges, (first, stop), 64 - bits, bounds, seen, entries)
+            filled = ranges.copy()
+            for seeds, _ in found:
+                _spread(seeds, len(seeds), first, stop, filled, spread)
+            return _sort(spread, ranges, first, stop, 32 - bits, buckets, seen, entries)
 
-        ranges = np.linspace(0, _RANGES, num_threads + 1).astype(np.int64)
-        room = max(4 * BLOCK, *pool.map(sort, ranges, ranges[1:]))
+        shares = np.linspace(0, 1 << _RANGE_BITS, num_threads + 1).astype(int).tolist()
+        room = max(4 * BLOCK, *pool.map(sort, shares, shares[1:]))
     part_bits = bits - _BITS_OF_A_PART if bits > _BITS_AT_ONCE else 0
-    return Index(
-        residues,
-        starts[1:] - 1,
-        owners,
-        factors,
-        32 - part_bits,
-        34 - bits,
-        32 - bits,
-        seen,
-        bounds,
-        entries,
-        room,
-    )
+    shifts = (32 - part_bits, 34 - bits, 32 - bits)
+    return Index(residues, starts[1:] - 1, owners, places, factors, _ALSO, first_other, *shifts, seen, buckets, entries, room)
 
 
-def _factors(pattern: str) -> NDArray[np.uint32]:
-    """(17,) what the letter at each place adds to a hash is that many times its number; 0 where it does not matter."""
-    factors, factor = [], _MULTIPLIER
-    for place in pattern:
-        factors.append(factor if place == "1" else 0)
-        factor = factor * _BASE % (1 << 32) if place == "1" else factor
-    return np.array(factors, dtype=np.uint32)
+def _places(pattern: str) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """Places of a seed that matter; what the letter at each adds to a hash is a factor times its number."""
+    places = np.flatnonzero(np.array(list(pattern)) == "1")
+    factors = [_MULTIPLIER * _BASE**k % (1 << 32) for k in range(len(places))]
+    return places, np.array(factors, dtype=np.uint32)
 
 
-def _seeds(residues: NDArray[np.uint8], first: int, stop: int, factors: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Mask some whole queries, in place, and find their seeds: hash and place, 32 bits each."""
+def _seeds(
+    residues: NDArray[np.uint8],
+    first: int,
+    stop: int,
+    places: NDArray[np.int64],
+    factors: NDArray[np.uint32],
+    weighed: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Mask some whole queries, in place, and find their seeds: hash and place, 32 bits each; and how many in a range."""
     part = residues[first:stop]
     mask(part)
-    seeds = np.empty(len(part), dtype=np.uint64)
-    letters, whole = np.empty((2, BLOCK + SPAN), dtype=np.uint8)
-    of_place, totals = np.empty((2, BLOCK + SPAN), dtype=np.uint16)
-    sums = np.empty(BLOCK, dtype=np.uint32)
-    return seeds[: _find(part, first, factors, _COSTS, letters, whole, sums, of_place, totals, seeds)]
+    seeds, counts = np.empty(len(part), np.int64), np.zeros(1 << _RANGE_BITS, np.int64)
+    work = (np.empty(BLOCK + SPAN, np.uint8), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint16))
+    hashed = (places, factors, len(places), SEED_LETTERS, weighed, len(weighed), _COSTS)
+    return seeds[: _find(part, len(part), first, *hashed, *work, counts, seeds)], counts
 
 
 @kernel
 def _find(
     residues: NDArray[np.uint8],
+    num_residues: int,
     first: int,
+    places: NDArray[np.int64],
     factors: NDArray[np.uint32],
+    weight: int,
+    seed_letters: NDArray[np.uint8],
+    weighed: NDArray[np.int64],
+    num_weighed: int,
     costs: NDArray[np.uint16],
     letters: NDArray[np.uint8],
-    whole: NDArray[np.uint8],
     sums: NDArray[np.uint32],
-    of_place: NDArray[np.uint16],
     totals: NDArray[np.uint16],
-    seeds: NDArray[np.uint64],
+    counts: NDArray[np.int64],
+    seeds: NDArray[np.int64],
 ) -> int:
     """Write all seeds that say enough, their places counted from ``first``; returns how many there are."""
-    num_seeds = 0
-    for start in range(0, len(residues) - SPAN + 1, BLOCK):
-        count = min(BLOCK, len(residues) - SPAN + 1 - start)
-        read_block(residues, start, count, factors, letters, whole, sums)
-        for i in range(count + SPAN - 1):
-            of_place[i] = costs[residues[start + i]]
+    num_seeds, last_other = 0, -1
+    for i in range(min(SPAN - 1, num_residues)):
+        if residues[i] >= 20:
+            last_other = i
+    for start in range(0, num_residues - SPAN + 1, BLOCK):
+        count = min(BLOCK, num_residues - SPAN + 1 - start)
+        read_block(residues, start, count, places, factors, weight, seed_letters, letters, sums)
         for i in range(count):
             totals[i] = 0
-        for k in range(SPAN):
-            if factors[k]:
-                for i in range(count):
-                    totals[i] += of_place[i + k]
+        for k in range(num_weighed):
+            for i in range(count):
+                totals[i] += costs[letters[weighed[k] + i]]
         for i in range(count):
-            seeds[num_seeds] = np.uint64(sums[i]) << HALF | np.uint64(first + start + i)
-            num_seeds += whole[i + SPAN - 1] & (totals[i] >= LEAST_COST)
+            if residues[start + i + SPAN - 1] >= 20:
+                last_other = start + i + SPAN - 1
+            is_seed = (last_other < start + i) & (totals[i] >= LEAST_COST)
+            seeds[num_seeds] = (sums[i] + 0) << 32 | (first + start + i)
+            num_seeds += is_seed
+            counts[sums[i] >> (32 - _RANGE_BITS)] += is_seed
     return num_seeds
 
 
 @kernel
-def _count(seeds: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """How many seeds each range of hashes has."""
-    counts = np.zeros(_RANGES, dtype=np.int64)
-    for seed in seeds:
-        counts[seed >> _RANGE_SHIFT] += 1
-    return counts
-
-
-@kernel
 def _spread(
-    seeds: NDArray[np.uint64], ranges: tuple[int, int], places: NDArray[np.int64], spread: NDArray[np.uint64]
+    seeds: NDArray[np.int64],
+    num_seeds: int,
+    first: int,
+    stop: int,
+    filled: NDArray[np.int64],
+    spread: NDArray[np.int64],
 ) -> None:
     """Write the seeds of some ranges of hashes to their range: what is known of its buckets then fits the cache."""
-    for seed in seeds:
-        part = np.int64(seed >> _RANGE_SHIFT)
-        if ranges[0] <= part < ranges[1]:
-            spread[places[part]] = seed
-            places[part] += 1
+    for i in range(num_seeds):
+        part = ((seeds[i] >> 32) & LOW) >> (32 - _RANGE_BITS)
+        if first <= part < stop:
+            spread[filled[part]] = seeds[i]
+            filled[part] += 1
 
 
 @kernel
 def _sort(
-    spread: NDArray[np.uint64],
-    starts: NDArray[np.int64],
-    ranges: tuple[int, int],
+    spread: NDArray[np.int64],
+    ranges: NDArray[np.int64],
+    first: int,
+    stop: int,
     shift: int,
-    bounds: NDArray[np.int32],
-    seen: NDArray[np.uint64],
-    entries: NDArray[np.uint64],
+    buckets: NDArray[np.int32],
+    seen: NDArray[np.int64],
+    entries: NDArray[np.int64],
 ) -> int:
     """Write the seeds of some ranges of hashes by bucket, their filter, and where each bucket begins.
 
     Returns:
         How many seeds the largest bucket has.
     """
-    of_bucket = np.uint64(shift)
-    most, num_buckets = 0, (len(bounds) - 1) // _RANGES
-    for part in range(ranges[0], ranges[1]):
-        first, stop = part * num_buckets, (part + 1) * num_buckets
-        for bucket in range(first, stop):
-            bounds[bucket] = 0
-        for i in range(starts[part], starts[part + 1]):
-            bounds[spread[i] >> of_bucket] += 1
-        total = int(starts[part])
-        for bucket in range(first, stop):
-            count = int(bounds[bucket])
+    most, num_buckets = 0, 1 << (32 - shift - _RANGE_BITS)
+    for part in range(first, stop):
+        for bucket in range(part * num_buckets, (part + 1) * num_buckets):
+            buckets[bucket] = 0
+        for i in range(ranges[part], ranges[part + 1]):
+            buckets[((spread[i] >> 32) & LOW) >> shift] += 1
+        total = ranges[part]
+        for bucket in range(part * num_buckets, (part + 1) * num_buckets):
+            count = buckets[bucket]
             most = max(most, count)
-            bounds[bucket] = total
+            buckets[bucket] = total
             total += count
-        for i in range(starts[part], starts[part + 1]):
-            bucket, number = int(spread[i] >> of_bucket), spread[i] >> HALF
-            entries[bounds[bucket]] = spread[i]
-            bounds[bucket] += 1
-            seen[bucket >> 2] |= marks_of(number)
-        for bucket in range(stop - 1, first, -1):  # each has moved to its end, where the next one begins
-            bounds[bucket] = bounds[bucket - 1]
-        bounds[first] = starts[part]
+        for i in range(ranges[part], ranges[part + 1]):
+            number = (spread[i] >> 32) & LOW
+            bucket = number >> shift
+            entries[buckets[bucket]] = spread[i]
+            buckets[bucket] += 1
+            seen[bucket >> 2] |= 1 << (number & 63) | 1 << ((number >> 6) & 63)
+        for bucket in range((part + 1) * num_buckets - 1, part * num_buckets, -1):  # each has moved to its end
+            buckets[bucket] = buckets[bucket - 1]
+        buckets[part * num_buckets] = ranges[part]
     return most

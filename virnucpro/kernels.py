@@ -35,23 +35,24 @@ from llvmlite import binding
 
 _log = logging.getLogger(__name__)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 _PACKAGE = Path(__file__).parent
 _C_TYPES: dict[Any, Any] = {int: ctypes.c_int64, float: ctypes.c_double}
+_OPTIONS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 _DIGEST_BYTES = 32
 _KEPT_VERSIONS = 3
 """Of the machine code of one kernel: a machine may have several versions of this program."""
 _LOCK = RLock()
 
 
-def kernel(function: Function) -> Function:
+def kernel(function: Callable[..., Result]) -> Callable[..., Result]:
     """Compile a function at its first call; the machine code is kept.
 
     Its annotations are its types: ``int`` (64 bits), ``float`` (double), ``NDArray[np.uint8]`` and the like for arrays,
-    which must be contiguous. It returns an ``int`` or nothing.
+    which must be contiguous; dtypes are checked at each call. It returns an ``int`` or nothing.
     """
-    return cast("Function", _Kernel(cast("FunctionType", function)))
+    return cast("Callable[..., Result]", _Kernel(cast("FunctionType", function)))
 
 
 class _Kernel:
@@ -76,7 +77,7 @@ class _Kernel:
                     argument = ctypes.addressof(ctypes.c_char.from_buffer(argument))  # noqa: PLW2901
                 except (TypeError, ValueError):  # read-only, empty, or with gaps
                     if not argument.flags.c_contiguous:
-                        raise
+                        raise TypeError(f"{self._name}: an array has gaps") from None
                     argument = argument.ctypes.data  # noqa: PLW2901
             given.append(argument)
         results = (ctypes.c_int64 * 2)()  # what is returned, and where numba would say what was raised
@@ -135,7 +136,8 @@ def _dtype_of(hint: Any) -> np.dtype[Any] | None:  # noqa: ANN401 - a type hint
     """Of the items of an annotated array; None for a number."""
     if hint in _C_TYPES:
         return None
-    return np.dtype(typing.get_args(typing.get_args(hint)[1])[0])
+    dtype: np.dtype[Any] = np.dtype(typing.get_args(typing.get_args(hint)[1])[0])
+    return dtype
 
 
 def _parts_of(function: FunctionType) -> dict[str, FunctionType]:
@@ -150,7 +152,7 @@ def _part(function: FunctionType) -> Any:  # noqa: ANN401 - numba has no annotat
 
     parts = {name: _part(called) for name, called in _parts_of(function).items()}
     function = FunctionType(function.__code__, function.__globals__ | parts, function.__name__, function.__defaults__)
-    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")(function)
+    return numba.njit(**_OPTIONS)(function)
 
 
 def _what_goes_into(function: FunctionType) -> Iterator[object]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.kernels import kernel
+from virnucpro.nearest.residues import NO_LETTER
 
 SPAN = 17
 """Places of a seed."""
@@ -120,12 +121,12 @@ def sort_seeds(
             number = sums[i] + 0
             part = number >> part_shift
             seeds[part * room + num_seeds[part]] = number << 32 | (at - start + i)
-            num_seeds[part] += 1
+            num_seeds[part] += letters[i] < NO_LETTER  # what is masked would fill one part
     return 1
 
 
 @kernel
-def look_up(
+def look_up(  # noqa: C901, PLR0912 - functions that it called would be compiled twice
     table: NDArray[np.uint8],
     start: int,
     query: NDArray[np.uint8],
@@ -206,27 +207,31 @@ def look_up(
                 if num_found + num_pairs > most_found:
                     return -1
                 for first in range(0, num_pairs, _GROUP):
-                    last = min(first + _GROUP, num_pairs)
+                    last, near = min(first + _GROUP, num_pairs), 0
                     for i in range(first, last):
                         q, t = pairs[i] & LOW, start + (pairs[i] >> 32)
-                        brought[0] |= query[q] | query[q + SPAN - 1] | table[t] | table[t + SPAN - 1]
+                        near |= query[q] | query[q + SPAN - 1] | table[t] | table[t + SPAN - 1]
+                    brought[0], scored = near, num_found
                     for i in range(first, last):
                         q, t = pairs[i] & LOW, start + (pairs[i] >> 32)
-                        is_seed = q < also_from or seed_letters[query[q + also]] == seed_letters[table[t + also]]
                         score = 0
                         for j in range(SPAN):
                             score += scores[query[q + j] << 5 | table[t + j]]
-                        if score >= LEAST_SCORE:
-                            for j in range(SPAN):
-                                is_seed = is_seed and table[t + j] < 20
-                            found[num_found] = pairs[i]
-                            num_found += is_seed
+                        found[scored] = pairs[i]
+                        scored += score >= LEAST_SCORE
+                    for i in range(num_found, scored):
+                        q, t = found[i] & LOW, start + (found[i] >> 32)
+                        is_seed = q < also_from or seed_letters[query[q + also]] == seed_letters[table[t + also]]
+                        for j in range(SPAN):
+                            is_seed &= table[t + j] < 20
+                        found[num_found] = found[i]
+                        num_found += is_seed
             at += count
     return num_found
 
 
 @kernel
-def keep_best(
+def keep_best(  # noqa: C901 - likewise
     table: NDArray[np.uint8],
     start: int,
     proteins: NDArray[np.int64],
@@ -264,11 +269,12 @@ def keep_best(
         The protein of the last alignment.
     """
     for first in range(0, num_found, _GROUP):
-        last = min(first + _GROUP, num_found)
+        last, near = min(first + _GROUP, num_found), 0
         for i in range(first, last):
             q, t = found[i] & LOW, start + (found[i] >> 32)
-            brought[0] |= query[q] | query[q + SPAN] | table[t] | table[t + SPAN]
-            brought[0] |= states[owners[q >> OWNER_BITS] * NUM_STATES]
+            near |= query[q] | query[q + SPAN] | table[t] | table[t + SPAN]
+            near |= states[owners[q >> OWNER_BITS] * NUM_STATES]
+        brought[0] = near
         for i in range(first, last):
             q, t = found[i] & LOW, start + (found[i] >> 32)
             owner = owners[q >> OWNER_BITS]

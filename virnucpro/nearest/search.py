@@ -96,13 +96,15 @@ def search_codes(
     num_threads: int = 1,
     is_sensitive: NDArray[np.bool_] | None = None,
 ) -> Hits:
-    """The same for residue codes (uint8), with more sensitive seeds for the queries that ``is_sensitive`` (n,) names."""
+    """The same for residue codes (uint8), ``is_sensitive`` (n,) says which queries have more sensitive seeds."""
     folds = table.group_of_protein if folds is None else folds.astype(np.int32)
     left_out = np.full(len(queries), NONE, dtype=np.int32) if left_out is None else left_out.astype(np.int32)
     scores = np.zeros((len(queries), 2), dtype=np.int32)
     found = np.full((len(queries), 2), NONE, dtype=np.int32)
     parts = _cut(table.starts, num_threads)
-    for mine, num_sensitive in _batches(queries, np.zeros(len(queries), np.bool_) if is_sensitive is None else is_sensitive):
+    for mine, num_sensitive in _batches(
+        queries, np.zeros(len(queries), np.bool_) if is_sensitive is None else is_sensitive
+    ):
         index = index_of(queries.take(mine), num_sensitive, num_threads)
         scan = partial(_scan, table, folds, index, left_out[mine])
         with ThreadPoolExecutor(len(parts)) as pool:

@@ -34,6 +34,7 @@ _COSTS[: len(_SHARES)] = np.round(-1000 * np.log2(_SHARES))
 _FEWEST_BITS = 10
 _RANGE_BITS = 8
 """Of hashes, the upper ones: within ranges of hashes the seeds of an index are sorted."""
+_LAST_RANGE = (1 << _RANGE_BITS) - 1
 _BITS_OF_A_PART = 15
 """A part of the index has 2^15 buckets: with their seeds and filter they fit the cache of a core."""
 _BITS_AT_ONCE = 19
@@ -92,7 +93,9 @@ def index_of(queries: Ragged, num_sensitive: int = 0, num_threads: int = 1) -> I
     owners = np.searchsorted(starts[1:] - 1, np.arange(0, len(residues), 1 << OWNER_BITS), side="right")
     places, factors = _places(SENSITIVE if num_sensitive else PATTERN)
     first_other = int(starts[num_sensitive])
-    cuts = np.unique(np.append(starts[np.searchsorted(starts, np.linspace(1, starts[-1], num_threads + 1))], first_other))
+    cuts = np.unique(
+        np.append(starts[np.searchsorted(starts, np.linspace(1, starts[-1], num_threads + 1))], first_other)
+    )
     with ThreadPoolExecutor(num_threads) as pool:
 
         def find(first: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -119,7 +122,9 @@ def index_of(queries: Ragged, num_sensitive: int = 0, num_threads: int = 1) -> I
         room = max(4 * BLOCK, *pool.map(sort, shares, shares[1:]))
     part_bits = bits - _BITS_OF_A_PART if bits > _BITS_AT_ONCE else 0
     shifts = (32 - part_bits, 34 - bits, 32 - bits)
-    return Index(residues, starts[1:] - 1, owners, places, factors, _ALSO, first_other, *shifts, seen, buckets, entries, room)
+    return Index(
+        residues, starts[1:] - 1, owners, places, factors, _ALSO, first_other, *shifts, seen, buckets, entries, room
+    )
 
 
 def _places(pattern: str) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
@@ -137,11 +142,15 @@ def _seeds(
     factors: NDArray[np.uint32],
     weighed: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Mask some whole queries, in place, and find their seeds: hash and place, 32 bits each; and how many in a range."""
+    """Mask some whole queries, in place, and find their seeds: hash and place, 32 bits each.
+
+    Returns:
+        The seeds, and how many each range of hashes has.
+    """
     part = residues[first:stop]
     mask(part)
     seeds, counts = np.empty(len(part), np.int64), np.zeros(1 << _RANGE_BITS, np.int64)
-    work = (np.empty(BLOCK + SPAN, np.uint8), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint16))
+    work = (np.empty(BLOCK + SPAN, np.uint8), np.empty(BLOCK, np.uint32), *np.empty((2, BLOCK + SPAN), np.uint16))
     hashed = (places, factors, len(places), SEED_LETTERS, weighed, len(weighed), _COSTS)
     return seeds[: _find(part, len(part), first, *hashed, *work, counts, seeds)], counts
 
@@ -160,6 +169,7 @@ def _find(
     costs: NDArray[np.uint16],
     letters: NDArray[np.uint8],
     sums: NDArray[np.uint32],
+    of_place: NDArray[np.uint16],
     totals: NDArray[np.uint16],
     counts: NDArray[np.int64],
     seeds: NDArray[np.int64],
@@ -172,14 +182,15 @@ def _find(
     for start in range(0, num_residues - SPAN + 1, BLOCK):
         count = min(BLOCK, num_residues - SPAN + 1 - start)
         read_block(residues, start, count, places, factors, weight, seed_letters, letters, sums)
+        for i in range(count + SPAN - 1):
+            of_place[i] = costs[letters[i]]
         for i in range(count):
             totals[i] = 0
         for k in range(num_weighed):
             for i in range(count):
-                totals[i] += costs[letters[weighed[k] + i]]
+                totals[i] += of_place[weighed[k] + i]
         for i in range(count):
-            if residues[start + i + SPAN - 1] >= 20:
-                last_other = start + i + SPAN - 1
+            last_other = start + i + SPAN - 1 if residues[start + i + SPAN - 1] >= 20 else last_other
             is_seed = (last_other < start + i) & (totals[i] >= LEAST_COST)
             seeds[num_seeds] = (sums[i] + 0) << 32 | (first + start + i)
             num_seeds += is_seed
@@ -198,7 +209,7 @@ def _spread(
 ) -> None:
     """Write the seeds of some ranges of hashes to their range: what is known of its buckets then fits the cache."""
     for i in range(num_seeds):
-        part = ((seeds[i] >> 32) & LOW) >> (32 - _RANGE_BITS)
+        part = (seeds[i] >> (64 - _RANGE_BITS)) & _LAST_RANGE
         if first <= part < stop:
             spread[filled[part]] = seeds[i]
             filled[part] += 1

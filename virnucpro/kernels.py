@@ -40,6 +40,8 @@ Result = TypeVar("Result")
 _PACKAGE = Path(__file__).parent
 _C_TYPES: dict[Any, Any] = {int: ctypes.c_int64, float: ctypes.c_double}
 _OPTIONS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+_Results = ctypes.c_int64 * 2
+"""What a kernel returns, and where numba would say what was raised."""
 _DIGEST_BYTES = 32
 _KEPT_VERSIONS = 3
 """Of the machine code of one kernel: a machine may have several versions of this program."""
@@ -80,7 +82,7 @@ class _Kernel:
                         raise TypeError(f"{self._name}: an array has gaps") from None
                     argument = argument.ctypes.data  # noqa: PLW2901
             given.append(argument)
-        results = (ctypes.c_int64 * 2)()  # what is returned, and where numba would say what was raised
+        results = _Results()
         place = ctypes.addressof(results)
         if machine_code(place, place + 8, *given):
             raise RuntimeError(f"{self._name} raised an exception, which no kernel may")

@@ -44,7 +44,8 @@ _LEARNED_FROM_NT = 450
 _LEARNED_FROM_SCORE = 15.0
 _BIN_NT = 8
 _LONGEST_WORD_NT, _BLOCK_NT = 8, 120
-_PLAIN = bytearray(b"N" * 256)
+_UNKNOWN = ord("N")
+_PLAIN = bytearray([_UNKNOWN] * 256)
 for _letter, _base in zip(b"ACGTUacgtu", b"ACGTTACGTT", strict=True):
     _PLAIN[_letter] = _base
 
@@ -54,6 +55,7 @@ _COMPOSITION = np.array(
     [826, 553, 406, 546, 138, 393, 672, 707, 227, 591, 965, 580, 241, 386, 474, 665, 536, 110, 292, 686], dtype=float
 )
 """Amino acids in UniProtKB/Swiss-Prot (per myriad), in the order of ``LETTERS``."""
+_OF_RESIDUES = np.append(_COMPOSITION / _COMPOSITION.sum(), np.zeros(BREAK + 1 - len(LETTERS)))
 
 
 class Genes(NamedTuple):
@@ -115,7 +117,7 @@ def find_genes(letters: NDArray[np.uint8]) -> Genes:
     """
     text = letters.tobytes() if len(letters) >= SHORTEST_RECORD_NT else b""
     letters = np.frombuffer(bytearray(text).translate(_PLAIN), dtype=np.uint8)
-    _hide_repeats(letters)
+    _hide_repeats(letters, len(letters))
     counts = np.bincount(letters, minlength=256)[list(b"ACGT")]
     gc = float(np.clip((counts[1] + counts[2]) / max(1, counts.sum()), 0.2, 0.8))
     codons, opposite = read_codons(letters)
@@ -171,16 +173,6 @@ def _read(
     return Ragged(proteins, offsets)
 
 
-def _hide_repeats(letters: NDArray[np.uint8]) -> None:
-    """Make blocks unknown, in place, all of whose bases come again after a word of up to eight."""
-    for period in range(1, _LONGEST_WORD_NT + 1):
-        whole = (len(letters) - period) // _BLOCK_NT * _BLOCK_NT
-        comes_again = letters[period : period + max(whole, 0)] == letters[: max(whole, 0)]
-        are_hidden = comes_again.reshape(-1, _BLOCK_NT).all(axis=1)
-        if are_hidden.any():
-            letters[:whole][np.repeat(are_hidden, _BLOCK_NT)] = ord("N")
-
-
 def _open_frames(codons: NDArray[np.uint8], opposite: NDArray[np.uint8], is_stop: NDArray[np.bool_]) -> _Frames:
     room = 6 * (len(codons) // (3 * SHORTEST_GENE_CODONS) + 1)
     firsts, lasts, strands = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.int8)
@@ -197,9 +189,7 @@ def _codon_shares(residues: NDArray[np.uint8], gc: float) -> tuple[NDArray[np.fl
     share = (base[:, None, None] * base[:, None] * base).ravel()
     is_stop = residues == BREAK
     of_residue = np.bincount(residues, share, BREAK + 1)
-    composition = np.zeros(BREAK + 1)
-    composition[: len(LETTERS)] = _COMPOSITION / _COMPOSITION.sum()
-    return np.where(is_stop, 0.0, composition[residues] * share / of_residue[residues]), np.where(is_stop, 0.0, share)
+    return np.where(is_stop, 0.0, _OF_RESIDUES[residues] * share / of_residue[residues]), np.where(is_stop, 0.0, share)
 
 
 def _weights(coding: NDArray[np.float64], random: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -219,6 +209,19 @@ def _choose(frames: _Frames, weights: NDArray[np.float64]) -> _Choice:
     kept = np.zeros(len(scores), dtype=np.bool_)
     _take(len(scores), np.argsort(-scores, kind="stable"), starts, stops, taken, kept)
     return _Choice(starts, stops, scores, np.flatnonzero(kept))
+
+
+@kernel
+def _hide_repeats(letters: NDArray[np.uint8], num_letters: int) -> None:
+    """Make blocks unknown, in place, all of whose bases come again after a word of up to eight."""
+    for period in range(1, _LONGEST_WORD_NT + 1):
+        for first in range(0, num_letters - period - _BLOCK_NT + 1, _BLOCK_NT):
+            at = first
+            while at < first + _BLOCK_NT and letters[at] == letters[at + period]:
+                at += 1
+            if at == first + _BLOCK_NT:
+                for i in range(first, at):
+                    letters[i] = _UNKNOWN
 
 
 @kernel

@@ -19,7 +19,7 @@ from benchmarks.plain_results import PlainResults
 from virnucpro import store
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders import save_encoder
-from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.local import PoolExecutor
 from virnucpro.heads import MLPHead, load_head, save_head
 from virnucpro.machine.reads import write_reads
 from virnucpro.progress import Reporter

@@ -16,8 +16,7 @@ from virnucpro.atomic import atomic_write
 from virnucpro.bundles import load_bundle
 from virnucpro.errors import WorkerError
 from virnucpro.executors.base import Executor, UnitFailed, Work, Worker
-from virnucpro.executors.local import LocalExecutor
-from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.local import LocalExecutor, PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.machine.reads import write_reads
 from virnucpro.progress import Reporter

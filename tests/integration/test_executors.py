@@ -41,8 +41,7 @@ from virnucpro.errors import (
     WorkerError,
 )
 from virnucpro.executors.base import UnitDone, UnitFailed, Worker
-from virnucpro.executors.local import LocalExecutor
-from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.local import LocalExecutor, PoolExecutor
 from virnucpro.executors.ray import RayExecutor
 from virnucpro.executors.serial import SerialExecutor
 

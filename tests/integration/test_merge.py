@@ -12,7 +12,7 @@ from work_samples import Timed
 
 from virnucpro.atomic import read_json
 from virnucpro.errors import WorkerError
-from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.local import PoolExecutor
 from virnucpro.run.verify import StoredModel
 from virnucpro.run_dir import RunDir
 from virnucpro.stages.merge import MergeWork, merge_all

@@ -32,12 +32,10 @@ from virnucpro.engine.batch import collate
 from virnucpro.errors import InputError, ModelError, RunMismatchError, UsageError
 from virnucpro.progress import Reporter
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.training.datasets import assign_splits, check_splits, load_dataset
-from virnucpro.training.features import Drawing, FeatureCache, draw_rows
+from virnucpro.training.datasets import assign_splits, check_splits, class_of, group_of, load_dataset
 from virnucpro.training.fit import training_pools
-from virnucpro.training.genbank import class_of, group_of
 from virnucpro.training.genomes import LabelledRecord
-from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
+from virnucpro.training.head import PUBLISHED, Drawing, Examples, FeatureCache, HeadFit, HeadRecipe, draw_rows, hold_out
 from virnucpro.training.presets import place_encoders, write_truncated
 
 QUICK = ("--dev-share", 0.003, "--device", "cpu", "-q")

@@ -18,8 +18,16 @@ from virnucpro.cli.train import train as command
 from virnucpro.errors import UsageError
 from virnucpro.nearest.table import load_table
 from virnucpro.training.genomes import is_random, load_genomes
-from virnucpro.training.nearest import TABLE, fit_weights
-from virnucpro.training.proteins import MOST_OVERLAP, THINNED, Protein, fit_table, longest_runs, proteins_of
+from virnucpro.training.nearest import (
+    MOST_OVERLAP,
+    TABLE,
+    THINNED,
+    Protein,
+    fit_table,
+    fit_weights,
+    longest_runs,
+    proteins_of,
+)
 
 MMSEQS = f"""#!{sys.executable}
 import sys

@@ -230,7 +230,7 @@ import sys
 import virnucpro.cli
 virnucpro.make_settings(None, {})
 virnucpro.errors.UsageError
-import virnucpro.encoders, virnucpro.executors.local, virnucpro.executors.pool, virnucpro.store
+import virnucpro.encoders, virnucpro.executors.local, virnucpro.store
 import virnucpro.embeddings, virnucpro.parallel, virnucpro.hierarchy
 sys.exit(17 if "torch" in sys.modules else 0)
 """

@@ -27,7 +27,7 @@ from virnucpro.nearest.search import CELL, VIRUS, search, search_codes
 from virnucpro.nearest.seeds import LEAST_COST, PATTERN, SENSITIVE
 from virnucpro.nearest.table import Table, load_table, make_table
 from virnucpro.sequence.ragged import Ragged
-from virnucpro.training.proteins import find_cellular
+from virnucpro.training.nearest import find_cellular
 
 BLOSUM62 = substitution_matrices.load("BLOSUM62")
 SHARES = dict(zip(ALPHABET, (0.110, 0.205, 0.013, 0.072, 0.022, 0.260, 0.082, 0.045, 0.122, 0.080), strict=True))

@@ -22,8 +22,8 @@ from virnucpro.encoders.profiles import (
     STRETCHES_A_BYTE,
     ProfiledNetwork,
     ProfiledShape,
+    SixFrameNetwork,
 )
-from virnucpro.encoders.six_frame import SixFrameNetwork
 from virnucpro.heads import MLPHead
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.training.genomes import Genomes

@@ -22,8 +22,8 @@ from virnucpro.cli.train import train
 from virnucpro.encoders.codons import KMER, NUM_CLASSES, RESIDUE_CLASSES, STOP, canonical_kmers
 from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.ngram_bag import ngram_index
+from virnucpro.encoders.profiles import SixFrameShape
 from virnucpro.encoders.residue_conv import ResidueConvShape
-from virnucpro.encoders.six_frame import SixFrameShape
 from virnucpro.errors import InputError, ModelError
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.training.calibration import calibrate_bundle, fit_bend, fit_exponent, fit_line, threshold_at_fpr

@@ -33,6 +33,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -51,6 +52,7 @@ from virnucpro.executors.base import (
     attempt,
     ignore_progress,
 )
+from virnucpro.executors.serial import SerialExecutor
 from virnucpro.lifeline import EXIT_CHILD_KILLED, Closing, follow_parent
 from virnucpro.platforms import ctrl_c_held_back
 
@@ -313,3 +315,20 @@ def _worker_main(work: Work, worker: Worker, connection: Connection) -> None:
         line.send(traceback.format_exc())
     finally:
         connection.close()
+
+
+class PoolExecutor(LocalExecutor):
+    """Spawned processes on the CPU. With one process, or for one unit, the work is done in this process instead."""
+
+    def __init__(self, num_processes: int) -> None:
+        super().__init__([Worker(index, "cpu", 1) for index in range(num_processes)])
+
+    def run(self, work: Work, units: Iterable[int], advance: Advance = ignore_progress) -> Iterator[Outcome]:
+        """See ``Executor.run``. ``units`` is read no further ahead than keeps every process busy."""
+        units = iter(units)
+        first = list(islice(units, 2)) if self.num_workers > 1 else []
+        if self.num_workers > 1 and len(first) == 2:
+            yield from super().run(work, chain(first, units), advance)
+            return
+        with SerialExecutor("cpu", 1) as here:
+            yield from here.run(work, chain(first, units), advance)

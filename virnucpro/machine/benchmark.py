@@ -30,7 +30,7 @@ from virnucpro.engine.packing import GreedyPacker
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import UsageError, WorkerError
 from virnucpro.executors.base import UnitFailed
-from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.local import PoolExecutor
 from virnucpro.machine.reads import draw_strings, store_units, write_reads
 from virnucpro.resources import available_cpus, held_memory_bytes
 from virnucpro.sequence.extract import Extraction

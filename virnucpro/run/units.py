@@ -15,8 +15,7 @@ from virnucpro.encoders import read_config
 from virnucpro.encoders.device import dtype_name
 from virnucpro.errors import CountError, ResourceError, StoreError, WorkerError
 from virnucpro.executors.base import Executor, Kept, Worker
-from virnucpro.executors.local import LocalExecutor
-from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.local import LocalExecutor, PoolExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.machine import profiles
 from virnucpro.progress import Reporter

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from virnucpro.errors import UsageError
-from virnucpro.executors.pool import PoolExecutor
+from virnucpro.executors.local import PoolExecutor
 from virnucpro.progress import Reporter
 from virnucpro.request import Request
 from virnucpro.resources import available_cpus

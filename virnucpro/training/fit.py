@@ -20,9 +20,8 @@ from virnucpro.encoders import load_encoder
 from virnucpro.encoders.codons import STOP, Bags
 from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.ngram_bag import NgramBag
-from virnucpro.encoders.profiles import ProfiledNetwork
+from virnucpro.encoders.profiles import ProfiledNetwork, SixFrameNetwork, SixFrameShape
 from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
-from virnucpro.encoders.six_frame import SixFrameNetwork, SixFrameShape
 from virnucpro.errors import ModelError
 from virnucpro.heads import MLPHead, load_head
 from virnucpro.progress import Advance, Reporter
@@ -30,8 +29,16 @@ from virnucpro.training.checkpoints import Checkpoint
 from virnucpro.training.composition import first_vectors, record_groups
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.profiles import ProfileRecipe, drop_evidence
-from virnucpro.training.sampling import Pool, genus_pool, merge_pools, mutate, prefetch, sample_fragments, virus_pool
-from virnucpro.training.synthetic import synthesise
+from virnucpro.training.sampling import (
+    Pool,
+    genus_pool,
+    merge_pools,
+    mutate,
+    prefetch,
+    sample_fragments,
+    synthesise,
+    virus_pool,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +82,7 @@ class Recipe:
     keep_kmers: float = 0.8
     label_smoothing: float = 0.03  # of the cross-entropies
     auxiliary: float = 0.2  # weight of each encoder's own loss (which group?) beside the head's
-    synthetic: float = 0.06  # share of the host half that is of no organism (``training/synthetic.py``)
+    synthetic: float = 0.06  # share of the host half that is of no organism (``sampling.synthesise``)
     averaging: float = 0.999  # decay a step of the running mean of the weights that is kept
     # fingerprint of the bundle whose weights are the first ones; where empty, the n-gram vectors start from the
     # composition of the training genomes and all else is random

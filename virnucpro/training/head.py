@@ -1,25 +1,43 @@
-"""Fit a head to the features of encoders that stay as they are."""
+"""Fit a head to the features of encoders that stay as they are; features are computed once and kept by content.
+
+A chunk of fragments is drawn by its number and the seed alone. The embeddings of its rows by one encoder lie in a file
+whose name is the digest of encoder and strings: a training that was stopped, or one that asks the same, finds them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
+from virnucpro.atomic import atomic_write
+from virnucpro.encoders import load_encoder
+from virnucpro.encoders.base import Encoder
+from virnucpro.encoders.codons import AMBIGUOUS_BASE
+from virnucpro.encoders.device import default_dtype
 from virnucpro.errors import InputError
 from virnucpro.heads import MLPHead
-from virnucpro.progress import Reporter
+from virnucpro.progress import Advance, Reporter
+from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.checkpoints import Checkpoint
-from virnucpro.training.genomes import Genomes
+from virnucpro.training.dev import cut_rows, embed_all
+from virnucpro.training.genomes import LETTERS, Genomes
+from virnucpro.training.sampling import Pool, mutate, sample_fragments
 
 _LOG = logging.getLogger(__name__)
+HELD_OUT_SHARE = 0.1
+FRAGMENTS_A_CHUNK = 1024
+_LENGTHS_A_CHUNK = 4
 
 
 @dataclass(frozen=True)
@@ -56,8 +74,6 @@ PUBLISHED = HeadRecipe(
     weighted=False,
 )
 """Li et al. 2025, bbaf224. Their scripts stop early; ``epochs`` is a limit of ours."""
-
-HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -171,3 +187,159 @@ def _loss(head: MLPHead, examples: Examples, recipe: HeadRecipe) -> torch.Tensor
     if not recipe.weighted:
         return losses.mean()
     return (losses * examples.weights).sum() / examples.weights.sum()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How rows are drawn."""
+
+    fragment_length: int  # longer sequences are cut into windows of at most so many bases
+    shortest_nt: int = 150  # of a drawn sequence
+    longest_nt: int = 1000  # of a drawn sequence; lengths in between are alike on a logarithmic scale
+    # each sequence is mutated at a rate between 0 and this; one in 50 is an ambiguous base
+    highest_mutation: float = 0.05
+    scores_frameless: bool = True  # windows without an open frame give a row
+    only_clear: bool = False  # leave out sequences with an ambiguous base
+    # leave out viral and host frames that are no part of an annotated protein, where a record has annotations
+    only_annotated: bool = False
+    equal_rows: bool = False  # as many rows of hosts as of viruses: of the more frequent label some are left out
+    seed: int = 1  # of everything random
+
+    def as_published(self) -> Drawing:
+        """The drawing of Li et al. 2025, of windows of the same length."""
+        return replace(
+            self,
+            shortest_nt=self.fragment_length,
+            longest_nt=self.fragment_length,
+            highest_mutation=0.0,
+            scores_frameless=False,
+            only_clear=True,
+            only_annotated=True,
+            equal_rows=True,
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to train on."""
+
+    nucleotides: Ragged  # n strings
+    proteins: Ragged  # n proteins, empty where there is no open frame
+    labels: NDArray[np.int64]  # (n,) int64, 1 is virus
+    records: NDArray[np.int64]  # (n,) number of the record of each
+    weights: NDArray[np.float32]  # (n,) float32; those of the rows of a window sum to 1
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Rows]) -> Rows:
+        """Join several, in order."""
+        return cls(
+            Ragged.concatenate([part.nucleotides for part in parts]),
+            Ragged.concatenate([part.proteins for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.records for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+        )
+
+    def take(self, indices: NDArray[np.int64]) -> Rows:
+        """The rows at ``indices``, in that order."""
+        return Rows(
+            self.nucleotides.take(indices),
+            self.proteins.take(indices),
+            self.labels[indices],
+            self.records[indices],
+            self.weights[indices],
+        )
+
+
+def draw_rows(
+    genomes: Genomes,
+    pools: tuple[Pool, Pool],
+    drawing: Drawing,
+    chunk: int,
+    proteins: Mapping[str, tuple[bytes, ...]],
+) -> Rows:
+    """Draw a chunk: half of its sequences are viral, families and classes weighted as for the bundled model."""
+    generator = np.random.default_rng([drawing.seed, chunk, 0xFEA])
+    parts = []
+    half = FRAGMENTS_A_CHUNK // _LENGTHS_A_CHUNK // 2
+    longest = min(drawing.longest_nt, *(int(genomes.lengths[pool.records].max()) for pool in pools))
+    low, high = np.log([min(drawing.shortest_nt, longest), longest + 1])
+    for _ in range(_LENGTHS_A_CHUNK):
+        length = int(np.exp(generator.uniform(low, high)))
+        for label, pool in zip((1, 0), pools, strict=True):
+            codes, records = sample_fragments(genomes, pool, length, half, generator)
+            mutate(codes, generator, drawing.highest_mutation)
+            parts.append(_rows_of(codes, records, label, drawing))
+    rows = Rows.concatenate(parts)
+    if drawing.only_annotated and proteins:
+        rows = _only_annotated(rows, genomes, proteins)
+    return _equal_rows(rows, generator) if drawing.equal_rows else rows
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Embeddings of rows by two encoders."""
+
+    folder: Path  # where they are kept
+    encoders: Mapping[str, Path]  # role (nucleotide, protein) to its file
+    digests: Mapping[str, str]  # role to what identifies the encoder
+    device: str  # torch device name to compute them on
+
+    def features(self, chunks: Sequence[Rows], reporter: Reporter) -> NDArray[np.float32]:
+        """(n, width) features of the rows of all chunks; what is not kept yet is computed, encoder by encoder."""
+        columns = []
+        for role in self.encoders:
+            strings = [chunk.nucleotides if role == "nucleotide" else chunk.proteins for chunk in chunks]
+            with reporter.stage(f"embed {role}", sum(map(len, strings)), "rows") as advance:
+                columns.append(np.concatenate(list(self._embeddings(role, strings, advance))))
+        return np.concatenate(columns, axis=1)
+
+    def _embeddings(self, role: str, chunks: Sequence[Ragged], advance: Advance) -> Iterator[NDArray[np.float32]]:
+        encoder: Encoder | None = None
+        device = torch.device(self.device)
+        for strings in chunks:
+            kept = self.folder / f"{self._key(role, strings)}.safetensors"
+            if not kept.exists():
+                encoder = encoder or load_encoder(self.encoders[role], device, default_dtype(device))
+                with atomic_write(kept) as part:
+                    save_file({"embeddings": torch.from_numpy(embed_all(encoder, strings, device))}, part)
+            advance(len(strings))
+            yield load_file(kept)["embeddings"].numpy()
+
+    def _key(self, role: str, strings: Ragged) -> str:
+        precision = str(default_dtype(torch.device(self.device)))
+        digest = hashlib.sha256(f"{self.digests[role]} {precision}\n".encode())
+        digest.update(strings.offsets.tobytes())
+        digest.update(strings.values.tobytes())
+        return digest.hexdigest()
+
+
+def _rows_of(codes: NDArray[np.uint8], records: NDArray[np.int64], label: int, drawing: Drawing) -> Rows:
+    if drawing.only_clear:
+        is_clear = (codes != AMBIGUOUS_BASE).all(axis=1)
+        codes, records = codes[is_clear], records[is_clear]
+    rows = cut_rows(LETTERS[codes], drawing.fragment_length, scores_frameless=drawing.scores_frameless)
+    return Rows(
+        rows.nucleotides,
+        rows.proteins,
+        np.full(len(rows.fragments), label, dtype=np.int64),
+        records[rows.sequences[rows.fragments]],
+        (1.0 / np.bincount(rows.fragments, minlength=1)[rows.fragments]).astype(np.float32),
+    )
+
+
+def _only_annotated(rows: Rows, genomes: Genomes, proteins: Mapping[str, tuple[bytes, ...]]) -> Rows:
+    """Rows whose protein is a part of an annotated one; rows of records without annotations stay."""
+    kept = []
+    for number, (protein, record) in enumerate(zip(rows.proteins.to_bytes(), rows.records.tolist(), strict=True)):
+        annotated = proteins.get(str(genomes.ids[record]))
+        if annotated is None or any(protein in whole for whole in annotated):
+            kept.append(number)
+    return rows.take(np.array(kept, dtype=np.int64))
+
+
+def _equal_rows(rows: Rows, generator: np.random.Generator) -> Rows:
+    shuffled = generator.permutation(len(rows.labels))
+    of_label = [shuffled[rows.labels[shuffled] == label] for label in (0, 1)]
+    least = min(map(len, of_label))
+    return rows.take(np.sort(np.concatenate([some[:least] for some in of_label])))

@@ -2,7 +2,7 @@
 
 A metagenome holds more than organisms: adapters, low complexity, artefacts of sequencing and of assembly. None of it is
 viral, whatever its composition. The panel has kinds that training never shows beside some that resemble those of
-``synthetic.py``, which has generators and seeds of its own.
+``sampling.synthesise``, which has generators and seeds of its own.
 
 Whole cloning vectors are not made: no vector is among the data of the project. ``vector_parts`` joins short elements
 that such vectors share (promoters, primer sites, a polylinker, tags, recombination sites) by random spacers.

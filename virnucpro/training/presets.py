@@ -26,9 +26,19 @@ from virnucpro.progress import Reporter
 from virnucpro.training.datasets import Dataset
 from virnucpro.training.dev import DevSize
 from virnucpro.training.evaluation import Figures
-from virnucpro.training.features import FRAGMENTS_A_CHUNK, Drawing, FeatureCache, Rows, draw_rows
 from virnucpro.training.fit import Recipe, training_pools
-from virnucpro.training.head import PUBLISHED, Examples, HeadFit, HeadRecipe, hold_out
+from virnucpro.training.head import (
+    FRAGMENTS_A_CHUNK,
+    PUBLISHED,
+    Drawing,
+    Examples,
+    FeatureCache,
+    HeadFit,
+    HeadRecipe,
+    Rows,
+    draw_rows,
+    hold_out,
+)
 from virnucpro.training.lite import CHECKPOINT, add_profiles, train_lite, write_bundle
 from virnucpro.training.profiles import ProfileRecipe
 

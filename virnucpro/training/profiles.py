@@ -31,8 +31,7 @@ from virnucpro.heads import MLPHead
 from virnucpro.progress import Reporter
 from virnucpro.training.composition import count_ngrams, open_codons, words
 from virnucpro.training.genomes import VIRUS, Genomes
-from virnucpro.training.sampling import Pool, prefetch, sample_fragments
-from virnucpro.training.synthetic import synthesise
+from virnucpro.training.sampling import Pool, prefetch, sample_fragments, synthesise
 
 _LOG = logging.getLogger(__name__)
 

@@ -52,7 +52,7 @@ def runs(tmp_path_factory, virnucpro_once):
 
 def lines_of(runs, table, file_format):
     """A table as (header, lines of values) with what JSON and Parquet have for values."""
-    path = runs / file_format / f"in.{table.suffix(file_format)}"
+    path = runs / file_format / table.files[file_format].replace("<stem>", "in")
     if file_format == "parquet":
         read = pytest.importorskip("pyarrow.parquet").read_table(path)
         return read.column_names, [tuple(line.values()) for line in read.to_pylist()]
@@ -163,7 +163,7 @@ def test_the_command_prints_every_table_or_one(virnucpro):
 def test_the_documentation_tells_of_every_column(table):
     """In order, and names each allowed word."""
     text = DOCS.read_text()
-    part = text[text.index(f"`<stem>.{table.suffix('tsv')}`") :].split("\n## ")[0]
+    part = text[text.index(f"`{table.files['tsv']}`") :].split("\n## ")[0]
     found = re.findall(r"^\| ([a-z_]+) \|", part, flags=re.MULTILINE)
     columns = (*table.columns, *table.cascade_columns)
     assert [name for name in found if name != "column"] == [column.name for column in columns]

@@ -63,7 +63,7 @@ def assign(
     RUN is the directory where predict wrote the results of the contigs.
     """
     from virnucpro.inputs import read_by_run, refuse_overwriting
-    from virnucpro.results.assign import Limits, assign_reads, summary_path
+    from virnucpro.results.assign import assign_reads, summary_path
     from virnucpro.results.finished import open_run, stems_of
 
     stem = _stem(run, stems_of(run), sample)
@@ -72,8 +72,12 @@ def assign(
     refuse_overwriting(
         [reads, reference, *read_by_run(run), *run.glob("*.sequences.tsv")], [output, summary_path(output)]
     )
-    contigs, limits = open_run(run, stem).results, Limits(min_identity, min_coverage)
-    counts = assign_reads(contigs, table, reads, output, limits, str(reference) if reference else None)
+    counts = assign_reads(
+        *(open_run(run, stem).results, table, reads, output),
+        min_identity=min_identity,
+        min_coverage=min_coverage,
+        reference=str(reference) if reference else None,
+    )
     click.echo(f"reads\t{counts.num_reads}")
     for status, number in counts.statuses.items():  # these add up to reads, calls to assigned reads
         click.echo(f"{status}\t{number}")

@@ -1,4 +1,4 @@
-"""Embeddings as a product: encoders by name, chunks with metadata, files, a cache, and a model that stays loaded.
+"""Embeddings as a product: encoders by name, chunks with metadata, files and a cache.
 
     >>> from virnucpro.embeddings import EmbeddingGenerator
     >>> chunks = EmbeddingGenerator("lite:nucleotide").process_chunks([{"id": "a", "text": "ACGT" * 30}])

@@ -108,8 +108,8 @@ def _write_npz(path: Path, embeddings: Embeddings, about: About) -> None:
 
 def _write_parquet(path: Path, embeddings: Embeddings, about: About) -> None:
     try:
-        import pyarrow as pa  # noqa: PLC0415 - of an extra
-        import pyarrow.parquet as pq  # noqa: PLC0415 - of an extra
+        import pyarrow as pa
+        import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
         raise UsageError(f"{path}: .parquet needs pyarrow ('pip install pyarrow').") from error
     ids, arrays = _arrays(embeddings)
@@ -134,8 +134,8 @@ def _write_parquet(path: Path, embeddings: Embeddings, about: About) -> None:
 
 def _write_h5ad(path: Path, embeddings: Embeddings, about: About) -> None:
     try:
-        import anndata  # type: ignore[import-untyped]  # noqa: PLC0415 - of an extra
-        import pandas as pd  # type: ignore[import-untyped]  # noqa: PLC0415 - of an extra
+        import anndata  # type: ignore[import-untyped]
+        import pandas as pd  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise UsageError(f"{path}: .h5ad needs anndata ('pip install anndata').") from error
     ids, arrays = _arrays(embeddings)

@@ -261,7 +261,7 @@ class EmbeddingGenerator:
 
 def _embed_texts(loader_of: Callable[[], ModelLoader], num_threads: int, texts: list[str]) -> NDArray[np.float32]:
     """Embed some sequences with a share of the CPUs: threads that share every operation wait for one another."""
-    import torch  # noqa: PLC0415 - slow to import
+    import torch
 
     torch.set_num_threads(num_threads)  # of this thread alone
     return loader_of().encode(texts)
@@ -269,7 +269,7 @@ def _embed_texts(loader_of: Callable[[], ModelLoader], num_threads: int, texts: 
 
 @lru_cache(maxsize=4)
 def _loader_of_process(name: str, precision: str, device: str | None, num_threads: int) -> ModelLoader:
-    from virnucpro.engine.threads import use_threads  # noqa: PLC0415 - imports torch
+    from virnucpro.engine.threads import use_threads
 
     use_threads(num_threads)
     return ModelLoader(name, precision, device)

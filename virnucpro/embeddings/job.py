@@ -143,9 +143,9 @@ def _embed_parts(
     request: EmbedRequest, sources: Sequence[EncoderSource], cut: Iterable[Part], run: RunDir, reporter: Reporter
 ) -> tuple[About, list[_Embedded]]:
     """Embed all parts that are not there; returns what they are, and each of them."""
-    import torch  # noqa: PLC0415 - slow to import
+    import torch
 
-    from virnucpro.engine.threads import ComputeThreads, use_threads  # noqa: PLC0415
+    from virnucpro.engine.threads import ComputeThreads, use_threads
 
     use_threads(request.threads)
     free: queue.SimpleQueue[list[LoadedEncoder]] = queue.SimpleQueue()

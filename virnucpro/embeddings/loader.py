@@ -122,7 +122,7 @@ def source_of(encoder: Encoder, name: str = "given", fingerprint: str = "") -> E
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
     """Let torch use so many threads for the block."""
-    import torch  # noqa: PLC0415 - slow to import
+    import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -147,12 +147,12 @@ class LoadedEncoder:
         Raises:
             ModelError: values are not finite, in float32 too.
         """
-        import torch  # noqa: PLC0415 - slow to import
+        import torch
 
-        from virnucpro.encoders.runner import AsyncInferenceRunner  # noqa: PLC0415
-        from virnucpro.engine.loader import pack_unit  # noqa: PLC0415
-        from virnucpro.engine.packing import GreedyPacker  # noqa: PLC0415
-        from virnucpro.stages.embed import usual_token_budget  # noqa: PLC0415
+        from virnucpro.encoders.runner import AsyncInferenceRunner
+        from virnucpro.engine.loader import pack_unit
+        from virnucpro.engine.packing import GreedyPacker
+        from virnucpro.stages.embed import usual_token_budget
 
         device = torch.device(self.device)
         packer = GreedyPacker(usual_token_budget(self.encoder, device, self.dtype))
@@ -219,9 +219,9 @@ class ModelLoader:
             ModelLoadError: they cannot be loaded.
             UsageError: there is no such device or precision.
         """
-        import torch  # noqa: PLC0415 - slow to import
+        import torch
 
-        from virnucpro.encoders.device import choose_devices, parse_dtype  # noqa: PLC0415
+        from virnucpro.encoders.device import choose_devices, parse_dtype
 
         with self._lock:
             key = self._key()
@@ -261,7 +261,7 @@ class ModelLoader:
     @staticmethod
     def detect_device() -> str:
         """The best device that there is: ``cuda``, ``mps`` or ``cpu``."""
-        from virnucpro.encoders.device import choose_devices  # noqa: PLC0415 - imports torch
+        from virnucpro.encoders.device import choose_devices
 
         return choose_devices()[0].partition(":")[0]
 

@@ -73,14 +73,6 @@ AMBIGUOUS = ContigCall(b"", b"")
 """Stands for a name that several contigs with different calls have."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How well a read must align to take the contig's call."""
-
-    identity: float = 0.95  # 0 to 1
-    coverage: float = 0.8  # 0 to 1
-
-
 @dataclass
 class ReadCounts:
     """What was written."""
@@ -96,7 +88,14 @@ class ReadCounts:
 
 
 def assign_reads(
-    contigs: InputResults, table: str, reads: str, output: Path, limits: Limits, reference: str | None = None
+    contigs: InputResults,
+    table: str,
+    reads: str,
+    output: Path,
+    *,
+    min_identity: float,
+    min_coverage: float,
+    reference: str | None = None,
 ) -> ReadCounts:
     """Write a line for each read, and the counts into a JSON file of the same name.
 
@@ -105,7 +104,8 @@ def assign_reads(
         table: name of their table, for the record.
         reads: PAF, BAM, CRAM or SAM; ``-`` is stdin.
         output: table to write, packed where its name ends in ``.gz``.
-        limits: how well a read must align.
+        min_identity: of a read to its contig, 0 to 1, below which it takes no call.
+        min_coverage: likewise, of the part of the read that is aligned.
         reference: FASTA file of the contigs, for a CRAM.
 
     Raises:
@@ -116,7 +116,7 @@ def assign_reads(
     with open_output(output, schema.READS.header) as stream_out:
         for alignment in best_alignments(stream, reference):
             contig = calls.get(alignment.contig)
-            status = _status(alignment, contig, limits)
+            status = _status(alignment, contig, min_identity, min_coverage)
             counts.statuses[status] += 1
             taken = contig if status is ReadStatus.ASSIGNED else None
             if taken is not None:
@@ -127,8 +127,8 @@ def assign_reads(
         "reads_sha256": stream.sha256,
         "sequences": table,
         "calls": f"virnucpro-calls:{contigs.digest}",
-        "min_identity": limits.identity,
-        "min_coverage": limits.coverage,
+        "min_identity": min_identity,
+        "min_coverage": min_coverage,
         "num_reads": counts.num_reads,
         "reads_by_status": counts.statuses,
         "reads_by_call": dict(sorted(counts.calls.items())),
@@ -249,14 +249,14 @@ def _check_together(names: list[bytes], num_before: int, seen: SequenceIndex, so
     return num_before + len(names)
 
 
-def _status(alignment: Alignment, contig: ContigCall | None, limits: Limits) -> ReadStatus:
+def _status(alignment: Alignment, contig: ContigCall | None, min_identity: float, min_coverage: float) -> ReadStatus:
     if not alignment.contig:
         return ReadStatus.UNMAPPED
     if contig is None:
         return ReadStatus.CONTIG_UNKNOWN
-    if alignment.identity < limits.identity:
+    if alignment.identity < min_identity:
         return ReadStatus.LOW_IDENTITY
-    if alignment.coverage < limits.coverage:
+    if alignment.coverage < min_coverage:
         return ReadStatus.LOW_COVERAGE
     if contig is AMBIGUOUS:
         return ReadStatus.CONTIG_AMBIGUOUS

@@ -18,7 +18,6 @@ from virnucpro.results.fragments import Fragments
 from virnucpro.run_dir import RunDir
 from virnucpro.stored_json import Count
 
-_EVEN_PREVALENCE = 0.5
 _RECORD_SUFFIX = "run.json"
 
 
@@ -201,8 +200,8 @@ def _open_table(run_dir: RunDir) -> tuple[Fragments, dict[str, _Input]]:
 
 def _calling(summary: dict[str, Any], rules: Rules) -> Calling:
     """What the calls of a summary were made by."""
-    is_given = summary.get("prevalence_is", "given") == "given"
-    prevalence, preset = summary.get("prevalence", _EVEN_PREVALENCE) if is_given else None, summary.get("preset")
+    prevalence = summary.get("prevalence") if summary.get("prevalence_is") == "given" else None
+    preset = summary.get("preset")
     if summary.get("fdr") is not None:
         return Calling(fdr=summary["fdr"], prevalence=prevalence)
     if preset is not None or (not rules.presets and summary.get("threshold_virus") == rules.threshold):

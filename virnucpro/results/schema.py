@@ -51,10 +51,6 @@ class Table:
         """Names of the columns."""
         return tuple(column.name for column in self.columns)
 
-    def suffix(self, file_format: TableFormat) -> str:
-        """What follows the input's stem and a dot."""
-        return self.files[file_format].removeprefix("<stem>.")
-
 
 def _files(name: str, packed: str = "") -> dict[TableFormat, str]:
     return {

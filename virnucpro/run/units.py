@@ -106,15 +106,15 @@ def run_units(
     merges = keep_embeddings or runtime.merge_threads is not None
     num_rows = sum(index.units[unit].num_sources for unit in todo)
     embedder = embedder or embedder_of(run, runtime, devices, num_rows)
-    merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1))
-    num_units = embed.UNITS_ON_DISK * embedder.executor.num_workers + merger.num_workers
+    merger = PoolExecutor(runtime.merge_threads or (threads if runtime.parallel else 1)) if merges else None
+    num_units = embed.UNITS_ON_DISK * embedder.executor.num_workers + (merger.num_workers if merger else 1)
     num_alive = len(todo) if keep_embeddings else num_units
     _check_disk(run, index, todo, num_alive, merges=merges, keeps_all=keep_embeddings)
     scorer = classify.Scorer(run, threads, runtime.batch_size, keep_embeddings=keep_embeddings)
     faults = []
-    with embedder.lent(), merger, run.reporter.stage("classify", num_rows, "rows") as advance:
+    with embedder.lent(), merger or nullcontext(), run.reporter.stage("classify", num_rows, "rows") as advance:
         units = embed.run(run, index, todo, embedder.executor, embedder.settings)
-        if merges:
+        if merger is not None:
             units = merge.run(run, units, len(todo), merger)
         for unit in units:
             try:

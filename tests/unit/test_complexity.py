@@ -10,7 +10,7 @@ from conftest import write_fasta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnucpro.sequence.complexity import WORD_NT, are_repetitive, codes_of, mean_dust, repeated_share
+from virnucpro.sequence.complexity import WORD_NT, are_repetitive, codes_of_each, mean_dust, repeated_share
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.table import Status
 
@@ -67,7 +67,7 @@ several = st.lists(texts.filter(lambda text: len(text) >= WORD_NT), min_size=1, 
 def test_the_share_of_words_that_recur_is_that_of_a_plain_count(items):
     """On either strand, each stretch by itself."""
     all_letters, starts, stops = laid_out(items)
-    shares = repeated_share(codes_of(all_letters, starts, stops - starts))
+    shares = repeated_share(codes_of_each(all_letters, starts, stops - starts))
     assert shares.tolist() == pytest.approx(list(map(plainly_repeated, items)))
 
 
@@ -77,7 +77,7 @@ def test_the_complexity_is_that_of_a_plain_count(items):
     """Words with other letters than A, C, G and T are not counted."""
     all_letters, starts, stops = laid_out(items)
     lengths = stops - starts
-    assert mean_dust(codes_of(all_letters, starts, lengths), lengths).tolist() == pytest.approx(
+    assert mean_dust(codes_of_each(all_letters, starts, lengths), lengths).tolist() == pytest.approx(
         list(map(plain_dust, items))
     )
 

@@ -20,7 +20,7 @@ def find_rows(fragment, score_frameless=False, before="", after=""):
     bounds = np.array([[start], [start + len(fragment)]])
     kept = find_frames(record, *bounds, score_frameless=score_frameless)
     assert kept.counts.tolist() == [len(kept.frames)]
-    strings = [[item.decode() for item in items] for items in (kept.nucleotides, kept.proteins)]
+    strings = [[item.decode() for item in items] for items in (kept.nucleotides, kept.proteins.to_bytes())]
     places = [(items - start).tolist() for items in (kept.starts, kept.stops)]
     return list(zip(kept.frames.tolist(), *strings, *places, strict=True))
 

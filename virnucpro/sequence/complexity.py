@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.frames import CODES
+from virnucpro.sequence.frames import OTHER_LETTER, codes_of
 
 WORD_NT = 12
 HIGHEST_REPEATED_SHARE = 0.2
@@ -19,7 +19,6 @@ HIGHEST_DUST = 3.0
 _HALF_WINDOW = 32
 """Triplets: each window of 64 shares half of them with the next."""
 _NUM_TRIPLETS = 64
-_UNKNOWN = 4
 _SHORT_NT = 8
 _NO_WORD = 0xFFFF  # the number of no 8-mer: that of T alone is the greater of two
 _SCREENED_SHARE = 0.05
@@ -27,9 +26,6 @@ _SCREENED_SHARE = 0.05
 _LONGEST_SCREENED_NT = 2000  # of longer ones too many 8-mers recur by chance
 _FEWEST_SCREENED = 16
 _BATCH_NT = 1 << 18  # looked at together: the arrays of so many stay in a core's cache
-
-
-_CODES = np.frombuffer(CODES, dtype=np.uint8)
 
 
 def are_repetitive(
@@ -54,7 +50,7 @@ def are_repetitive(
         shortest = int(lengths[suspects[at]])
         longest = int(lengths[suspects[min(at + _BATCH_NT // (shortest + 1), len(suspects) - 1)]])
         batch = suspects[at : at + max(1, _BATCH_NT // longest)]
-        codes = codes_of(letters, starts[batch], lengths[batch])
+        codes = codes_of_each(letters, starts[batch], lengths[batch])
         is_repetitive = (mean_dust(codes, lengths[batch]) > HIGHEST_DUST) | (
             repeated_share(codes) > HIGHEST_REPEATED_SHARE
         )
@@ -80,7 +76,7 @@ def _may_be_repetitive(
             first, stop = int(starts[batch].min()), int(starts[batch].max()) + length
             if stop - first > 2 * length * len(batch) + _BATCH_NT:
                 continue  # far apart: they are looked at closely
-            codes = np.frombuffer(letters[first:stop].tobytes().translate(CODES), dtype=np.uint8)
+            codes = codes_of(letters[first:stop])
             words = np.lib.stride_tricks.sliding_window_view(_short_words(codes), length - _SHORT_NT + 1)
             found[batch] = _many_short_words_recur(words[starts[batch] - first], lengths[batch])
     return found
@@ -112,12 +108,12 @@ def _short_words(codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return np.asarray(np.minimum(forward, backward), dtype=np.uint16)
 
 
-def codes_of(letters: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
+def codes_of_each(letters: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
     """(n, longest) codes 0 to 3 of A C G T, 4 for other letters and behind the end of a stretch."""
     places = np.arange(int(lengths.max(initial=0)))
-    codes = _CODES[letters[np.minimum(starts[:, None] + places, len(letters) - 1)]]
+    codes = codes_of(letters[np.minimum(starts[:, None] + places, len(letters) - 1)])
     if (lengths < len(places)).any():
-        codes[places >= lengths[:, None]] = _UNKNOWN
+        codes[places >= lengths[:, None]] = OTHER_LETTER
     return np.asarray(codes)
 
 
@@ -146,7 +142,7 @@ def _canonical_words(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
         forward = (forward[:, :-size] << 2 * size) | forward[:, size:]
         backward = (backward[:, size:] << 2 * size) | backward[:, :-size]
     words = np.minimum((forward[:, :-4] << 8) | four[:, 8:], (four_back[:, 8:] << 16) | backward[:, :-4])
-    is_unknown = codes == _UNKNOWN
+    is_unknown = codes == OTHER_LETTER
     if is_unknown.any():
         words[_windowed(is_unknown, WORD_NT)] = -1
     return np.asarray(words)
@@ -166,7 +162,7 @@ def mean_dust(codes: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[n
     between the two.
 
     Args:
-        codes: (n, longest) from :func:`codes_of`.
+        codes: (n, longest) from :func:`codes_of_each`.
         lengths: (n,) bases of each stretch, at least 3.
     """
     num_stretches, num_triplets = len(codes), codes.shape[1] - 2
@@ -176,7 +172,7 @@ def mean_dust(codes: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[n
     bins = triplets.astype(np.int64)
     bins += np.arange(triplets.shape[1]) // _HALF_WINDOW * _NUM_TRIPLETS
     bins += np.arange(num_stretches)[:, None] * (num_halves * _NUM_TRIPLETS)
-    is_unknown = codes == _UNKNOWN
+    is_unknown = codes == OTHER_LETTER
     if is_unknown.any():
         bins = bins[~_windowed(is_unknown, 3)[:, : triplets.shape[1]]]
     counts = np.bincount(bins.ravel(), minlength=num_stretches * num_halves * _NUM_TRIPLETS)

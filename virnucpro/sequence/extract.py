@@ -128,7 +128,7 @@ class _Part:
     fragments: NDArray[np.void]
     rows: NDArray[np.void]
     nucleotides: list[bytes]
-    proteins: list[bytes]
+    proteins: Ragged
     bases: NDArray[np.uint8]  # of the pieces
     piece_sequences: NDArray[np.int64]
     piece_lengths: NDArray[np.int64]
@@ -189,7 +189,7 @@ class _Builder:
                             _fragment_table(part, block, kept.counts[start:stop]),
                             rows[mine],
                             kept.nucleotides[mine],
-                            kept.proteins[mine],
+                            kept.proteins.slice(mine.start, mine.stop),
                             records.bases.values[covered : piece_ends[-1]].copy(),  # so that the block can go
                             sequences["number"][last["record"]],
                             np.diff(piece_ends, prepend=covered),
@@ -230,10 +230,7 @@ class _Builder:
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("sequences", "gaps", "fragments", "rows", "bases", "piece_sequences", "piece_lengths")
         )
-        nucleotides, proteins = (
-            [*chain.from_iterable(strings)]
-            for strings in zip(*((part.nucleotides, part.proteins) for part in parts), strict=True)
-        )
+        nucleotides = list(chain.from_iterable(part.nucleotides for part in parts))
         rows["source"] = self._contents.find_sources(hash_strings(nucleotides), self._first_row)
         begins = np.flatnonzero(np.diff(numbers, prepend=-1))  # a record may have come in several parts
         table = UnitTable(
@@ -245,7 +242,7 @@ class _Builder:
             rows=rows,
             first_row=self._first_row,
             nucleotides=Ragged.from_bytes(nucleotides),
-            proteins=Ragged.from_bytes(proteins),
+            proteins=Ragged.concatenate(part.proteins for part in parts),
             pieces=Ragged(bases, offsets_of(np.add.reduceat(lengths, begins))),
             piece_sequences=numbers[begins],
         )

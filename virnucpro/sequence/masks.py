@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 
 from virnucpro.sequence.complexity import are_repetitive
 from virnucpro.sequence.fragments import windows_of
-from virnucpro.sequence.frames import COMPLEMENT
+from virnucpro.sequence.frames import COMPLEMENT, OTHER_LETTER, codes_of
 from virnucpro.sequence.ragged import offsets_of
 from virnucpro.sequence.table import Mask, Status
 
 _WITH_BOTH_ENDS = 2
 """Windows of the longest record of which one window may hold the same end twice."""
-_OTHERS = bytes(letter not in b"ACGT" for letter in range(256))
-"""1 for any letter but A C G T."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def mask_windows(
     num_windows, starts, stops = windows_of(lengths, fragment_length)
     first = np.repeat(offsets[:-1], num_windows)
     starts, stops = starts + first, stops + first
-    others = np.flatnonzero(np.frombuffer(letters.tobytes().translate(_OTHERS), dtype=np.bool_))
+    others = np.flatnonzero(codes_of(letters) == OTHER_LETTER)
     num_clear = _count_clear(others, starts, stops)
     least = min(masking.min_length, (fragment_length + 1) // 2)
     mask = np.where(num_clear < least, Mask.FEW_BASES, Mask.NONE).astype(np.uint8)

@@ -144,7 +144,7 @@ def cut_rows(letters: NDArray[np.uint8], fragment_length: int, *, scores_framele
     kept = find_frames(letters.reshape(-1), starts, stops, score_frameless=scores_frameless)
     return Rows(
         Ragged.from_bytes(kept.nucleotides),
-        Ragged.from_bytes(kept.proteins),
+        kept.proteins,
         np.repeat(np.arange(len(starts)), kept.counts),
         np.repeat(np.arange(len(letters)), len(bounds)),
         np.tile(bounds[:, 1] - bounds[:, 0], len(letters)),

@@ -24,7 +24,6 @@ _NO_WORD = 0xFFFF  # the number of no 8-mer: that of T alone is the greater of t
 _SCREENED_SHARE = 0.05
 """Of 8-mers that recur: random bases have 2 %, and what is repetitive far more."""
 _LONGEST_SCREENED_NT = 2000  # of longer ones too many 8-mers recur by chance
-_FEWEST_SCREENED = 16
 _BATCH_NT = 1 << 18  # looked at together: the arrays of so many stay in a core's cache
 
 
@@ -43,78 +42,61 @@ def are_repetitive(
     """
     lengths = stops - starts
     found = np.zeros(len(starts), dtype=np.bool_)
-    suspects = np.flatnonzero(_may_be_repetitive(letters, starts, lengths))
-    suspects = suspects[np.argsort(lengths[suspects], kind="stable")]  # so that little is filled up
-    at = 0
-    while at < len(suspects):
-        shortest = int(lengths[suspects[at]])
-        longest = int(lengths[suspects[min(at + _BATCH_NT // (shortest + 1), len(suspects) - 1)]])
-        batch = suspects[at : at + max(1, _BATCH_NT // longest)]
+    left = np.flatnonzero(lengths > WORD_NT)
+    left = left[np.argsort(lengths[left], kind="stable")]  # so that little is filled up
+    while len(left):
+        longest = int(lengths[left[: _BATCH_NT // int(lengths[left[0]]) + 1]].max())
+        batch, left = np.split(left, [max(1, _BATCH_NT // longest)])
         codes = codes_of_each(letters, starts[batch], lengths[batch])
-        is_repetitive = (mean_dust(codes, lengths[batch]) > HIGHEST_DUST) | (
-            repeated_share(codes) > HIGHEST_REPEATED_SHARE
-        )
-        found[batch] = is_repetitive & (_may_be_repetitive_by(codes, lengths[batch]))
-        at += len(batch)
+        is_suspect = _may_be_repetitive(codes, lengths[batch])
+        codes, batch = codes[is_suspect], batch[is_suspect]
+        is_simple = mean_dust(codes, lengths[batch]) > HIGHEST_DUST
+        found[batch] = is_simple | (repeated_share(codes) > HIGHEST_REPEATED_SHARE)
     return found
 
 
-def _may_be_repetitive(
+def codes_of_each(
     letters: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(n,) false for stretches of which few 8-mers recur, which are quick to sort; true where few have their length.
+) -> NDArray[np.uint8]:
+    """(n, longest) codes 0 to 3 of A C G T, 4 for other letters and behind the end of a stretch."""
+    longest = int(lengths.max(initial=0))
+    num_lacking = int(starts.max(initial=0)) + longest - len(letters)
+    if num_lacking > 0:
+        first = int(starts.min())
+        letters, starts = np.pad(letters[first:], (0, num_lacking)), starts - first
+    codes = codes_of(np.lib.stride_tricks.sliding_window_view(letters, longest)[starts])
+    if (lengths < longest).any():
+        codes[np.arange(longest) >= lengths[:, None]] = OTHER_LETTER
+    return codes
+
+
+def _may_be_repetitive(codes: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) false for stretches of which few 8-mers recur, which are quick to sort.
 
     A word of 12 that recurs has 8-mers that do, and what is of low complexity repeats short words.
     """
-    found = lengths > WORD_NT
-    for length in np.unique(lengths[found & (lengths <= _LONGEST_SCREENED_NT)]).tolist():
-        alike = np.flatnonzero(lengths == length)
-        if len(alike) < _FEWEST_SCREENED:
-            continue
-        for at in range(0, len(alike), max(1, _BATCH_NT // length)):
-            batch = alike[at : at + max(1, _BATCH_NT // length)]
-            first, stop = int(starts[batch].min()), int(starts[batch].max()) + length
-            if stop - first > 2 * length * len(batch) + _BATCH_NT:
-                continue  # far apart: they are looked at closely
-            codes = codes_of(letters[first:stop])
-            words = np.lib.stride_tricks.sliding_window_view(_short_words(codes), length - _SHORT_NT + 1)
-            found[batch] = _many_short_words_recur(words[starts[batch] - first], lengths[batch])
-    return found
-
-
-def _may_be_repetitive_by(codes: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) the same from codes, so that it does not depend on what else is looked at."""
     words = _short_words(codes)
-    words[np.arange(words.shape[1]) >= (lengths - _SHORT_NT + 1)[:, None]] = _NO_WORD
-    return (lengths > _LONGEST_SCREENED_NT) | _many_short_words_recur(words, lengths)
-
-
-def _many_short_words_recur(words: NDArray[np.uint16], lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) whether more 8-mers recur than in what is not repetitive; ``words`` are sorted where they lie."""
+    num_words = lengths - _SHORT_NT + 1
+    num_filled = words.shape[1] - num_words
+    if num_filled.any():
+        words[np.arange(words.shape[1]) >= num_words[:, None]] = _NO_WORD
     words.sort(axis=1)
-    is_repeated = (words[:, 1:] == words[:, :-1]) & (words[:, 1:] != _NO_WORD)
-    return np.asarray(np.count_nonzero(is_repeated, axis=1) > _SCREENED_SHARE * (lengths - _SHORT_NT + 1))
+    num_alike = (words[:, 1:] == words[:, :-1]).sum(axis=1, dtype=np.uint16) - np.maximum(num_filled - 1, 0)
+    return np.asarray((lengths > _LONGEST_SCREENED_NT) | (num_alike > _SCREENED_SHARE * num_words))
 
 
 def _short_words(codes: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """(..., n - 7) number of each 8-mer or of its reverse complement, the lesser; other letters count as A."""
-    forward: NDArray[Any] = (codes & 3).astype(np.uint16)
+    """(n, longest - 7) number of each 8-mer or of its reverse complement, the lesser; other letters count as A."""
+    forward: NDArray[Any] = codes.ravel() & 3
     backward: NDArray[Any] = 3 - forward
-    for size in (1, 2, 4):
+    for size, dtype in ((1, np.uint8), (2, np.uint8), (4, np.uint16)):  # words of twice the size, from one and the next
+        forward, backward = forward.astype(dtype, copy=False), backward.astype(dtype, copy=False)
         forward, backward = (
-            (forward[..., :-size] << 2 * size) | forward[..., size:],
-            (backward[..., size:] << 2 * size) | backward[..., :-size],
+            forward[:-size] * 4**size | forward[size:],
+            backward[size:] * 4**size | backward[:-size],
         )
-    return np.asarray(np.minimum(forward, backward), dtype=np.uint16)
-
-
-def codes_of_each(letters: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """(n, longest) codes 0 to 3 of A C G T, 4 for other letters and behind the end of a stretch."""
-    places = np.arange(int(lengths.max(initial=0)))
-    codes = codes_of(letters[np.minimum(starts[:, None] + places, len(letters) - 1)])
-    if (lengths < len(places)).any():
-        codes[places >= lengths[:, None]] = OTHER_LETTER
-    return np.asarray(codes)
+    words = np.append(np.minimum(forward, backward), np.zeros(_SHORT_NT - 1, dtype=np.uint16))
+    return words.reshape(codes.shape)[:, : 1 - _SHORT_NT]
 
 
 def repeated_share(codes: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ from virnucpro.sequence.table import FRAGMENT_DTYPE, GAP_DTYPE, ROW_DTYPE, SEQUE
 _FRAGMENTS_A_ROW = 4
 _NUM_EXAMPLES = 5
 
-_BATCH_ITEMS = 1 << 11  # whose frames are in memory at once
+_BATCH_NT = 1 << 18  # about as much is translated at once: the arrays of so many bases stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,9 @@ class _Builder:
         """Add a block; yields the units that it closes."""
         items, records, sequences = block.items(self._fragment_length), block.records, block.sequences
         covered = 0  # of the block's bases
-        for at in range(0, len(items), _BATCH_ITEMS):
-            batch = items[at : at + _BATCH_ITEMS]
+        num_together = max(1, _BATCH_NT * len(items) // max(1, len(block.letters)))
+        for at in range(0, len(items), num_together):
+            batch = items[at : at + num_together]
             kept = find_frames(
                 block.letters,
                 batch["start"],

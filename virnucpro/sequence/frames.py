@@ -57,7 +57,7 @@ def normalise(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def codes_of(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """0 to 3 for A C G T, ``OTHER_LETTER`` for any other; of normalised letters, in their shape."""
-    codes = (letters >> 1 ^ letters >> 2) & 3
+    codes = np.asarray((letters >> 1 ^ letters >> 2) & 3, dtype=np.uint8)
     np.copyto(codes, OTHER_LETTER, where=~_are_any_of(letters, b"ACGT"))
     return codes
 
@@ -128,7 +128,7 @@ def _look(letters: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.uin
     codes = codes_of(letters)
     is_other = codes == OTHER_LETTER
     codons = codes[:-2] * 16 | codes[1:-1] * 4 | codes[2:]
-    marks = _RESIDUE | _are_any_of(codons, _STOPS).view(np.uint8) * _STOP
+    marks = np.asarray(_RESIDUE | _are_any_of(codons, _STOPS).view(np.uint8) * _STOP, dtype=np.uint8)
     marks |= _are_any_of(codons, _BACKWARD_STOPS).view(np.uint8) * _BACKWARD_STOP
     if is_other.any():
         is_silent = is_other[:-2] | is_other[1:-1] | is_other[2:]
@@ -136,9 +136,7 @@ def _look(letters: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.uin
     return is_other, codons, marks
 
 
-def _are_open(
-    marks: NDArray[np.uint8], places: NDArray[np.int64], num_codons: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def _are_open(marks: NDArray[np.uint8], places: NDArray[np.int64], num_codons: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(w, strands, 3) whether so many codons from a place on, a third of all, hold a residue and no stop.
 
     The marks of 1, 2, 4 ... codons from each place on are joined in turn; two of these spans cover any number.
@@ -160,7 +158,7 @@ def _translated(
     num_codons: NDArray[np.int64],
     is_backward: NDArray[np.bool_],
 ) -> Ragged:
-    """n proteins of so many codons from a place on, a third of all, or back to it."""
+    """Proteins of so many codons from a place on, a third of all, or back to it."""
     both = codons.tobytes() + (codons | _BACKWARD).tobytes()
     ends = places + 3 * num_codons
     firsts = np.where(is_backward, len(codons) + ends - 3, places).tolist()
@@ -177,7 +175,7 @@ def _translated(
 def _complemented(letters: NDArray[np.uint8], is_other: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Letters of the other strand, in the same order."""
     # The second bit is that of C and G, which differ in 4; A and T differ in 21.
-    complement = letters ^ (21 - 17 * (letters >> 1 & 1))
+    complement = np.asarray(letters ^ (21 - 17 * (letters >> 1 & 1)), dtype=np.uint8)
     np.copyto(complement, letters, where=is_other)
     return complement
 

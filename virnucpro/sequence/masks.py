@@ -127,8 +127,11 @@ def _before_repeated_ends(
 
 def terminal_repeat_length(bases: bytes) -> int:
     """Length of the longest repeat at both ends, direct or inverted, of at most half of the bases; 0 without one."""
+    half = len(bases) // 2
     turned = bases.translate(COMPLEMENT)[::-1]
-    for length in range(len(bases) // 2, 0, -1):
-        if bases.endswith(bases[:length]) or turned.startswith(bases[:length]):
-            return length
-    return 0
+    inverted = next((i for i in range(half) if bases[i] != turned[i]), half)
+    begin = bases[: inverted + 1]  # of a direct one that is longer
+    at = bases.find(begin, len(bases) - half)
+    while at >= 0 and not bases.startswith(bases[at:]):
+        at = bases.find(begin, at + 1)
+    return inverted if at < 0 else len(bases) - at

@@ -15,7 +15,7 @@ from benchmarks.program import ProgramRun, reads_for, run_predict
 SECTION = "memory"
 _GIB = 2**30
 _GOAL_READS = 10_000_000
-_GOAL_GIB = 2.0
+_GOAL_GIB = 0.7
 _FLAT = 1.25
 """Largest peak to smallest peak that still is called flat."""
 _LINEAR = 1.1

@@ -8,11 +8,11 @@ import numpy as np
 import psutil
 import pytest
 from made_tables import RULES
-from virnucpro.results.overview import overview
 
 from virnucpro.mapped import chunks, let_go, new_table
 from virnucpro.results.called import InputResults, Source
 from virnucpro.results.calls import Calling
+from virnucpro.results.counts import overview
 from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
 from virnucpro.results.outputs import OUTPUTS
 from virnucpro.results.schema import REGIONS

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.errors import InputError, UsageError
-from virnucpro.machine.heads import InputHead
+from virnucpro.machine.plan import InputHead
 from virnucpro.sequence.alignments import alignment_format, primary_alignments
 from virnucpro.sequence.fasta import SequenceFile
 from virnucpro.sequence.streams import InputStream

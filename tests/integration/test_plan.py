@@ -24,8 +24,7 @@ from test_cascade import write_other
 from virnucpro.bundles import load_bundle
 from virnucpro.encoders.weights import read_tensors
 from virnucpro.errors import InputError
-from virnucpro.machine.heads import InputHead
-from virnucpro.machine.plan import AMOUNTS, Need, PlanSettings, Range, make_plan, weights_bytes
+from virnucpro.machine.plan import AMOUNTS, InputHead, Need, PlanSettings, Range, make_plan, weights_bytes
 from virnucpro.stages.base import ROLES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -32,7 +32,7 @@ from virnucpro.training.dev import DevSize, cut_rows, draw_dev, join_rows
 from virnucpro.training.evaluation import auroc, average_precision, calibration_error, recall_at_fpr
 from virnucpro.training.fit import Fit, Recipe, choose_open_frames, training_pools
 from virnucpro.training.genomes import Genomes, load_genomes
-from virnucpro.training.lite import write_lite
+from virnucpro.training.presets import write_lite
 from virnucpro.training.profiles import ProfileFit
 from virnucpro.training.sampling import mutate, reverse_complement, sample_fragments, virus_pool
 

@@ -97,7 +97,7 @@ def _fetch(machines: list[Machine], output: Path, *, max_concurrent: int, retrie
     for outcome in outcomes:
         for line in outcome.lines():
             click.echo(line)
-    incomplete = [outcome.machine for outcome in outcomes if not outcome.is_complete]
+    incomplete = [outcome.machine.name for outcome in outcomes if not outcome.is_complete]
     if incomplete:
         raise IncompleteRunError(
             f"not everything is here: see {', '.join(incomplete)} above. Run the same command again."

@@ -46,39 +46,9 @@ _FIRST_WAIT_SECONDS = 1.0
 """After an attempt that brought nothing new; doubled each time."""
 
 
-@dataclass
-class Fetched:
-    """What became of the files of one machine."""
-
-    machine: str
-    fetched: list[str] = field(default_factory=list)  # names of those that came now
-    here: list[str] = field(default_factory=list)  # names of those that were here, intact
-    unchecked: list[str] = field(default_factory=list)  # names of those that nothing on the machine gives a digest of
-    failed: list[tuple[str, str]] = field(default_factory=list)  # name and reason of those that did not come
-    problem: str | None = None  # why the machine was given up; None where it was not
-    num_bytes: int = 0  # received now
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all that matched is here."""
-        return self.problem is None and not self.failed
-
-    def lines(self) -> Iterator[str]:
-        """What people want to know of it: a line for the machine and one for each failure."""
-        unchecked = f", {len(self.unchecked)} without a digest to compare" if self.unchecked else ""
-        yield (
-            f"{self.machine}: {len(self.fetched)} fetched ({self.num_bytes:,} bytes), {len(self.here)} were here, "
-            f"{len(self.failed)} failed{unchecked}"
-        )
-        if self.problem is not None:
-            yield f"{self.machine}: {self.problem}"
-        for name, reason in self.failed:
-            yield f"{self.machine}: {printable(name)}: {reason}"
-
-
 def sync(
     machines: Sequence[Machine], output: Path, reporter: Reporter, *, attempts: int, max_concurrent: int
-) -> list[Fetched]:
+) -> list[Visit]:
     """Fetch the files of all machines, which are asked at the same time.
 
     Args:
@@ -99,46 +69,66 @@ def sync(
         journals = [stack.enter_context(_Journal.opened(output / machine.name)) for machine in machines]
         advance = stack.enter_context(reporter.stage(_STAGE, None, "bytes"))
         visits = [
-            _Visit(machine, output / machine.name, journal, attempts, max_concurrent, reporter, advance)
+            Visit(machine, output / machine.name, journal, attempts, max_concurrent, reporter, advance)
             for machine, journal in zip(machines, journals, strict=True)
         ]
         asyncio.run(_together([visit.run() for visit in visits]))
-        return [visit.outcome for visit in visits]
+        return visits
 
 
 @dataclass
-class _Visit:
-    """One machine from log-in to the last file, over as many connections as it takes."""
+class Visit:
+    """One machine from log-in to the last file, over as many connections as it takes, and what came of it."""
 
     machine: Machine
     folder: Path  # where its files go
-    journal: _Journal  # of that folder
+    journal: _Journal = field(repr=False)  # of that folder
     attempts: int  # in a row that bring nothing new, before it is given up
     max_concurrent: int  # files at a time
-    reporter: Reporter
-    advance: Advance
+    reporter: Reporter = field(repr=False)
+    advance: Advance = field(repr=False)
     todo: deque[RemoteFile] | None = None  # files that are still to come, once it is known
+    fetched: list[str] = field(default_factory=list)  # names of those that came now
+    here: list[str] = field(default_factory=list)  # names of those that were here, intact
+    unchecked: list[str] = field(default_factory=list)  # names of those that nothing on the machine gives a digest of
+    failed: list[tuple[str, str]] = field(default_factory=list)  # name and reason of those that did not come
+    problem: str | None = None  # why the machine was given up; None where it was not
+    num_bytes: int = 0  # received now
 
-    def __post_init__(self) -> None:
-        self.outcome = Fetched(self.machine.name)
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that matched is here."""
+        return self.problem is None and not self.failed
+
+    def lines(self) -> Iterator[str]:
+        """What people want to know of it: a line for the machine and one for each failure."""
+        unchecked = f", {len(self.unchecked)} without a digest to compare" if self.unchecked else ""
+        yield (
+            f"{self.machine.name}: {len(self.fetched)} fetched ({self.num_bytes:,} bytes), {len(self.here)} were here, "
+            f"{len(self.failed)} failed{unchecked}"
+        )
+        if self.problem is not None:
+            yield f"{self.machine.name}: {self.problem}"
+        for name, reason in self.failed:
+            yield f"{self.machine.name}: {printable(name)}: {reason}"
 
     async def run(self) -> None:
-        """Fetch everything; what goes wrong with the machine stands in the outcome."""
+        """Fetch everything; what goes wrong with the machine stands in ``problem``."""
         failures = 0
         while True:
-            before = self.outcome.num_bytes
+            before = self.num_bytes
             try:
                 async with connected(self.machine) as remote:
                     if self.todo is None:
                         self.todo = self._plan(await remote.matching(self.machine.patterns))
                     await _together([self._take_files(remote) for _ in range(self.max_concurrent)])
             except MachineError as error:
-                self.outcome.problem = str(error)
+                self.problem = str(error)
                 return
             except ConnectionGoneError as error:
-                failures = 1 if self.outcome.num_bytes > before else failures + 1
+                failures = 1 if self.num_bytes > before else failures + 1
                 if failures >= self.attempts:
-                    self.outcome.problem = f"given up after {failures} attempts in a row: {error}"
+                    self.problem = f"given up after {failures} attempts in a row: {error}"
                     return
                 seconds = _FIRST_WAIT_SECONDS * 2 ** (failures - 1)
                 _log.warning("%s: %s; trying again in %g s", self.machine.name, error, seconds)
@@ -148,15 +138,15 @@ class _Visit:
 
     def _plan(self, listing: Listing) -> deque[RemoteFile]:
         """What has to come; what is here and intact is left alone."""
-        self.outcome.failed += listing.problems
+        self.failed += listing.problems
         if not listing.files and not listing.problems:
             patterns = " ".join(self.machine.patterns)
             raise MachineError(f"no file in {self.machine.path} matches {patterns}")
-        self.outcome.unchecked += [file.name for file in listing.files if file.sha256 is None]
+        self.unchecked += [file.name for file in listing.files if file.sha256 is None]
         todo = deque[RemoteFile]()
         for file in listing.files:
             if self.journal.has(file, self.folder / file.name):
-                self.outcome.here.append(file.name)
+                self.here.append(file.name)
             else:
                 todo.append(file)
         size = sum(file.size_bytes for file in todo)
@@ -166,7 +156,7 @@ class _Visit:
             self.machine.name,
             len(todo),
             f"{size:,}",
-            len(self.outcome.here),
+            len(self.here),
         )
         return todo
 
@@ -177,7 +167,7 @@ class _Visit:
             try:
                 await self._fetch(remote, file)
             except RemoteFileError as error:
-                self.outcome.failed.append((file.name, str(error)))
+                self.failed.append((file.name, str(error)))
             except BaseException:
                 self.todo.append(file)
                 raise
@@ -199,7 +189,7 @@ class _Visit:
                 if file.sha256 in (None, digest):
                     part.replace(target)
                     self.journal.finish(file, digest)
-                    self.outcome.fetched.append(file.name)
+                    self.fetched.append(file.name)
                     return
                 part.unlink()
                 _log.warning(
@@ -216,7 +206,7 @@ class _Visit:
                 async for block in blocks:
                     stream.write(block)
                     digest.update(block)
-                    self.outcome.num_bytes += len(block)
+                    self.num_bytes += len(block)
                     self.advance(len(block))
         return str(digest.hexdigest())
 

@@ -4,7 +4,7 @@ A name is one of
 
 - ``lite:nucleotide``, ``300:protein``: an encoder of a bundle;
 - a path: an encoder file (``.safetensors``);
-- the name of an entry point in the group ``virnucpro.encoders`` (:mod:`virnucpro.encoders.plugins`).
+- the name of an entry point in the group ``virnucpro.encoders`` (:mod:`virnucpro.encoders`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from virnucpro.atomic import file_digest
 from virnucpro.bundles.bundle import cache_dir, load_bundle
 from virnucpro.embeddings.validation import check_text
-from virnucpro.encoders import load_encoder, load_tokenizer, read_config
-from virnucpro.encoders.plugins import plugin, plugin_names
+from virnucpro.encoders import load_encoder, load_tokenizer, plugin, plugin_names, read_config
 from virnucpro.errors import ModelError, UsageError, VirNucProError
 from virnucpro.sequence.ragged import Ragged
 

@@ -1,16 +1,25 @@
 """Encoders, and the registry that finds one by the ``kind`` its file names.
 
 Importing this package imports no torch: a header can be read without waiting for it.
+
+Encoders of other packages are found through the entry points in the group ``virnucpro.encoders``::
+
+    [project.entry-points."virnucpro.encoders"]
+    my_kind = "my_package:MyEncoder"      # a class of the shape of EncoderClass: for files whose kind is my_kind
+    my_encoder = "my_package:load"        # a function (device, dtype) -> Encoder: asked for by this name
+
+The function carries attributes: ``alphabet`` (``nt`` or ``aa``), ``width``, and where they are known ``max_letters``
+and ``fingerprint`` (identity of its weights, without which embeddings are not cached).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-from virnucpro.encoders.plugins import plugin
 from virnucpro.encoders.weights import EncoderConfig, read_config, read_tensors, save_encoder
 from virnucpro.errors import ModelError
 
@@ -38,6 +47,7 @@ REGISTRY: dict[str, str] = {
 
 TRANSFORMER_KINDS = ("dnabert_s", "esm2")
 """Encoders made of matrices: only these compute in 16 bits."""
+GROUP = "virnucpro.encoders"
 
 
 class EncoderClass(Protocol):
@@ -54,6 +64,25 @@ class EncoderClass(Protocol):
     def tokenizer_from(cls, config: Mapping[str, Any], tokenizer_json: str | None) -> Tokenizer:
         """Build the weight-free tokenizer."""
         ...
+
+
+def plugin_names() -> list[str]:
+    """Names of all plug-ins, sorted; none is imported."""
+    return sorted(entry_points(group=GROUP).names)
+
+
+def plugin(name: str) -> Any | None:  # noqa: ANN401 - a class or a function of somebody else's
+    """Import a plug-in; None if there is none of that name.
+
+    Raises:
+        ModelError: it cannot be imported.
+    """
+    for entry in entry_points(group=GROUP, name=name):
+        try:
+            return entry.load()
+        except Exception as error:
+            raise ModelError(f"plug-in {name} ({entry.value}) cannot be imported: {error}") from error
+    return None
 
 
 def load_encoder(path: Path, device: torch.device, dtype: torch.dtype) -> Encoder:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,18 +18,23 @@ import numpy as np
 import torch
 
 from virnucpro.atomic import file_digest, read_json, write_json
-from virnucpro.bundles import load_bundle
+from virnucpro.bundles import Bundle, load_bundle
 from virnucpro.bundles.bundle import cache_dir
 from virnucpro.bundles.catalogue import NUCLEOTIDE, PROTEIN_OF_WIDTH
 from virnucpro.bundles.published import convert_encoder, convert_esm2_file
-from virnucpro.encoders import read_config
+from virnucpro.encoders import read_config, save_encoder
+from virnucpro.encoders.profiles import LARGEST_EVIDENCE, ProfiledEncoder, ProfiledNetwork
+from virnucpro.encoders.residue_conv import ResidueConvEncoder
 from virnucpro.encoders.weights import EncoderConfig, stored_tensors, write_encoder
 from virnucpro.errors import RunMismatchError, UsageError
+from virnucpro.heads import MLPHead, save_head
 from virnucpro.progress import Reporter
+from virnucpro.training.calibration import calibrate_bundle, read_settings, write_settings
 from virnucpro.training.datasets import Dataset
-from virnucpro.training.dev import DevSize
+from virnucpro.training.dev import FRAGMENT_LENGTH, DevSize
 from virnucpro.training.evaluation import Figures
-from virnucpro.training.fit import Recipe, training_pools
+from virnucpro.training.fit import Fit, LiteNetwork, Recipe, take_weights, training_pools
+from virnucpro.training.genomes import Genomes
 from virnucpro.training.head import (
     FRAGMENTS_A_CHUNK,
     PUBLISHED,
@@ -39,8 +47,7 @@ from virnucpro.training.head import (
     draw_rows,
     hold_out,
 )
-from virnucpro.training.lite import CHECKPOINT, add_profiles, train_lite, write_bundle
-from virnucpro.training.profiles import ProfileRecipe
+from virnucpro.training.profiles import ProfileFit, ProfileRecipe, add_evidence
 
 HEAD_FRAGMENTS = 40_960
 REPORT = "training.json"
@@ -50,6 +57,9 @@ _LAYERS_OF_KIND = {
     "dnabert_s": ("num_hidden_layers", r"encoder\.layer\.(\d+)\."),
 }
 """Of encoders that can be cut: the setting that holds their depth, and names of the tensors of a layer."""
+_LOG = logging.getLogger(__name__)
+CHECKPOINT = "checkpoint.safetensors"
+_PARTS = ("nucleotide", "protein", "head")
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def start_over(output: Path) -> None:
     """Delete the training that is in ``output``, its bundle included; other files stay."""
     if not (output / _REQUEST).exists():
         return
-    parts = (f"{role}.safetensors" for role in ("nucleotide", "protein", "head"))
+    parts = (f"{part}.safetensors" for part in _PARTS)
     for name in (REPORT, CHECKPOINT, "bundle.yaml", *parts, _REQUEST):
         (output / name).unlink(missing_ok=True)
 
@@ -169,6 +179,123 @@ def _train_head(
     checkpoint.unlink(missing_ok=True)
     stopped = {"epochs_taken": fit.epoch, "best_epoch": fit.best_epoch, "held_out_loss": round(fit.best_loss, 6)}
     return figures, {"head": asdict(recipe), "drawing": asdict(drawing), "num_rows": len(examples), **stopped}
+
+
+def train_lite(
+    dataset: Dataset,
+    output: Path,
+    recipe: Recipe,
+    size: DevSize,
+    minutes: float | None = None,
+    reporter: Reporter | None = None,
+    start: Bundle | None = None,
+) -> Figures:
+    """Train everything, write the bundle folder ``output`` and return its dev figures; with ``minutes``, so long."""
+    started = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint = output / CHECKPOINT
+    fit = Fit(recipe, dataset.train, checkpoint, minutes, start)
+    network = fit.run(reporter)
+    seconds = time.monotonic() - started
+    _LOG.info("trained on %d fragments in %.0f s", fit.step * recipe.batch, seconds)
+    provenance: dict[str, object] = {
+        "fragments": fit.step * recipe.batch,
+        "seed": recipe.seed,
+        "threads": torch.get_num_threads(),
+        "training_seconds": round(seconds),
+    }
+    if start is not None:
+        provenance["started_from"] = {"fingerprint": start.fingerprint, **_history(start)}
+    fitted = ProfileFit(
+        recipe.profiles,
+        dataset.train,
+        (fit.batches.viruses, fit.batches.hosts),
+        recipe.seed,
+        min(recipe.profiles.fragments, max(fit.step, 1) * recipe.batch),
+    )
+    figures = write_lite(network, fitted, dataset.dev, output, size, provenance, reporter)
+    checkpoint.unlink(missing_ok=True)
+    return figures
+
+
+def _history(start: Bundle) -> dict[str, object]:
+    """How the bundle that a training starts from was trained itself."""
+    told = read_settings(start.folder).get("provenance") or {}
+    return {key: told[key] for key in ("fragments", "seed", "training_seconds", "started_from") if key in told}
+
+
+def add_profiles(dataset: Dataset, start: Bundle, output: Path, recipe: Recipe, size: DevSize) -> Figures:
+    """Make a bundle of the trained parts of ``start`` and new evidence beside them, calibrated on dev.
+
+    Raises:
+        ModelError: the parts of ``start`` are not those that ``train_lite`` trains.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    network = LiteNetwork(recipe, 1)
+    take_weights(network, start)
+    fitted = ProfileFit(recipe.profiles, dataset.train, training_pools(dataset.train), recipe.seed)
+    return write_lite(network, fitted, dataset.dev, output, size, _history(start))
+
+
+def write_lite(
+    network: LiteNetwork,
+    evidence: ProfileFit,
+    dev_genomes: Genomes,
+    output: Path,
+    size: DevSize,
+    provenance: Mapping[str, object],
+    reporter: Reporter | None = None,
+) -> Figures:
+    """Train the evidence, store the encoders and the head, and make a calibrated bundle of them."""
+    profiles = evidence.run(reporter)
+    shape = replace(evidence.shape, **{**asdict(network.nucleotide.shape), "width": network.nucleotide.shape.width + 1})
+    profiled = ProfiledNetwork(shape)
+    profiled.six_frame, profiled.profiles = network.nucleotide, profiles
+    nucleotide, protein = ProfiledEncoder(profiled), ResidueConvEncoder(network.protein)
+    save_encoder(output / "nucleotide.safetensors", nucleotide.config(), nucleotide.stored_tensors())
+    save_encoder(output / "protein.safetensors", protein.config(), protein.stored_tensors())
+    return write_bundle(
+        output,
+        "lite",
+        add_evidence(network.head, shape.width - 1, LARGEST_EVIDENCE),
+        dev_genomes,
+        size,
+        fragment_length=FRAGMENT_LENGTH,
+        provenance={**provenance, "evidence_fragments": evidence.num_fragments},
+    )
+
+
+def write_bundle(
+    output: Path,
+    name: str,
+    head: MLPHead,
+    dev_genomes: Genomes,
+    size: DevSize,
+    *,
+    fragment_length: int,
+    scores_frameless: bool = True,
+    doubts_repetitive: bool = True,
+    provenance: Mapping[str, object],
+) -> Figures:
+    """Store the head and ``bundle.yaml`` beside the encoders, which are there, and calibrate what was stored on dev."""
+    save_head(output / "head.safetensors", head, {"classes": ["not_virus", "virus"]})
+    settings: dict[str, Any] = {
+        "schema": 1,
+        "name": name,
+        "fragment_length": fragment_length,
+        "min_length": 100,
+        "frameless": "score" if scores_frameless else "skip",
+        **({"repetitive": "doubt"} if doubts_repetitive else {}),
+        "rows": "mean",
+        **{part: f"{part}.safetensors" for part in _PARTS},
+        "threshold": 0.5,
+        "calibration": {"lengths": [fragment_length], "slope": [1.0], "intercept": [0.0], "exponent": 0.5},
+        "provenance": {**provenance, "date": datetime.now(tz=UTC).date().isoformat()},
+    }
+    write_settings(output, settings)
+    for part in _PARTS:
+        (output / settings[part]).chmod(0o644)  # safetensors writes files that only their owner may read
+    return calibrate_bundle(dev_genomes, output, size)
 
 
 def place_encoders(names: Sequence[str], layer: int, output: Path) -> dict[str, Path]:

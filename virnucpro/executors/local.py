@@ -57,6 +57,11 @@ from virnucpro.lifeline import EXIT_CHILD_KILLED, Closing, follow_parent
 from virnucpro.platforms import ctrl_c_held_back
 
 _log = logging.getLogger(__name__)
+_MEANING = {
+    -9: "signal 9, often the kernel out of memory: use fewer workers or a smaller --token-budget",
+    EXIT_CHILD_KILLED: "one of its DataLoader workers was killed",
+}
+"""Of exit codes."""
 _MAX_STILLBORN = 4
 """Processes that may die one after the other before any of them has finished a unit."""
 
@@ -235,18 +240,11 @@ class LocalExecutor(Closing):
             self._num_stillborn += 1
             if self._num_stillborn > _MAX_STILLBORN:
                 raise WorkerError(f"workers on {device} die before they begin (exit code {code}).")
+        reason = f"its process on {device} was killed ({_MEANING.get(code or 0, f'exit code {code}')})"
         for unit in sorted(child.units):
-            yield from self._fail(unit, f"its process on {device} was killed ({_meaning(code)})")
+            yield from self._fail(unit, reason)
         if self._suspects or not self._is_exhausted:
             self._start(child.worker)
-
-
-def _meaning(exit_code: int | None) -> str:
-    if exit_code == -9:
-        return "signal 9, often the kernel out of memory: use fewer workers or a smaller --token-budget"
-    if exit_code == EXIT_CHILD_KILLED:
-        return "one of its DataLoader workers was killed"
-    return f"exit code {exit_code}"
 
 
 @dataclass

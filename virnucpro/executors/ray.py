@@ -271,7 +271,8 @@ class RayExecutor:
             self._drop(hand)
             self._looked = float("-inf")  # another one is started at once
             if hand.nodes <= self._living():
-                yield from self._report(dispatch.blame(reference, f"its process was killed ({_first_line(error)})"))
+                said, *_ = [*str(error).strip().splitlines(), type(error).__name__]
+                yield from self._report(dispatch.blame(reference, f"its process was killed ({said})"))
             else:
                 _log.warning("a node is gone; the unit of its worker goes back")
                 dispatch.lose(reference)
@@ -346,7 +347,3 @@ def write_files(folder: Path, files: Files) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

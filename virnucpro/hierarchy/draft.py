@@ -118,19 +118,17 @@ class Draft:
     def follow(self, edge: Edge, claim: Claim) -> None:
         """Take evidence about a chosen edge in; a name is moved where that leaves a tree."""
         key, parent = normalise_name(edge[0]), normalise_name(claim.parent)
+        top = parent
+        while top != key and top in self.parents:
+            top = normalise_name(self.parents[top].parent)
         if parent == normalise_name(edge[1]):
             self.parents[key] = claim
-        elif parent not in self.names or self._lies_below(parent, key):
+        elif parent not in self.names or top == key:
             problem = "it would close a circle" if parent in self.names else "it is not in the tree"
             self.decide("kept", edge[0], edge[1], [claim.parent], f"{problem}: {claim.evidence}")
         else:
             self.parents[key] = claim
             self.decide("moved", edge[0], claim.parent, [edge[1]], claim.evidence)
-
-    def _lies_below(self, key: str, ancestor: str) -> bool:
-        while key != ancestor and key in self.parents:
-            key = normalise_name(self.parents[key].parent)
-        return key == ancestor
 
     def tree(self) -> Tree:
         """What has been built so far."""

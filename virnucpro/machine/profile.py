@@ -23,7 +23,7 @@ from virnucpro.engine.loader import PackedUnit, pack_unit
 from virnucpro.engine.packing import GreedyPacker
 from virnucpro.engine.threads import use_threads
 from virnucpro.errors import ResourceError, VirNucProError, WorkerError
-from virnucpro.executors.base import Executor, UnitDone, Worker
+from virnucpro.executors.base import UnitDone, Worker
 from virnucpro.executors.local import LocalExecutor
 from virnucpro.executors.serial import SerialExecutor
 from virnucpro.machine.profiles import BudgetRate, LayoutRate, Profile, Sweep, key_of
@@ -227,7 +227,10 @@ def _measure_layout(work: EmbedWork, workers: list[Worker], seconds: float) -> t
     num_done = num_rows = num_bytes = 0
     start, rate = time.perf_counter(), 0.0
     try:
-        with _executor(workers, work) as executor:
+        # As a run has it: this process alone, unless there are several or they own loader processes.
+        is_serial = len(workers) == 1 and not work.settings.loader_workers
+        here = SerialExecutor(workers[0].device, workers[0].num_threads)
+        with here if is_serial else LocalExecutor(workers) as executor:
             units = takewhile(lambda _: not is_over, count())
             for done in executor.run(_EmbedFewUnits(work), units):
                 if not isinstance(done, UnitDone):
@@ -245,10 +248,3 @@ def _measure_layout(work: EmbedWork, workers: list[Worker], seconds: float) -> t
             raise
         return None
     return rate, num_bytes
-
-
-def _executor(workers: list[Worker], work: EmbedWork) -> Executor:
-    """As a run has it: this process alone, unless there are several or they own loader processes."""
-    if len(workers) == 1 and not work.settings.loader_workers:
-        return SerialExecutor(workers[0].device, workers[0].num_threads)
-    return LocalExecutor(workers)

@@ -97,7 +97,11 @@ def fetch_part(part: Part, folder: Path, how: Fetching) -> None:
 
 
 def _fetch_from(source: HubSource | RemoteFile, part: Part, folder: Path, how: Fetching) -> tuple[FileRecord, ...]:
-    files = _files_of(source, how)
+    url = source.url if isinstance(source, RemoteFile) else f"{constants.ENDPOINT.rstrip('/')}/{source.repo}"
+    place = mirrored(url, how.mirror)
+    if is_offline_mode():
+        raise SourceError(f"{place}: not asked, HF_HUB_OFFLINE is set")
+    files = [replace(source, url=place)] if isinstance(source, RemoteFile) else list_files(source, place, how.patience)
     have = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
     sizes = [file.size_bytes for file in files if file.size_bytes is not None]
     check_room(folder, (sum(sizes) if sizes else part.about_bytes) - have, ROOM_REMEDY)
@@ -107,14 +111,6 @@ def _fetch_from(source: HubSource | RemoteFile, part: Part, folder: Path, how: F
             most_bytes = 2 * part.about_bytes if file.size_bytes is None else file.size_bytes
             records.append(download(file, folder / file.name, how.patience, advance, most_bytes))
     return tuple(records)
-
-
-def _files_of(source: HubSource | RemoteFile, how: Fetching) -> list[RemoteFile]:
-    url = source.url if isinstance(source, RemoteFile) else f"{constants.ENDPOINT.rstrip('/')}/{source.repo}"
-    place = mirrored(url, how.mirror)
-    if is_offline_mode():
-        raise SourceError(f"{place}: not asked, HF_HUB_OFFLINE is set")
-    return [replace(source, url=place)] if isinstance(source, RemoteFile) else list_files(source, place, how.patience)
 
 
 def list_files(source: HubSource, place: str, patience: Patience) -> list[RemoteFile]:

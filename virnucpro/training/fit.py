@@ -20,7 +20,7 @@ from virnucpro.encoders import load_encoder
 from virnucpro.encoders.codons import STOP, Bags
 from virnucpro.encoders.indices import index_bags
 from virnucpro.encoders.ngram_bag import NgramBag
-from virnucpro.encoders.profiles import ProfiledNetwork, SixFrameNetwork, SixFrameShape
+from virnucpro.encoders.profiles import TABLES, ProfiledNetwork, SixFrameNetwork, SixFrameShape
 from virnucpro.encoders.residue_conv import ResidueConvNetwork, ResidueConvShape
 from virnucpro.errors import ModelError
 from virnucpro.heads import MLPHead, load_head
@@ -256,7 +256,11 @@ class Fit:
             _LOG.info("%s: resuming at step %d", checkpoint, self.step)
         else:
             if start is None:
-                set_first_vectors(self.network.nucleotide, genomes)
+                bags = [getattr(self.network.nucleotide, name) for name in TABLES]
+                vectors = first_vectors(genomes, [bag.weight.shape[1] for bag in bags])
+                with torch.no_grad():
+                    for bag, first in zip(bags, vectors, strict=True):
+                        bag.weight.copy_(torch.from_numpy(first) * FIRST_SCALE)
             else:
                 take_weights(self.network, start)
             self.average.load_state_dict(self.network.state_dict())
@@ -359,12 +363,3 @@ def take_weights(network: LiteNetwork, start: Bundle) -> None:
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
-
-
-def set_first_vectors(network: SixFrameNetwork, genomes: Genomes) -> None:
-    """Start the bags from the composition of the training genomes."""
-    bags = (network.ngrams, network.classes, network.pairs, network.kmers)
-    vectors = first_vectors(genomes, [bag.weight.shape[1] for bag in bags])
-    with torch.no_grad():
-        for bag, first in zip(bags, vectors, strict=True):
-            bag.weight.copy_(torch.from_numpy(first) * FIRST_SCALE)

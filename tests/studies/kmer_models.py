@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from virnucpro.encoders.codons import AMBIGUOUS_BASE, CODON_RESIDUES, NUM_CODONS, STOP
 from virnucpro.errors import InputError
-from virnucpro.kernels import kernel
 from virnucpro.training.genomes import VIRUS, Genomes
 from virnucpro.training.sampling import reverse_complement
 
@@ -252,7 +252,7 @@ def _find_genes(
     return genes
 
 
-@kernel
+@njit
 def _open_stretches(codes: NDArray[np.uint8], is_stop: NDArray[np.bool_], least_nt: int) -> NDArray[np.int64]:
     """(n, 3) start, stop and whether it begins with ATG, of each stretch without a stop codon or an ambiguous base."""
     found = np.empty((3 * (len(codes) // least_nt + 1), 3), dtype=np.int64)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from virnucpro.encoders.codons import AMBIGUOUS_BASE
-from virnucpro.kernels import kernel
 from virnucpro.training.genomes import Genomes
 from virnucpro.training.sampling import reverse_complement
 
@@ -29,7 +29,7 @@ def longest_shared_nt(drawn: Iterable[NDArray[np.uint8]], genomes: Genomes) -> i
 _TABLE_BITS = 22
 
 
-@kernel
+@njit
 def _index_seeds(drawn: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Chains of places: ``first`` by the seed's slot, then ``following`` by the place; -1 ends a chain."""
     first = np.full(1 << _TABLE_BITS, -1, dtype=np.int32)
@@ -46,13 +46,13 @@ def _index_seeds(drawn: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[n
     return first, following
 
 
-@kernel
+@njit
 def _slot(seed: int) -> int:
     """Fibonacci hashing of a seed (Knuth, The Art of Computer Programming 3, 6.4)."""
     return ((seed * 2654435769) & 0xFFFFFFFF) >> (32 - _TABLE_BITS)
 
 
-@kernel
+@njit
 def _longest_shared(
     drawn: NDArray[np.uint8],
     first: NDArray[np.int32],

@@ -40,20 +40,28 @@ class Found:
     lengths_nt: NDArray[np.int64]
 
 
-def search_fragments(table: Table, fragments: Ragged, num_threads: int = 1) -> tuple[Frames, Hits]:
-    """The most open frames of fragments (ASCII bases), and what is nearest to them."""
+def search_fragments(
+    table: Table, fragments: Ragged, num_threads: int = 1, proteins: Ragged | None = None
+) -> tuple[Frames, Hits]:
+    """The most open frames of fragments (ASCII bases); what is nearest to them and then to proteins (residue codes)."""
     frames = open_frames(fragments, num_threads)
-    is_short = fragments.lengths <= SHORT_NT
-    return frames, search_codes(table, frames.queries, num_threads=num_threads, is_sensitive=is_short)
+    queries = frames.queries if proteins is None else Ragged.concatenate([frames.queries, proteins])
+    is_short = np.zeros(len(queries), dtype=np.bool_)
+    is_short[: len(fragments)] = fragments.lengths <= SHORT_NT
+    return frames, search_codes(table, queries, num_threads=num_threads, is_sensitive=is_short)
 
 
 def look_at(table: Table, fragments: Ragged, num_threads: int = 1) -> Found:
     """Search fragments (ASCII bases)."""
-    frames, hits = search_fragments(table, fragments, num_threads)
+    return found_of(fragments, *search_fragments(table, fragments, num_threads))
+
+
+def found_of(fragments: Ragged, frames: Frames, hits: Hits) -> Found:
+    """What is known of fragments by their frames, and by the first of some hits."""
     num_codons = np.maximum(fragments.lengths // 3, 1)[:, None]
     gc = (frames.gc - 0.5)[:, None]
     traits = np.concatenate([frames.open_runs[:, :3] / num_codons, gc, gc * gc], axis=1)
-    return Found(hits.scores, traits.astype(np.float32), fragments.lengths)
+    return Found(hits.scores[: len(fragments)], traits.astype(np.float32), fragments.lengths)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ class Hits:
     scores: NDArray[np.int32]
     proteins: NDArray[np.int32]
 
+    def after(self, count: int) -> Hits:
+        """Those of all queries but the first ``count``."""
+        return Hits(self.scores[count:], self.proteins[count:])
+
     @property
     def bits(self) -> NDArray[np.float32]:
         """(n, 2) the scores in bits; 0 where there is none."""

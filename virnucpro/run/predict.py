@@ -230,8 +230,8 @@ def _cut(
 def _scored(cut: _Cut) -> Iterator[tuple[ScoredModels, Fragments]]:
     """Compute what is not computed yet: the scores of all rows, and the table of fragments."""
     run, index, look = cut.run, cut.index, cut.look
-    run_units(run, index, cut.request, cut.devices, embedder=cut.embedder)
     genes.run(run, index, cut.request.settings.runtime.num_threads)
+    run_units(run, index, cut.request, cut.devices, embedder=cut.embedder)
     with StoredScores(run.dir, run.rules, index, None if look is None else look.decided) as asked:
         scores = ScoredModels(asked, *(() if look is None else (look.scores, look.decided)))
         yield scores, tabulate.run(index, scores, run.reporter)

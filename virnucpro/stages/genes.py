@@ -24,7 +24,7 @@ from virnucpro.errors import ModelError
 from virnucpro.nearest.genes import SHORTEST_RECORD_NT, find_genes
 from virnucpro.nearest.path import find_candidates
 from virnucpro.nearest.repeats import SITE_DTYPE, find_sites
-from virnucpro.nearest.search import VIRUS, search_codes
+from virnucpro.nearest.search import VIRUS, Hits
 from virnucpro.nearest.table import Table, load_table
 from virnucpro.results.fragments import GENE_DTYPE
 from virnucpro.run_dir import RunDir
@@ -32,6 +32,7 @@ from virnucpro.sequence.frames import normalise
 from virnucpro.sequence.gaps import Gaps
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run
+from virnucpro.stages.nearest import search_with_fragments
 
 KIND = "genes"
 _RESIDUES_A_PASS = 1 << 24
@@ -72,7 +73,9 @@ def run(run: Run, index: Index, num_threads: int) -> None:
     table = load_table(path)
     with ThreadPoolExecutor(num_threads) as pool, run.reporter.stage("genes", len(todo), "units") as advance:
         for batch in _batches(run, index, todo, pool, num_threads):
-            _search(run, table, batch, pool, num_threads)
+            proteins = Ragged.concatenate([record.proteins for record in batch.records])
+            hits = search_with_fragments(run, index, table, proteins, num_threads)
+            _write(run, table, batch, hits, pool)
             advance(len(batch.units))
     _write_organisms(run, index, table)
 
@@ -174,9 +177,8 @@ def _whole(number: int, pieces: list[NDArray[np.uint8]]) -> Iterator[tuple[int, 
         yield number, np.concatenate(pieces)
 
 
-def _search(run: Run, table: Table, batch: _Batch, pool: ThreadPoolExecutor, num_threads: int) -> None:
-    """Search the genes of some units and write their files."""
-    hits = search_codes(table, Ragged.concatenate([each.proteins for each in batch.records]), num_threads=num_threads)
+def _write(run: Run, table: Table, batch: _Batch, hits: Hits, pool: ThreadPoolExecutor) -> None:
+    """Write the files of some units, with what is nearest to their genes."""
     bits, done = hits.bits, 0
     of_unit: dict[int, list[int]] = {unit: [] for unit in batch.units}
     for place, record in enumerate(batch.records):

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from virnucpro import store
 from virnucpro.bundles import Bundle
-from virnucpro.nearest.evidence import look_at
+from virnucpro.nearest.evidence import Evidence, found_of, look_at, search_fragments
 from virnucpro.nearest.fragments import BASES_AT_A_TIME
+from virnucpro.nearest.search import Hits, search_codes
 from virnucpro.nearest.table import Table, load_table
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run, features_made_from
@@ -34,30 +35,58 @@ def run(run: Run, index: Index, units: Iterable[int], num_threads: int) -> None:
     Raises:
         ModelError: the table cannot be read.
     """
-    if run.bundle.nearest is None or run.bundle.evidence is None:
-        return
-    todo = [unit for unit in units if not run.dir.nearest(unit).exists()]
-    if not todo:
+    todo = _lacking(run, units)
+    if run.bundle.nearest is None or not todo:
         return
     table = load_table(run.bundle.nearest)
     with run.reporter.stage("nearest", sum(index.units[unit].num_rows for unit in todo), "rows") as advance:
         for together in _together(run, todo):
-            strings = Ragged.concatenate(unit.nucleotides for unit in together)
-            log_odds = evidence_of(run.bundle, table, strings, num_threads)
-            ends = np.cumsum([len(unit.nucleotides) for unit in together])
-            for unit, found in zip(together, np.split(log_odds, ends[:-1]), strict=True):
-                evidence = np.zeros(unit.num_fragments, dtype=np.float32)
-                evidence[unit.places] = found
-                made_from = features_made_from(run.bundle, run.dtype, unit.digest)
-                store.write_arrays(run.dir.nearest(unit.unit), "nearest", {"log_odds": evidence}, made_from)
-                advance(index.units[unit.unit].num_rows)
+            _search(run, table, together, num_threads)
+            advance(sum(index.units[unit.unit].num_rows for unit in together))
+
+
+def search_with_fragments(run: Run, index: Index, table: Table, proteins: Ragged, num_threads: int) -> Hits:
+    """What is nearest to proteins (residue codes).
+
+    A small input, of one unit, has its fragments searched for in the same pass over the table.
+    """
+    todo = _lacking(run, range(len(index.units))) if len(index.units) == 1 else []
+    for together in _together(run, todo):
+        return _search(run, table, together, num_threads, proteins)
+    return search_codes(table, proteins, num_threads=num_threads)
+
+
+def _lacking(run: Run, units: Iterable[int]) -> list[int]:
+    """Units that lack this evidence, for models that ask for it."""
+    asks = run.bundle.nearest is not None and run.bundle.evidence is not None
+    return [unit for unit in units if not run.dir.nearest(unit).exists()] if asks else []
+
+
+def _search(
+    run: Run, table: Table, together: list[_Fragments], num_threads: int, proteins: Ragged | None = None
+) -> Hits:
+    """Write the evidence of some units; returns what is nearest to the proteins."""
+    fragments = Ragged.concatenate(unit.nucleotides for unit in together)
+    frames, hits = search_fragments(table, fragments, num_threads, proteins)
+    log_odds = _evidence(run.bundle).log_odds(found_of(fragments, frames, hits))
+    ends = np.cumsum([len(unit.nucleotides) for unit in together])
+    for unit, found in zip(together, np.split(log_odds, ends[:-1]), strict=True):
+        evidence = np.zeros(unit.num_fragments, dtype=np.float32)
+        evidence[unit.places] = found
+        made_from = features_made_from(run.bundle, run.dtype, unit.digest)
+        store.write_arrays(run.dir.nearest(unit.unit), "nearest", {"log_odds": evidence}, made_from)
+    return hits.after(len(fragments))
+
+
+def _evidence(bundle: Bundle) -> Evidence:
+    if bundle.evidence is None:
+        raise ValueError(f"model {bundle.name} has no table of proteins")
+    return bundle.evidence
 
 
 def evidence_of(bundle: Bundle, table: Table, fragments: Ragged, num_threads: int = 1) -> NDArray[np.float32]:
     """(n,) log-odds of fragments (ASCII bases)."""
-    if bundle.evidence is None:
-        raise ValueError(f"model {bundle.name} has no table of proteins")
-    return bundle.evidence.log_odds(look_at(table, fragments, num_threads))
+    return _evidence(bundle).log_odds(look_at(table, fragments, num_threads))
 
 
 def first_rows(num_rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -51,7 +51,9 @@ def read_codons(letters: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
     return codons, np.frombuffer(bytearray(codons).translate(_OPPOSITE), dtype=np.uint8)
 
 
+@kernel
 def translate(
+    count: int,
     codons: NDArray[np.uint8],
     opposite: NDArray[np.uint8],
     firsts: NDArray[np.int64],
@@ -64,6 +66,7 @@ def translate(
     """Write proteins.
 
     Args:
+        count: p, how many.
         codons: as of ``read_codons``.
         opposite: likewise.
         firsts: (p,) where the first codon of each lies in the array of its strand.
@@ -73,21 +76,6 @@ def translate(
         places: (p,) where each begins in ``proteins``.
         proteins: to be filled.
     """
-    _translate(len(firsts), codons, opposite, firsts, strands, lengths, residues, places, proteins)
-
-
-@kernel
-def _translate(
-    count: int,
-    codons: NDArray[np.uint8],
-    opposite: NDArray[np.uint8],
-    firsts: NDArray[np.int64],
-    strands: NDArray[np.int8],
-    lengths: NDArray[np.int64],
-    residues: NDArray[np.uint8],
-    places: NDArray[np.int64],
-    proteins: NDArray[np.uint8],
-) -> None:
     for number in range(count):
         row = codons if strands[number] == 1 else opposite
         step, at, to = 3 * strands[number], firsts[number], places[number]

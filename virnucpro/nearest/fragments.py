@@ -68,7 +68,7 @@ def _open_frames(fragments: Ragged) -> Frames:
     places = offsets[:-1, None] + np.cumsum(lengths + 1, axis=1) - lengths - 1
     codes = np.full(offsets[-1], BREAK, dtype=np.uint8)
     each = (firsts.ravel(), strands.ravel(), lengths.ravel())
-    translate(codons, opposite, *each, OPEN, places.ravel(), codes)
+    translate(len(each[0]), codons, opposite, *each, OPEN, places.ravel(), codes)
     gc = (counts[:, 1] / np.maximum(counts[:, 0], 1)).astype(np.float32)
     return Frames(Ragged(codes, offsets), np.take_along_axis(runs, order, axis=1), gc)
 

@@ -169,7 +169,7 @@ def _read(
     offsets = offsets_of(lengths)
     proteins = np.empty(offsets[-1], dtype=np.uint8)
     firsts = np.where(strands > 0, starts, stops - 3)
-    translate(frames.codons, frames.opposite, firsts, strands, lengths, residues, offsets, proteins)
+    translate(len(firsts), frames.codons, frames.opposite, firsts, strands, lengths, residues, offsets, proteins)
     return Ragged(proteins, offsets)
 
 

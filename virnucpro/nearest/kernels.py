@@ -5,7 +5,16 @@ the queries once, those of the table a chunk at a time, part after part. What is
 the order of the table before it is extended, so that what a query gets does not depend on the parts.
 
 Hashes and places are 32 bits of one number each; numbers are signed, since numba makes a float of a signed and an
-unsigned one. Arrays are addresses here (``virnucpro.kernels``): of two dimensions, the second one is counted by hand.
+unsigned one. The kernels share the names of their arguments:
+
+table, query: residue codes of the table and of the queries; ``scores`` (1024,) of their pairs, ``seed_letters`` (32,).
+start, size: the chunk of the table; places in it are counted from its start.
+places, factors, seen, buckets, entries, also, also_from, owners and the shifts: as of ``seeds.Index``.
+num_seeds, seeds: (num_parts,) and (num_parts, room), the seeds of the chunk.
+found: (most_found,) alignments, as place in the chunk and place in the queries.
+letters, sums, bounds, brought, pairs: to work in. What is read into ``brought`` is near when it is needed.
+proteins, folds, is_viral: where each begins in the table, the number that a query may leave out, and its side.
+states: (queries, 8), see ``END``.
 """
 
 from __future__ import annotations
@@ -82,24 +91,6 @@ def sort_seeds(
     """Write hash and place in the chunk of the seeds of a chunk of the table, by part; 1 if there was room, else 0.
 
     Of an index with one part, which fits the cache, most seeds that no query has are left out at once.
-
-    Args:
-        table: codes of residues.
-        start: of the chunk,
-        size: and its places.
-        places: (weight,) of a seed that matter,
-        factors: and by which the letters there make its hash.
-        weight: how many.
-        seed_letters: (32,) of residues.
-        letters: (BLOCK + SPAN,) to work in.
-        sums: (BLOCK,) to work in.
-        seen: the filter, words of two bits for each seed of the queries.
-        filter_shift: from a hash to its word,
-        part_shift: and to its part.
-        num_parts: of the index.
-        room: seeds of a part.
-        num_seeds: (num_parts,) to be filled.
-        seeds: (num_parts, room) to be filled.
     """
     for part in range(num_parts):
         num_seeds[part] = 0
@@ -151,30 +142,6 @@ def look_up(  # noqa: C901, PLR0912 - functions that it called would be compiled
     most_found: int,
 ) -> int:
     """Write the alignments of the seeds of a chunk that score enough, as place in the chunk and place in the queries.
-
-    Args:
-        table: codes of residues.
-        start: of the chunk.
-        query: codes of the queries.
-        seen: as of ``sort_seeds``,
-        filter_shift: likewise.
-        buckets: where the seeds of each bucket lie in ``entries``,
-        bucket_shift: and from a hash to its bucket.
-        entries: hash and place of each seed of the queries.
-        also: a place of a seed that must agree as well
-        also_from: for queries from this place on.
-        seed_letters: (32,) of residues.
-        scores: (1024,) of pairs of residues.
-        num_parts: as of ``sort_seeds``,
-        room: likewise,
-        num_seeds: likewise,
-        seeds: likewise.
-        bounds: (BLOCK, 2) to work in.
-        brought: (BLOCK,) to work in: what is read into it is near when it is needed.
-        pairs: (num_pairs_at_once,) to work in.
-        num_pairs_at_once: more than a bucket has.
-        found: (most_found,) to be filled.
-        most_found: alignments there is room for.
 
     Returns:
         How many; -1 if there is no room for all.
@@ -248,22 +215,8 @@ def keep_best(  # noqa: C901 - likewise
 ) -> int:
     """Extend the alignments of a chunk and keep the best of each query.
 
-    A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over.
-
-    Args:
-        table: codes of residues.
-        start: of the chunk.
-        proteins: where each begins in the table,
-        folds: the number that is compared with what a query leaves out,
-        is_viral: and its side.
-        query: codes of the queries.
-        owners: the query at each 64th place, or the first one behind it.
-        scores: (1024,) of pairs of residues.
-        brought: to work in.
-        found: as of ``look_up``, by place in the chunk.
-        num_found: how many.
-        states: (queries, 8), see ``END``.
-        protein: one that does not begin behind the chunk.
+    A seed on the diagonal of the query's last alignment, within what that one looked at, is passed over. ``protein`` is
+    one that does not begin behind the chunk.
 
     Returns:
         The protein of the last alignment.

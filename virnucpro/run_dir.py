@@ -173,9 +173,9 @@ class RunDir:
             raise StoreError(self.index, f"is damaged (it names the file {name!r})")
         return self.root / name
 
-    def legacy_result(self, stem: str, name: str) -> Path:
-        """A result file of the published program, where that program puts it."""
-        return self._inside(f"{stem}_merged") / name
+    def named(self, stem: str, name: str) -> Path:
+        """A result file by its name, in which ``<stem>`` stands for that of the input."""
+        return self._inside(stem).parent / name.replace("<stem>", stem)
 
     def results(self, stem: str) -> list[Path]:
         """The result files of an input that are there; log, run record and what is made from it are none."""

@@ -240,5 +240,5 @@ def _largest_difference(scores: NDArray[np.float32], row_table: Path) -> float:
 def _other_windows(ours: Embedded, peer: PlainResults) -> int:
     """Windows that are called otherwise, or that one side lacks."""
     stem = ours.index.inputs[0].stem
-    path = ours.run.dir.legacy_result(stem, "prediction_results_highestscore.csv")
+    path = ours.run.dir.named(stem, "<stem>_merged/prediction_results_highestscore.csv")
     return len(set(path.read_text().splitlines()) ^ set(peer.window_table.read_text().splitlines()))

@@ -136,13 +136,13 @@ def test_sweep_deletes_what_killed_writers_left_and_nothing_else(run_dir):
     write_json(run_dir.manifest, {})
     write_json(run_dir.scores(3), {})
     write_json(run_dir.result("in", "summary.json"), {})
-    write_json(run_dir.legacy_result("in", "prediction_results.txt"), {})
+    write_json(run_dir.named("in", "<stem>_merged/prediction_results.txt"), {})
     (run_dir.root / ".hidden").write_text("of the user")
     (run_dir.root / ".notes.tmp-1").write_text("of the user")
     kept = all_files(run_dir.root)
     for path in (
         run_dir.result("in", "sequences.tsv"),
-        run_dir.legacy_result("in", "prediction_results.txt"),
+        run_dir.named("in", "<stem>_merged/prediction_results.txt"),
         run_dir.index,
         run_dir.embedding("protein", 7),
     ):

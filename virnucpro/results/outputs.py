@@ -34,7 +34,6 @@ _KINDS = (WHOLE.encode(), PROVIRUS.encode())
 _GFF3_TYPES = (b"viral_sequence", b"proviral_region")
 """Of either kind; terms of the Sequence Ontology: SO:0001041 and SO:0000751."""
 _GFF3_LINE = b"%b\tvirnucpro\t%b\t%d\t%d\t%b\t.\t.\tID=region_%d;Name=%b;kind=%b;p_virus=%b;num_fragments=%d\n"
-_LEGACY = "<stem>_merged/"
 _GFF3_PLAIN = ".:^*$@!+_?-|"
 """Besides letters and digits, what the GFF3 specification lets a seqid hold unescaped."""
 _GFF3_SAFE = re.compile(b"[A-Za-z0-9%b]*" % re.escape(_GFF3_PLAIN).encode())
@@ -42,36 +41,38 @@ _GFF3_SAFE = re.compile(b"[A-Za-z0-9%b]*" % re.escape(_GFF3_PLAIN).encode())
 
 @dataclass(frozen=True)
 class Output:
-    """A result file."""
+    """A result file, or a table that comes in several formats."""
 
-    file: str  # its name, ``<stem>`` for that of the input; of a table that comes in several formats, the one of TSV
+    what: Table | str  # its table, or its name, with ``<stem>`` for that of the input
     # what it holds, part by part: cells of its table, or text
     content: Callable[[InputResults], Iterator[Cells] | Iterator[bytes]]
-    table: Table | None = None  # its columns; None if it is not a table of ours
     # whether it is written; by default always
     is_wanted: Callable[[InputResults, Options], bool] = lambda _results, _options: True
+    drops_earlier: bool = False  # whether an earlier file goes if it is not wanted now
+
+    @property
+    def file(self) -> str:
+        """Its name; of a table that of the TSV."""
+        return self.what if isinstance(self.what, str) else self.what.files["tsv"]
 
     def path(self, folder: Path, stem: str, file_format: TableFormat = "tsv") -> Path:
         """Where it is."""
-        files = self.table.files if self.table is not None else {}
-        name = files.get(file_format, self.file)
-        if name.startswith(_LEGACY):
-            return RunDir(folder).legacy_result(stem, name.removeprefix(_LEGACY))
-        return RunDir(folder).result(stem, name.removeprefix("<stem>."))
+        files = {} if isinstance(self.what, str) else self.what.files
+        return RunDir(folder).named(stem, files.get(file_format, self.file))
 
     def write(self, results: InputResults, folder: Path, stem: str, options: Options) -> None:
         """Write it if it is wanted, and drop what contradicts it: its other formats, or a file of an earlier call."""
         if not self.is_wanted(results, options):
-            if self.table in (schema.FAILED_ROWS, schema.GENES) or self in TAXONOMY_OUTPUTS:
+            if self.drops_earlier:
                 self.path(folder, stem).unlink(missing_ok=True)
             return
         path = self.path(folder, stem, options.table_format)
-        table = self.table if self.table is not schema.SEQUENCES or not results.models else schema.CASCADE
-        if table is None:
+        if isinstance(self.what, str):
             with open_output(path) as stream:
                 for text in self.content(results):
                     stream.write(text)  # type: ignore[arg-type]
         else:
+            table = schema.CASCADE if self.what is schema.SEQUENCES and results.models else self.what
             file_format = options.table_format if options.table_format in table.files else "tsv"
             write_table(path, table, self.content(results), file_format)  # type: ignore[arg-type]
         for other in {self.path(folder, stem, each) for each in TABLE_FORMATS} - {path}:
@@ -231,32 +232,29 @@ def _taxonomy(results: InputResults, found: Lineages) -> Cells:
     return found.cells(_region_names(results, found.regions), results.names_of(found.regions["sequence"]))
 
 
-def _of(table: Table, content: Callable[[InputResults], Iterator[Cells]], **more: Callable[..., bool]) -> Output:
-    return Output(table.files["tsv"], content, table, **more)
-
-
 TAXONOMY_OUTPUTS = tuple(
-    Output(file, partial(_lineages, content), table, lambda results, _options: results.lineages is not None)
-    for file, content, table in (
-        ("<stem>.taxonomy.tsv", _taxonomy, schema.TAXONOMY),
-        ("<stem>.taxonomy.counts.tsv", lambda _, found: found.count_cells(), schema.TAXA),
-        ("<stem>.taxonomy.nwk", lambda _, found: found.newick(), None),
-        ("<stem>.taxonomy.krona.txt", lambda _, found: found.krona(), None),
+    Output(what, partial(_lineages, content), lambda results, _: results.lineages is not None, drops_earlier=True)
+    for what, content in (
+        (schema.TAXONOMY, _taxonomy),
+        (schema.TAXA, lambda _, found: found.count_cells()),
+        ("<stem>.taxonomy.nwk", lambda _, found: found.newick()),
+        ("<stem>.taxonomy.krona.txt", lambda _, found: found.krona()),
     )
 )
 """Which viruses the hits are."""
 
 OUTPUTS = (
-    _of(
+    Output(
         schema.SEQUENCES,
         partial(_by_part, lambda part: tables.sequence_cells(part.table, part.calls, part.models)),
     ),
-    _of(schema.FRAGMENTS, partial(_by_part, lambda part: tables.fragment_cells(part.table, part.prevalence))),
-    _of(schema.REGIONS, _regions),
-    _of(
+    Output(schema.FRAGMENTS, partial(_by_part, lambda part: tables.fragment_cells(part.table, part.prevalence))),
+    Output(schema.REGIONS, _regions),
+    Output(
         schema.GENES,
         partial(_by_part, lambda part: tables.gene_cells(part.table, part.proviruses)),
         is_wanted=lambda results, _: len(results.table.genes) > 0,
+        drops_earlier=True,
     ),
     Output("<stem>.regions.gff3", _gff3),
     Output("<stem>.regions.bed", _bed),
@@ -264,9 +262,14 @@ OUTPUTS = (
     *(Output(f"<stem>.{CALLS[call]}.fna.gz", partial(_called, call)) for call in (Call.VIRUS, Call.UNCERTAIN)),
     Output("<stem>.proviruses.fna.gz", _provirus_bases),
     *TAXONOMY_OUTPUTS,
-    _of(schema.ROWS, _rows, is_wanted=lambda _, options: options.keep_intermediate),
-    _of(schema.FAILED_ROWS, _failed_rows, is_wanted=lambda results, _: results.table.total("num_failed") > 0),
-    _of(schema.LEGACY_RESULTS, _legacy_results, is_wanted=lambda _, options: options.legacy_output),
-    _of(schema.LEGACY_HIGHEST, _legacy_highest, is_wanted=lambda _, options: options.legacy_output),
+    Output(schema.ROWS, _rows, is_wanted=lambda _, options: options.keep_intermediate),
+    Output(
+        schema.FAILED_ROWS,
+        _failed_rows,
+        is_wanted=lambda results, _: results.table.total("num_failed") > 0,
+        drops_earlier=True,
+    ),
+    Output(schema.LEGACY_RESULTS, _legacy_results, is_wanted=lambda _, options: options.legacy_output),
+    Output(schema.LEGACY_HIGHEST, _legacy_highest, is_wanted=lambda _, options: options.legacy_output),
 )
 """All files with results of an input."""

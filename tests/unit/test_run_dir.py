@@ -310,7 +310,7 @@ def test_every_path_of_a_run_is_another_one(run_dir):
 @pytest.mark.parametrize("stem", ["../outside/x", "/abs/x", "a/b", ".hidden", "line\nbreak", "escape\x1b[2J"])
 def test_a_stored_name_never_leads_out_of_the_output_directory(run_dir, stem):
     """A stem comes from ``index.json``, which somebody else may have written."""
-    for make in (run_dir.result, run_dir.legacy_result):
+    for make in (run_dir.result, run_dir.named):
         with pytest.raises(StoreError, match="is damaged"):
             make(stem, "sequences.tsv")
 

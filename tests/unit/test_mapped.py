@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -9,7 +10,7 @@ import psutil
 import pytest
 from made_tables import RULES
 
-from virnucpro.mapped import chunks, let_go, new_table
+from virnucpro.mapped import chunks, let_go, new_table, new_table_apart
 from virnucpro.results.called import InputResults, Source
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import overview
@@ -51,6 +52,22 @@ def test_nothing_is_a_table_too(tmp_path):
     assert new_table(path, np.float32, (0, 2)).shape == (0, 2)
     assert not path.exists()
     assert list(chunks(0)) == []
+
+
+@pytest.mark.parametrize("has_place", [True, False])
+def test_what_has_no_name_is_mapped_where_there_is_room_and_else_in_memory(tmp_path, monkeypatch, has_place):
+    """Nothing stays in the folder of temporary files."""
+    folder = tmp_path / "temporary"
+    if has_place:
+        folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    table = new_table_apart(np.int32, 1 << 18)
+    assert not table.any()
+    table[:] = np.arange(1 << 18)
+    let_go(table)
+    assert table[-1] == (1 << 18) - 1
+    assert (table.base is not None) == has_place
+    assert not has_place or not list(folder.iterdir())
 
 
 class Reads(Source):

@@ -70,9 +70,9 @@ def _is_special(path: str) -> bool:
     return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
 
 
-def results_of(output: Path, stems: Iterable[str], *, run_stem: str = "all") -> list[Path]:
+def results_of(output: Path, stems: Iterable[str]) -> list[Path]:
     """Every path in a directory that results of these samples may be written to."""
-    names = [f"{stem}{suffix}" for stem in (*stems, run_stem) for suffix in ALL_SUFFIXES]
+    names = [f"{stem}{suffix}" for stem in (*stems, "all") for suffix in ALL_SUFFIXES]
     names += [f"{stem}.reads{ending}" for stem in stems for ending in (".tsv.gz", ".json")]
     names += [f"{stem}_merged/{name}" for stem in stems for name in _LEGACY_NAMES]
     return [output / name for name in (*names, SUMMARY_NAME)]

@@ -36,16 +36,14 @@ class Opened:
     tokenizer_json: str | None  # content of ``tokenizer.json`` where there is one
 
 
-def find_checkpoint(name: str, given: Path | None = None) -> Path:
+def find_checkpoint(name: str) -> Path:
     """Find a checkpoint of the catalogue: a single file, or a folder in the form of the Hugging Face hub.
 
     Raises:
         ModelError: it is in none of the places, which are named, with where it comes from.
     """
-    if given is not None and given.is_file():
-        return given
     part, searched = PARTS[name], ""
-    for folder in _places(part, given):
+    for folder in _places(part):
         found, lacks = _checkpoint_in(folder, part)
         if found is not None:
             return found
@@ -80,10 +78,8 @@ def open_checkpoint(path: Path) -> Opened:
     return Opened(path, tensors, _read_object(path / "config.json"), text)
 
 
-def _places(part: Part, given: Path | None) -> Iterator[Path]:
+def _places(part: Part) -> Iterator[Path]:
     """Folders that may hold a checkpoint, best first."""
-    if given is not None:
-        yield given
     cache = cache_dir()
     yield from (cache / "downloads" / part.name, cache / part.name, cache)
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - raises nothing without a home

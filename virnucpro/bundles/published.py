@@ -71,13 +71,12 @@ def make_bundle(model: str, *, fragment_length: int | None = None, dtype: str = 
     return folder if (folder / "bundle.yaml").is_file() else _assemble(folder, path.stem, path, length, dtype)
 
 
-def convert_encoder(name: str, dtype: str = "float32", given: Path | None = None) -> Path:
+def convert_encoder(name: str, dtype: str = "float32") -> Path:
     """Convert a released encoder to an encoder file in the cache, once; tensors go through memory one at a time.
 
     Args:
         name: ``DNABERT-S`` or ``esm2_...``.
         dtype: of the matrices; vectors stay in float32.
-        given: where to look for the checkpoint first.
 
     Returns:
         The file, which all processes map.
@@ -86,15 +85,14 @@ def convert_encoder(name: str, dtype: str = "float32", given: Path | None = None
         ModelError: the checkpoint is missing, damaged, refused or not what its name says.
         ResourceError: the disk has no room for it.
     """
-    return _convert(name, f"{name}-{dtype}", lambda: find_checkpoint(name, given), dtype)
+    return _convert(name, f"{name}-{dtype}", lambda: find_checkpoint(name), dtype)
 
 
-def convert_esm2_file(path: Path, dtype: str = "float32") -> Path:
-    """Convert an ESM-2 in the form of fair-esm (``.pt``), of the user's own too, to an encoder file in the cache, once.
+def convert_esm2_file(path: Path) -> Path:
+    """Convert an ESM-2 in the form of fair-esm (``.pt``), of the user's own too, to a file of the cache, once.
 
     Args:
         path: the file; the one in the cache goes by its content, for a name may stand for other weights tomorrow.
-        dtype: of the matrices; vectors stay in float32.
 
     Returns:
         The file.
@@ -103,7 +101,7 @@ def convert_esm2_file(path: Path, dtype: str = "float32") -> Path:
         ModelError: it is damaged, refused or no ESM-2.
         ResourceError: the disk has no room for it.
     """
-    return _convert(path.stem, f"{path.stem}-{file_digest(path)[:12]}-{dtype}", lambda: path, dtype)
+    return _convert(path.stem, f"{path.stem}-{file_digest(path)[:12]}-float32", lambda: path, "float32")
 
 
 def _convert(name: str, stem: str, find: Callable[[], Path], dtype: str) -> Path:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -149,11 +149,11 @@ def _problem_of_files(path: Path, receipt: Receipt, run_dir: RunDir) -> str | No
     return None
 
 
-def faults(run_dir: RunDir, index: Index, units: Iterable[int] | None = None) -> list[Fault]:
+def faults(run_dir: RunDir, index: Index) -> list[Fault]:
     """What keeps a run from being finished, neighbours with the same problem together; empty where nothing does."""
     run = digest_of_run(run_dir, index)
     found: list[Fault] = []
-    for unit in range(len(index.units)) if units is None else units:
+    for unit in range(len(index.units)):
         problem = problem_of(run_dir, index, run, unit)
         if problem is None:
             continue

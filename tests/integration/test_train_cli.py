@@ -35,7 +35,7 @@ from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.datasets import assign_splits, check_splits, class_of, group_of, load_dataset
 from virnucpro.training.fit import training_pools
 from virnucpro.training.genomes import LabelledRecord
-from virnucpro.training.head import PUBLISHED, Drawing, Examples, FeatureCache, HeadFit, HeadRecipe, draw_rows, hold_out
+from virnucpro.training.head import PUBLISHED, Drawing, Examples, HeadFit, HeadRecipe, draw_rows, embed_rows, hold_out
 from virnucpro.training.presets import place_encoders, write_truncated
 
 QUICK = ("--dev-share", 0.003, "--device", "cpu", "-q")
@@ -262,11 +262,11 @@ def test_features_are_computed_once_and_found_by_content(data, cache, tiny_bundl
     bundle = load_bundle(str(tiny_bundle))
     dataset = load_dataset([data])
     rows = draw_rows(dataset.train, training_pools(dataset.train), Drawing(300, 150, 200), 0, {})
-    files = {"nucleotide": bundle.nucleotide, "protein": bundle.protein}
-    found = FeatureCache(cache, files, bundle.digests, "cpu").features([rows], Reporter(bars=False))
+    files, cpu = {"nucleotide": bundle.nucleotide, "protein": bundle.protein}, torch.device("cpu")
+    found = embed_rows([rows], files, bundle.digests, cpu, cache, Reporter(bars=False))
     assert found.shape == (len(rows.labels), 24 + 32)
     gone = {role: path.with_name("gone") for role, path in files.items()}
-    again = FeatureCache(cache, gone, bundle.digests, "cpu").features([rows], Reporter(bars=False))
+    again = embed_rows([rows], gone, bundle.digests, cpu, cache, Reporter(bars=False))
     assert np.array_equal(found, again)
     assert len(list(cache.glob("*.safetensors"))) == 2
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,12 +23,11 @@ from torch.nn.functional import cross_entropy
 
 from virnucpro.atomic import atomic_write
 from virnucpro.encoders import load_encoder
-from virnucpro.encoders.base import Encoder
 from virnucpro.encoders.codons import AMBIGUOUS_BASE
 from virnucpro.encoders.device import default_dtype
 from virnucpro.errors import InputError
 from virnucpro.heads import MLPHead
-from virnucpro.progress import Advance, Reporter
+from virnucpro.progress import Reporter
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.training.checkpoints import Checkpoint
 from virnucpro.training.dev import cut_rows, embed_all
@@ -276,42 +276,40 @@ def draw_rows(
     return _equal_rows(rows, generator) if drawing.equal_rows else rows
 
 
-@dataclass(frozen=True)
-class FeatureCache:
-    """Embeddings of rows by two encoders."""
+def embed_rows(
+    chunks: Sequence[Rows],
+    encoders: Mapping[str, Path],
+    digests: Mapping[str, str],
+    device: torch.device,
+    folder: Path,
+    reporter: Reporter,
+) -> NDArray[np.float32]:
+    """(n, width) features of the rows of all chunks, encoder by encoder; what lies in ``folder`` is not computed.
 
-    folder: Path  # where they are kept
-    encoders: Mapping[str, Path]  # role (nucleotide, protein) to its file
-    digests: Mapping[str, str]  # role to what identifies the encoder
-    device: str  # torch device name to compute them on
-
-    def features(self, chunks: Sequence[Rows], reporter: Reporter) -> NDArray[np.float32]:
-        """(n, width) features of the rows of all chunks; what is not kept yet is computed, encoder by encoder."""
-        columns = []
-        for role in self.encoders:
-            strings = [chunk.nucleotides if role == "nucleotide" else chunk.proteins for chunk in chunks]
-            with reporter.stage(f"embed {role}", sum(map(len, strings)), "rows") as advance:
-                columns.append(np.concatenate(list(self._embeddings(role, strings, advance))))
-        return np.concatenate(columns, axis=1)
-
-    def _embeddings(self, role: str, chunks: Sequence[Ragged], advance: Advance) -> Iterator[NDArray[np.float32]]:
-        encoder: Encoder | None = None
-        device = torch.device(self.device)
-        for strings in chunks:
-            kept = self.folder / f"{self._key(role, strings)}.safetensors"
-            if not kept.exists():
-                encoder = encoder or load_encoder(self.encoders[role], device, default_dtype(device))
-                with atomic_write(kept) as part:
-                    save_file({"embeddings": torch.from_numpy(embed_all(encoder, strings, device))}, part)
-            advance(len(strings))
-            yield load_file(kept)["embeddings"].numpy()
-
-    def _key(self, role: str, strings: Ragged) -> str:
-        precision = str(default_dtype(torch.device(self.device)))
-        digest = hashlib.sha256(f"{self.digests[role]} {precision}\n".encode())
-        digest.update(strings.offsets.tobytes())
-        digest.update(strings.values.tobytes())
-        return digest.hexdigest()
+    Args:
+        chunks: of rows, each kept in a file for each encoder.
+        encoders: role (nucleotide, protein) to its file, which is read when it is needed.
+        digests: role to what identifies the encoder.
+        device: to compute on.
+        folder: where embeddings are kept.
+        reporter: progress.
+    """
+    columns, dtype = [], default_dtype(device)
+    for role, path in encoders.items():
+        load, parts = cache(partial(load_encoder, path, device, dtype)), []
+        with reporter.stage(f"embed {role}", sum(len(chunk.labels) for chunk in chunks), "rows") as advance:
+            for chunk in chunks:
+                strings = chunk.nucleotides if role == "nucleotide" else chunk.proteins
+                digest = hashlib.sha256(f"{digests[role]} {dtype}\n".encode())
+                digest.update(strings.offsets.tobytes() + strings.values.tobytes())
+                kept = folder / f"{digest.hexdigest()}.safetensors"
+                if not kept.exists():
+                    with atomic_write(kept) as part:
+                        save_file({"embeddings": torch.from_numpy(embed_all(load(), strings, device))}, part)
+                parts.append(load_file(kept)["embeddings"].numpy())
+                advance(len(strings))
+        columns.append(np.concatenate(parts))
+    return np.concatenate(columns, axis=1)
 
 
 def _rows_of(codes: NDArray[np.uint8], records: NDArray[np.int64], label: int, drawing: Drawing) -> Rows:

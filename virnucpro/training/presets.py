@@ -40,11 +40,11 @@ from virnucpro.training.head import (
     PUBLISHED,
     Drawing,
     Examples,
-    FeatureCache,
     HeadFit,
     HeadRecipe,
     Rows,
     draw_rows,
+    embed_rows,
     hold_out,
 )
 from virnucpro.training.profiles import ProfileFit, ProfileRecipe, add_evidence
@@ -151,9 +151,9 @@ def _train_head(
         for chunk in range(num_chunks):
             chunks.append(draw_rows(dataset.train, pools, drawing, chunk, dataset.proteins))
             advance(1)
-    cache = FeatureCache(cache_dir() / "features", encoders, digests, request.device)
     rows = Rows.concatenate(chunks)
-    features = torch.from_numpy(cache.features(chunks, reporter))
+    device = torch.device(request.device)
+    features = torch.from_numpy(embed_rows(chunks, encoders, digests, device, cache_dir() / "features", reporter))
     examples = Examples(features, torch.from_numpy(rows.labels), torch.from_numpy(rows.weights))
     is_held_out = hold_out(rows.records, dataset.train, recipe)
     identity = f"{json.dumps(asdict(drawing), sort_keys=True)} {num_chunks} {sorted(digests.items())}"

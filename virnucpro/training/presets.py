@@ -113,25 +113,61 @@ def train(dataset: Dataset, output: Path, request: Request, reporter: Reporter) 
         stored: Figures = read_json(output / REPORT)["dev"]
         return stored
     size = DevSize().scaled(request.dev_share)
-    if request.preset == "lite":
-        start = load_bundle(request.start) if request.start else None
-        recipe = Recipe(seed=request.seed, start=start.fingerprint if start else "")
-        recipe = replace(
-            recipe,
-            fragments=request.fragments or recipe.fragments,
-            learning_rate=request.learning_rate or recipe.learning_rate,
-        )
-        figures = train_lite(dataset, output, recipe, size, request.minutes, reporter, start)
-        described: dict[str, Any] = asdict(recipe)
-    elif request.preset == "profiles":
-        profiles = ProfileRecipe() if not request.fragments else ProfileRecipe(fragments=request.fragments)
-        recipe = replace(Recipe(seed=request.seed), profiles=profiles)
-        figures = add_profiles(dataset, load_bundle(request.start or "lite"), output, recipe, size)
-        described = asdict(profiles)
-    else:
-        figures, described = _train_head(dataset, output, request, size, reporter)
+    preset = {"lite": _train_lite, "profiles": _train_profiles}.get(request.preset, _train_head)
+    figures, described = preset(dataset, output, request, size, reporter)
     write_json(output / REPORT, {"request": asdict(request), "recipe": described, "dev": figures})
     return figures
+
+
+def _train_lite(
+    dataset: Dataset, output: Path, request: Request, size: DevSize, reporter: Reporter
+) -> tuple[Figures, dict[str, Any]]:
+    """Train everything, from scratch or from the weights of a bundle."""
+    begun = time.monotonic()
+    start = load_bundle(request.start) if request.start else None
+    recipe = Recipe(seed=request.seed, start=start.fingerprint if start else "")
+    recipe = replace(
+        recipe,
+        fragments=request.fragments or recipe.fragments,
+        learning_rate=request.learning_rate or recipe.learning_rate,
+    )
+    checkpoint = output / CHECKPOINT
+    fit = Fit(recipe, dataset.train, checkpoint, request.minutes, start)
+    network = fit.run(reporter)
+    num_fragments, seconds = fit.step * recipe.batch, time.monotonic() - begun
+    _LOG.info("trained on %d fragments in %.0f s", num_fragments, seconds)
+    provenance: dict[str, object] = {
+        "fragments": num_fragments,
+        "seed": recipe.seed,
+        "threads": torch.get_num_threads(),
+        "training_seconds": round(seconds),
+    }
+    if start is not None:
+        provenance["started_from"] = {"fingerprint": start.fingerprint, **_history(start)}
+    pools = (fit.batches.viruses, fit.batches.hosts)
+    most = min(recipe.profiles.fragments, max(num_fragments, recipe.batch))
+    fitted = ProfileFit(recipe.profiles, dataset.train, pools, recipe.seed, most)
+    figures = write_lite(network, fitted, dataset.dev, output, size, provenance, reporter)
+    checkpoint.unlink(missing_ok=True)
+    return figures, asdict(recipe)
+
+
+def _train_profiles(
+    dataset: Dataset, output: Path, request: Request, size: DevSize, reporter: Reporter
+) -> tuple[Figures, dict[str, Any]]:
+    """Train the evidence alone, beside the parts of a bundle that ``lite`` has trained."""
+    start = load_bundle(request.start or "lite")
+    profiles = ProfileRecipe(fragments=request.fragments) if request.fragments else ProfileRecipe()
+    network = LiteNetwork(replace(Recipe(seed=request.seed), profiles=profiles), 1)
+    take_weights(network, start)
+    fitted = ProfileFit(profiles, dataset.train, training_pools(dataset.train), request.seed)
+    return write_lite(network, fitted, dataset.dev, output, size, _history(start), reporter), asdict(profiles)
+
+
+def _history(start: Bundle) -> dict[str, object]:
+    """How the bundle that a training starts from was trained itself."""
+    told = read_settings(start.folder).get("provenance") or {}
+    return {key: told[key] for key in ("fragments", "seed", "training_seconds", "started_from") if key in told}
 
 
 def _train_head(
@@ -179,62 +215,6 @@ def _train_head(
     checkpoint.unlink(missing_ok=True)
     stopped = {"epochs_taken": fit.epoch, "best_epoch": fit.best_epoch, "held_out_loss": round(fit.best_loss, 6)}
     return figures, {"head": asdict(recipe), "drawing": asdict(drawing), "num_rows": len(examples), **stopped}
-
-
-def train_lite(
-    dataset: Dataset,
-    output: Path,
-    recipe: Recipe,
-    size: DevSize,
-    minutes: float | None = None,
-    reporter: Reporter | None = None,
-    start: Bundle | None = None,
-) -> Figures:
-    """Train everything, write the bundle folder ``output`` and return its dev figures; with ``minutes``, so long."""
-    started = time.monotonic()
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoint = output / CHECKPOINT
-    fit = Fit(recipe, dataset.train, checkpoint, minutes, start)
-    network = fit.run(reporter)
-    seconds = time.monotonic() - started
-    _LOG.info("trained on %d fragments in %.0f s", fit.step * recipe.batch, seconds)
-    provenance: dict[str, object] = {
-        "fragments": fit.step * recipe.batch,
-        "seed": recipe.seed,
-        "threads": torch.get_num_threads(),
-        "training_seconds": round(seconds),
-    }
-    if start is not None:
-        provenance["started_from"] = {"fingerprint": start.fingerprint, **_history(start)}
-    fitted = ProfileFit(
-        recipe.profiles,
-        dataset.train,
-        (fit.batches.viruses, fit.batches.hosts),
-        recipe.seed,
-        min(recipe.profiles.fragments, max(fit.step, 1) * recipe.batch),
-    )
-    figures = write_lite(network, fitted, dataset.dev, output, size, provenance, reporter)
-    checkpoint.unlink(missing_ok=True)
-    return figures
-
-
-def _history(start: Bundle) -> dict[str, object]:
-    """How the bundle that a training starts from was trained itself."""
-    told = read_settings(start.folder).get("provenance") or {}
-    return {key: told[key] for key in ("fragments", "seed", "training_seconds", "started_from") if key in told}
-
-
-def add_profiles(dataset: Dataset, start: Bundle, output: Path, recipe: Recipe, size: DevSize) -> Figures:
-    """Make a bundle of the trained parts of ``start`` and new evidence beside them, calibrated on dev.
-
-    Raises:
-        ModelError: the parts of ``start`` are not those that ``train_lite`` trains.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    network = LiteNetwork(recipe, 1)
-    take_weights(network, start)
-    fitted = ProfileFit(recipe.profiles, dataset.train, training_pools(dataset.train), recipe.seed)
-    return write_lite(network, fitted, dataset.dev, output, size, _history(start))
 
 
 def write_lite(

@@ -116,7 +116,7 @@ def test_bases_are_read_as_their_regions_are_written():
     """Not all of them before the first line."""
     num_reads = 1 << 15
     reads = Reads(num_reads)
-    (of_regions,) = (output for output in OUTPUTS if output.table is REGIONS)
+    (of_regions,) = (output for output in OUTPUTS if output.what is REGIONS)
     parts = of_regions.content(InputResults.of(virus_reads(num_reads), Calling(threshold=0.5), reads))
     assert len(next(parts)[0]) > 0
     assert reads.num_read < num_reads

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnucpro.sequence.extract import Extraction
-from virnucpro.sequence.gaps import SHORTEST_GAP_NT, Gaps, without_gaps
+from virnucpro.sequence.gaps import SHORTEST_GAP_NT, Gaps, others_of, without_gaps
 from virnucpro.sequence.table import Mask, Status
 
 LENGTH = 120
 SAID = ("sequence", "fragment", "frame", "source")
 """What of a row does not tell where it lies."""
 
-stretches = st.sampled_from(["A", "CG", "N", "N" * 9, "N" * 10, "N" * 25])
+stretches = st.sampled_from(["A", "CG", "N", "X" * 9, "N" * 10, "NRX" * 8])
 records = st.lists(st.lists(stretches, max_size=8).map("".join), max_size=5)
 
 
@@ -40,14 +40,14 @@ def columns(units, part, names):
 def test_gaps_are_the_runs_of_ten_of_each_record(sequences):
     """However records lie end to end."""
     offsets = np.cumsum([0, *map(len, sequences)])
-    found = Gaps.find(letters_of(*sequences), offsets)
+    found = Gaps.among(others_of(letters_of(*sequences)), offsets)
     expected = [
         (offset + match.start(), offset + match.end())
         for offset, bases in zip(offsets.tolist(), sequences, strict=False)
-        for match in re.finditer("N{10,}", bases)
+        for match in re.finditer("[NRX]{10,}", bases)
     ]
     assert list(zip(found.starts.tolist(), found.stops.tolist(), strict=True)) == expected
-    closed = [re.sub("N{10,}", "", bases) for bases in sequences]
+    closed = [re.sub("[NRX]{10,}", "", bases) for bases in sequences]
     assert found.close(letters_of(*sequences)).tobytes().decode() == "".join(closed)
     assert found.closed(offsets).tolist() == [0, *np.cumsum([*map(len, closed)]).tolist()]
 
@@ -55,7 +55,7 @@ def test_gaps_are_the_runs_of_ten_of_each_record(sequences):
 @given(records.map("".join))
 def test_places_come_back(bases):
     """What is not a gap has its place on the closed letters; a stretch of these ends where its bases do."""
-    gaps = Gaps.find(letters_of(bases))
+    gaps = Gaps.among(others_of(letters_of(bases)), np.array([0, len(bases)]))
     of_letter = [place for place in range(len(bases)) if not ((gaps.starts <= place) & (place < gaps.stops)).any()]
     assert gaps.closed(np.array(of_letter, dtype=np.int64)).tolist() == list(range(len(of_letter)))
     for start in range(len(of_letter)):
@@ -67,7 +67,7 @@ def test_places_come_back(bases):
 
 
 @settings(deadline=None)
-@given(st.data(), st.integers(1, 4))
+@given(st.data(), st.integers(1, 3))
 def test_a_record_with_gaps_gives_the_rows_of_the_record_without(tmp_path_factory, data, num_gaps):
     """The same strings, masks and duplicates in the same units; bounds hold the same bases, on the record as given."""
     folder = tmp_path_factory.mktemp("cut")
@@ -76,7 +76,7 @@ def test_a_record_with_gaps_gives_the_rows_of_the_record_without(tmp_path_factor
     gapped = {}
     for name, bases in plain.items():
         places = data.draw(st.lists(st.integers(0, len(bases)), min_size=num_gaps, max_size=num_gaps, unique=True))
-        gap = data.draw(st.sampled_from("nN")) * data.draw(st.integers(10, 700))
+        gap = data.draw(st.sampled_from(["n", "N", "X", "Nr"])) * data.draw(st.integers(10, 700))
         bounds = itertools.pairwise([0, *sorted(places), len(bases)])
         gapped[name] = gap.join(bases[start:stop] for start, stop in bounds)
     then, now = cut(folder, plain), cut(folder, gapped)
@@ -93,8 +93,7 @@ def test_a_record_with_gaps_gives_the_rows_of_the_record_without(tmp_path_factor
             name = [*plain][number]
             found = gapped[name][slice(*on_given)]
             assert without_gaps(found.encode()) == plain[name][slice(*bounds)].encode()
-            assert found[0] not in "nN"
-            assert found[-1] not in "nN"
+            assert {found[0], found[-1]} <= set("ACGT")
     gaps = [(number, *span) for number, bases in enumerate(gapped.values()) for span in spans(bases)]
     assert columns(now, "gaps", ("sequence", "start", "stop")) == gaps
     rejoined = [b""] * len(gapped)
@@ -105,7 +104,7 @@ def test_a_record_with_gaps_gives_the_rows_of_the_record_without(tmp_path_factor
 
 
 def spans(bases):
-    return [match.span() for match in re.finditer("[nN]{10,}", bases)]
+    return [match.span() for match in re.finditer("[nNXr]{10,}", bases)]
 
 
 @pytest.mark.parametrize("num", [SHORTEST_GAP_NT - 1, SHORTEST_GAP_NT])
@@ -114,6 +113,26 @@ def test_fewer_than_ten_are_ambiguous_bases(tmp_path, num):
     bases = random_dna(100, seed=3)
     (unit,) = cut(tmp_path, {"a": bases[:50] + "N" * num + bases[50:]})
     assert unit.fragments["length"].tolist() == [100 + num % SHORTEST_GAP_NT]
+
+
+@pytest.mark.parametrize(("num", "is_masked"), [(12, False), (13, True)])
+def test_a_fragment_with_many_ambiguous_bases_is_masked(tmp_path, num, is_masked):
+    """More than a tenth: frames go on through them, so that all looks coding."""
+    bases = "".join(
+        "R" if place % 9 == 0 and place < 9 * num else base for place, base in enumerate(random_dna(120, 2))
+    )
+    (unit,) = cut(tmp_path, {"a": bases})
+    assert (unit.fragments["masked"] == Mask.FEW_BASES).tolist() == [is_masked]
+
+
+@pytest.mark.parametrize(("piece_nt", "is_masked"), [(20, True), (30, False)])
+def test_a_fragment_sewn_together_of_tiny_pieces_is_masked(tmp_path, piece_nt, is_masked):
+    """Less than 25 bases on average."""
+    bases = random_dna(120, seed=2)
+    pieces = [bases[start : start + piece_nt] for start in range(0, 120, piece_nt)]
+    (unit,) = cut(tmp_path, {"a": ("N" * 40).join(pieces)})
+    assert unit.fragments["length"].tolist() == [120]
+    assert (unit.fragments["masked"] == Mask.FEW_BASES).tolist() == [is_masked]
 
 
 def test_the_published_method_cuts_records_as_they_are(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.fragments import windows, windows_of
+from virnucpro.sequence.gaps import Records
 from virnucpro.sequence.masks import Masking, mask_windows, terminal_repeat_length
 from virnucpro.sequence.table import Mask, Status
 
@@ -21,7 +22,7 @@ def masked(*records: str) -> tuple[list[int], list[int]]:
     """Masks of all windows and statuses of all records, by the rules of the bundled model."""
     letters = np.frombuffer("".join(records).encode(), dtype=np.uint8)
     offsets = np.cumsum([0, *map(len, records)])
-    mask, status = mask_windows(letters, offsets, LENGTH, Masking(100, find_repetitive=True))
+    mask, status = mask_windows(Records.of(letters, offsets), LENGTH, Masking(100, find_repetitive=True))
     return mask.tolist(), status.tolist()
 
 

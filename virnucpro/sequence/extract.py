@@ -20,7 +20,7 @@ from virnucpro.sequence.dedup import SequenceIndex, hash_strings
 from virnucpro.sequence.fasta import BLOCK_BYTES, RecordBlock, SequenceFile
 from virnucpro.sequence.fragments import windows_of
 from virnucpro.sequence.frames import KeptFrames, find_frames, normalise
-from virnucpro.sequence.gaps import NO_GAPS, Gaps
+from virnucpro.sequence.gaps import Gaps, Records
 from virnucpro.sequence.masks import Masking, mask_windows
 from virnucpro.sequence.pairs import pair_blocks
 from virnucpro.sequence.ragged import Ragged, offsets_of
@@ -79,20 +79,18 @@ gaps any more, and up to where it takes the block's bases as they were given, th
 class _Block:
     """Whole records, ready to be cut."""
 
-    records: RecordBlock  # as they were given
+    given: RecordBlock  # as they were given
     sequences: NDArray[np.void]  # (n,) SEQUENCE_DTYPE
-    letters: NDArray[np.uint8]  # of all, normalised, without the gaps that are closed
-    offsets: NDArray[np.int64]  # (n + 1,) where records begin in them
-    closed: Gaps  # those that are closed
-    gaps: NDArray[np.void]  # (g,) GAP_DTYPE, all
+    cut: Records  # as they are cut
+    gaps: NDArray[np.void]  # (g,) GAP_DTYPE
     masked: NDArray[np.uint8]  # (w,) ``Mask`` of each window
 
     def on_records(
         self, records: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where stretches of the letters lie on their records."""
-        starts, stops = self.closed.opened(starts, stops)
-        first_bases = self.records.bases.offsets[records]
+        starts, stops = self.cut.gaps.opened(starts, stops)
+        first_bases = self.cut.given[records]
         return starts - first_bases, stops - first_bases
 
     def gaps_of(self, start: int, stop: int) -> NDArray[np.void]:
@@ -102,18 +100,18 @@ class _Block:
 
     def items(self, fragment_length: int) -> NDArray[np.void]:
         """(i,) _ITEM_DTYPE."""
-        num_windows, starts, stops = windows_of(np.diff(self.offsets), fragment_length)
+        num_windows, starts, stops = windows_of(np.diff(self.cut.offsets), fragment_length)
         num_items = np.maximum(num_windows, 1)
         items = np.zeros(num_items.sum(), dtype=_ITEM_DTYPE)
         items["record"] = np.repeat(np.arange(len(num_items)), num_items)
         items["index"] = np.arange(len(items)) - np.repeat(np.cumsum(num_items) - num_items, num_items)
         items["is_fragment"] = is_fragment = np.repeat(num_windows > 0, num_items)
-        items["start"] = items["stop"] = self.offsets[items["record"]]
+        items["start"] = items["stop"] = self.cut.offsets[items["record"]]
         items["start"][is_fragment] += starts
         items["stop"][is_fragment] += stops
         items["masked"][is_fragment] = self.masked
-        items["given_stop"] = self.closed.opened(items["start"], items["stop"])[1]
-        items["given_stop"][np.cumsum(num_items) - 1] = self.records.bases.offsets[1:]
+        items["given_stop"] = self.cut.gaps.opened(items["start"], items["stop"])[1]
+        items["given_stop"][np.cumsum(num_items) - 1] = self.cut.given[1:]
         return items
 
 
@@ -158,13 +156,13 @@ class _Builder:
 
     def units(self, block: _Block) -> Iterator[UnitTable]:
         """Add a block; yields the units that it closes."""
-        items, records, sequences = block.items(self._fragment_length), block.records, block.sequences
+        items, given, sequences = block.items(self._fragment_length), block.given, block.sequences
         covered = 0  # of the block's bases
-        num_together = max(1, _BATCH_NT * len(items) // max(1, len(block.letters)))
+        num_together = max(1, _BATCH_NT * len(items) // max(1, len(block.cut.letters)))
         for at in range(0, len(items), num_together):
             batch = items[at : at + num_together]
             kept = find_frames(
-                block.letters,
+                block.cut.letters,
                 batch["start"],
                 batch["stop"],
                 score_frameless=self._score_frameless,
@@ -184,14 +182,14 @@ class _Builder:
                     self._add(
                         _Part(
                             sequences[first:after],
-                            records.names.slice(first, after),
-                            records.descriptions.slice(first, after),
+                            given.names.slice(first, after),
+                            given.descriptions.slice(first, after),
                             block.gaps_of(first, after),
                             _fragment_table(part, block, kept.counts[start:stop]),
                             rows[mine],
                             kept.nucleotides[mine],
                             kept.proteins.slice(mine.start, mine.stop),
-                            records.bases.values[covered : piece_ends[-1]].copy(),  # so that the block can go
+                            given.bases.values[covered : piece_ends[-1]].copy(),  # so that the block can go
                             sequences["number"][last["record"]],
                             np.diff(piece_ends, prepend=covered),
                         )
@@ -324,7 +322,7 @@ class Extraction:
         self.duplicate_names: list[bytes] = []
         self.num_unnamed = 0
         self._fragment_length = fragment_length
-        self._masking = Masking(min_length, find_repetitive)
+        self._masking = Masking(min_length, find_repetitive, close_gaps)
         self._close_gaps = close_gaps
         self._block_bytes = block_bytes
         self._reference = reference
@@ -372,22 +370,20 @@ class Extraction:
     def _prepare(self, block: RecordBlock) -> _Block:
         """Close gaps and look at all windows; repeated names are counted."""
         bases, first_number = block.bases, self._num_sequences
-        letters = normalise(bases.values)
-        found = Gaps.find(letters, bases.offsets)
-        closed = found if self._close_gaps else NO_GAPS
-        letters, offsets = closed.close(letters), closed.closed(bases.offsets)
+        cut = Records.of(normalise(bases.values), bases.offsets)
+        found = Gaps.among(cut.others, bases.offsets)
+        cut = cut.close(found) if self._close_gaps else cut
         sequences = np.empty(len(block), dtype=SEQUENCE_DTYPE)
         self._num_sequences += len(block)
         sequences["number"] = np.arange(first_number, self._num_sequences)
         sequences["length"] = bases.lengths
-        looked_at = (letters, offsets, self._fragment_length, self._masking, bases.lengths)
-        masked, sequences["status"] = mask_windows(*looked_at)
+        masked, sequences["status"] = mask_windows(cut, self._fragment_length, self._masking)
         gaps = np.empty(len(found), dtype=GAP_DTYPE)
         records = np.searchsorted(bases.offsets, found.starts, side="right") - 1
         gaps["sequence"] = sequences["number"][records]
         gaps["start"], gaps["stop"] = found.starts - bases.offsets[records], found.stops - bases.offsets[records]
         self._count_repeated(block, first_number)
-        return _Block(block, sequences, letters, offsets, closed, gaps, masked)
+        return _Block(block, sequences, cut, gaps, masked)
 
     def _count_repeated(self, block: RecordBlock, first_number: int) -> None:
         """Find names that came before."""

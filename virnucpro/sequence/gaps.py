@@ -1,4 +1,4 @@
-"""Gaps: runs of N, which stand for bases that nobody has read.
+"""Gaps: runs of N, or of other letters that name no base, which stand for bases that nobody has read.
 
 How many N a gap has says little (100 where its length is unknown), and what lies on either side of it belongs together.
 Records are cut into fragments and read for genes with their gaps closed, so that a gap changes neither; places on the
@@ -14,31 +14,33 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.sequence.frames import OTHER_LETTER, codes_of
+
 SHORTEST_GAP_NT = 10
-"""Fewer N are bases that are ambiguous (GenBank takes ten and more for a gap)."""
-_N = ord("N")
-_GAP = re.compile(rb"[Nn]{%d,}" % SHORTEST_GAP_NT)
+"""Fewer are bases that are ambiguous (GenBank takes ten N and more for a gap)."""
+_GAP = re.compile(rb"[^ACGTUacgtu]{%d,}" % SHORTEST_GAP_NT)
 
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
     """Where letters have gaps, those of one record or of several end to end."""
 
-    starts: NDArray[np.int64]  # (g,) first N of each, ascending
+    starts: NDArray[np.int64]  # (g,) first letter of each, ascending
     stops: NDArray[np.int64]  # (g,) one after its last
 
     @classmethod
-    def find(cls, letters: NDArray[np.uint8], offsets: NDArray[np.int64] | None = None) -> Gaps:
-        """Those of letters that are normalised; ``offsets`` (n + 1,) say where records begin, which end a run."""
-        if letters.tobytes().find(b"N" * SHORTEST_GAP_NT) < 0:
+    def among(cls, others: NDArray[np.int64], offsets: NDArray[np.int64]) -> Gaps:
+        """Those of records that lie end to end.
+
+        Args:
+            others: of ``others_of``.
+            offsets: (n + 1,) where records begin, which ends a run.
+        """
+        if len(others) < SHORTEST_GAP_NT:
             return NO_GAPS
-        is_n = letters == _N
-        begins, ends = is_n.copy(), is_n.copy()
-        begins[1:] &= ~is_n[:-1]
-        ends[:-1] &= ~is_n[1:]
-        borders = np.zeros(0, dtype=np.int64) if offsets is None else offsets[(offsets > 0) & (offsets < len(letters))]
-        begins[borders], ends[borders - 1] = is_n[borders], is_n[borders - 1]
-        starts, stops = np.flatnonzero(begins), np.flatnonzero(ends) + 1
+        records = np.searchsorted(offsets, others, side="right")
+        bounds = np.flatnonzero((np.diff(others) > 1) | (np.diff(records) > 0)) + 1
+        starts, stops = others[np.append(0, bounds)], others[np.append(bounds, len(others)) - 1] + 1
         is_gap = stops - starts >= SHORTEST_GAP_NT
         return cls(starts[is_gap], stops[is_gap])
 
@@ -49,6 +51,11 @@ class Gaps:
     def _closed(self) -> NDArray[np.int64]:
         """(g + 1,) bases in the first gaps."""
         return np.concatenate([[0], np.cumsum(self.stops - self.starts)])
+
+    def seams_in(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many were closed inside each of some stretches of the closed letters."""
+        places = self.starts - self._closed[:-1]
+        return np.searchsorted(places, stops) - np.searchsorted(places, starts, side="right")
 
     def close(self, letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The letters without the gaps."""
@@ -78,9 +85,38 @@ class Gaps:
         )
 
 
+NO_GAPS = Gaps(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
+def others_of(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Where letters, normalised, are none of A, C, G and T."""
+    return np.flatnonzero(codes_of(letters) == OTHER_LETTER)
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """The letters of some records, end to end, without the gaps that were closed."""
+
+    letters: NDArray[np.uint8]  # normalised
+    offsets: NDArray[np.int64]  # (n + 1,) where records begin in them
+    others: NDArray[np.int64]  # where they are none of A, C, G and T
+    given: NDArray[np.int64]  # (n + 1,) where records began before
+    gaps: Gaps = NO_GAPS  # those that were closed
+
+    @classmethod
+    def of(cls, letters: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Records:
+        """As they are."""
+        return cls(letters, offsets, others_of(letters), offsets)
+
+    def close(self, gaps: Gaps) -> Records:
+        """Without some gaps."""
+        if not len(gaps):
+            return self
+        begun = np.searchsorted(gaps.starts, self.others, side="right")
+        others = self.others[self.others >= np.append(0, gaps.stops)[begun]]
+        return Records(gaps.close(self.letters), gaps.closed(self.offsets), gaps.closed(others), self.given, gaps)
+
+
 def without_gaps(bases: bytes) -> bytes:
     """Bases in either case with their gaps closed."""
     return _GAP.sub(b"", bases)
-
-
-NO_GAPS = Gaps(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))

@@ -29,7 +29,7 @@ from virnucpro.nearest.table import Table, load_table
 from virnucpro.results.fragments import GENE_DTYPE
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.frames import normalise
-from virnucpro.sequence.gaps import Gaps
+from virnucpro.sequence.gaps import Gaps, others_of
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.stages.base import Index, Run
 from virnucpro.stages.nearest import search_with_fragments
@@ -139,7 +139,7 @@ def _collect(finding: deque[Future[_Record]], batch: _Batch, num_left: int) -> N
 def _find(unit: int, number: int, letters: NDArray[np.uint8]) -> _Record:
     """A record with its genes."""
     letters = normalise(letters)
-    gaps = Gaps.find(letters)
+    gaps = Gaps.among(others_of(letters), np.array([0, len(letters)]))
     letters = gaps.close(letters)
     found = find_genes(letters)
     genes = np.zeros(len(found.starts), dtype=GENE_DTYPE)

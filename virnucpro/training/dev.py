@@ -26,6 +26,7 @@ from virnucpro.heads import MLPHead, load_head
 from virnucpro.nearest.table import load_table
 from virnucpro.sequence.fragments import windows
 from virnucpro.sequence.frames import find_frames
+from virnucpro.sequence.gaps import Records
 from virnucpro.sequence.masks import Masking, mask_windows
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import Status
@@ -88,7 +89,8 @@ class DevSequences:
 def find_repetitive(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(n,) whether each of the (n, length) sequences repeats itself, in half of its fragments or more."""
     offsets = np.arange(len(letters) + 1) * letters.shape[1]
-    _, status = mask_windows(letters.reshape(-1), offsets, FRAGMENT_LENGTH, Masking(0, find_repetitive=True))
+    records = Records.of(letters.reshape(-1), offsets)
+    _, status = mask_windows(records, FRAGMENT_LENGTH, Masking(0, find_repetitive=True))
     return np.asarray(status == Status.REPETITIVE)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.bundles import Bundle, load_bundle
+from virnucpro.bundles import load_bundle
 from virnucpro.errors import InputError, UsageError
 from virnucpro.nearest.codons import CODE
 from virnucpro.nearest.evidence import Evidence, look_at
@@ -84,7 +84,9 @@ def table_of(folder: Path, parts: Iterable[str], num_threads: int = 1) -> Table:
 def train_nearest(
     paths: Sequence[Path], output: Path, request: Request, *, is_final: bool, num_threads: int = 1
 ) -> Figures:
-    """What ``virnucpro train --preset nearest`` does; with ``is_final`` the table is then made of all parts.
+    """Make a bundle of the trained parts of ``start`` and a table of proteins, weighed and calibrated on dev.
+
+    With ``is_final`` the table is then made of all parts.
 
     Raises:
         UsageError: ``paths`` is no data folder, or a program that is needed is missing.
@@ -93,26 +95,22 @@ def train_nearest(
         raise UsageError("--preset nearest takes one data folder, with train/, dev/ and manifest.tsv.gz.")
     folder = paths[0]
     table = table_of(folder, ("train",), num_threads)
-    size = DevSize().scaled(request.dev_share)
-    figures = add_nearest(table, load_genomes(folder, "dev"), load_bundle(request.start or "lite"), output, size)
-    if is_final:
-        parts = [part for part in ("train", "dev", "release") if (folder / part).is_dir()]
-        _write(output, read_settings(output), table_of(folder, parts, num_threads), parts)
-        load_bundle(str(output.absolute()))
-    return figures
-
-
-def add_nearest(table: Table, dev_genomes: Genomes, start: Bundle, output: Path, size: DevSize) -> Figures:
-    """Write a bundle of the trained parts of ``start`` and a table of proteins, weighed and calibrated on dev."""
+    dev, size = load_genomes(folder, "dev"), DevSize().scaled(request.dev_share)
+    start = load_bundle(request.start or "lite")
     output.mkdir(parents=True, exist_ok=True)
     for role in ("nucleotide", "protein", "head"):
         shutil.copyfile(start.encoder(role) if role != "head" else start.head, output / f"{role}.safetensors")
     settings = read_settings(start.folder)
     plain = load_model(replace(start, nearest=None, evidence=None))
-    evidence = asdict(fit_evidence(table, plain, dev_genomes, size))
+    evidence = asdict(fit_evidence(table, plain, dev, size))
     settings |= {"nearest": TABLE, "evidence": json.loads(json.dumps(evidence))}  # lists in place of tuples
     _write(output, settings, table, ["train"])
-    return calibrate_bundle(dev_genomes, output, size)
+    figures = calibrate_bundle(dev, output, size)
+    if is_final:
+        parts = [part for part in ("train", "dev", "release") if (folder / part).is_dir()]
+        _write(output, read_settings(output), table_of(folder, parts, num_threads), parts)
+        load_bundle(str(output.absolute()))
+    return figures
 
 
 def _write(output: Path, settings: dict[str, Any], table: Table, parts: Sequence[str]) -> None:

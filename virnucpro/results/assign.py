@@ -194,7 +194,7 @@ def _of_segment(read: pysam.AlignedSegment, source: str) -> Alignment:
 
 def _of_paf(stream: InputStream) -> Iterator[Alignment]:
     names: list[bytes] = []
-    seen = SequenceIndex()
+    seen = SequenceIndex(1 << 22)  # three million reads
     num_checked = 0
     for _, alignments in groupby(_paf_alignments(stream), key=itemgetter(0)):
         best = max(alignments, key=lambda alignment: (alignment.num_matches, alignment.identity))

@@ -89,7 +89,7 @@ class SequenceIndex:
         left_over: file for items that a full table has no room for; where None they are forgotten.
     """
 
-    def __init__(self, max_slots: int = 1 << 22, left_over: Path | None = None) -> None:
+    def __init__(self, max_slots: int = 1 << 21, left_over: Path | None = None) -> None:
         if max_slots < 4 or max_slots & (max_slots - 1):
             raise ValueError(f"max_slots must be a power of two of at least 4, not {max_slots}")
         self._max_slots = max_slots

@@ -351,7 +351,7 @@ class Extraction:
         for block in pair_blocks(file, mates[0]) if mates else file.blocks():
             num_bases += len(block.bases.values)
             yield from self._builder.units(self._prepare(block))
-        del self._ids  # some 100 MB, which nobody asks again
+        del self._ids  # some 50 MB, which nobody asks again
         self.num_unnamed += sum(part.num_unnamed for part in (file, *mates))
         self.inputs.append(
             InputSummary(

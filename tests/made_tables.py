@@ -16,7 +16,8 @@ from virnucpro.nearest.genes import SHORTEST_RECORD_NT
 from virnucpro.progress import Reporter
 from virnucpro.request import Options
 from virnucpro.results.calls import Calling
-from virnucpro.results.fragments import FRAGMENT_DTYPE, GENE_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.stored_table import FRAGMENT_DTYPE, GENE_DTYPE, SEQUENCE_DTYPE, TableWriter
 from virnucpro.run_dir import MANIFEST_SCHEMA, RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES, Status

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from virnucpro.bundles.rules import Calibration, Rules
 from virnucpro.errors import CountError, StoreError
 from virnucpro.nearest.repeats import SITE_DTYPE
-from virnucpro.results.fragments import FRAGMENT_DTYPE, GENE_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.stored_table import FRAGMENT_DTYPE, GENE_DTYPE, SEQUENCE_DTYPE, TableWriter
 from virnucpro.sequence.ragged import Ragged
 
 CALIBRATION = Calibration(lengths=(300,), slope=(1.0,), intercept=(0.0,), exponent=0.5)

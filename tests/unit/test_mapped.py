@@ -14,9 +14,10 @@ from virnucpro.mapped import chunks, let_go, new_table, new_table_apart
 from virnucpro.results.called import InputResults, Source
 from virnucpro.results.calls import Calling
 from virnucpro.results.counts import overview
-from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
+from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import OUTPUTS
 from virnucpro.results.schema import REGIONS
+from virnucpro.results.stored_table import FRAGMENT_DTYPE, SEQUENCE_DTYPE
 from virnucpro.sequence.ragged import Ragged
 
 

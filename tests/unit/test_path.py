@@ -25,7 +25,7 @@ from virnucpro.nearest.path import (
 from virnucpro.nearest.repeats import SHORTEST_NT, SITE_DTYPE, find_sites
 from virnucpro.nearest.search import search_codes
 from virnucpro.nearest.table import Table
-from virnucpro.results.fragments import FRAGMENT_DTYPE, GENE_DTYPE
+from virnucpro.results.stored_table import FRAGMENT_DTYPE, GENE_DTYPE
 
 NONE = np.zeros(0, dtype=FRAGMENT_DTYPE)
 CELL, VIRUS, NOTHING = (0.0, 300.0), (300.0, 0.0), (0.0, 0.0)

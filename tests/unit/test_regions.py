@@ -21,10 +21,11 @@ from virnucpro.request import Options
 from virnucpro.results.called import InputResults, Source
 from virnucpro.results.calls import Call, Calling, call_sequences
 from virnucpro.results.counts import Counts
-from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments
+from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import OUTPUTS
 from virnucpro.results.prevalence import Prevalence
 from virnucpro.results.regions import proviruses
+from virnucpro.results.stored_table import FRAGMENT_DTYPE, SEQUENCE_DTYPE
 from virnucpro.run_dir import RESULT_SUFFIXES, RunDir
 from virnucpro.sequence.extract import Extraction
 from virnucpro.sequence.fragments import windows

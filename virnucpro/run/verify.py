@@ -21,7 +21,7 @@ from virnucpro.errors import StoreError
 from virnucpro.progress import Reporter
 from virnucpro.results import pages
 from virnucpro.results.finished import RunRecord, Summary
-from virnucpro.results.fragments import read_arrays
+from virnucpro.results.stored_table import read_arrays
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.table import are_own_source
 from virnucpro.stages import poison

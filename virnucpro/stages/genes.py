@@ -26,7 +26,7 @@ from virnucpro.nearest.path import find_candidates
 from virnucpro.nearest.repeats import SITE_DTYPE, find_sites
 from virnucpro.nearest.search import VIRUS, Hits
 from virnucpro.nearest.table import Table, load_table
-from virnucpro.results.fragments import GENE_DTYPE
+from virnucpro.results.stored_table import GENE_DTYPE
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.frames import normalise
 from virnucpro.sequence.gaps import Gaps, others_of

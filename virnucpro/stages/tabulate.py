@@ -19,7 +19,8 @@ from virnucpro.errors import CountError
 from virnucpro.mapped import let_go, new_scratch
 from virnucpro.progress import Reporter
 from virnucpro.results.called import ScoredUnit, Source
-from virnucpro.results.fragments import FRAGMENT_DTYPE, SEQUENCE_DTYPE, Fragments, TableWriter
+from virnucpro.results.fragments import Fragments
+from virnucpro.results.stored_table import FRAGMENT_DTYPE, SEQUENCE_DTYPE, TableWriter
 from virnucpro.run_dir import RunDir
 from virnucpro.sequence.ragged import Ragged
 from virnucpro.sequence.table import FRAME_NAMES, UnitTable, are_own_source

@@ -19,9 +19,10 @@ from virnucpro.results.calls import Calling
 from virnucpro.results.counts import Counts
 from virnucpro.results.finished import FinishedRun
 from virnucpro.results.formats import write_table
-from virnucpro.results.fragments import Fragments, read_facts
+from virnucpro.results.fragments import Fragments
 from virnucpro.results.outputs import OUTPUTS
 from virnucpro.results.schema import SAMPLES
+from virnucpro.results.stored_table import read_facts
 from virnucpro.run_dir import RunDir
 from virnucpro.samples import SUMMARY_NAME
 from virnucpro.stages.base import Index, IndexedInput

@@ -74,6 +74,20 @@ def test_a_record_of_repeats_is_repetitive():
     assert masked(telomere[:2000] + random_dna(3000, seed=4))[1] == [Status.OK]
 
 
+@settings(deadline=None)
+@given(
+    st.text("ACN", max_size=9) | st.text("ACGT", max_size=20),
+    st.text("ACGT", max_size=9),
+    st.sampled_from([str, turned]),
+)
+def test_the_length_of_terminal_repeats_is_that_of_the_plain_rule(repeat, inner, strand):
+    """The longest that fits twice, on either strand."""
+    record = repeat + inner + strand(repeat)
+    lengths = range(1, len(record) // 2 + 1)
+    plain = [n for n in lengths if record[:n] in (record[-n:], turned(record)[:n])]
+    assert terminal_repeat_length(record.encode()) == max(plain, default=0)
+
+
 @pytest.mark.parametrize("length", [300, 480, 500, 501, 900, 3000])
 def test_terminal_repeats_are_not_repetitive(length):
     """Direct, as circular contigs have them, or inverted, as linear viruses do; a dimer is one too."""

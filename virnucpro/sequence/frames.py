@@ -58,8 +58,13 @@ def normalise(bases: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def codes_of(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """0 to 3 for A C G T, ``OTHER_LETTER`` for any other; of normalised letters, in their shape."""
     codes = np.asarray((letters >> 1 ^ letters >> 2) & 3, dtype=np.uint8)
-    np.copyto(codes, OTHER_LETTER, where=~_are_any_of(letters, b"ACGT"))
+    np.copyto(codes, OTHER_LETTER, where=are_other(letters))
     return codes
+
+
+def are_other(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which normalised letters are not A, C, G or T."""
+    return ~_are_any_of(letters, b"ACGT")
 
 
 def find_frames(
@@ -141,15 +146,16 @@ def _are_open(marks: NDArray[np.uint8], places: NDArray[np.int64], num_codons: N
 
     The marks of 1, 2, 4 ... codons from each place on are joined in turn; two of these spans cover any number.
     """
-    found = np.zeros(places.shape, dtype=np.uint8)
+    found = np.zeros(places.size, dtype=np.uint8)
+    firsts, counts = places.ravel(), num_codons.ravel()
     span = 1
-    while span <= num_codons.max(initial=0):
-        looked_at = np.nonzero((num_codons >= span) & (num_codons < 2 * span))
-        firsts = places[looked_at]
-        found[looked_at] = marks[firsts] | marks[firsts + 3 * (num_codons[looked_at] - span)]
+    while span <= counts.max(initial=0):
+        at = np.flatnonzero((counts >= span) & (counts < 2 * span))
+        first = firsts[at]
+        found[at] = marks[first] | marks[first + 3 * (counts[at] - span)]
         marks = marks[: -3 * span] | marks[3 * span :]
         span *= 2
-    return np.asarray((found & _OPEN) == _RESIDUE)
+    return np.asarray((found.reshape(places.shape) & _OPEN) == _RESIDUE)
 
 
 def _translated(

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.sequence.frames import OTHER_LETTER, codes_of
+from virnucpro.sequence.frames import are_other
 
 SHORTEST_GAP_NT = 10
 """Fewer are bases that are ambiguous (GenBank takes ten N and more for a gap)."""
@@ -90,7 +90,7 @@ NO_GAPS = Gaps(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 def others_of(letters: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Where letters, normalised, are none of A, C, G and T."""
-    return np.flatnonzero(codes_of(letters) == OTHER_LETTER)
+    return np.flatnonzero(are_other(letters))
 
 
 @dataclass(frozen=True, eq=False)

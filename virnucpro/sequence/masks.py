@@ -26,6 +26,7 @@ scattered in it 84 of 120 hosts were virus, with a tenth 5, and 1 where fragment
 _SEAM_NT = 25
 """Of so many letters there may be one place where a gap was closed. What is sewn together of shorter pieces cannot be
 read: 37 of 60 viruses of which four fifths were masked in stretches of 10 to 40 bases were not virus."""
+_SEED_NT = 8  # of a direct repeat: where it may begin is found by its first bases
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,9 @@ def terminal_repeat_length(bases: bytes) -> int:
     half = len(bases) // 2
     turned = bases.translate(COMPLEMENT)[::-1]
     inverted = next((i for i in range(half) if bases[i] != turned[i]), half)
-    begin = bases[: inverted + 1]  # of a direct one that is longer
+    begin = bases[:_SEED_NT]
     at = bases.find(begin, len(bases) - half)
     while at >= 0 and not bases.startswith(bases[at:]):
         at = bases.find(begin, at + 1)
-    return inverted if at < 0 else len(bases) - at
+    shorter = (length for length in range(min(half, _SEED_NT - 1), 0, -1) if bases.endswith(bases[:length]))
+    return max(inverted, next(shorter, 0) if at < 0 else len(bases) - at)

@@ -33,6 +33,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from llvmlite import binding
 
+from virnucpro.errors import VirNucProError
+
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
@@ -123,7 +125,10 @@ class _Kernel:
             "excinfo",
             *(f"arg.{name}" for name in hints),
         ]:
-            raise RuntimeError(f"numba {version('numba')} calls functions in a way that is not known; use an older one")
+            raise VirNucProError(
+                f"numba {version('numba')} passes arguments in a way that this version of VirNucPro does not know. "
+                "Install an older one; 0.68.1 is known to work."
+            )
         try:
             # What it calls must be there in a process without numba. All but what LLVM itself knows is part of it.
             if not re.search(r"^declare .*@(?!llvm\.)", library.get_llvm_str(), re.MULTILINE):

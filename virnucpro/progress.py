@@ -130,7 +130,8 @@ class Reporter:
         if count:
             seconds = self.seconds[name] - before
             rate = count / max(seconds, 1e-9)
-            _log.info("%s: %s %s in %.1f s (%s/s)", name, f"{count:,}", noun, seconds, f"{rate:,.0f}")
+            shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+            _log.info("%s: %s %s in %.1f s (%s/s)", name, f"{count:,}", noun, seconds, shown)
 
     @contextmanager
     def _clock(self, name: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What of a bundle turns stored scores into calls. No weights: results can be written anew without the model."""
+"""What of a bundle turns stored scores into calls. No weights: results can be written again without the model."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def predict(
 ) -> Results:
     """Tell which sequences are viral.
 
-    Goes on where an earlier call with the same inputs and settings stopped.
+    Resumes where an earlier call with the same inputs and settings stopped.
 
     Args:
         inputs: FASTA, FASTQ, BAM, CRAM or SAM files, plain or compressed; ``-`` is stdin; or samples, of one

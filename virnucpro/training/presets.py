@@ -64,7 +64,7 @@ _PARTS = ("nucleotide", "protein", "head")
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of a training; the same request goes on where it was stopped."""
+    """What was asked of a training; the same request resumes where it was stopped."""
 
     preset: Literal["lite", "profiles", "nearest", "head", "published"] = "lite"  # the recipe
     encoders: tuple[str, ...] = ()  # bundles, encoders by name, or their files, for ``head`` and ``published``

@@ -17,7 +17,7 @@ from virnucpro.atomic import atomic_write
 from virnucpro.nearest.path import MOSTLY_CELL, UNMATCHED, VIRAL, classes_of
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import CALLS
-from virnucpro.results.counts import LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track, overview
+from virnucpro.results.counts import LENGTH_EDGES, NUM_SCORE_BINS, Overview, Track
 from virnucpro.results.drawing import Canvas, Label, Shape, Ticks, nice_step
 from virnucpro.results.finished import FinishedRun
 
@@ -50,7 +50,7 @@ _KIND_WORDS = {
 
 def write_plots(run: FinishedRun, file_format: str) -> Path:
     """Write the figures of one input to ``<stem>.plots/``, one file each; returns the folder."""
-    shown, folder = overview(run.results), run.path("plots")
+    shown, folder = run.overview, run.path("plots")
     figures = {
         "scores": score_figure(shown, run.thresholds),
         "lengths": length_figure(shown),

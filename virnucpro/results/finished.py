@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -14,6 +14,7 @@ from virnucpro.bundles.rules import Rules
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.results.called import InputResults
 from virnucpro.results.calls import Calling
+from virnucpro.results.counts import Overview, overview
 from virnucpro.results.fragments import Fragments
 from virnucpro.run_dir import RunDir
 from virnucpro.stored_json import Count
@@ -111,6 +112,11 @@ class FinishedRun:
     def path(self, suffix: str) -> Path:
         """A result file of this input."""
         return RunDir(self.root).result(self.stem, suffix)
+
+    @cached_property
+    def overview(self) -> Overview:
+        """What the page and all figures show: one look at the table serves them."""
+        return overview(self.results)
 
     @property
     def input(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from virnucpro.atomic import atomic_write
 from virnucpro.citation import Citation, methods_sentence, parse_cff, read_cff
 from virnucpro.results import figures
 from virnucpro.results.calls import CALLS
-from virnucpro.results.counts import Overview, overview
+from virnucpro.results.counts import Overview
 from virnucpro.results.drawing import Canvas, variable
 from virnucpro.results.figures import (
     CALL_TITLES,
@@ -77,7 +77,7 @@ def write_report(run: FinishedRun, output: Path | None = None) -> Path:
     Returns:
         where it is.
     """
-    shown = overview(run.results)
+    shown = run.overview
     path = output or run.path("report.html")
     with atomic_write(path) as temporary:
         temporary.write_bytes(_render(run, shown).encode("utf-8", "backslashreplace"))  # a file may have any name
